@@ -1,0 +1,41 @@
+# Two commands do everything for a newcomer: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+VENV3 := .venv-tl3
+# Progress bars of many test workers would only mix.
+WORKERS ?= auto
+
+.PHONY: demo test test-tl3 lint bench clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/tvlens demo --out out/demo --open
+
+test: lint
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+
+test-tl3: $(VENV3)/.installed
+	$(VENV3)/bin/python -m pytest -m "tl3 and not slow"
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+bench: $(VENV)/.installed
+	$(VENV)/bin/python -m benchmarks
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tvlens needs Python 3.11 or newer: make PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# The same lock with the older TransformerLens, which still has HookedTransformer.
+$(VENV3)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV3)
+	sed 's/^transformer-lens==.*/transformer-lens==3.9.0/' constraints.txt > $(VENV3)/constraints.txt
+	$(VENV3)/bin/python -m pip install --quiet --constraint $(VENV3)/constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV3) out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

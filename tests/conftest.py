@@ -1,0 +1,28 @@
+import os
+
+# One thread per worker: workers that spin for each other's cores run ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import tiny
+
+
+@pytest.fixture(params=tiny.CAUSAL)
+def causal(request):
+    """A tiny causal model of each architecture, with a tokenizer."""
+    return tiny.model(request.param)
+
+
+@pytest.fixture(params=tiny.CAUSAL + tiny.ENCODERS)
+def any_name(request):
+    """The name of each tiny model, encoders included."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The real SmolLM2-135M from its package."""
+    import tvlens as tv
+
+    return tv.load("smollm2-135m")

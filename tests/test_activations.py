@@ -1,0 +1,145 @@
+import copy
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tvlens as tv
+from tvlens import TvlensError
+from tvlens.models import hooked
+from tvlens.sites import available
+
+pytestmark = pytest.mark.tl3
+
+
+def test_padding_changes_nothing(any_name):
+    """Every site, every position of ragged prompts in one batch equals each prompt alone."""
+    model = tiny.model(any_name)
+    names = list(available(model))
+    prompts = tiny.ragged(any_name)
+    together = tv.collect(model, prompts, names, batch_size=3, progress=False)
+    for i in range(len(prompts)):
+        alone = tv.collect(model, prompts[i : i + 1], names, progress=False)
+        n = int(alone.lengths)
+        for site, activation in alone.items():
+            mine = together[site][i, :n]
+            if site.startswith("pattern"):
+                mine = mine[..., :n]
+            torch.testing.assert_close(mine, activation[0], msg=f"{site} of prompt {i}")
+            assert not together[site][i, n:].any()
+
+
+def test_equals_the_librarys_own_cache(causal):
+    prompts = tiny.ragged("text", (9,))
+    _, cache = causal.run_with_cache(torch.tensor(prompts))
+    got = tv.collect(causal, prompts, ["resid_post", "z", "pattern"], progress=False)
+    for layer in range(3):
+        torch.testing.assert_close(got[f"resid_post.{layer}"], cache["resid_post", layer])
+        torch.testing.assert_close(got[f"z.{layer}"], cache["z", layer])
+        torch.testing.assert_close(got[f"pattern.{layer}"], cache["pattern", layer].transpose(1, 2))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    lengths=st.lists(st.integers(4, 12), min_size=1, max_size=5),
+    positions=st.lists(st.integers(-4, 3), min_size=1, max_size=3),
+    batch_size=st.integers(1, 4),
+)
+def test_positions_and_batches(lengths, positions, batch_size):
+    """Asked positions are rows of the whole activation, however prompts are batched."""
+    model = tiny.model("llama")
+    prompts = tiny.ragged("text", lengths)
+    whole = tv.collect(model, prompts, "resid_post", layers=1, progress=False)["resid_post.1"]
+    some = tv.collect(
+        model, prompts, "resid_post", layers=1, positions=positions, batch_size=batch_size,
+        progress=False,
+    )["resid_post.1"]  # fmt: skip
+    for i, n in enumerate(lengths):
+        torch.testing.assert_close(some[i], whole[i, [p % n for p in positions]])
+
+
+def test_file_holds_the_same(tmp_path, any_name):
+    model = tiny.model(any_name)
+    prompts = tiny.ragged(any_name)
+    file = tmp_path / "states.safetensors"
+    memory = tv.collect(model, prompts, ["resid_post", "z"], positions=[0, -1], progress=False)
+    stored = tv.collect(
+        model, prompts, ["resid_post", "z"], positions=[0, -1], progress=False, file=file,
+        batch_size=2,
+    )  # fmt: skip
+    assert list(stored) and set(stored) == set(memory)
+    for site in memory:
+        torch.testing.assert_close(stored[site], memory[site])
+    assert torch.equal(stored.lengths, memory.lengths)
+    assert stored.stack("z").shape[0] == 3
+
+
+def test_an_interrupted_file_leaves_nothing(tmp_path, monkeypatch):
+    model = tiny.model("gpt2")
+    file = tmp_path / "states.safetensors"
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tvlens.activations.run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        tv.collect(model, tiny.ragged("text"), file=file, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_head():
+    model = tiny.model("llama")
+    prompts = tiny.ragged("text")
+    every = tv.collect(model, prompts, ["z", "pattern"], layers=1, progress=False)
+    one = tv.collect(
+        model, prompts, [tv.Site("z", 1, head=2), tv.Site("pattern", 1, head=-1)], progress=False
+    )
+    torch.testing.assert_close(one["z.1 head 2"], every["z.1"][:, :, 2])
+    torch.testing.assert_close(one["pattern.1 head 3"], every["pattern.1"][:, :, 3])
+
+
+def test_texts_are_tokenised_by_the_model():
+    model = tiny.model("llama")
+    text = "Q: cat"
+    got = tv.collect(model, text, layers=0, progress=False)
+    assert got.lengths.tolist() == [model.to_tokens(text).shape[1]]
+
+
+def test_a_hook_that_never_fires_is_an_error():
+    """BERT with fused attention has a hook point for its pattern, but never computes one."""
+    import transformers as hf
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+    fused = hf.BertForMaskedLM(copy.deepcopy(tiny.model("bert").original_model.config))
+    fused.set_attn_implementation("sdpa")
+    model = build_bridge_from_module(fused.eval(), "BertForMaskedLM", hf_config=fused.config)
+    with pytest.raises(TvlensError, match=r"attn.hook_pattern' never fired"):
+        tv.collect(model, tiny.ragged("text"), "pattern", layers=0, progress=False)
+
+
+def test_hooks_are_gone_after_an_exception(causal):
+    tokens = torch.tensor(tiny.ragged("text", (5,)))
+    before = causal(tokens)
+    name = "blocks.1.hook_resid_post"
+    with pytest.raises(RuntimeError, match="stop"), hooked(causal, [(name, lambda a, h: a * 0)]):
+        assert not torch.allclose(causal(tokens), before)
+        raise RuntimeError("stop")
+    assert torch.equal(causal(tokens), before)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ([], {}, "no prompts"),
+        ([[1, 2], []], {}, "prompt 1 is empty"),
+        ([[1] * 97], {}, "97 tokens, but the model's context is 96"),
+        ([[1, 2], [1, 2, 3]], {"positions": -3}, "position -3 is outside prompt 0"),
+        ([[1, 2]], {"layers": 7}, "layer 7 does not exist"),
+        ([[1, 2]], {"layers": "some"}, "layers must be 'all' or numbers"),
+    ],
+)
+def test_bad_input(prompts, options, message):
+    with pytest.raises(TvlensError, match=message):
+        tv.collect(tiny.model("llama"), prompts, progress=False, **options)

@@ -1,0 +1,127 @@
+import csv
+import json
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tvlens import Task, TvlensError
+
+NAMES = Task.names()
+
+
+def test_the_catalogue_is_large_enough():
+    assert len(NAMES) >= 16
+    assert {"singular-plural", "irregular-past", "first-letter", "country-capital"} <= set(NAMES)
+    assert all(len(Task.load(name)) >= 60 for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_is_clean(name):
+    task = Task.load(name)
+    assert task.description and task.kind and task.instruction.endswith(":")
+    for x, y in task:
+        assert x == x.strip() and y == y.strip() and x != y
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("first-letter", lambda x: x[0]),
+        ("last-letter", lambda x: x[-1]),
+        ("lower-upper", str.upper),
+        ("capitalize", str.capitalize),
+    ],
+)
+def test_tasks_with_a_rule_follow_it(name, rule):
+    assert all(rule(x) == y for x, y in Task.load(name))
+
+
+def test_known_facts():
+    facts = {
+        "singular-plural": ("child", "children"),
+        "irregular-past": ("go", "went"),
+        "country-capital": ("France", "Paris"),
+        "animal-young": ("cat", "kitten"),
+        "antonym": ("hot", "cold"),
+        "english-french": ("dog", "chien"),
+    }
+    for name, pair in facts.items():
+        assert pair in Task.load(name).pairs
+
+
+@given(seed=st.integers(0, 10_000), size=st.integers(4, 200))
+def test_parts_never_overlap_and_cover_everything(seed, size):
+    task = Task("t", tuple((f"x{i}", f"y{i}") for i in range(size)))
+    parts = task.split(seed=seed)
+    together = [pair for part in parts for pair in part]
+    assert sorted(together) == sorted(task.pairs)
+    assert all(len(part) > 0 for part in parts)
+    assert [p.pairs for p in task.split(seed=seed)] == [p.pairs for p in parts]
+
+
+def test_an_empty_part_is_an_error():
+    task = Task("tiny", (("a", "b"), ("c", "d")))
+    with pytest.raises(TvlensError, match="tiny has 2 pairs: extract/select/test would be"):
+        task.split()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([], "needs at least one pair"),
+        ([("a", "")], "has an empty side"),
+        ([("a", "b"), ("a", "c")], "'a' stands there more than once, with 'b' and 'c'"),
+        ([("a", "b"), ("a", "b")], "twice the same output"),
+        ([("a", "b", "c")], r"pair 0 is \('a', 'b', 'c'\)"),
+        ([("a", 3)], "not .input, output. strings"),
+    ],
+)
+def test_validation(pairs, message):
+    with pytest.raises(TvlensError, match=message):
+        Task("t", tuple(pairs))
+
+
+def test_unknown_task_names_the_nearest():
+    with pytest.raises(TvlensError, match="did you mean 'singular-plural'"):
+        Task.load("singular-plurals")
+
+
+def test_json_and_csv_round_trips(tmp_path):
+    task = Task.load("antonym")
+    task.to_json(tmp_path / "a.json")
+    assert Task.from_json(tmp_path / "a.json") == task
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("word", "opposite"), *task.pairs])
+    assert Task.from_csv(tmp_path / "a.csv", input="word", output="opposite").pairs == task.pairs
+    for data in ([["a", "b"]], {"a": "b"}, [{"input": "a", "output": "b"}]):
+        (tmp_path / "b.json").write_text(json.dumps(data))
+        assert Task.load(str(tmp_path / "b.json")).pairs == (("a", "b"),)
+
+
+@pytest.mark.parametrize("text", ["", "3", '"words"', "[1, 2]", '{"pairs": 3}', "\x00"])
+def test_a_file_that_is_no_task(tmp_path, text):
+    (tmp_path / "no.json").write_text(text)
+    with pytest.raises(TvlensError):
+        Task.from_json(tmp_path / "no.json")
+    (tmp_path / "no.csv").write_text(text)
+    with pytest.raises(TvlensError):
+        Task.from_csv(tmp_path / "no.csv")
+
+
+def test_from_dataset(tmp_path):
+    rows = {"word": ["cat", "run"], "label": [0, 1]}
+    features = datasets.Features(
+        {"word": datasets.Value("string"), "label": datasets.ClassLabel(names=["noun", "verb"])}
+    )
+    made = datasets.Dataset.from_dict(rows, features=features)
+    wanted = (("cat", "noun"), ("run", "verb"))
+    assert Task.from_dataset(made, input="word", output="label").pairs == wanted
+    made.save_to_disk(str(tmp_path / "saved"))
+    assert Task.from_dataset(tmp_path / "saved", input="word", output="label").pairs == wanted
+    made.to_parquet(str(tmp_path / "words.parquet"))
+    read = Task.from_dataset(str(tmp_path / "words.parquet"), input="word", output="label")
+    assert read.name == "words" and read.pairs[0][0] == "cat"
+    with pytest.raises(TvlensError, match="has no column 'kind'; it has word, label"):
+        Task.from_dataset(made, input="word", output="kind")

@@ -1,0 +1,260 @@
+import copy
+import json
+
+import pytest
+import tiny
+import torch
+
+import tvlens as tv
+from tvlens import Task, TaskVector, TvlensError
+from tvlens.tasks import TEMPLATES, build, contexts
+from tvlens.vectors import Row, score, top_tokens
+from tvlens.vectors.lens import vector_logits
+
+pytestmark = pytest.mark.tl3
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return Task.load("singular-plural").subset(range(30)).split(seed=0)
+
+
+def vector_of(model, scale=1.0):
+    generator = torch.Generator().manual_seed(2)
+    values = torch.randn(3, 32, generator=generator) * scale
+    return TaskVector(values, meta={"model": tv.models.model_name(model), "task": "t"})
+
+
+def test_state_is_the_mean_of_the_librarys_cache(causal, parts):
+    """One prompt at a time, unpadded, through run_with_cache."""
+    train, _, _ = parts
+    vector = tv.extract(causal, train, shots=2, contexts=4, seed=5)
+    states = []
+    for shown, (query, _) in contexts(train, shots=2, count=4, seed=5):
+        prompt = build(causal.tokenizer, TEMPLATES["qa"], shown, query)
+        _, cache = causal.run_with_cache(torch.tensor([prompt.tokens]))
+        states.append(torch.stack([cache["resid_post", l][0, -1] for l in range(3)]))
+    torch.testing.assert_close(vector.values, torch.stack(states).mean(0))
+
+
+def test_applied_replaces_and_adds(causal):
+    tokens = torch.tensor(tiny.ragged("text", (6,)))
+    vector = vector_of(causal)
+    for mode in ("replace", "add"):
+        seen = {}
+        name = "blocks.1.hook_resid_post"
+
+        def edit(value, hook, mode=mode):
+            value = value.clone()
+            base = value[:, -1] if mode == "add" else 0
+            value[:, -1] = base + 2 * vector.values[1]
+            return value
+
+        with torch.no_grad():
+            wanted = causal.run_with_hooks(tokens, fwd_hooks=[(name, edit)])
+            with vector.applied(causal, layer=1, mode=mode, scale=2.0):
+                seen = causal(tokens)
+        torch.testing.assert_close(seen, wanted)
+
+
+def test_hooks_are_gone_afterwards_even_after_an_exception(causal):
+    tokens = torch.tensor(tiny.ragged("text", (6,)))
+    with torch.no_grad():
+        before = causal(tokens)
+        with pytest.raises(RuntimeError), vector_of(causal).applied(causal, layer=-1):
+            assert not torch.equal(causal(tokens), before)
+            raise RuntimeError
+        assert torch.equal(causal(tokens), before)
+
+
+def test_scores_equal_greedy_decoding_one_row_at_a_time(causal, parts):
+    """The batched sweep over rows, layers and answers against plain loops."""
+    _, _, test = parts
+    vector = vector_of(causal)
+    prompts = [build(causal.tokenizer, TEMPLATES["qa"], [], x, y) for x, y in test.pairs[:4]]
+    # Answers of up to three tokens that are right by construction for half of the rows.
+    rows = []
+    for i, prompt in enumerate(prompts):
+        for layer in (None, 0, 2):
+            answer = _greedy(causal, prompt.tokens, vector, layer, 1 + i % 3)
+            if i % 2:
+                answer = (*answer[:-1], (answer[-1] + 1) % 384)
+            told = type(prompt)(**vars(prompt) | {"answer": answer})
+            rows.append(Row(told, layer, None if layer is None else vector.values[layer]))
+    got = score(causal, rows, batch_tokens=64)
+    assert got.full.tolist() == [i % 2 == 0 for i in range(4) for _ in range(3)]
+    one = [len(r.prompt.answer) == 1 for r in rows]
+    assert got.first.tolist() == [f or not o for f, o in zip(got.full.tolist(), one, strict=True)]
+
+
+def _greedy(model, tokens, vector, layer, count):
+    at = len(tokens) - 1
+    found = []
+    for _ in range(count):
+        inputs = torch.tensor([[*tokens, *found]])
+        hooks = [] if layer is None else [vector.hook(model, layer, positions=torch.tensor([at]))]
+        with torch.no_grad():
+            logits = model.run_with_hooks(inputs, fwd_hooks=hooks)
+        found.append(int(logits[0, -1].argmax()))
+    return tuple(found)
+
+
+def test_a_planted_vector_is_found_at_its_layer(parts):
+    """A vector that makes one token likely from layer 1 on only: evaluation finds the layer."""
+    model = tiny.model("llama")
+    _, select, test = parts
+    constant = tuple((x, " cat") for x, _ in (*select, *test))
+    select, test = Task("c", constant[: len(select)]), Task("c", constant[len(select) :])
+    target = build(model.tokenizer, TEMPLATES["qa"], [], "x", "cat").answer[0]
+    values = torch.zeros(3, 32)
+    prompt = torch.tensor([build(model.tokenizer, TEMPLATES["qa"], [], "dog").tokens])
+    values[1] = _steer(model, prompt, target, layer=1)
+    vector = TaskVector(values, meta={"model": tv.models.model_name(model), "task": "c"})
+    report = tv.evaluate(model, vector, select=select, test=test, wrong=vector * 0.0)
+    assert report.layer == 1
+    assert report.accuracy > 0.9 > 0.1 >= max(report.zero_shot, report.controls["random"])
+
+
+def _steer(model, prompt, target, *, layer):
+    """A state that, put at `layer`, makes `target` the answer; found by gradient ascent."""
+    state = torch.zeros(32, requires_grad=True)
+    optimiser = torch.optim.Adam([state], lr=0.1)
+
+    def put(value, hook):
+        return torch.cat([value[:, :-1], state.expand(1, 1, -1)], dim=1)
+
+    for _ in range(60):
+        logits = model.run_with_hooks(prompt, fwd_hooks=[(f"blocks.{layer}.hook_resid_post", put)])
+        loss = -logits[0, -1].log_softmax(-1)[target]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.zero_grad()
+    return state.detach()
+
+
+def test_a_report_has_every_control_and_survives_a_file(causal, parts, tmp_path):
+    train, select, test = parts
+    vector = tv.extract(causal, train, shots=2, contexts=3)
+    other = tv.extract(causal, Task.load("antonym").subset(range(12)), shots=2, contexts=3)
+    report = tv.evaluate(causal, vector, select=select, test=test, wrong=[other, other])
+    assert list(report.conditions) == [
+        "zero_shot", "vector", "few_shot", "random", "wrong_task", "shuffled_labels", "most_common"
+    ]  # fmt: skip
+    assert report.by_layer.shape == (3,) and 0 <= report.layer < 3
+    low, high = report.interval
+    assert 0 <= low <= report.accuracy <= high <= 1
+    assert set(report.controls) == {"random", "wrong_task", "shuffled_labels", "most_common"}
+    frame = report.to_dataframe()
+    assert len(frame) == 7 and frame.n[0] == len(test)
+    report.save(tmp_path / "r.json")
+    again = tv.vectors.VectorReport.load(tmp_path / "r.json")
+    assert json.loads(json.dumps(again.to_json())) == json.loads(json.dumps(report.to_json()))
+    same = tv.evaluate(causal, vector, select=select, test=test, wrong=[other, other])
+    assert same.to_json() == report.to_json()
+
+
+def test_parts_that_overlap_are_an_error(parts):
+    model = tiny.model("gpt2")
+    train, select, test = parts
+    vector = tv.extract(model, train, shots=2, contexts=2)
+    with pytest.raises(TvlensError, match="the vector's examples and select share"):
+        tv.evaluate(model, vector, select=train, test=test)
+    with pytest.raises(TvlensError, match="select and test share"):
+        tv.evaluate(model, vector, select=select, test=select)
+
+
+def test_save_and_load_keep_provenance(tmp_path, parts):
+    model = tiny.model("gpt2")
+    vector = tv.extract(model, parts[0], template="arrow", shots=3, contexts=2, seed=7)
+    vector.save(tmp_path / "v.safetensors")
+    again = TaskVector.load(tmp_path / "v.safetensors")
+    assert torch.equal(again.values, vector.values)
+    assert again.meta == json.loads(json.dumps(vector.meta))
+    assert again.examples == list(parts[0].pairs)
+    about = {k: again.meta[k] for k in ("template", "shots", "contexts", "seed", "processed")}
+    assert about == {
+        "template": "{x} -> {y}\n", "shots": 3, "contexts": 2, "seed": 7, "processed": False
+    }  # fmt: skip
+    assert again.meta["versions"]["torch"] and len(again.meta["prompts"]) == 2
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"\x02\x00\x00\x00\x00\x00\x00\x00{}", b"junk" * 9]
+)
+def test_a_file_that_holds_no_vector(tmp_path, content):
+    (tmp_path / "no.safetensors").write_bytes(content)
+    with pytest.raises(TvlensError, match="holds no task vector"):
+        TaskVector.load(tmp_path / "no.safetensors")
+    with pytest.raises(TvlensError, match="holds no task vector"):
+        TaskVector.load(tmp_path / "missing.safetensors")
+
+
+def test_arithmetic():
+    model = tiny.model("gpt2")
+    a, b = vector_of(model), vector_of(model, 3.0)
+    torch.testing.assert_close((a + b - a).values, b.values)
+    torch.testing.assert_close(TaskVector.average([a, b]).values, 2 * a.values)
+    torch.testing.assert_close((-a).scale(2).values, -2 * a.values)
+    torch.testing.assert_close(a.cosine(b), torch.ones(3))
+    with pytest.raises(TvlensError, match="different models or sites"):
+        a + TaskVector(torch.zeros(2, 32))
+
+
+def test_vectors_of_other_models_are_refused():
+    model = tiny.model("gpt2")
+    with (
+        pytest.raises(TvlensError, match="3 layers of width 8"),
+        TaskVector(torch.zeros(3, 8)).applied(model, layer=0),
+    ):
+        pass
+    stranger = TaskVector(torch.zeros(3, 32), meta={"model": "another"})
+    with (
+        pytest.raises(TvlensError, match="comes from 'another'"),
+        stranger.applied(model, layer=0),
+    ):
+        pass
+    with stranger.applied(model, layer=0, other_model=True):
+        model(torch.tensor([[1, 2]]))
+    with (
+        pytest.raises(TvlensError, match="layer 3 does not exist"),
+        vector_of(model).applied(model, layer=3),
+    ):
+        pass
+    with (
+        pytest.raises(TvlensError, match="unknown mode"),
+        vector_of(model).applied(model, layer=0, mode="mul"),
+    ):
+        pass
+
+
+def test_unknown_method_and_too_few_examples(parts):
+    model = tiny.model("gpt2")
+    with pytest.raises(TvlensError, match="did you mean 'state'"):
+        tv.extract(model, parts[0], method="stat")
+    with pytest.raises(TvlensError, match="shots and a query need"):
+        tv.extract(model, parts[0].subset([0, 1]), shots=6)
+    with pytest.raises(TvlensError, match="the model's context is 96"):
+        tv.extract(model, parts[0], shots=9)
+
+
+def test_lens_is_the_models_own_head(causal):
+    """The last layer's vector, put where it came from, gives the model's own logits."""
+    tokens = torch.tensor(tiny.ragged("text", (6,)))
+    with torch.no_grad():
+        logits, cache = causal.run_with_cache(tokens)
+    values = torch.stack([cache["resid_post", l][0, -1] for l in range(3)])
+    vector = TaskVector(values, meta={"model": tv.models.model_name(causal)})
+    torch.testing.assert_close(vector_logits(causal, vector)[-1], logits[0, -1])
+    tops = top_tokens(causal, vector, k=3)
+    assert len(tops) == 3 and all(len(row) == 3 for row in tops)
+    assert tops[-1][0][1] == pytest.approx(float(logits[0, -1].softmax(-1).max()), rel=1e-4)
+
+
+def test_processed_weights_are_told_apart():
+    raw = tiny.model("gpt2")
+    folded = tv.load(copy.deepcopy(raw.original_model), processed=True)
+    tiny.give_tokenizer(folded)
+    assert tv.models.is_processed(folded) and not tv.models.is_processed(raw)
+    vector = tv.extract(folded, Task.load("antonym").subset(range(9)), shots=2, contexts=2)
+    assert vector.meta["processed"] is True

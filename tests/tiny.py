@@ -1,0 +1,124 @@
+"""Tiny random models of many architectures, and a small tokenizer, all made in memory."""
+
+import functools
+import tempfile
+from importlib import metadata
+
+import torch
+import transformers as hf
+
+HAS_HOOKED = metadata.version("transformer-lens").startswith("3.")
+
+CAUSAL = ["gpt2", "llama", "neox", "qwen3", "gemma3", "llava", "native"]
+CAUSAL += ["hooked"] if HAS_HOOKED else []
+ENCODERS = ["bert", "vit"]
+
+_FOLDER = tempfile.TemporaryDirectory()
+
+_SIZE = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64)
+_TEXT = dict(**_SIZE, vocab_size=384, max_position_embeddings=96)
+_GQA = dict(**_TEXT, num_key_value_heads=2)
+
+
+def _hugging_face(name: str) -> hf.PreTrainedModel:
+    if name == "gpt2":
+        sizes = dict(n_layer=3, n_head=4, n_embd=32, n_positions=96, vocab_size=384)
+        return hf.GPT2LMHeadModel(hf.GPT2Config(**sizes))
+    if name == "llama":
+        return hf.LlamaForCausalLM(hf.LlamaConfig(**_GQA))
+    if name == "neox":
+        return hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**_TEXT))
+    if name == "qwen3":
+        return hf.Qwen3ForCausalLM(hf.Qwen3Config(**_GQA, head_dim=8))
+    if name == "gemma3":
+        kinds = ["sliding_attention", "sliding_attention", "full_attention"]
+        sizes = _TEXT | dict(num_key_value_heads=1, head_dim=8)
+        return hf.Gemma3ForCausalLM(
+            hf.Gemma3TextConfig(**sizes, sliding_window=6, layer_types=kinds)
+        )
+    if name == "bert":
+        return hf.BertForMaskedLM(hf.BertConfig(**_TEXT))
+    if name == "vit":
+        return hf.ViTModel(hf.ViTConfig(**_SIZE, image_size=16, patch_size=4))
+    if name == "llava":
+        vision = dict(model_type="clip_vision_model", **_SIZE, image_size=16, patch_size=8)
+        config = hf.LlavaConfig(
+            vision_config=vision | dict(projection_dim=32),
+            text_config=dict(model_type="llama", **_GQA),
+            image_token_index=383,
+        )
+        return hf.LlavaForConditionalGeneration(config)
+    raise KeyError(name)
+
+
+@functools.cache
+def model(name: str, processed: bool = False):
+    """A tiny random model, the same one at every call; copy it before changing its weights."""
+    import tvlens as tv
+
+    torch.manual_seed(0)
+    if name == "native":
+        from transformer_lens.config import TransformerBridgeConfig
+        from transformer_lens.model_bridge import TransformerBridge
+
+        sizes = dict(d_model=32, d_head=8, n_heads=4, n_layers=3, n_ctx=96, d_vocab=384, d_mlp=64)
+        source = TransformerBridge.boot_native(
+            TransformerBridgeConfig(**sizes, act_fn="gelu", normalization_type="LN")
+        )
+    elif name == "hooked":
+        from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+        sizes = dict(d_model=32, d_head=8, n_heads=4, n_layers=3, n_ctx=96, d_vocab=384, d_mlp=64)
+        source = HookedTransformer(
+            HookedTransformerConfig(
+                **sizes, act_fn="gelu", normalization_type="LN", device="cpu", seed=0
+            )
+        )
+    else:
+        source = _hugging_face(name)
+    loaded = tv.load(source, processed=processed).eval()
+    if name not in ENCODERS and getattr(loaded, "tokenizer", None) is None:
+        give_tokenizer(loaded)
+    return loaded
+
+
+def give_tokenizer(loaded) -> None:
+    """Give a model the small tokenizer, as its own loaders would."""
+    if hasattr(loaded, "set_tokenizer"):
+        loaded.set_tokenizer(tokenizer())
+    else:
+        loaded.tokenizer = tokenizer()
+
+
+@functools.cache
+def tokenizer():
+    """A byte-pair tokenizer of 320 tokens, trained on a few words; words become several tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    raw = Tokenizer(models.BPE(unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    text = "Q: cat\nA: cats\n\nQ: dog\nA: dogs\n\nred -> rouge\ngreen -> vert\nbus: buses\n" * 4
+    raw.train_from_iterator(
+        [text],
+        trainers.BpeTrainer(
+            vocab_size=320,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=["<unk>", "<s>", "</s>"],
+            show_progress=False,
+        ),
+    )
+    fast = hf.PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    )
+    # HookedTransformer reads a tokenizer again from the folder it came from.
+    fast.save_pretrained(_FOLDER.name)
+    return hf.AutoTokenizer.from_pretrained(_FOLDER.name)
+
+
+def ragged(name: str, lengths=(5, 11, 8)) -> object:
+    """Random inputs of unequal length for a text model; pictures for a vision model."""
+    generator = torch.Generator().manual_seed(1)
+    if name == "vit":
+        return torch.randn(len(lengths), 3, 16, 16, generator=generator)
+    return [torch.randint(3, 120, (n,), generator=generator).tolist() for n in lengths]

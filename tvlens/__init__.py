@@ -1,0 +1,51 @@
+"""tvlens: find task vectors in transformers, measure their shape, test them, move them.
+
+Importing this answers at once: PyTorch and TransformerLens are imported when a model is.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+# Public name -> the module that holds it.
+_WHERE = {
+    "TvlensError": "errors",
+    "load": "models.load",
+    "zoo": "models.zoo",
+    "Site": "sites",
+    "Task": "tasks",
+    "Template": "tasks",
+    "collect": "activations",
+    "extract": "vectors",
+    "evaluate": "vectors",
+    "TaskVector": "vectors",
+    "studies": "studies",
+    "viz": "viz",
+}
+
+__all__ = ["__version__", *_WHERE]
+
+if TYPE_CHECKING:
+    from . import studies, viz
+    from .activations import collect
+    from .errors import TvlensError
+    from .models import zoo
+    from .models.load import load
+    from .sites import Site
+    from .tasks import Task, Template
+    from .vectors import TaskVector, evaluate, extract
+
+
+def __getattr__(name: str):
+    if name not in _WHERE:
+        raise AttributeError(f"module 'tvlens' has no attribute {name!r}")
+    module = importlib.import_module(f".{_WHERE[name]}", __name__)
+    last = _WHERE[name].rsplit(".", 1)[-1]
+    value = module if last == name and not hasattr(module, name) else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,227 @@
+"""`collect`: stream the asked sites, at the asked positions, over many prompts."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .errors import TvlensError
+from .files import replacing
+from .models.forward import Batch, before_unembedding, run
+from .sites import Site, component, sites
+
+# safetensors' names of the dtypes that activations come in.
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+@dataclass(frozen=True)
+class Activations(Mapping):
+    """Activations by site name ("resid_post.3"), each `[prompt, position, ...]` on the CPU.
+
+    Ragged prompts asked at all positions are padded with zeros up to the longest one.
+    Attention patterns have their query position first: `[prompt, position, head, key]`.
+
+    Attributes:
+        tensors: site name -> tensor.
+        lengths: how many positions each prompt has.
+    """
+
+    tensors: dict[str, Tensor]
+    lengths: Int[Tensor, " prompt"]
+
+    def __getitem__(self, site: str | Site) -> Tensor:
+        return self.tensors[str(site)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def stack(self, name: str) -> Float[Tensor, "layer prompt position ..."]:
+        """All collected layers of one component, in order of layer."""
+        name = component(name)
+        found = sorted((k for k in self if k.split(".")[0] == name), key=_layer)
+        if not found:
+            raise TvlensError(f"{name} was not collected; there is {', '.join(self)}")
+        return torch.stack([self.tensors[k] for k in found])
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Activations":
+        """Read what `collect(..., file=path)` wrote; tensors are mapped, not copied."""
+        from safetensors.torch import load_file
+
+        tensors = load_file(path)
+        return cls(tensors, tensors.pop("lengths"))
+
+
+def collect(
+    model: Any,
+    prompts: Sequence[Sequence[int]] | Sequence[str] | Float[Tensor, "row channel height width"],
+    wanted: str | Site | Sequence[str | Site] = "resid_post",
+    *,
+    layers: Any = "all",
+    positions: int | Sequence[int] | None = None,
+    batch_size: int = 16,
+    file: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Activations:
+    """Collect activations over many prompts, holding one batch of them at a time.
+
+    Args:
+        model: any model that `load` gives.
+        prompts: token lists, texts (tokenised by the model), or pictures.
+        wanted: component names (at `layers`) and sites.
+        layers: "all", one layer or several, for component names.
+        positions: one position or several, negative ones from the end of each prompt; all of
+            them by default.
+        batch_size: prompts per forward pass. Cost: len(prompts) / batch_size forwards, only up
+            to the last asked layer.
+        file: write to this safetensors file, in bounded memory, and map it.
+
+    Raises:
+        TvlensError: unknown site, a hook that never fires, a prompt beyond the context length.
+    """
+    addresses = _addresses(model, wanted, layers)
+    rows = _tokens(model, prompts)
+    everything = Batch.of(model, rows)
+    shapes = {str(s): _stored_shape(model, s, everything, positions) for s in addresses}
+    dtype = next(model.parameters()).dtype
+    storage = _in_memory if file is None else _in_file
+    with storage(shapes, dtype, everything.lengths, file) as values:
+        starts = range(0, len(everything), batch_size)
+        for start in tqdm(starts, desc="collecting", disable=None if progress else True):
+            part = slice(start, start + batch_size)
+            batch = Batch.of(model, rows[part])
+            for site, activation in _stream(model, batch, addresses, positions).items():
+                target = values[site][part]
+                target[tuple(slice(n) for n in activation.shape)] = activation
+    return Activations(values, everything.lengths) if file is None else Activations.load(file)
+
+
+def _addresses(model: Any, wanted: Any, layers: Any) -> list[Site]:
+    """Every asked address, resolved on the model, each once."""
+    items = [wanted] if isinstance(wanted, str | Site) else list(wanted)
+    found: dict[str, Site] = {}
+    for item in items:
+        for site in (
+            [item.on(model)] if isinstance(item, Site) else sites(model, item, layers=layers)
+        ):
+            if site.position is not None:
+                raise TvlensError(f"{site}: give positions to collect, not to a site")
+            found[str(site)] = site
+    if not found:
+        raise TvlensError("no site to collect")
+    return list(found.values())
+
+
+def _tokens(model: Any, prompts: Any) -> Any:
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    if isinstance(prompts, Tensor) or not any(isinstance(p, str) for p in prompts):
+        return prompts
+    if getattr(model, "tokenizer", None) is None:
+        raise TvlensError("this model has no tokenizer: give token ids, or load it with tokenizer=")
+    return [model.to_tokens(prompt)[0].tolist() for prompt in prompts]
+
+
+def _stored_shape(
+    model: Any, site: Site, batch: Batch, positions: int | Sequence[int] | None
+) -> tuple[int, ...]:
+    """Shape of a site's tensor over all prompts: [prompt, position, ...]."""
+    longest = int(batch.lengths.max())
+    width = longest if positions is None else batch.positions(positions).shape[1]
+    sizes = dict(zip(site.axes, site.shape(model, pos=longest), strict=True))
+    if site.head is not None:
+        sizes.pop(site.axes[site.head_axis])
+    return len(batch), width, *(n for axis, n in sizes.items() if axis not in ("batch", "pos"))
+
+
+def _stream(
+    model: Any, batch: Batch, addresses: Sequence[Site], positions: int | Sequence[int] | None
+) -> dict[str, Tensor]:
+    """Run one batch and keep the asked sites at the asked positions, on the CPU."""
+    at = None if positions is None else batch.positions(positions)
+    real = torch.arange(int(batch.lengths.max())) < batch.lengths[:, None]
+    caught: dict[str, Tensor] = {}
+    rows = torch.arange(len(batch))[:, None]
+
+    def catch(site: Site) -> Callable:
+        def hook(activation: Tensor, hook_point: Any) -> None:
+            moved = activation.detach().movedim(site.position_axis, 1)
+            if site.head is not None:
+                moved = moved.select(2, site.head)  # behind the position, also in a pattern
+            if at is not None:
+                moved = moved[rows.to(moved.device), at.to(moved.device)]
+            caught[str(site)] = moved.cpu().clone()
+
+        return hook
+
+    hooks = [(site.hook(model), catch(site)) for site in addresses]
+    last = max(site.layer for site in addresses)
+    if last + 1 < model.cfg.n_layers:
+        run(model, batch, hooks=hooks, stop_at_layer=last + 1)
+    else:
+        run(model, batch, hooks=[*hooks, *_no_logits(model)])
+    if at is None:
+        for site, activation in caught.items():
+            caught[site] = activation * real.view(*real.shape, *[1] * (activation.ndim - 2))
+    return caught
+
+
+def _no_logits(model: Any) -> list:
+    """Unembed one position only, where logits are not read at all."""
+    name = before_unembedding(model)
+    if name != "unembed.hook_in" or name not in model.hook_dict:
+        return []
+    return [(name, lambda activation, hook: activation[:, :1])]
+
+
+@contextlib.contextmanager
+def _in_memory(shapes: dict, dtype: torch.dtype, lengths: Tensor, file: None) -> Iterator[dict]:
+    yield {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}
+
+
+@contextlib.contextmanager
+def _in_file(
+    shapes: dict, dtype: torch.dtype, lengths: Tensor, file: str | os.PathLike
+) -> Iterator[dict]:
+    """A safetensors file laid out beforehand and filled through a memory map, batch by batch.
+
+    The format is eight bytes of header length, a JSON header, and the raw tensors; the library
+    itself can only write tensors that are whole in memory.
+    """
+    size = torch.empty(0, dtype=dtype).element_size()
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + int(np.prod(shape)) * size
+        header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [start, end]}
+    start, end = end, end + 8 * len(lengths)
+    header["lengths"] = {"dtype": "I64", "shape": [len(lengths)], "data_offsets": [start, end]}
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    with replacing(Path(file)) as temporary:
+        with temporary.open("wb") as out:
+            out.write(len(head).to_bytes(8, "little") + head)
+            out.truncate(8 + len(head) + end)
+        raw = np.memmap(temporary, dtype=np.uint8, mode="r+", offset=8 + len(head), shape=(end,))
+        whole = torch.from_numpy(raw)
+        yield {
+            name: whole[slice(*header[name]["data_offsets"])].view(dtype).view(shape)
+            for name, shape in shapes.items()
+        }
+        whole[start:end].view(torch.int64).copy_(lengths)
+        raw.flush()
+
+
+def _layer(site: str) -> int:
+    return int(site.split(".")[1].split()[0])

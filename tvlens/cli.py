@@ -1,0 +1,146 @@
+"""The command line: `tvlens demo`, `vectors`, `tasks`, `zoo`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import TvlensError
+
+app = typer.Typer(
+    help="Find task vectors in transformers, measure their shape, test them, move them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+zoo_app = typer.Typer(help="Real weights that come as packages.", invoke_without_command=True)
+app.add_typer(zoo_app, name="zoo")
+
+DEMO_TASKS = ["singular-plural", "irregular-past", "first-letter", "country-capital"]
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="Zoo name, hub id or local folder.")
+]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the page and numbers.")]
+OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
+
+
+@app.command()
+def demo(out: OutOption = Path("out/demo"), open_page: OpenOption = False) -> None:
+    """Find, test and show the vectors of four tasks in SmolLM2-135M."""
+    _study("smollm2-135m", DEMO_TASKS, out=out, open_page=open_page)
+
+
+@app.command()
+def vectors(
+    task: Annotated[
+        list[str], typer.Option("--task", "-t", help="Catalogue name or file; repeat for more.")
+    ],
+    model: ModelOption = "smollm2-135m",
+    template: Annotated[
+        str, typer.Option(help="qa, arrow, colon, or a text with {x}, {y}.")
+    ] = "qa",
+    shots: Annotated[int, typer.Option(min=1, help="Demonstrations per context.")] = 6,
+    contexts: Annotated[int, typer.Option(min=1, help="Contexts averaged.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of splits, contexts and controls.")] = 0,
+    processed: Annotated[bool, typer.Option(help="Fold norms, centre weights.")] = False,
+    out: OutOption = Path("out/vectors"),
+    open_page: OpenOption = False,
+) -> None:
+    """Extract and evaluate task vectors; a table here, a page and a JSON in a folder."""
+    options = {"template": template, "shots": shots, "contexts": contexts, "seed": seed}
+    _study(model, task, out=out, open_page=open_page, processed=processed, **options)
+
+
+@app.command()
+def tasks() -> None:
+    """List the catalogue of tasks."""
+    from .tasks import Task
+
+    for name in Task.names():
+        found = Task.load(name)
+        x, y = found.pairs[0]
+        print(f"{name:18} {len(found):4} pairs  {found.description} ({x} -> {y})")
+
+
+@zoo_app.callback()
+def zoo_list(context: typer.Context) -> None:
+    """List the zoo: names, sizes, licences, and what is in the cache."""
+    if context.invoked_subcommand:
+        return
+    from .models import zoo
+
+    for entry in zoo.ZOO.values():
+        where = "in the cache" if zoo.at_hand(entry.name) else f"{entry.download_mb} MB to fetch"
+        print(
+            f"{entry.name:14} {where:16} {entry.disk_mb:5} MB  {entry.licence:20} {entry.description}"
+        )
+    print(f"cache: {zoo.cache_folder()}")
+
+
+@zoo_app.command("get")
+def zoo_get(name: Annotated[str, typer.Argument(help="A name of the zoo.")]) -> None:
+    """Fetch a zoo model, check it, and convert it into the cache."""
+    from .models import zoo
+
+    print(zoo.get(name))
+
+
+def _study(model_name: str, tasks: list[str], *, out: Path, open_page: bool, **options) -> None:
+    """Run a study of vectors, print its table, and say where the page is."""
+    from .models.load import load
+    from .studies import vectors as study
+    from .tasks import Task, Template
+
+    # Names are checked before the model is fetched: a typing error should cost a moment.
+    chosen = [Task.load(name) for name in tasks]
+    Template.of(options.get("template", "qa"))
+    model = load(model_name, processed=options.pop("processed", False))
+    result = study.run(model, chosen, folder=out, **options)
+    print(_table(result))
+    page = (out / "index.html").resolve()
+    print(f"\npage:    {page}\nnumbers: {page.with_name('report.json')}")
+    if open_page:
+        _open(page)
+
+
+def _table(study) -> str:
+    """First-token accuracies on the test part, a row per task."""
+    import pandas as pd
+
+    rows = []
+    for name, report in study.reports.items():
+        low, high = report.interval
+        row = {"task": name, "n": report.conditions["vector"].count, "layer": report.layer}
+        row |= {"zero-shot": report.zero_shot, "vector": report.accuracy}
+        row |= {"95%": f"[{low:.2f}, {high:.2f}]", "whole answer": report.full_accuracy}
+        row |= {"few-shot": report.few_shot} | report.controls
+        rows.append(row)
+    return pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.2f}")
+
+
+def _open(page: Path) -> None:
+    """Open a page where there is a screen to show it on."""
+    import os
+    import webbrowser
+
+    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.platform != "linux" or screen:
+        webbrowser.open(page.as_uri())
+
+
+def main() -> None:
+    """Entry point: mistakes of the caller are one line and exit status 2."""
+    try:
+        app()
+    except TvlensError as error:
+        print(f"tvlens: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("tvlens: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""One way to run a model: ragged prompts in, hooks on, logits only where they are read.
+
+Prompts are padded on the RIGHT. A causal model never looks ahead, so the padding cannot touch a
+real token and needs no mask on any architecture; only encoders, which look both ways, get one.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import TvlensError
+
+Hook = tuple[str, Callable]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts of unequal length as one tensor, or pictures, which are all of one size.
+
+    Attributes:
+        inputs: token ids, right-padded, or pixel values.
+        lengths: how many positions of each row are real.
+    """
+
+    inputs: Int[Tensor, "row pos"] | Float[Tensor, "row channel height width"]
+    lengths: Int[Tensor, " row"]
+
+    @classmethod
+    def of(
+        cls, model: Any, prompts: Sequence[Sequence[int]] | Float[Tensor, "row c h w"]
+    ) -> "Batch":
+        """Pad token lists for `model`, or take pictures as they are.
+
+        Raises:
+            TvlensError: no prompts, an empty one, or one beyond the context length.
+        """
+        if isinstance(prompts, Tensor) and prompts.is_floating_point():
+            return cls(prompts, torch.full((len(prompts),), model.cfg.n_ctx))
+        rows = [torch.as_tensor(p, dtype=torch.long) for p in prompts]
+        if not rows:
+            raise TvlensError("no prompts to run")
+        lengths = torch.tensor([len(row) for row in rows])
+        _check_lengths(lengths, model.cfg.n_ctx)
+        # 0 is an ordinary token everywhere: whatever stands behind a prompt is never looked at.
+        return cls(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def positions(self, positions: int | Sequence[int]) -> Int[Tensor, "row k"]:
+        """Absolute positions in every row; negative ones count from each row's own end.
+
+        Raises:
+            TvlensError: a position outside one of the rows.
+        """
+        wanted = torch.as_tensor(positions).reshape(-1)
+        absolute = torch.where(wanted < 0, self.lengths[:, None] + wanted, wanted)
+        outside = (absolute < 0) | (absolute >= self.lengths[:, None])
+        if outside.any():
+            row, k = outside.nonzero()[0].tolist()
+            raise TvlensError(
+                f"position {int(wanted[k])} is outside prompt {row}, "
+                f"which has {int(self.lengths[row])} positions"
+            )
+        return absolute
+
+
+def _check_lengths(lengths: Int[Tensor, " row"], context: int | None) -> None:
+    if (lengths == 0).any():
+        raise TvlensError(f"prompt {int((lengths == 0).nonzero()[0])} is empty")
+    if context and int(lengths.max()) > context:
+        row = int(lengths.argmax())
+        raise TvlensError(
+            f"prompt {row} has {int(lengths[row])} tokens, but the model's context is {context}: "
+            "use fewer shots or shorter inputs"
+        )
+
+
+@contextlib.contextmanager
+def hooked(model: Any, hooks: Sequence[Hook]) -> Iterator[None]:
+    """Run with forward hooks; they are gone afterwards, even after an exception.
+
+    Raises:
+        TvlensError: a forward pass ran to its end, but one of the hooks never fired.
+    """
+    fired: set[int] = set()
+    ran = 0
+
+    def count(*_: Any) -> None:
+        nonlocal ran
+        ran += 1
+
+    def watched(i: int, hook: Callable) -> Callable:
+        def run(activation: Tensor, hook_point: Any) -> Tensor | None:
+            fired.add(i)
+            return hook(activation, hook_point)
+
+        # TransformerLens passes the hook point by the keyword `hook`.
+        return lambda activation, hook: run(activation, hook)
+
+    handle = model.register_forward_hook(count)
+    try:
+        with model.hooks(fwd_hooks=[(name, watched(i, h)) for i, (name, h) in enumerate(hooks)]):
+            yield
+    finally:
+        handle.remove()
+    silent = [name for i, (name, _) in enumerate(hooks) if i not in fired]
+    if ran and silent:
+        raise TvlensError(f"hook {silent[0]!r} never fired: this model does not compute it")
+
+
+def run(model: Any, batch: Batch, *, hooks: Sequence[Hook] = (), **options: Any) -> Any:
+    """Run a batch under hooks, without gradients; `options` go to the model's own forward."""
+    device = next(model.parameters()).device
+    if is_bidirectional(model) and not batch.inputs.is_floating_point():
+        mask = torch.arange(batch.inputs.shape[1]) < batch.lengths[:, None]
+        options["attention_mask"] = mask.long().to(device)
+    with torch.no_grad(), hooked(model, hooks):
+        return model(batch.inputs.to(device), **options)
+
+
+def logits_at(
+    model: Any,
+    batch: Batch,
+    positions: Int[Tensor, "row k"],
+    *,
+    hooks: Sequence[Hook] = (),
+) -> Float[Tensor, "row k vocab"]:
+    """Logits at the given absolute positions; only these are unembedded.
+
+    Cost: one forward, less the unembedding of all other positions (31% of a forward of GPT-2).
+    """
+    rows = torch.arange(len(batch))[:, None]
+
+    def keep(activation: Tensor, hook: Any) -> Tensor:
+        return activation[rows.to(activation.device), positions.to(activation.device)]
+
+    return run(model, batch, hooks=[*hooks, (before_unembedding(model), keep)])
+
+
+def before_unembedding(model: Any) -> str:
+    """The last hook whose activation may lose positions: all that follows is positionwise."""
+    if "unembed.hook_in" in model.hook_dict:
+        return "unembed.hook_in"
+    # HookedTransformer: the end of the last block; the final norm and the unembedding follow.
+    return f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+
+
+def is_bidirectional(model: Any) -> bool:
+    """Whether every position sees every other one (text and vision encoders)."""
+    if getattr(model.cfg, "attention_dir", "causal") == "bidirectional":
+        return True
+    # TransformerLens 3.9 calls its BERT bridge causal, but knows that it cannot generate.
+    return not getattr(getattr(model, "adapter", None), "supports_generation", True)

@@ -1,0 +1,161 @@
+"""`load`: any model, as the TransformerLens model itself."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import TvlensError, unknown
+from . import zoo
+
+
+def load(
+    source: Any,
+    *,
+    processed: bool = False,
+    tokenizer: Any = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """Open a model with named hook points and return the TransformerLens model itself.
+
+    Args:
+        source: a zoo name (see `tvlens zoo`), a local Hugging Face folder, a hub id, a loaded
+            Hugging Face model (wrapped in place), a `TransformerBridge`, or a
+            `HookedTransformer` (TransformerLens 3.9); the last two come back as they are.
+        processed: fold layer norms and centre weights (irreversible); raw weights by default.
+        tokenizer: for a loaded Hugging Face model, which carries none.
+        device: where to put a model that is read from disk; the accelerator if there is one.
+        dtype: of the weights read from disk.
+        revision: branch, tag or commit of a hub id.
+        trust_remote_code: run code that comes with a hub model; off unless asked for.
+
+    Raises:
+        TvlensError: no such model, or the hub cannot be reached.
+    """
+    # TransformerLens warns about its own deprecated parts while it builds a model.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if isinstance(source, str | os.PathLike):
+            model = _from_name(
+                str(source),
+                device=device,
+                dtype=dtype,
+                revision=revision,
+                tokenizer=tokenizer,
+                trust_remote_code=trust_remote_code,
+            )
+        elif _is_hugging_face(source):
+            model = _from_module(source, tokenizer)
+        elif hasattr(source, "hook_dict") and hasattr(source, "cfg"):
+            model = source
+        else:
+            raise TvlensError(
+                f"cannot load a {type(source).__name__}: give a name, a folder, a Hugging Face "
+                "model, a TransformerBridge or a HookedTransformer"
+            )
+        if processed and not is_processed(model):
+            _process(model)
+    return model
+
+
+def is_processed(model: Any) -> bool:
+    """Whether layer norms were folded into the weights (a model is raw unless it was asked)."""
+    folded = getattr(model.cfg, "normalization_type", None) in ("LNPre", "RMSPre")
+    return bool(getattr(model, "tvlens_processed", False)) or folded
+
+
+def model_name(model: Any) -> str:
+    """The name a model goes by in results: zoo name, hub id, or what its config says."""
+    return getattr(model.cfg, "model_name", None) or type(model).__name__
+
+
+def _from_name(name: str, *, tokenizer: Any, **options: Any) -> Any:
+    if name in zoo.ZOO:
+        model = _boot(str(zoo.get(name)), tokenizer=tokenizer, **options)
+        model.cfg.model_name = name
+        return model
+    if Path(name).is_dir():
+        model = _boot(str(Path(name)), tokenizer=tokenizer, **options)
+        model.cfg.model_name = Path(name).resolve().name
+        return model
+    if name.startswith((".", "/", "~")) or Path(name).exists():
+        raise TvlensError(f"no model folder at {name!r}")
+    if "/" not in name and name not in _names_without_organisation():
+        raise unknown("model", name, zoo.ZOO, hint="or give a hub id such as 'org/name'")
+    try:
+        return _boot(name, tokenizer=tokenizer, **options)
+    except (OSError, ConnectionError) as error:
+        raise TvlensError(
+            f"cannot get {name!r} from the hub ({_first_line(error)}); {zoo.cached_names()}"
+        ) from error
+
+
+def _names_without_organisation() -> set[str]:
+    """Hub models whose id has no organisation, which TransformerLens knows."""
+    from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
+
+    return {name for name in OFFICIAL_MODEL_NAMES if "/" not in name}
+
+
+def _boot(
+    name: str,
+    *,
+    tokenizer: Any,
+    device: str | torch.device | None,
+    dtype: torch.dtype,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model = TransformerBridge.boot_transformers(
+        name,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        tokenizer=tokenizer,
+        trust_remote_code=trust_remote_code,
+    )
+    model.cfg.tvlens_revision = revision
+    return model.eval()
+
+
+def _is_hugging_face(source: Any) -> bool:
+    import transformers
+
+    return isinstance(source, transformers.PreTrainedModel)
+
+
+def _from_module(hf_model: Any, tokenizer: Any) -> Any:
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+    # Fused attention never materialises the attention pattern, so its hook would never fire.
+    hf_model.set_attn_implementation("eager")
+    name = Path(getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__).name
+    bridge = build_bridge_from_module(
+        hf_model,
+        type(hf_model).__name__,
+        hf_config=hf_model.config,
+        tokenizer=tokenizer,
+        model_name=name,
+    )
+    return bridge.eval()
+
+
+def _process(model: Any) -> None:
+    if not hasattr(model, "enable_compatibility_mode"):
+        raise TvlensError(
+            "this model's weights can only be processed when it is built: load it with "
+            "fold_ln=True, center_writing_weights=True"
+        )
+    model.enable_compatibility_mode()
+    model.tvlens_processed = True
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

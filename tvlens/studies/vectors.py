@@ -1,0 +1,201 @@
+"""Where does a model keep its tasks? Task vectors of several tasks, one page, one JSON."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..activations import collect
+from ..errors import TvlensError
+from ..files import replacing
+from ..models.load import model_name
+from ..tasks import Prompt, Task, Template, build, contexts
+from ..vectors import TaskVector, VectorReport, evaluate, extract, top_tokens
+
+
+@dataclass(frozen=True)
+class VectorStudy:
+    """Vectors of several tasks in one model, and what each is good for.
+
+    Attributes:
+        vectors, reports: by task name.
+        layer: the layer at which tasks are compared: the median of the chosen ones.
+        cosines: between the tasks' vectors at that layer.
+        states: residual states of single contexts at that layer, by task, `[context, d_model]`.
+        written: by task, the tokens each layer's vector alone makes likely.
+        prompt: a real few-shot prompt of the first task, for the pictures of tokens.
+        alignment: cosine of each of its tokens' states with the first task's vector.
+        heads: the heads that look most from its last token at its labels, (layer, head, share).
+        patterns: their attention patterns, `[head, destination, source]`.
+        settings: everything needed to run it again.
+    """
+
+    vectors: dict[str, TaskVector]
+    reports: dict[str, VectorReport]
+    layer: int
+    cosines: Float[Tensor, "task task"]
+    states: dict[str, Float[Tensor, "context d_model"]]
+    written: dict[str, list[list[tuple[str, float]]]]
+    prompt: list[str]
+    alignment: Float[Tensor, " pos"]
+    heads: list[tuple[int, int, float]]
+    patterns: Float[Tensor, "head pos pos"]
+    settings: dict
+
+    def to_dataframe(self):
+        """One row per task and condition."""
+        import pandas as pd
+
+        return pd.concat([r.to_dataframe() for r in self.reports.values()], ignore_index=True)
+
+    def page(self):
+        """The report page."""
+        from .vectors_page import page
+
+        return page(self)
+
+    def _repr_html_(self) -> str:
+        return self.page().html()
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Write `report.json` and `index.html` into a folder; returns the page's path."""
+        folder = Path(folder)
+        numbers = {
+            "settings": self.settings,
+            "layer": self.layer,
+            "tasks": {name: report.to_json() for name, report in self.reports.items()},
+            "cosines": {"tasks": list(self.vectors), "values": self.cosines.tolist()},
+            "written": self.written,
+        }
+        with replacing(folder / "report.json") as temporary:
+            temporary.write_text(json.dumps(numbers, ensure_ascii=False, indent=1))
+        return self.page().write(folder / "index.html")
+
+
+def run(
+    model: Any,
+    tasks: Sequence[str | Task],
+    *,
+    method: str = "state",
+    template: str | Template = "qa",
+    shots: int = 6,
+    contexts: int = 20,
+    seed: int = 0,
+    folder: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> VectorStudy:
+    """Extract, evaluate and compare the vectors of several tasks.
+
+    Args:
+        model: any causal model with a tokenizer that `load` gives.
+        tasks: catalogue names, files, or tasks.
+        folder: where finished tasks are kept, so that an interrupted run goes on from there, and
+            where the page and the JSON are written.
+        method, template, shots, contexts, seed: as in `extract`.
+
+    Raises:
+        TvlensError: unknown names, too small tasks, too long prompts.
+    """
+    chosen = [task if isinstance(task, Task) else Task.load(task) for task in tasks]
+    if not chosen:
+        raise TvlensError("no task to study")
+    options = {"method": method, "shots": shots, "contexts": contexts, "seed": seed}
+    options["template"] = Template.of(template).demonstration
+    parts = {task.name: task.split(seed=seed) for task in chosen}
+    if len(parts) < len(chosen):
+        raise TvlensError("two tasks have the same name")
+
+    vectors = {}
+    for name, (train, _, _) in tqdm(parts.items(), "extracting", disable=not progress):
+        vectors[name] = extract(model, train, **options)
+    reports = {}
+    for name, (_, select, test) in tqdm(parts.items(), "evaluating", disable=not progress):
+        reports[name] = _evaluated(model, vectors, name, select, test, options, folder)
+
+    layer = int(torch.tensor([r.layer for r in reports.values()]).median())
+    at_layer = torch.stack([v.values[layer] for v in vectors.values()])
+    unit = torch.nn.functional.normalize(at_layer, dim=-1)
+    states = {name: _states(model, vectors[name], part[0], layer) for name, part in parts.items()}
+    first = next(iter(vectors.values()))
+    study = VectorStudy(
+        vectors,
+        reports,
+        layer,
+        unit @ unit.T,
+        states,
+        {name: top_tokens(model, vector, k=6) for name, vector in vectors.items()},
+        *_reading(model, first, parts[first.name], layer),
+        settings=options
+        | {"model": model_name(model), "tasks": list(parts)}
+        | {k: first.meta[k] for k in ("processed", "dtype", "revision", "versions")},
+    )
+    if folder is not None:
+        for name, vector in vectors.items():
+            vector.save(Path(folder) / f"{name}.safetensors")
+        study.save(folder)
+    return study
+
+
+def _evaluated(
+    model: Any,
+    vectors: dict[str, TaskVector],
+    name: str,
+    select: Task,
+    test: Task,
+    options: dict,
+    folder: str | os.PathLike | None,
+) -> VectorReport:
+    """The report of one task: from the folder, where it was made with the same settings."""
+    vector = vectors[name]
+    wrong = [v for v in vectors.values() if v.meta["kind"] != vector.meta["kind"]][:4] or None
+    key = options | {"wrong": [v.name for v in wrong or ()]} | {"vector": vector.meta}
+    file = None if folder is None else Path(folder) / f"{name}.json"
+    if file is not None and file.is_file():
+        kept = VectorReport.load(file)
+        if kept.meta.get("key") == json.loads(json.dumps(key)):
+            return kept
+    report = evaluate(model, vector, select=select, test=test, wrong=wrong, seed=options["seed"])
+    report.meta["key"] = key
+    if file is not None:
+        report.save(file)
+    return report
+
+
+def _states(
+    model: Any, vector: TaskVector, train: Task, layer: int
+) -> Float[Tensor, "context d_model"]:
+    """States of the single contexts whose mean the vector is."""
+    prompts = [p.tokens for p in _prompts(model, vector, train, vector.meta["contexts"])]
+    found = collect(model, prompts, vector.site, layers=layer, positions=-1, progress=False)
+    return found.stack(vector.site)[0, :, 0]
+
+
+def _prompts(model: Any, vector: TaskVector, train: Task, count: int) -> list[Prompt]:
+    meta = vector.meta
+    drawn = contexts(train, shots=meta["shots"], count=count, seed=meta["seed"])
+    template = Template.of(meta["template"])
+    return [build(model.tokenizer, template, shown, query) for shown, (query, _) in drawn]
+
+
+def _reading(
+    model: Any, vector: TaskVector, parts: tuple[Task, Task, Task], layer: int, *, show: int = 8
+) -> tuple[list[str], Tensor, list[tuple[int, int, float]], Tensor]:
+    """One real prompt: its tokens, their alignment with the vector, and the heads that read it."""
+    (prompt,) = _prompts(model, vector, parts[0], 1)
+    found = collect(model, [prompt.tokens], ["resid_post", "pattern"], progress=False)
+    resid = found.stack("resid_post")[layer, 0]
+    alignment = torch.cosine_similarity(resid, vector.values[layer][None].to(resid), dim=-1)
+    patterns = found.stack("pattern")[: layer + 1, 0].movedim(2, 1)  # [layer, head, query, key]
+    on_labels = sum(patterns[:, :, -1, a:b].sum(-1) for a, b in prompt.labels)
+    share, flat = on_labels.flatten().topk(min(show, on_labels.numel()))
+    width = patterns.shape[1]
+    heads = [(int(i) // width, int(i) % width, float(s)) for i, s in zip(flat, share, strict=True)]
+    tokens = [model.tokenizer.decode([token]) for token in prompt.tokens]
+    return tokens, alignment, heads, torch.stack([patterns[l, h] for l, h, _ in heads])

@@ -1,0 +1,183 @@
+"""The page of a study of vectors."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import viz
+from ..vectors.show import CONDITION_LABELS, condition_figure, layer_figure
+
+if TYPE_CHECKING:
+    from ..vectors import VectorReport
+    from .vectors import VectorStudy
+
+# A vector that does this much better than its best control is said to work.
+_CLEAR = 0.1
+
+
+def page(study: "VectorStudy") -> viz.Page:
+    """One page: what was found, where, against what, and how the vectors lie to each other."""
+    sections = [
+        viz.Section("Results", _RESULTS, [_table(study)]),
+        viz.Section("Where each vector works", _WHERE, [_layers(study)]),
+        viz.Section("Against controls", _CONTROLS, [_conditions(study)]),
+        viz.Section("How the tasks lie to each other", _geometry_text(study), [_geometry(study)]),
+        viz.Section("On a real prompt", _prompt_text(study), _prompt(study)),
+        viz.Section("What a vector alone writes", _WRITES, [_written(study)]),
+    ]
+    title = f"Task vectors in {study.settings['model']}"
+    return viz.Page(title, _summary(study), sections, _settings(study))
+
+
+_RESULTS = (
+    "First-token accuracy on test items, which were used neither for extraction nor for choosing "
+    "the layer. The vector is written into a prompt without any demonstration, at the delimiter. "
+    "Brackets are 95% bootstrap intervals over items."
+)
+_WHERE = (
+    "The curve is accuracy on the selection items, with its 95% interval; the layer with the "
+    "highest value was chosen there. The diamond is the one test at that layer, on other items."
+)
+_CONTROLS = (
+    "If a random vector of the same length, or the vector of another task, did as well, the vector "
+    "would not carry this task. Demonstrations with shuffled labels show how much of few-shot "
+    "accuracy needs the labels to be right; the most common answer is what a constant would score."
+)
+_WRITES = (
+    "Each layer's vector, put in place of the last block's output, read by the model's own final "
+    "norm and unembedding (the logit lens). Early vectors rarely name the task: they are "
+    "instructions for later layers, not answers."
+)
+
+
+def _works(report: "VectorReport") -> bool:
+    """Clearly above every control that holds no demonstration."""
+    rivals = [report.zero_shot, *(v for k, v in report.controls.items() if k != "shuffled_labels")]
+    return report.interval[0] > max(rivals) + _CLEAR
+
+
+def _summary(study: "VectorStudy") -> list[str]:
+    reports = list(study.reports.values())
+    works = [r for r in reports if _works(r)]
+    lines = [
+        f"Asked: does {study.settings['model']} keep "
+        + ("this task" if len(reports) == 1 else f"these {len(reports)} tasks")
+        + " as a vector in its residual stream, and at which layer?"
+    ]
+    for r in reports:
+        low, high = r.interval
+        lines.append(
+            f"{r.task}: {'yes' if r in works else 'not clearly'}. The vector at layer {r.layer} "
+            f"lifts accuracy from {r.zero_shot:.2f} to {r.accuracy:.2f} [{low:.2f}, {high:.2f}]"
+            + (f"; demonstrations give {r.few_shot:.2f}." if r.few_shot is not None else ".")
+        )
+    controls = [r.controls[k] for r in reports for k in ("random", "wrong_task")]
+    sizes = [r.conditions["vector"].count for r in reports]
+    lines.append(
+        f"Trust: random vectors of the same length and other tasks' vectors reach at most "
+        f"{max(controls):.2f}; examples for extraction, for choosing the layer and for the test "
+        f"are disjoint; {min(sizes)} to {max(sizes)} test items a task, one seed."
+    )
+    return lines
+
+
+def _table(study: "VectorStudy") -> viz.Figure:
+    rows = []
+    for name, report in study.reports.items():
+        low, high = report.interval
+        row = {"task": name, "test items": report.conditions["vector"].count, "layer": report.layer}
+        row |= {"zero-shot": report.zero_shot, "task vector": report.accuracy}
+        row |= {"95% interval": f"[{low:.2f}, {high:.2f}]", "whole answer": report.full_accuracy}
+        row |= {"few-shot": report.few_shot}
+        rows.append(row | {CONDITION_LABELS[k]: v for k, v in report.controls.items()})
+    return viz.table(rows)
+
+
+def _layers(study: "VectorStudy"):
+    return viz.row(*[layer_figure(report) for report in study.reports.values()])
+
+
+def _conditions(study: "VectorStudy"):
+    return viz.row(*[condition_figure(report) for report in study.reports.values()])
+
+
+def _geometry_text(study: "VectorStudy") -> str:
+    return (
+        f"All vectors at layer {study.layer}. On the left their cosines; a common part of all "
+        "few-shot prompts makes them positive. On the right the states of the single contexts, "
+        "each with its task's mean, on their first two principal components."
+    )
+
+
+def _geometry(study: "VectorStudy"):
+    names = list(study.vectors)
+    table = viz.heatmap(
+        study.cosines,
+        rows=names,
+        columns=names,
+        value_title="cosine",
+        diverging=True,
+        annotate=True,
+        title="cosine of task vectors",
+    )
+    points, labels, groups, explained = _map(study)
+    shown = [f"component {i + 1} ({share:.0%})" for i, share in enumerate(explained)]
+    scatter = viz.scatter(
+        points,
+        labels=labels,
+        groups=groups,
+        x_title=shown[0],
+        y_title=shown[1],
+        title="states of single contexts",
+    )
+    return viz.row(table, scatter)
+
+
+def _map(study: "VectorStudy") -> tuple[np.ndarray, list[str], list[str], np.ndarray]:
+    """Contexts and task means on two principal components: points, labels, groups, shares."""
+    from sklearn.decomposition import PCA
+
+    names = list(study.states)
+    states = np.concatenate([study.states[name].float().numpy() for name in names])
+    means = np.stack([study.states[name].float().mean(0).numpy() for name in names])
+    pca = PCA(2, random_state=0).fit(states)
+    groups = [name for name in names for _ in study.states[name]] + names
+    labels = [""] * len(states) + names
+    points = pca.transform(np.concatenate([states, means]))
+    return points, labels, groups, pca.explained_variance_ratio_
+
+
+def _prompt_text(study: "VectorStudy") -> str:
+    first = next(iter(study.vectors))
+    heads = ", ".join(f"L{l}H{h} ({share:.2f})" for l, h, share in study.heads[:4])
+    return (
+        f"A few-shot prompt of {first}. The colour of a token is the cosine of its state at layer "
+        f"{study.layer} with the task vector. Below, the heads up to that layer that look most "
+        f"from the last token at the demonstrations' labels: {heads}."
+    )
+
+
+def _prompt(study: "VectorStudy") -> list:
+    tokens = [token.replace("\n", "\u21b5") for token in study.prompt]
+    names = [f"L{layer}H{head}" for layer, head, _ in study.heads]
+    return [
+        viz.colored_tokens(tokens, study.alignment, title="cosine with the task vector"),
+        viz.attention_heads(study.patterns, tokens, head_names=names),
+    ]
+
+
+def _written(study: "VectorStudy") -> viz.Figure:
+    layers = len(next(iter(study.vectors.values())).values)
+    shown = sorted({0, layers // 2, *range(study.layer - 1, min(study.layer + 3, layers)), layers - 1})
+    rows = []
+    for layer in shown:
+        row: dict[str, object] = {"layer": str(layer)}
+        for name, written in study.written.items():
+            row[name] = "  ".join(f"{token!r} {p:.2f}" for token, p in written[layer][:4])
+        rows.append(row)
+    return viz.table(rows)
+
+
+def _settings(study: "VectorStudy") -> dict:
+    plain = {k: v for k, v in study.settings.items() if k != "versions"}
+    return plain | {f"version of {k}": v for k, v in study.settings["versions"].items()}

@@ -1,0 +1,140 @@
+"""`Prompt`: tokens whose roles are known because the prompt was built from its parts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import TvlensError
+from .task import Task
+from .template import Template
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A few-shot prompt (zero-shot without demonstrations) with the places of its parts.
+
+    Attributes:
+        text: the whole prompt without its beginning-of-text token.
+        tokens: token ids up to the last delimiter, beginning-of-text token first.
+        answer: token ids of the expected answer; empty if none was given.
+        inputs: (start, stop) token positions of every input, the query's last.
+        delimiters: position of the last token of every delimiter, the query's last.
+        labels: (start, stop) token positions of every demonstration's label.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    answer: tuple[int, ...]
+    inputs: tuple[tuple[int, int], ...]
+    delimiters: tuple[int, ...]
+    labels: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def build(
+    tokenizer: Any, template: Template, demonstrations: Sequence[Pair], query: str, answer: str = ""
+) -> Prompt:
+    """Write a prompt and tokenise it whole; every part's tokens follow from its characters.
+
+    Raises:
+        TvlensError: an answer that tokenizes to nothing, or that shares a token with the
+            delimiter, or a tokenizer without character offsets.
+    """
+    parts = [(role, text) for pair in demonstrations for role, text in _parts(template, *pair)]
+    parts += _parts(template, query, answer)[:4]
+    pieces, owners = _tokenize(tokenizer, [text for _, text in parts])
+    spans = [_span(owners, i) for i in range(len(parts))]
+    roles = [role for role, _ in parts]
+    by_role = {
+        r: [s for s, role in zip(spans, roles, strict=True) if role == r] for r in set(roles)
+    }
+    start, end = by_role["delimiter"][-1]
+    alone, _ = _tokenize(tokenizer, [text for _, text in parts[:-1]])
+    if start == end or pieces[:end] != alone:
+        raise TvlensError(
+            f"template {template.demonstration!r} merges its delimiter with {query!r} or "
+            f"{answer!r}: end it with a sign or a space of its own"
+        )
+    if answer and len(pieces) == end:
+        raise TvlensError(f"the answer {answer!r} of {query!r} tokenizes to nothing")
+    return Prompt(
+        text="".join(text for _, text in parts[:-1]),
+        tokens=tuple(pieces[:end]),
+        answer=tuple(pieces[end:]),
+        inputs=tuple(by_role["input"]),
+        delimiters=tuple(stop - 1 for _, stop in by_role["delimiter"]),
+        labels=tuple(by_role["label"][:-1]),
+    )
+
+
+def beginning_token(tokenizer: Any) -> int:
+    """The token every prompt begins with.
+
+    Without one the first word becomes the attention sink, and short prompts stop working.
+    """
+    for name in ("bos_token_id", "cls_token_id", "eos_token_id"):
+        token = getattr(tokenizer, name, None)
+        if token is not None:
+            return token
+    raise TvlensError("the tokenizer has no beginning-of-text, class or end-of-text token")
+
+
+def contexts(task: Task, *, shots: int, count: int, seed: int = 0) -> list[tuple[list[Pair], Pair]]:
+    """Draw `count` contexts: `shots` demonstrations and a query, all different in a context.
+
+    Raises:
+        TvlensError: the task has too few pairs.
+    """
+    if len(task) < shots + 1:
+        raise TvlensError(
+            f"{task.name} has {len(task)} pairs here: {shots} shots and a query need {shots + 1}"
+        )
+    rng = np.random.default_rng(seed)
+    draws = [rng.choice(len(task), size=shots + 1, replace=False) for _ in range(count)]
+    return [([task.pairs[i] for i in d[:-1]], task.pairs[d[-1]]) for d in draws]
+
+
+def shuffled_labels(demonstrations: Sequence[Pair], *, seed: int = 0) -> list[Pair]:
+    """The same inputs and the same labels, but no input keeps its own label's place."""
+    shift = int(np.random.default_rng(seed).integers(1, max(2, len(demonstrations))))
+    labels = [y for _, y in demonstrations]
+    return [(x, labels[(i + shift) % len(labels)]) for i, (x, _) in enumerate(demonstrations)]
+
+
+def _parts(template: Template, x: str, y: str) -> list[tuple[str, str]]:
+    return [
+        ("prefix", template.prefix),
+        ("input", x),
+        ("delimiter", template.delimiter),
+        ("label", template.gap + y if y else ""),
+        ("separator", template.separator),
+    ]
+
+
+def _tokenize(tokenizer: Any, texts: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Token ids of the joined texts after a beginning-of-text token, and which text owns each.
+
+    A token that straddles two texts belongs to the one its last character is in: the model can
+    know that text's end only there. The beginning-of-text token belongs to none (-1).
+    """
+    if tokenizer is None:
+        raise TvlensError("this model has no tokenizer: load it with tokenizer=")
+    if not getattr(tokenizer, "is_fast", False):
+        raise TvlensError(f"{type(tokenizer).__name__} gives no character offsets: use a fast one")
+    encoded = tokenizer("".join(texts), add_special_tokens=False, return_offsets_mapping=True)
+    ends = np.cumsum([len(text) for text in texts])
+    last = np.array([max(stop - 1, 0) for _, stop in encoded["offset_mapping"]], dtype=int)
+    owners = np.searchsorted(ends, last, side="right")
+    return [beginning_token(tokenizer), *encoded["input_ids"]], [-1, *owners.tolist()]
+
+
+def _span(owners: Sequence[int], part: int) -> tuple[int, int]:
+    """First token of a part and one past its last; empty parts span nothing."""
+    start = int(np.searchsorted(owners, part, side="left"))
+    return start, int(np.searchsorted(owners, part, side="right"))

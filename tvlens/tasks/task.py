@@ -1,0 +1,219 @@
+"""`Task`: named input-output pairs, where they come from, and how they are split."""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import TvlensError, unknown
+
+_CATALOGUE = resources.files("tvlens.tasks") / "catalogue"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task given by examples.
+
+    Attributes:
+        name: what results call it.
+        pairs: (input, output) strings, as a tuple; inputs are unique.
+        description: one plain phrase.
+        instruction: the task as a request ("The plural of the word:"), where there is one.
+        kind: what sort of task it is ("countries", "word form", ...).
+    """
+
+    name: str
+    pairs: Sequence
+    description: str = ""
+    instruction: str = ""
+    kind: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "pairs", tuple(_checked(self.name, self.pairs)))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self):
+        return iter(self.pairs)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{x} -> {y}" for x, y in self.pairs[:3])
+        return f"Task({self.name!r}, {len(self)} pairs: {shown}, ...)"
+
+    @staticmethod
+    def names() -> list[str]:
+        """The tasks of the catalogue."""
+        return sorted(_index())
+
+    @classmethod
+    def load(cls, name: str) -> "Task":
+        """A task of the catalogue by name, or from a `.json` or `.csv` file by path.
+
+        Raises:
+            TvlensError: no such task; names the nearest ones.
+        """
+        index = _index()
+        if name in index:
+            about = index[name]
+            with (_CATALOGUE / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+                pairs = [(row["input"], row["output"]) for row in csv.DictReader(file)]
+            fields = {k: about[k] for k in ("description", "instruction", "kind")}
+            return cls(name, tuple(pairs), **fields)
+        if Path(name).suffix == ".csv":
+            return cls.from_csv(name)
+        if Path(name).suffix == ".json":
+            return cls.from_json(name)
+        raise unknown("task", name, index, hint="`tvlens tasks` lists them; or give a file")
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | os.PathLike,
+        *,
+        input: str = "input",
+        output: str = "output",
+        name: str = "",
+    ) -> "Task":
+        """Read a CSV file with a header; `input` and `output` name its columns."""
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file)
+                columns = reader.fieldnames or []
+                _check_columns(path, columns, input, output)
+                rows = [(row[input], row[output]) for row in reader]
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise TvlensError(f"{path} is no task: {error}") from error
+        return cls(name or Path(path).stem, tuple(rows))
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike, *, name: str = "") -> "Task":
+        """Read a JSON file: a list of [input, output] or {"input", "output"}, an object from
+        input to output, or {"name", "pairs", "description", "instruction"} as `to_json` writes.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise TvlensError(f"{path} is no task: {error}") from error
+        about = {}
+        if isinstance(data, dict) and isinstance(data.get("pairs"), list):
+            about = {k: data.get(k, "") for k in ("description", "instruction", "kind")}
+            name = name or data.get("name", "")
+            data = data["pairs"]
+        return cls(name or Path(path).stem, tuple(_json_pairs(path, data)), **about)
+
+    @classmethod
+    def from_dataset(cls, dataset, *, input: str, output: str, name: str = "") -> "Task":
+        """Take two columns of a `datasets` dataset, given as an object, a local file or a hub id.
+
+        A column of class labels gives the labels' names. A dataset with several splits gives its
+        "train" split; choose another by passing the split itself.
+        """
+        title = name or str(dataset if isinstance(dataset, str | os.PathLike) else "dataset")
+        if isinstance(dataset, str | os.PathLike):
+            dataset = _read_dataset(str(dataset))
+        if isinstance(dataset, dict):
+            dataset = dataset.get("train", next(iter(dataset.values())))
+        _check_columns(title, dataset.column_names, input, output)
+        outputs, feature = dataset[output], dataset.features[output]
+        if hasattr(feature, "int2str"):
+            outputs = [feature.int2str(label) for label in outputs]
+        pairs = zip(dataset[input], outputs, strict=True)
+        return cls(Path(title).stem, tuple((str(x), str(y)) for x, y in pairs))
+
+    def to_json(self, path: str | os.PathLike) -> None:
+        """Write the task as JSON that `from_json` reads back."""
+        from ..files import replacing
+
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(vars(self), ensure_ascii=False, indent=1))
+
+    def split(
+        self, *, seed: int = 0, extract: float = 0.35, select: float = 0.2
+    ) -> tuple["Task", "Task", "Task"]:
+        """Three disjoint parts: to extract from, to choose the layer on, and to test on once.
+
+        Args:
+            seed: the same seed gives the same parts.
+            extract, select: shares of the pairs; the rest is the test part.
+
+        Raises:
+            TvlensError: a part would be empty.
+        """
+        order = np.random.default_rng(seed).permutation(len(self))
+        first, second = round(extract * len(self)), round((extract + select) * len(self))
+        parts = order[:first], order[first:second], order[second:]
+        if any(len(part) == 0 for part in parts):
+            sizes = "/".join(str(len(part)) for part in parts)
+            raise TvlensError(
+                f"{self.name} has {len(self)} pairs: extract/select/test would be {sizes}, "
+                "and none may be empty"
+            )
+        return tuple(self.subset(part.tolist()) for part in parts)
+
+    def subset(self, indices: Iterable[int]) -> "Task":
+        """The same task with only the pairs at these indices, in this order."""
+        pairs = tuple(self.pairs[int(i)] for i in indices)
+        return Task(self.name, pairs, self.description, self.instruction, self.kind)
+
+
+def _index() -> dict[str, dict]:
+    return json.loads((_CATALOGUE / "catalogue.json").read_text(encoding="utf-8"))
+
+
+def _checked(name: str, pairs: Sequence) -> list[tuple[str, str]]:
+    """Pairs as non-empty strings, each input once; anything else is an error that names it."""
+    checked: dict[str, str] = {}
+    for i, pair in enumerate(pairs):
+        if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise TvlensError(f"{name}: pair {i} is {pair!r}, not (input, output) strings")
+        x, y = (part.strip() for part in pair)
+        if not x or not y:
+            raise TvlensError(f"{name}: pair {i} {pair!r} has an empty side")
+        if x in checked:
+            also = f"{checked[x]!r} and {y!r}" if checked[x] != y else "twice the same output"
+            raise TvlensError(f"{name}: input {x!r} stands there more than once, with {also}")
+        checked[x] = y
+    if not checked:
+        raise TvlensError(f"{name}: a task needs at least one pair")
+    return list(checked.items())
+
+
+def _check_columns(source: object, columns: Sequence[str], *wanted: str) -> None:
+    for column in wanted:
+        if column not in columns:
+            raise TvlensError(f"{source} has no column {column!r}; it has {', '.join(columns)}")
+
+
+def _json_pairs(path: object, data: object) -> list[tuple]:
+    if isinstance(data, dict):
+        return list(data.items())
+    if not isinstance(data, list):
+        raise TvlensError(f"{path} is no task: it holds neither a list nor an object of pairs")
+    pairs = []
+    for row in data:
+        if isinstance(row, dict) and {"input", "output"} <= set(row):
+            row = (row["input"], row["output"])
+        if not isinstance(row, list | tuple):
+            raise TvlensError(f"{path} is no task: {row!r} is no pair")
+        pairs.append(tuple(row))
+    return pairs
+
+
+def _read_dataset(name: str):
+    import datasets
+
+    readers = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+    try:
+        if Path(name).is_dir():
+            return datasets.load_from_disk(name)
+        if Path(name).is_file():
+            return datasets.load_dataset(readers.get(Path(name).suffix, "text"), data_files=name)
+        return datasets.load_dataset(name)
+    except (OSError, ValueError, ConnectionError) as error:
+        raise TvlensError(f"cannot read the dataset {name!r}: {error}") from error

@@ -1,0 +1,212 @@
+"""`evaluate`: choose the layer on one part, score on another, beside every control."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import TvlensError
+from ..stats import bootstrap_interval
+from ..tasks import Prompt, Task, Template, build, shuffled_labels
+from .extract import extract
+from .report import Condition, VectorReport
+from .score import Row, score
+from .vector import TaskVector
+
+# How many random directions stand behind the random control.
+_RANDOM_DRAWS = 5
+
+
+def evaluate(
+    model: Any,
+    vector: TaskVector,
+    *,
+    select: Task,
+    test: Task,
+    wrong: TaskVector | Sequence[TaskVector] | None = None,
+    template: str | Template | None = None,
+    mode: str = "replace",
+    seed: int = 0,
+    batch_tokens: int = 2048,
+    progress: bool = False,
+) -> VectorReport:
+    """Write the vector into zero-shot prompts: layer chosen on `select`, scored on `test`.
+
+    Args:
+        model: the model the vector comes from.
+        select: items on which the layer is chosen (highest first-token accuracy; ties go to the
+            higher full-answer accuracy, then to the earlier layer).
+        test: items scored once, at that layer.
+        wrong: vectors of other tasks; by default two catalogue tasks of other kinds, extracted
+            the same way.
+        template: as in `extract`; the vector's own by default.
+        mode: "replace" or "add".
+        seed: of demonstrations, random vectors and bootstrap.
+        batch_tokens: tokens per forward.
+
+    Cost: (layers x select + about 10 x test) short prompts and 2 x test few-shot prompts.
+
+    Raises:
+        TvlensError: parts that overlap or are empty, or a vector of another model.
+    """
+    vector.check(model)
+    _check_disjoint(vector, select, test)
+    template = Template.of(template or vector.meta.get("template", "qa"))
+    rng = np.random.default_rng(seed)
+
+    def right(rows: Sequence[Row]) -> np.ndarray:
+        found = score(
+            model, rows, site=vector.site, mode=mode, batch_tokens=batch_tokens, progress=progress
+        )
+        return torch.stack([found.first, found.full], dim=-1).double().numpy()
+
+    layers = model.cfg.n_layers
+    queries = _zero_shot(model, template, select)
+    sweep = right([Row(q, l, vector.values[l]) for q in queries for l in range(layers)])
+    sweep = sweep.reshape(len(queries), layers, 2)
+    means = sweep.mean(axis=0)
+    layer = max(range(layers), key=lambda l: (means[l, 0], means[l, 1], -l))
+
+    queries = _zero_shot(model, template, test)
+    wrong = _wrong_vectors(model, vector, wrong, seed)
+    written = {
+        "vector": [vector.values[layer]],
+        "random": _random_like(vector.values[layer], rng),
+        "wrong_task": [other.values[layer] for other in wrong],
+    }
+    outcomes = {
+        name: right([Row(q, layer, v) for q in queries for v in vs]).reshape(len(test), -1, 2)
+        for name, vs in written.items()
+    }
+    outcomes["zero_shot"] = right([Row(q) for q in queries])[:, None]
+    if vector.examples:
+        for name, prompts in _few_shot(model, template, vector, test, seed).items():
+            outcomes[name] = right([Row(p) for p in prompts])[:, None]
+        outcomes["most_common"] = _most_common(vector, test)[:, None]
+    order = ["zero_shot", "vector", "few_shot", "random", "wrong_task", "shuffled_labels"]
+    names = [n for n in [*order, "most_common"] if n in outcomes]
+    return VectorReport(
+        task=vector.name,
+        layer=layer,
+        by_layer=torch.tensor(means[:, 0]),
+        by_layer_interval=torch.tensor(
+            [bootstrap_interval(sweep[:, l, 0], seed=seed) for l in range(layers)],
+            dtype=torch.float64,
+        ),
+        conditions={name: _condition(name, outcomes[name], seed) for name in names},
+        meta=_settings(vector, select, test, wrong, template, mode, seed),
+    )
+
+
+def _zero_shot(model: Any, template: Template, task: Task) -> list[Prompt]:
+    return [build(model.tokenizer, template, [], x, y) for x, y in task]
+
+
+def _few_shot(
+    model: Any, template: Template, vector: TaskVector, test: Task, seed: int
+) -> dict[str, list[Prompt]]:
+    """Prompts with demonstrations from the vector's own examples, labels right and shuffled."""
+    examples = vector.examples
+    shots = min(vector.meta.get("shots", 6), len(examples))
+    few, shuffled = [], []
+    for i, (x, y) in enumerate(test):
+        drawn = np.random.default_rng([seed, i]).choice(len(examples), shots, replace=False)
+        shown = [examples[j] for j in drawn]
+        few.append(build(model.tokenizer, template, shown, x, y))
+        mixed = shuffled_labels(shown, seed=seed + i)
+        shuffled.append(build(model.tokenizer, template, mixed, x, y))
+    return {"few_shot": few, "shuffled_labels": shuffled}
+
+
+def _random_like(
+    values: Float[Tensor, " d_model"], rng: np.random.Generator
+) -> list[Float[Tensor, " d_model"]]:
+    """Directions drawn uniformly from the sphere of the vector's own norm."""
+    drawn = torch.tensor(rng.standard_normal((_RANDOM_DRAWS, len(values)))).to(values)
+    return list(drawn / drawn.norm(dim=-1, keepdim=True) * values.norm())
+
+
+def _wrong_vectors(
+    model: Any, vector: TaskVector, wrong: TaskVector | Sequence[TaskVector] | None, seed: int
+) -> list[TaskVector]:
+    if isinstance(wrong, TaskVector):
+        return [wrong]
+    if wrong:
+        return list(wrong)
+    options = {
+        k: vector.meta[k] for k in ("method", "template", "shots", "contexts") if k in vector.meta
+    }
+    # A sum or a difference was not extracted by a method: its controls are plain states.
+    if options.get("method") not in ("state",):
+        options["method"] = "state"
+    others = [
+        Task.load(name) for name in ("country-capital", "antonym", "lower-upper", "animal-class")
+    ]
+    others = [t for t in others if t.kind != vector.meta.get("kind") and t.name != vector.name]
+    return [
+        extract(model, task.split(seed=seed)[0], site=vector.site, seed=seed, **options)
+        for task in others[:2]
+    ]
+
+
+def _most_common(vector: TaskVector, test: Task) -> np.ndarray:
+    """Always answering with the examples' most common label: what a constant would score."""
+    label, _ = Counter(y for _, y in vector.examples).most_common(1)[0]
+    hit = np.array([float(y == label) for _, y in test])
+    return np.stack([hit, hit], axis=-1)
+
+
+def _condition(name: str, right: np.ndarray, seed: int) -> Condition:
+    """Summarise [item, repeat, first/full]; items are the unit of resampling."""
+    per_item = right.mean(axis=1)
+    first, full = per_item[:, 0], per_item[:, 1]
+    return Condition(
+        name,
+        float(first.mean()),
+        bootstrap_interval(first, seed=seed),
+        float(full.mean()),
+        bootstrap_interval(full, seed=seed),
+        int(right.shape[0] * right.shape[1]),
+    )
+
+
+def _check_disjoint(vector: TaskVector, select: Task, test: Task) -> None:
+    parts = {
+        "the vector's examples": {x for x, _ in vector.examples},
+        "select": {x for x, _ in select},
+        "test": {x for x, _ in test},
+    }
+    names = list(parts)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            if shared := parts[one] & parts[other]:
+                raise TvlensError(
+                    f"{one} and {other} share {len(shared)} inputs, such as {min(shared)!r}: "
+                    "use the three parts of task.split()"
+                )
+
+
+def _settings(
+    vector: TaskVector,
+    select: Task,
+    test: Task,
+    wrong: Sequence[TaskVector],
+    template: Template,
+    mode: str,
+    seed: int,
+) -> dict:
+    return {
+        "vector": vector.meta,
+        "site": vector.site,
+        "template": template.demonstration,
+        "mode": mode,
+        "seed": seed,
+        "select": [list(pair) for pair in select],
+        "test": [list(pair) for pair in test],
+        "wrong_tasks": [other.name for other in wrong],
+        "random_draws": _RANDOM_DRAWS,
+    }

@@ -1,0 +1,156 @@
+"""`VectorReport`: what a task vector does, beside what its controls do."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import TvlensError
+from ..files import replacing
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Accuracy under one condition on the test part, with 95% bootstrap intervals over items.
+
+    Attributes:
+        first: share of items whose answer's first token is the most likely one.
+        full: share of items whose whole answer greedy decoding gives.
+        count: number of scored rows behind the shares.
+    """
+
+    name: str
+    first: float
+    first_interval: tuple[float, float]
+    full: float
+    full_interval: tuple[float, float]
+    count: int
+
+
+@dataclass(frozen=True)
+class VectorReport:
+    """Accuracy of a task vector with its controls. The layer was chosen on other items.
+
+    Attributes:
+        task: name of the task.
+        layer: the layer chosen on the selection part.
+        by_layer: first-token accuracy on the selection part at every layer.
+        by_layer_interval: its bootstrap intervals.
+        conditions: test accuracy under every condition, by name.
+        meta: settings, provenance of the vector.
+    """
+
+    task: str
+    layer: int
+    by_layer: Float[Tensor, " layer"]
+    by_layer_interval: Float[Tensor, "layer 2"]
+    conditions: dict[str, Condition]
+    meta: dict = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> float:
+        """First-token accuracy on the test part with the vector at the chosen layer."""
+        return self.conditions["vector"].first
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% bootstrap interval of `accuracy`."""
+        return self.conditions["vector"].first_interval
+
+    @property
+    def full_accuracy(self) -> float:
+        """Share of test items whose whole answer is given with the vector."""
+        return self.conditions["vector"].full
+
+    @property
+    def zero_shot(self) -> float:
+        """First-token accuracy of the bare query."""
+        return self.conditions["zero_shot"].first
+
+    @property
+    def few_shot(self) -> float | None:
+        """First-token accuracy with demonstrations; None for a vector without examples."""
+        shown = self.conditions.get("few_shot")
+        return shown.first if shown else None
+
+    @property
+    def controls(self) -> dict[str, float]:
+        """First-token accuracy of every control: random, wrong_task, shuffled_labels, most_common."""
+        known = ("vector", "zero_shot", "few_shot")
+        return {name: c.first for name, c in self.conditions.items() if name not in known}
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        rest = {"zero_shot": self.zero_shot, "few_shot": self.few_shot, **self.controls}
+        shown = ", ".join(f"{k} {v:.2f}" for k, v in rest.items() if v is not None)
+        return (
+            f"VectorReport({self.task!r}: {self.accuracy:.2f} [{low:.2f}, {high:.2f}] "
+            f"at layer {self.layer}; {shown})"
+        )
+
+    def _repr_html_(self) -> str:
+        from .show import report_figure
+
+        return report_figure(self)._repr_html_()
+
+    def to_dataframe(self):
+        """One row per condition: accuracies, interval ends, number of scored rows."""
+        import pandas as pd
+
+        rows = [
+            {
+                "task": self.task,
+                "condition": c.name,
+                "layer": self.layer if c.name in ("vector", "random", "wrong_task") else None,
+                "first_token": c.first,
+                "first_low": c.first_interval[0],
+                "first_high": c.first_interval[1],
+                "full_answer": c.full,
+                "full_low": c.full_interval[0],
+                "full_high": c.full_interval[1],
+                "n": c.count,
+            }
+            for c in self.conditions.values()
+        ]
+        return pd.DataFrame(rows).astype({"layer": "Int64"})
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole report as plain JSON values."""
+        plain = asdict(self)
+        plain["by_layer"] = self.by_layer.tolist()
+        plain["by_layer_interval"] = self.by_layer_interval.tolist()
+        return plain
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the report as JSON. Atomic."""
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=1))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "VectorReport":
+        """Read what `save` wrote."""
+        try:
+            return cls.from_json(json.loads(Path(path).read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TvlensError(f"{path} holds no vector report ({error})") from error
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> "VectorReport":
+        """The report that `to_json` described."""
+        conditions = {}
+        for name, c in plain["conditions"].items():
+            ends = {k: tuple(c[k]) for k in ("first_interval", "full_interval")}
+            conditions[name] = Condition(**(c | ends))
+        return cls(
+            plain["task"],
+            plain["layer"],
+            torch.tensor(plain["by_layer"], dtype=torch.float64),
+            torch.tensor(plain["by_layer_interval"], dtype=torch.float64),
+            conditions,
+            plain["meta"],
+        )

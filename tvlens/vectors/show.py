@@ -1,0 +1,65 @@
+"""Pictures of vectors and of their reports."""
+
+from typing import TYPE_CHECKING
+
+from .. import viz
+
+if TYPE_CHECKING:
+    from .report import VectorReport
+    from .vector import TaskVector
+
+# Condition -> what a reader sees.
+CONDITION_LABELS = {
+    "zero_shot": "zero-shot",
+    "vector": "task vector",
+    "few_shot": "few-shot",
+    "random": "random vector",
+    "wrong_task": "wrong task's vector",
+    "shuffled_labels": "few-shot, labels shuffled",
+    "most_common": "most common answer",
+}
+
+
+def layer_figure(report: "VectorReport"):
+    """Accuracy by layer on the selection part, with the test result and its reference lines."""
+    low, high = report.interval
+    rules = {"zero-shot": report.zero_shot}
+    if report.few_shot is not None:
+        rules["few-shot"] = report.few_shot
+    band = report.by_layer_interval
+    return viz.lines(
+        {"vector, selection items": report.by_layer},
+        x_title="layer",
+        y_title="first-token accuracy",
+        bands={"vector, selection items": (band[:, 0], band[:, 1])},
+        rules=rules,
+        marks={"vector, test items": (report.layer, report.accuracy, low, high)},
+        y_domain=(0, 1),
+        title=f"{report.task}: where the vector works",
+    )
+
+
+def condition_figure(report: "VectorReport"):
+    """Test accuracy under every condition, with intervals."""
+    rows = [
+        (CONDITION_LABELS.get(c.name, c.name), c.first, *c.first_interval)
+        for c in report.conditions.values()
+    ]
+    return viz.intervals(
+        rows, x_title="first-token accuracy, test items", title=f"{report.task}: against controls"
+    )
+
+
+def report_figure(report: "VectorReport"):
+    """What a report shows in a notebook."""
+    return viz.row(layer_figure(report), condition_figure(report))
+
+
+def vector_figure(vector: "TaskVector"):
+    """What a vector shows in a notebook: its length at every layer."""
+    return viz.lines(
+        {"norm": vector.norms},
+        x_title="layer",
+        y_title="norm of the vector",
+        title=f"{vector.name or 'task vector'}: length by layer",
+    )

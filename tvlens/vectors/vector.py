@@ -1,0 +1,207 @@
+"""`TaskVector`: one direction per layer that carries a task, with its provenance."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import TvlensError
+from ..files import replacing
+from ..models.forward import Hook, hooked
+from ..models.load import model_name
+from ..sites import Site
+
+MODES = ("replace", "add")
+
+
+@dataclass(frozen=True)
+class TaskVector:
+    """A task as one vector per layer.
+
+    Attributes:
+        values: the vector at every layer.
+        site: the component it was read from and is written to.
+        meta: provenance, as JSON: model, task, method, template, shots, seed, examples, prompts,
+            versions.
+    """
+
+    values: Float[Tensor, "layer d_model"]
+    site: str = "resid_post"
+    meta: dict = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        layers, width = self.values.shape
+        return f"TaskVector({self.name!r}, {layers} layers, d_model {width}, at {self.site})"
+
+    def _repr_html_(self) -> str:
+        from .show import vector_figure
+
+        return vector_figure(self)._repr_html_()
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.meta.get("task", "")
+
+    @property
+    def examples(self) -> list[tuple[str, str]]:
+        """The input-output pairs it was extracted from."""
+        return [(x, y) for x, y in self.meta.get("examples", [])]
+
+    @property
+    def norms(self) -> Float[Tensor, " layer"]:
+        """Euclidean length at every layer."""
+        return self.values.norm(dim=-1)
+
+    def cosine(self, other: "TaskVector") -> Float[Tensor, " layer"]:
+        """Cosine similarity with another vector, layer by layer."""
+        self._check_like(other)
+        return torch.cosine_similarity(self.values, other.values, dim=-1)
+
+    def __add__(self, other: "TaskVector") -> "TaskVector":
+        self._check_like(other)
+        return self._combined(self.values + other.values, "sum", [self, other])
+
+    def __sub__(self, other: "TaskVector") -> "TaskVector":
+        self._check_like(other)
+        return self._combined(self.values - other.values, "difference", [self, other])
+
+    def __mul__(self, factor: float | int) -> "TaskVector":
+        return replace(
+            self, values=self.values * factor, meta=self.meta | {"scaled_by": float(factor)}
+        )
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "TaskVector":
+        return self * -1.0
+
+    def scale(self, factor: float | int) -> "TaskVector":
+        """The same direction, `factor` times as long."""
+        return self * factor
+
+    @classmethod
+    def average(cls, vectors: Sequence["TaskVector"]) -> "TaskVector":
+        """The mean of several vectors of one model (an ensemble)."""
+        if not vectors:
+            raise TvlensError("no vectors to average")
+        first, *rest = vectors
+        for other in rest:
+            first._check_like(other)
+        values = torch.stack([v.values for v in vectors]).mean(0)
+        return first._combined(values, "average", vectors)
+
+    @contextlib.contextmanager
+    def applied(
+        self,
+        model: Any,
+        *,
+        layer: int,
+        mode: str = "replace",
+        scale: float | int = 1.0,
+        positions: int | Int[Tensor, " row"] = -1,
+        other_model: bool = False,
+    ) -> Iterator[None]:
+        """Write the vector into every forward pass inside the `with` block.
+
+        Args:
+            layer: where to write it; negative layers count from the last.
+            mode: "replace" the activation (Hendel et al. 2023), or "add" to it (Todd et al. 2024).
+            scale: factor on the vector.
+            positions: one position for all rows (negative: from the end of the tensor, right for
+                prompts of one length), or one absolute position per row.
+            other_model: allow a model of another name, as when vectors move between twins.
+
+        Raises:
+            TvlensError: wrong width, layer, mode or model, or the hook never fired.
+        """
+        self.check(model, other_model=other_model)
+        with hooked(model, [self.hook(model, layer, mode=mode, scale=scale, positions=positions)]):
+            yield
+
+    def hook(
+        self,
+        model: Any,
+        layer: int,
+        *,
+        mode: str = "replace",
+        scale: float | int = 1.0,
+        positions: int | Int[Tensor, " row"] = -1,
+    ) -> Hook:
+        """The (name, function) pair that `applied` installs, for `model.run_with_hooks`."""
+        if mode not in MODES:
+            raise TvlensError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
+        site = Site(self.site, layer).on(model)
+        vector = self.values[site.layer] * scale
+
+        def write(activation: Tensor, hook: Any) -> Tensor:
+            edited = activation.clone()
+            rows = torch.arange(len(edited), device=edited.device)
+            at = torch.as_tensor(positions, device=edited.device).expand(len(edited))
+            value = vector.to(edited)
+            edited[rows, at] = value if mode == "replace" else edited[rows, at] + value
+            return edited
+
+        return site.hook(model), write
+
+    def check(self, model: Any, *, other_model: bool = False) -> None:
+        """Raise TvlensError unless this vector fits the model."""
+        layers, width = self.values.shape
+        if (layers, width) != (model.cfg.n_layers, model.cfg.d_model):
+            raise TvlensError(
+                f"the vector has {layers} layers of width {width}; {model_name(model)} has "
+                f"{model.cfg.n_layers} of width {model.cfg.d_model}"
+            )
+        origin = self.meta.get("model")
+        if origin and origin != model_name(model) and not other_model:
+            raise TvlensError(
+                f"the vector comes from {origin!r}, this model is {model_name(model)!r}: "
+                "pass other_model=True if that is what you want"
+            )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a safetensors file; provenance stands in its header as JSON. Atomic."""
+        from safetensors.torch import save_file
+
+        header = {"tvlens": json.dumps({"site": self.site, "meta": self.meta})}
+        with replacing(path) as temporary:
+            save_file({"values": self.values.contiguous()}, temporary, metadata=header)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "TaskVector":
+        """Read what `save` wrote.
+
+        Raises:
+            TvlensError: no such file, or it holds no task vector.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {})["tvlens"])
+                return cls(file.get_tensor("values"), header["site"], header["meta"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise TvlensError(f"{path} holds no task vector ({error})") from error
+
+    def _check_like(self, other: "TaskVector") -> None:
+        if self.values.shape != other.values.shape or self.site != other.site:
+            raise TvlensError(
+                f"{self.name!r} at {self.site} {list(self.values.shape)} and {other.name!r} at "
+                f"{other.site} {list(other.values.shape)} are vectors of different models or sites"
+            )
+
+    def _combined(self, values: Tensor, method: str, parts: Sequence["TaskVector"]) -> "TaskVector":
+        examples = dict.fromkeys(pair for part in parts for pair in part.examples)
+        meta = self.meta | {
+            "task": f" {'-' if method == 'difference' else '+'} ".join(p.name for p in parts),
+            "method": method,
+            "examples": [list(pair) for pair in examples],
+            "of": [part.meta for part in parts],
+        }
+        return TaskVector(values, self.site, meta)

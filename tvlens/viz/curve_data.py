@@ -1,0 +1,105 @@
+"""Data rows of `curves.lines`: curves, the bands around them, reference levels and marks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tvlens.viz.arrays import Numbers, array, require_same_length, rounded
+from tvlens.viz.theme import spread
+
+# Marks closer than these fractions of the plot would have overlapping labels.
+_NEAR_X = 0.3
+_LABEL_HEIGHT = 0.07
+
+
+def curve_rows(
+    series: Mapping[str, Numbers], x: Numbers | None
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """One row per point, and the common positions [x].
+
+    Raises:
+        ValueError: series of different lengths, or another number of positions.
+    """
+    curves = {
+        name: array(values, name=f"series {name!r}", axes=["x"], missing=True)
+        for name, values in series.items()
+    }
+    length = len(next(iter(curves.values())))
+    points = range(length) if x is None else array(x, name="x", axes=["x"]).tolist()
+    positions = rounded([float(point) for point in points], digits=6)
+    for name, values in curves.items():
+        require_same_length("x positions", len(positions), f"values of {name!r}", len(values))
+    rows = [
+        {"series": name, "x": position, "y": value}
+        for name, values in curves.items()
+        for position, value in zip(positions, rounded(values.tolist()), strict=True)
+    ]
+    return rows, positions
+
+
+def band_rows(
+    bands: Mapping[str, tuple[Numbers, Numbers]],
+    series: Mapping[str, Numbers],
+    positions: list[float],
+) -> list[dict[str, Any]]:
+    """One row per point of a band.
+
+    Raises:
+        ValueError: a band whose series does not exist, or of another length.
+    """
+    rows = []
+    for name, limits in bands.items():
+        if name not in series:
+            raise ValueError(f"band {name!r} has no series; there are {', '.join(series)}")
+        low, high = (
+            array(limit, name=f"{side} of band {name!r}", axes=["x"], missing=True)
+            for side, limit in zip(("low", "high"), limits, strict=True)
+        )
+        for side in (low, high):
+            require_same_length("x positions", len(positions), f"limits of {name!r}", len(side))
+        pairs = zip(rounded(low.tolist()), rounded(high.tolist()), strict=True)
+        rows += [
+            {"series": name, "x": position, "low": bottom, "high": top}
+            for position, (bottom, top) in zip(positions, pairs, strict=True)
+        ]
+    return rows
+
+
+def rule_rows(rules: Mapping[str, float]) -> list[dict[str, Any]]:
+    """One row per level; its name, which the legend shows, says the number."""
+    if not rules:
+        return []
+    levels = array(list(rules.values()), name="rules", axes=["rule"]).tolist()
+    return [
+        {"series": f"{name} ({level:.3g})", "y": rounded(level)}
+        for name, level in zip(rules, levels, strict=True)
+    ]
+
+
+def mark_rows(
+    marks: Mapping[str, tuple[float, float, float, float]], values: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """One row per mark; `align` and `label_y` say where its label stands."""
+    if not marks:
+        return []
+    points = array(list(marks.values()), name="marks", axes=["mark", "x/y/low/high"])
+    xs = [row["x"] for row in values] + points[:, 0].tolist()
+    ys = [row["y"] for row in values if row["y"] is not None] + points[:, 1:].ravel().tolist()
+    width, height = (max(xs) - min(xs)) or 1.0, (max(ys) - min(ys)) or 1.0
+    rows = []
+    for name, point in zip(marks, points.tolist(), strict=True):
+        x, y, low, high = rounded(point, digits=6)
+        align = "left" if point[0] <= (min(xs) + max(xs)) / 2 else "right"
+        rows.append({"series": name, "x": x, "y": y, "low": low, "high": high, "align": align})
+    for side in ("left", "right"):
+        _place([row for row in rows if row["align"] == side], _NEAR_X * width, height)
+    return rows
+
+
+def _place(rows: list[dict[str, Any]], near: float, height: float) -> None:
+    """Add `label_y`: the mark's own height, moved up where a neighbour's label is in the way."""
+    close = any(abs(a["x"] - b["x"]) < near for a in rows for b in rows if a is not b)
+    shifts = spread([row["y"] for row in rows], gap=_LABEL_HEIGHT * height if close else 0.0)
+    for row, shift in zip(rows, shifts, strict=True):
+        row["label_y"] = rounded(row["y"] + shift)

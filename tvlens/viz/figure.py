@@ -1,0 +1,115 @@
+"""`Figure`: one picture as plain data that shows itself in a notebook, a page or a file."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+_counter = itertools.count()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture: what to draw, and the words around it.
+
+    Attributes:
+        kind: "vega" (a chart), "circuitsvis" (a token widget) or "html".
+        spec: Vega-Lite JSON; or `{"element": name, "props": {...}}`; or `{"html": text}`, which is
+            inserted as it is. An optional `spec["usermeta"]["tvlens"]` gives the pixels to reserve,
+            `{"width": minimum, "height": estimate}`.
+        title: one line above the picture.
+        caption: a few sentences below it.
+        alt: what the picture shows, for people who cannot see it.
+    """
+
+    kind: Literal["vega", "circuitsvis", "html"]
+    spec: dict[str, Any]
+    title: str = ""
+    caption: str = ""
+    alt: str = ""
+
+    @property
+    def libraries(self) -> frozenset[str]:
+        """Names of the JavaScript bundles that the figure needs."""
+        return frozenset() if self.kind == "html" else frozenset([self.kind])
+
+    def fragment(self) -> str:
+        """HTML of the figure without any JavaScript library; the loader draws into it."""
+        title = f'<p class="tvlens-title">{html.escape(self.title)}</p>' if self.title else ""
+        caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
+        body = self.spec["html"] if self.kind == "html" else self._mount()
+        return (
+            f'<figure class="tvlens-figure tvlens-{self.kind}">\n{title}\n'
+            f'<div class="tvlens-scroll">{body}</div>\n{caption}\n</figure>'
+        )
+
+    def _mount(self) -> str:
+        data = inline_json(self.spec)
+        identity = f"tvlens-{hashlib.sha256(data.encode()).hexdigest()[:8]}-{next(_counter)}"
+        space = self.spec.get("usermeta", {}).get("tvlens", {})
+        style = "".join(f"min-{side}:{int(pixels)}px;" for side, pixels in sorted(space.items()))
+        words = html.escape(self.alt or self.title or f"{self.kind} figure")
+        # A chart's svg carries its own description; the widgets have none.
+        role = f' role="group" aria-label="{words}"' if self.kind == "circuitsvis" else ""
+        return (
+            f'<div id="{identity}" class="tvlens-mount" data-tvlens="{self.kind}" style="{style}"'
+            f'{role}><p class="tvlens-alt">{words}</p></div>'
+            f'<script type="application/json">{data}</script>'
+        )
+
+    def _repr_html_(self) -> str:
+        from tvlens.viz.notebook import output
+
+        return output(self.fragment(), self.libraries)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the figure to a file, atomically.
+
+        Args:
+            path: `.html` for a page that works offline; `.svg` or `.png` for charts only.
+
+        Raises:
+            ValueError: an unknown suffix, or a picture file of something that is not a chart.
+        """
+        from tvlens.viz.document import document, write_atomic
+
+        path = Path(path)
+        suffix = path.suffix.lower()
+        if suffix in (".html", ".htm"):
+            return write_atomic(path, document(self.title, self.fragment(), self.libraries))
+        if suffix not in (".svg", ".png"):
+            raise ValueError(f"cannot save a figure as {path.name!r}: use .html, .svg or .png")
+        if self.kind != "vega":
+            raise ValueError(f"{suffix} needs a chart, this figure is {self.kind!r}: use .html")
+        return write_atomic(path, _picture(self, suffix))
+
+
+def _picture(figure: Figure, suffix: str) -> str | bytes:
+    """SVG text or PNG bytes of a chart, dark ink on white, 720 pixels wide."""
+    import vl_convert
+
+    title = {"title": {"text": figure.title, "anchor": "start"}} if figure.title else {}
+    # Outside a page there is no surrounding text whose colour could be taken over.
+    ink = json.dumps({**figure.spec, **title}).replace('"currentColor"', '"#1f2328"')
+    spec = {**json.loads(ink), "width": 720, "background": "white"}
+    if suffix == ".svg":
+        return vl_convert.vegalite_to_svg(spec)
+    return vl_convert.vegalite_to_png(spec, scale=2)
+
+
+def inline_json(data: Mapping[str, Any]) -> str:
+    r"""JSON that is safe inside a script element: every `<` is written as `\u003c`.
+
+    So no `</script>` or `<!--` in a token can end the element or open a comment.
+
+    Raises:
+        ValueError: NaN or infinity, which JSON does not have.
+    """
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

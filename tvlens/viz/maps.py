@@ -1,0 +1,254 @@
+"""Charts of a plane: heat maps of tables, and maps of points. Vega-Lite, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvlens.viz.arrays import Numbers, array, require_same_length, rounded
+from tvlens.viz.figure import Figure
+from tvlens.viz.placement import place_labels
+from tvlens.viz.theme import CATEGORIES, chart, colors, legend_columns, lookup, visible
+
+_ANNOTATED = 12  # rows or columns up to which numbers are written into the cells
+_NUMBER = ".4~g"
+
+
+def heatmap(
+    values: Numbers,
+    *,
+    rows: Sequence[object],
+    columns: Sequence[object],
+    row_title: str = "",
+    column_title: str = "",
+    value_title: str = "value",
+    diverging: bool = False,
+    annotate: bool | None = None,
+    title: str = "",
+    caption: str = "",
+) -> Figure:
+    """Table of numbers as colours; hovering shows row, column and value.
+
+    Args:
+        values: [row column], the first row on top; NaN is drawn as a grey cell.
+        rows, columns: labels, for example layers and tokens; they may repeat.
+        row_title, column_title, value_title: what rows, columns and numbers are.
+        diverging: blue to orange, with white at 0, instead of viridis from smallest to largest.
+        annotate: write the numbers into the cells; by default up to 12 x 12.
+
+    Raises:
+        ValueError: different lengths, an empty table, or infinity.
+    """
+    import numpy as np
+
+    values = array(values, name="values", axes=["row", "column"], missing=True)
+    require_same_length("row labels", len(rows), "rows of values", values.shape[0])
+    require_same_length("column labels", len(columns), "columns of values", values.shape[1])
+    if not np.isfinite(values).any():
+        raise ValueError(f"values of shape {values.shape} have no number to show")
+    row_labels, column_labels = [visible(row) for row in rows], [visible(c) for c in columns]
+    if annotate is None:
+        annotate = max(values.shape) <= _ANNOTATED
+    cell = max(26 if annotate else 18, 0) if len(rows) <= 40 else 12
+    step = (38 if annotate else 15) if len(columns) <= 60 else 6
+    margin = 40 + 7 * min(20, max(len(label) for label in row_labels))
+    body = {
+        "data": {"values": _cell_values(values)},
+        "transform": _cells(row_labels, column_labels),
+        "encoding": {
+            "x": _axis("column", column_labels, column_title, horizontal=True),
+            "y": _axis("row", row_labels, row_title, horizontal=False),
+            "tooltip": [
+                {"field": "row label", "type": "nominal", "title": row_title or "row"},
+                {"field": "column label", "type": "nominal", "title": column_title or "column"},
+                {"field": "data", "type": "quantitative", "title": value_title, "format": _NUMBER},
+            ],
+        },
+        "layer": _heat_layers(values, value_title, diverging, annotate),
+    }
+    alt = f"{title or 'heat map'}: {value_title} by {row_title or 'row'} ({len(rows)}) and "
+    alt += f"{column_title or 'column'} ({len(columns)}), from {np.nanmin(values):.3g} to "
+    alt += f"{np.nanmax(values):.3g}"
+    tallest = max(len(label) for label in column_labels)
+    return chart(
+        body,
+        title=title,
+        caption=caption,
+        alt=alt,
+        height=cell * len(rows),
+        reserve=94 + (0 if _upright(column_labels) else min(110, 5 * tallest)),
+        minimum_width=margin + step * len(columns),
+        fit="fit-x",
+    )
+
+
+def _cell_values(values: Any) -> list[Any]:
+    """Flat list of numbers, which Vega reads as `{"data": number}`; it has no such form for null."""
+    numbers = rounded(values.ravel().tolist())
+    return [{"data": None} if number is None else number for number in numbers]
+
+
+def _cells(rows: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Transforms from a flat list of numbers to cells: a third of the size of one object each."""
+    return [
+        {"window": [{"op": "row_number", "as": "index"}]},
+        {"calculate": f"floor((datum.index - 1) / {len(columns)})", "as": "row"},
+        {"calculate": f"(datum.index - 1) % {len(columns)}", "as": "column"},
+        {"calculate": lookup(rows, "datum.row"), "as": "row label"},
+        {"calculate": lookup(columns, "datum.column"), "as": "column label"},
+    ]
+
+
+def _upright(labels: Sequence[str]) -> bool:
+    """Whether labels below the cells can be written horizontally."""
+    return max(len(label) for label in labels) <= (2 if len(labels) > 12 else 4)
+
+
+def _axis(field: str, labels: Sequence[str], title: str, *, horizontal: bool) -> dict[str, Any]:
+    axis: dict[str, Any] = {
+        "labelExpr": lookup(labels, "datum.value"),
+        "labelLimit": 120 if horizontal else 150,
+        "ticks": False,
+        "domain": False,
+        "grid": False,
+        "labelFontSize": 11 if len(labels) <= 40 else 10,
+        "labelOverlap": len(labels) > 60 or all(label.isdigit() for label in labels),
+    }
+    if horizontal:
+        upright = _upright(labels)
+        axis |= {"labelAngle": 0 if upright else -55, "labelPadding": 5}
+        axis |= {} if upright else {"labelAlign": "right", "labelBaseline": "middle"}
+    return {
+        "field": field,
+        "type": "ordinal",
+        "title": title or None,
+        "axis": axis,
+        "scale": {"paddingInner": 0.04 if len(labels) <= 40 else 0, "paddingOuter": 0},
+    }
+
+
+def _heat_layers(values: Any, title: str, diverging: bool, annotate: bool) -> list[dict[str, Any]]:
+    import numpy as np
+
+    if diverging:
+        limit = float(np.nanmax(np.abs(values))) or 1.0
+        scale = {"scheme": "blueorange", "domain": rounded([-limit, limit])}
+    else:
+        scale = {"scheme": "viridis", "zero": False, "nice": False}
+    legend = {"title": title, "gradientLength": 180, "gradientThickness": 10, "format": ".3~g"}
+    color = {"field": "data", "type": "quantitative", "scale": scale, "legend": legend}
+    shown = [{"filter": "isValid(datum.data)"}]
+    layers: list[dict[str, Any]] = [
+        {"transform": shown, "mark": {"type": "rect"}, "encoding": {"color": color}}
+    ]
+    if np.isnan(values).any():
+        missing = {"transform": [{"filter": "!isValid(datum.data)"}]}
+        layers.insert(0, {**missing, "mark": {"type": "rect", "color": "#8888", "opacity": 0.35}})
+    if annotate:
+        # Ink that contrasts with the cell, by the luminance of the cell's own colour.
+        dark = "luminance(scale('color', datum.data)) > 0.36"
+        ink = {"condition": {"test": dark, "value": "#111"}, "value": "#fff"}
+        number = {"field": "data", "type": "quantitative", "format": _cell_format(values)}
+        text = {
+            "mark": {"type": "text", "fontSize": 11},
+            "encoding": {"text": number, "color": ink},
+        }
+        layers.append({"transform": shown, **text})
+    return layers
+
+
+def _cell_format(values: Any) -> str:
+    """At most four characters or so: two decimals for small numbers, none for large ones."""
+    import numpy as np
+
+    if np.all(np.isnan(values) | (values == np.round(values))):
+        return "d" if np.nanmax(np.abs(values)) < 1e4 else ".2~s"
+    largest = float(np.nanmax(np.abs(values)))
+    if largest < 0.01 or largest >= 1e4:
+        return ".1~e"
+    return ".2f" if largest < 10 else ".1f" if largest < 100 else ".0f"
+
+
+def scatter(
+    points: Numbers,
+    *,
+    labels: Sequence[object],
+    groups: Sequence[object] | None = None,
+    x_title: str = "",
+    y_title: str = "",
+    title: str = "",
+    caption: str = "",
+) -> Figure:
+    """Map of points, for example of vectors in their first two principal components.
+
+    Labels are written next to points as far as there is room, also on a narrow screen; hovering
+    names every point.
+
+    Args:
+        points: [n 2].
+        labels: [n].
+        groups: [n], shown by colour and shape.
+        x_title, y_title: axis titles.
+
+    Raises:
+        ValueError: different lengths, or numbers that are not finite.
+    """
+    points = array(points, name="points", axes=["n", "x/y"])
+    if points.shape[1] != 2 or not len(points):
+        raise ValueError(f"points must be [n, 2] with n > 0, got {points.shape}")
+    require_same_length("points", len(points), "labels", len(labels))
+    names = [visible(label) for label in labels]
+    data = [
+        {"x": x, "y": y, "label": name}
+        for (x, y), name in zip(rounded(points.tolist(), digits=6), names, strict=True)
+    ]
+    axis = {"type": "quantitative", "scale": {"zero": False, "padding": 18}}
+    encoding: dict[str, Any] = {
+        "x": {**axis, "field": "x", "title": x_title or None},
+        "y": {**axis, "field": "y", "title": y_title or None},
+        "tooltip": [{"field": "label", "type": "nominal", "title": "label"}],
+    }
+    dot: dict[str, Any] = {"color": {"value": CATEGORIES[0]}}
+    if groups is not None:
+        require_same_length("points", len(points), "groups", len(groups))
+        for entry, group in zip(data, groups, strict=True):
+            entry["group"] = visible(group)
+        dot = _group_encoding(list(dict.fromkeys(entry["group"] for entry in data)))
+        encoding["tooltip"].append({"field": "group", "type": "nominal", "title": "group"})
+    encoding["tooltip"] += [
+        {"field": key, "type": "quantitative", "title": name or key, "format": _NUMBER}
+        for key, name in (("x", x_title), ("y", y_title))
+    ]
+    mark = {"type": "point", "filled": True, "size": 90, "opacity": 0.9}
+    layers = [{"mark": mark, "encoding": dot}, *_label_layers(points, names, data)]
+    body = {"data": {"values": data}, "encoding": encoding, "layer": layers}
+    alt = f"{title or 'map of points'}: {len(points)} points"
+    alt += f" in {len(dot['color']['scale']['domain'])} groups" if groups is not None else ""
+    return chart(body, title=title, caption=caption, alt=alt, height=400)
+
+
+def _group_encoding(names: list[str]) -> dict[str, Any]:
+    field = {"field": "group", "type": "nominal", "sort": None}
+    legend = {"title": None, "columns": legend_columns(names)}
+    shapes = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke"]
+    shapes = [shapes[i % 6] for i in range(len(names))]
+    return {
+        "color": {
+            **field,
+            "scale": {"domain": names, "range": colors(len(names))},
+            "legend": legend,
+        },
+        "shape": {**field, "scale": {"domain": names, "range": shapes}, "legend": legend},
+    }
+
+
+def _label_layers(
+    points: Any, names: Sequence[str], data: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """One text layer per side on which labels stand."""
+    layers = []
+    for side, chosen in place_labels(points.tolist(), names).items():
+        mark = {"type": "text", **side.style, "fontSize": 11.5, "limit": 150}
+        layer = {"data": {"values": [data[i] for i in chosen]}, "mark": mark}
+        layers.append({**layer, "encoding": {"text": {"field": "label", "type": "nominal"}}})
+    return layers

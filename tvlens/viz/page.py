@@ -1,0 +1,114 @@
+"""`Page`: a report on one web page, with its findings on top and its settings at the end."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tvlens.viz.document import document, write_atomic
+from tvlens.viz.figure import Figure
+from tvlens.viz.figures import Figures
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a page.
+
+    Attributes:
+        title: its heading; unlike those of figures, it appears in the list of contents.
+        text: plain sentences; an empty line starts a new paragraph.
+        figures: what it shows, in order.
+    """
+
+    title: str
+    text: str = ""
+    figures: Sequence[Figure | Figures] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report that is one file, works offline, and never asks a network.
+
+    Attributes:
+        title: what the page is about.
+        summary: plain sentences: what was asked, what was found, whether it can be trusted.
+        sections: the parts, in order.
+        settings: what made the results: options, seeds, versions; shown folded at the end.
+    """
+
+    title: str
+    summary: Sequence[str] = ()
+    sections: Sequence[Section] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def libraries(self) -> frozenset[str]:
+        """Names of the JavaScript bundles that the figures need."""
+        figures = (figure for section in self.sections for figure in section.figures)
+        return frozenset().union(*(figure.libraries for figure in figures))
+
+    def html(self) -> str:
+        """The whole page as text."""
+        with_contents = " with-contents" if len(self.sections) > 1 else ""
+        body = (
+            f'<div class="page{with_contents}">\n'
+            f"<header><h1>{html.escape(self.title)}</h1>{_summary(self.summary)}</header>\n"
+            f"{_contents(self.sections)}\n<main>\n"
+            + "\n".join(_section(number, part) for number, part in enumerate(self.sections, 1))
+            + f"\n{_settings(self.settings)}</main>\n</div>"
+        )
+        return document(self.title, body, self.libraries)
+
+    def write(self, path: str | Path) -> Path:
+        """Write the page to a file, atomically, and return its path."""
+        return write_atomic(path, self.html())
+
+
+def _summary(sentences: Sequence[str]) -> str:
+    if isinstance(sentences, str):
+        raise ValueError("summary must be a list of sentences, not one string")
+    lines = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+    return f'<div class="summary">{lines}</div>' if lines else ""
+
+
+def _contents(sections: Sequence[Section]) -> str:
+    if len(sections) < 2:
+        return ""
+    items = "".join(
+        f'<li><a href="#section-{number}">{html.escape(section.title)}</a></li>'
+        for number, section in enumerate(sections, 1)
+    )
+    return f'<nav class="contents" aria-label="Contents"><ol>{items}</ol></nav>'
+
+
+def _section(number: int, section: Section) -> str:
+    paragraphs = "".join(
+        f"<p>{html.escape(part.strip())}</p>" for part in section.text.split("\n\n") if part.strip()
+    )
+    figures = "\n".join(figure.fragment() for figure in section.figures)
+    return (
+        f'<section id="section-{number}" aria-labelledby="heading-{number}">\n'
+        f'<h2 id="heading-{number}">{html.escape(section.title)}</h2>\n'
+        f"{paragraphs}\n{figures}\n</section>"
+    )
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    if not settings:
+        return ""
+    shown = [
+        (html.escape(str(name)), html.escape(_shown(value))) for name, value in settings.items()
+    ]
+    rows = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in shown)
+    return (
+        "<details><summary>Settings and versions</summary>"
+        f'<table class="tvlens-table"><tbody>{rows}</tbody></table></details>\n'
+    )
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
