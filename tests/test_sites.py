@@ -38,7 +38,7 @@ def test_keys_and_values_have_grouped_heads():
 
 
 def test_residual_sites_add_up(any_name):
-    """resid_mid = resid_pre + attn_out; resid_post = resid_mid + mlp_out, where norms come first."""
+    """Where norms come first, each part of a block adds to the stream."""
     if any_name in ("neox", "bert"):
         pytest.skip("parallel or post-norm blocks add up differently")
     model = tiny.model(any_name)

@@ -1,6 +1,8 @@
 """The command line: `tvlens demo`, `vectors`, `tasks`, `zoo`."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -73,9 +75,8 @@ def zoo_list(context: typer.Context) -> None:
 
     for entry in zoo.ZOO.values():
         where = "in the cache" if zoo.at_hand(entry.name) else f"{entry.download_mb} MB to fetch"
-        print(
-            f"{entry.name:14} {where:16} {entry.disk_mb:5} MB  {entry.licence:20} {entry.description}"
-        )
+        size = f"{entry.disk_mb:5} MB on disk"
+        print(f"{entry.name:14} {where:16} {size}  {entry.licence:18} {entry.description}")
     print(f"cache: {zoo.cache_folder()}")
 
 
@@ -84,7 +85,8 @@ def zoo_get(name: Annotated[str, typer.Argument(help="A name of the zoo.")]) -> 
     """Fetch a zoo model, check it, and convert it into the cache."""
     from .models import zoo
 
-    print(zoo.get(name))
+    with _interruptible():
+        print(zoo.get(name))
 
 
 def _study(model_name: str, tasks: list[str], *, out: Path, open_page: bool, **options) -> None:
@@ -96,13 +98,24 @@ def _study(model_name: str, tasks: list[str], *, out: Path, open_page: bool, **o
     # Names are checked before the model is fetched: a typing error should cost a moment.
     chosen = [Task.load(name) for name in tasks]
     Template.of(options.get("template", "qa"))
-    model = load(model_name, processed=options.pop("processed", False))
-    result = study.run(model, chosen, folder=out, **options)
+    with _interruptible():
+        model = load(model_name, processed=options.pop("processed", False))
+        result = study.run(model, chosen, folder=out, **options)
     print(_table(result))
     page = (out / "index.html").resolve()
     print(f"\npage:    {page}\nnumbers: {page.with_name('report.json')}")
     if open_page:
         _open(page)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C in long work is one line and the shell's own exit status, not a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\ntvlens: interrupted; run the same command again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _table(study) -> str:
@@ -137,9 +150,6 @@ def main() -> None:
     except TvlensError as error:
         print(f"tvlens: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("tvlens: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Intervals and nulls: how sure a number is, and what chance alone would give."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
 
 
 def bootstrap_interval(
-    values: np.ndarray,
+    values: Sequence[float] | np.ndarray,
     *,
     statistic: Callable = np.mean,
     level: float = 0.95,

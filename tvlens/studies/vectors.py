@@ -31,7 +31,8 @@ class VectorStudy:
         states: residual states of single contexts at that layer, by task, `[context, d_model]`.
         written: by task, the tokens each layer's vector alone makes likely.
         prompt: a real few-shot prompt of the first task, for the pictures of tokens.
-        alignment: cosine of each of its tokens' states with the first task's vector.
+        alignment: cosine of each of its tokens' states with the first task's vector, both less
+            the mean state of the prompt.
         heads: the heads that look most from its last token at its labels, (layer, head, share).
         patterns: their attention patterns, `[head, destination, source]`.
         settings: everything needed to run it again.
@@ -191,7 +192,9 @@ def _reading(
     (prompt,) = _prompts(model, vector, parts[0], 1)
     found = collect(model, [prompt.tokens], ["resid_post", "pattern"], progress=False)
     resid = found.stack("resid_post")[layer, 0]
-    alignment = torch.cosine_similarity(resid, vector.values[layer][None].to(resid), dim=-1)
+    centre = resid.mean(0, keepdim=True)
+    toward = vector.values[layer][None].to(resid) - centre
+    alignment = torch.cosine_similarity(resid - centre, toward, dim=-1)
     patterns = found.stack("pattern")[: layer + 1, 0].movedim(2, 1)  # [layer, head, query, key]
     on_labels = sum(patterns[:, :, -1, a:b].sum(-1) for a, b in prompt.labels)
     share, flat = on_labels.flatten().topk(min(show, on_labels.numel()))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import viz
-from ..vectors.show import CONDITION_LABELS, condition_figure, layer_figure
+from ..vectors.show import condition_figure, layer_figure
 
 if TYPE_CHECKING:
     from ..vectors import VectorReport
@@ -85,11 +85,11 @@ def _table(study: "VectorStudy") -> viz.Figure:
     rows = []
     for name, report in study.reports.items():
         low, high = report.interval
-        row = {"task": name, "test items": report.conditions["vector"].count, "layer": report.layer}
+        row = {"task": name, "items": report.conditions["vector"].count, "layer": report.layer}
         row |= {"zero-shot": report.zero_shot, "task vector": report.accuracy}
         row |= {"95% interval": f"[{low:.2f}, {high:.2f}]", "whole answer": report.full_accuracy}
-        row |= {"few-shot": report.few_shot}
-        rows.append(row | {CONDITION_LABELS[k]: v for k, v in report.controls.items()})
+        row |= {"few-shot": report.few_shot, "random": report.controls["random"]}
+        rows.append(row | {"wrong task": report.controls["wrong_task"]})
     return viz.table(rows)
 
 
@@ -152,8 +152,9 @@ def _prompt_text(study: "VectorStudy") -> str:
     heads = ", ".join(f"L{l}H{h} ({share:.2f})" for l, h, share in study.heads[:4])
     return (
         f"A few-shot prompt of {first}. The colour of a token is the cosine of its state at layer "
-        f"{study.layer} with the task vector. Below, the heads up to that layer that look most "
-        f"from the last token at the demonstrations' labels: {heads}."
+        f"{study.layer} with the task vector, both less the mean state of the prompt's tokens: "
+        "blue for alike, red for opposed. Below, the heads up to that layer that look most from "
+        f"the last token at the demonstrations' labels: {heads}."
     )
 
 
@@ -168,7 +169,8 @@ def _prompt(study: "VectorStudy") -> list:
 
 def _written(study: "VectorStudy") -> viz.Figure:
     layers = len(next(iter(study.vectors.values())).values)
-    shown = sorted({0, layers // 2, *range(study.layer - 1, min(study.layer + 3, layers)), layers - 1})
+    around = range(max(study.layer - 1, 0), min(study.layer + 3, layers))
+    shown = sorted({0, layers // 2, *around, layers - 1})
     rows = []
     for layer in shown:
         row: dict[str, object] = {"layer": str(layer)}

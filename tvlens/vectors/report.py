@@ -80,7 +80,7 @@ class VectorReport:
 
     @property
     def controls(self) -> dict[str, float]:
-        """First-token accuracy of every control: random, wrong_task, shuffled_labels, most_common."""
+        """First-token accuracy by control: random, wrong_task, shuffled_labels, most_common."""
         known = ("vector", "zero_shot", "few_shot")
         return {name: c.first for name, c in self.conditions.items() if name not in known}
 

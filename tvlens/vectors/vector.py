@@ -72,7 +72,7 @@ class TaskVector:
         self._check_like(other)
         return self._combined(self.values - other.values, "difference", [self, other])
 
-    def __mul__(self, factor: float | int) -> "TaskVector":
+    def __mul__(self, factor: float) -> "TaskVector":
         return replace(
             self, values=self.values * factor, meta=self.meta | {"scaled_by": float(factor)}
         )
@@ -82,7 +82,7 @@ class TaskVector:
     def __neg__(self) -> "TaskVector":
         return self * -1.0
 
-    def scale(self, factor: float | int) -> "TaskVector":
+    def scale(self, factor: float) -> "TaskVector":
         """The same direction, `factor` times as long."""
         return self * factor
 
@@ -104,7 +104,7 @@ class TaskVector:
         *,
         layer: int,
         mode: str = "replace",
-        scale: float | int = 1.0,
+        scale: float = 1.0,
         positions: int | Int[Tensor, " row"] = -1,
         other_model: bool = False,
     ) -> Iterator[None]:
@@ -131,7 +131,7 @@ class TaskVector:
         layer: int,
         *,
         mode: str = "replace",
-        scale: float | int = 1.0,
+        scale: float = 1.0,
         positions: int | Int[Tensor, " row"] = -1,
     ) -> Hook:
         """The (name, function) pair that `applied` installs, for `model.run_with_hooks`."""

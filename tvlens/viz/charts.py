@@ -8,9 +8,17 @@ from typing import Any
 
 from tvlens.viz.arrays import Numbers, array, require_same_length, rounded
 from tvlens.viz.figure import Figure
-from tvlens.viz.theme import CATEGORIES, NEUTRAL, chart, colors, legend_columns, lookup, visible
-
-_NUMBER = ".4~g"
+from tvlens.viz.theme import (
+    CATEGORIES,
+    NEUTRAL,
+    chart,
+    colors,
+    hovered,
+    legend_columns,
+    lookup,
+    quantity,
+    visible,
+)
 
 
 def intervals(
@@ -35,63 +43,59 @@ def intervals(
         raise ValueError("intervals needs at least one row")
     numbers = array([row[1:] for row in rows], name="rows", axes=["row", "value/low/high"])
     labels = [visible(row[0]) for row in rows]
+    keys = ("row", "label", "value", "low", "high")
+    cells = zip(labels, rounded(numbers.tolist()), strict=True)
     data = [
-        {"row": i, "label": label, "value": value, "low": low, "high": high}
-        for i, (label, (value, low, high)) in enumerate(
-            zip(labels, rounded(numbers.tolist()), strict=True)
-        )
+        dict(zip(keys, (i, label, *three), strict=True)) for i, (label, three) in enumerate(cells)
     ]
-    encoding: dict[str, Any] = {
-        "y": {
-            "field": "row",
-            "type": "ordinal",
-            "title": None,
-            "axis": {
-                "labelExpr": lookup(labels, "datum.value"),
-                "labelLimit": 190,
-                "ticks": False,
-                "domain": False,
-                "labelPadding": 8,
-            },
-        }
-    }
-    encoding["tooltip"] = [
-        {"field": "label", "type": "nominal", "title": "row"},
-        *(
-            {"field": key, "type": "quantitative", "title": name, "format": _NUMBER}
-            for key, name in (("value", x_title or "value"), ("low", "low"), ("high", "high"))
-        ),
-    ]
-    color: dict[str, Any] = {"value": CATEGORIES[0]}
-    names: list[str] = []
+    color: dict[str, Any] = {"color": {"value": CATEGORIES[0]}}
     if groups is not None:
         require_same_length("rows", len(rows), "groups", len(groups))
-        names = list(dict.fromkeys(str(group) for group in groups))
-        for entry, group in zip(data, groups, strict=True):
-            entry["group"] = str(group)
-        color = {
-            "field": "group",
-            "type": "nominal",
-            "scale": {"domain": names, "range": colors(len(names))},
-            "legend": {"title": None, "symbolType": "circle", "columns": legend_columns(names)},
-        }
-    x_axis = {"type": "quantitative", "title": x_title or None, "scale": {"zero": False}}
-    whisker = {"x": {**x_axis, "field": "low"}, "x2": {"field": "high"}, "color": color}
-    dot = {"x": {**x_axis, "field": "value"}, "color": color}
-    layers: list[dict[str, Any]] = [
-        {"mark": {"type": "rule", "strokeWidth": 2.2}, "encoding": whisker},
-        {"mark": {"type": "point", "filled": True, "size": 80, "opacity": 1}, "encoding": dot},
-    ]
+        names = [visible(group) for group in groups]
+        data = [{**entry, "group": name} for entry, name in zip(data, names, strict=True)]
+        color = {"color": _group_color(list(dict.fromkeys(names)))}
+    body = {"data": {"values": data}, "layer": _interval_layers(labels, x_title, color)}
     if numbers.min() < 0 < numbers.max():  # zero means "no effect" and deserves a line
-        zero = {"mark": {"type": "rule", "opacity": 0.5}, "encoding": {"x": {"datum": 0}}}
-        layers.insert(0, zero)
-    body = {"data": {"values": data}, "encoding": encoding, "layer": layers}
+        zero = {"x": {"field": "zero", "type": "quantitative"}}
+        thin = {"type": "rule", "opacity": 0.5}
+        body["layer"].insert(0, {"data": {"values": [{"zero": 0}]}, "mark": thin, "encoding": zero})
     alt = f"{title or 'estimates'}: {len(rows)} estimates with intervals"
-    reserve = 48 + 24 * bool(names)
+    reserve = 56 if groups is None else 80
     height = 26 * len(rows)
     return chart(
         body, title=title, caption=caption, alt=alt, height=height, reserve=reserve, fit="fit-x"
     )
+
+
+def _group_color(names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "field": "group",
+        "type": "nominal",
+        "scale": {"domain": list(names), "range": colors(len(names))},
+        "legend": {"title": None, "symbolType": "circle", "columns": legend_columns(names)},
+    }
+
+
+def _interval_layers(
+    labels: Sequence[str], x_title: str, color: dict[str, Any]
+) -> list[dict[str, Any]]:
+    axis = {"labelExpr": lookup(labels, "datum.value"), "labelLimit": 190, "labelPadding": 8}
+    axis |= {"ticks": False, "domain": False}
+    shared = {"y": {"field": "row", "type": "ordinal", "title": None, "axis": axis}, **color}
+    shared["tooltip"] = [
+        {"field": "label", "type": "nominal", "title": "row"},
+        hovered("value", x_title or "value"),
+        hovered("low", "low"),
+        hovered("high", "high"),
+    ]
+    scale = {"zero": False}
+    ends = {"x": {**quantity("low", x_title), "scale": scale}, "x2": {"field": "high"}}
+    middle = {"x": {**quantity("value", x_title), "scale": scale}}
+    dot = {"type": "point", "filled": True, "size": 80, "opacity": 1}
+    return [
+        {"mark": {"type": "rule", "strokeWidth": 2.2}, "encoding": {**shared, **ends}},
+        {"mark": dot, "encoding": {**shared, **middle}},
+    ]
 
 
 def histogram(
@@ -122,10 +126,10 @@ def histogram(
     if not len(values):
         raise ValueError("histogram needs at least one value")
     counts, edges = np.histogram(values, bins=bins)
-    limits = [{"low": low, "high": high} for low, high in pairwise(edges)]
+    limits = pairwise(rounded(edges.tolist(), digits=6))
     data = [
-        {**rounded(edge, digits=6), "count": count}
-        for edge, count in zip(limits, counts.tolist(), strict=True)
+        {"low": low, "high": high, "count": count}
+        for (low, high), count in zip(limits, counts.tolist(), strict=True)
     ]
     x_axis = {"type": "quantitative", "title": x_title or None, "axis": {"grid": False}}
     x_axis["scale"] = {"zero": False, "nice": False, "padding": 12}
@@ -136,11 +140,11 @@ def histogram(
             "encoding": {
                 "x": {**x_axis, "field": "low", "bin": {"binned": True}},
                 "x2": {"field": "high"},
-                "y": {"field": "count", "type": "quantitative", "title": y_title},
+                "y": quantity("count", y_title),
                 "tooltip": [
-                    {"field": "low", "type": "quantitative", "title": "from", "format": _NUMBER},
-                    {"field": "high", "type": "quantitative", "title": "to", "format": _NUMBER},
-                    {"field": "count", "type": "quantitative", "title": y_title},
+                    hovered("low", "from"),
+                    hovered("high", "to"),
+                    hovered("count", y_title),
                 ],
             },
         }
@@ -159,7 +163,7 @@ def _marked(mark: float, label: str, values: Any, x_axis: dict[str, Any]) -> lis
     lowest, highest = min(values.min(), mark), max(values.max(), mark)
     right = mark > (lowest + highest) / 2  # there the label ends at the line instead of starting
     x = {**x_axis, "field": "mark"}
-    color = {"value": "#D55E00"}
+    color = {"value": CATEGORIES[5]}
     tooltip = {"field": "label", "type": "nominal", "title": "mark"}
     return [
         {

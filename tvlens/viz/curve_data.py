@@ -6,11 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from tvlens.viz.arrays import Numbers, array, require_same_length, rounded
-from tvlens.viz.theme import spread
-
-# Marks closer than these fractions of the plot would have overlapping labels.
-_NEAR_X = 0.3
-_LABEL_HEIGHT = 0.07
 
 
 def curve_rows(
@@ -78,28 +73,17 @@ def rule_rows(rules: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 def mark_rows(
-    marks: Mapping[str, tuple[float, float, float, float]], values: list[dict[str, Any]]
+    marks: Mapping[str, tuple[float, float, float, float]], positions: list[float]
 ) -> list[dict[str, Any]]:
-    """One row per mark; `align` and `label_y` say where its label stands."""
+    """One row per mark; `align` says to which side its label, above the plot, extends."""
     if not marks:
         return []
     points = array(list(marks.values()), name="marks", axes=["mark", "x/y/low/high"])
-    xs = [row["x"] for row in values] + points[:, 0].tolist()
-    ys = [row["y"] for row in values if row["y"] is not None] + points[:, 1:].ravel().tolist()
-    width, height = (max(xs) - min(xs)) or 1.0, (max(ys) - min(ys)) or 1.0
+    across = [*positions, *points[:, 0].tolist()]
+    middle = (min(across) + max(across)) / 2
     rows = []
-    for name, point in zip(marks, points.tolist(), strict=True):
-        x, y, low, high = rounded(point, digits=6)
-        align = "left" if point[0] <= (min(xs) + max(xs)) / 2 else "right"
+    for name, point in zip(marks, rounded(points.tolist(), digits=6), strict=True):
+        x, y, low, high = point
+        align = "left" if x <= middle else "right"
         rows.append({"series": name, "x": x, "y": y, "low": low, "high": high, "align": align})
-    for side in ("left", "right"):
-        _place([row for row in rows if row["align"] == side], _NEAR_X * width, height)
     return rows
-
-
-def _place(rows: list[dict[str, Any]], near: float, height: float) -> None:
-    """Add `label_y`: the mark's own height, moved up where a neighbour's label is in the way."""
-    close = any(abs(a["x"] - b["x"]) < near for a in rows for b in rows if a is not b)
-    shifts = spread([row["y"] for row in rows], gap=_LABEL_HEIGHT * height if close else 0.0)
-    for row, shift in zip(rows, shifts, strict=True):
-        row["label_y"] = rounded(row["y"] + shift)

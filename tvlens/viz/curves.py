@@ -45,7 +45,9 @@ def lines(
     values, positions = curve_rows(series, x)
     limits = band_rows(bands or {}, series, positions)
     levels = rule_rows(rules or {})
-    color, dash = _strokes(list(series), [row["series"] for row in levels])
+    marks = marks or {}
+    above = 16 * len(marks)  # pixels that the labels of marks take
+    color, dash = _strokes(list(series), [row["series"] for row in levels], offset=10 + above)
     axis = {"grid": False, **({"tickMinStep": 1} if x is None else {})}
     scale = {"zero": False, "nice": False, "padding": 8}
     across = {"x": {**quantity("x", x_title), "axis": axis, "scale": scale}}
@@ -60,7 +62,7 @@ def lines(
         ),
         _layer(
             limits,
-            {"type": "area", "opacity": 0.18},
+            {"type": "area", "opacity": 0.18, "clip": True},
             [*hover[:2], *low_high],
             **across,
             y={**up, "field": "low"},
@@ -69,12 +71,14 @@ def lines(
         ),
         _layer(values, {"type": "line", "strokeWidth": 2.2}, [], **across, y=up, **color, **dash),
         _layer(values, _dots(len(positions)), hover, **across, y=up, **color),
-        *_mark_layers(mark_rows(marks or {}, values), across, up, [*hover, *low_high]),
+        *_mark_layers(mark_rows(marks, positions), across, up, [*hover, *low_high]),
     ]
     shown = [layer for layer in layers if layer["data"]["values"]]
+    names = [*series, *(row["series"] for row in levels)]
+    above += 21 * -(-len(names) // legend_columns(names)) if len(names) > 1 else 0
     alt = title or f"{y_title or 'values'} by {x_title or 'position'}"
     alt += f": {len(series)} curves ({', '.join(series)}) over {len(positions)} points"
-    return chart({"layer": shown}, title=title, caption=caption, alt=alt, height=340)
+    return chart({"layer": shown}, title=title, caption=caption, alt=alt, height=310 + above)
 
 
 def _layer(
@@ -85,7 +89,7 @@ def _layer(
     return {"data": {"values": rows}, "mark": mark, "encoding": encoding}
 
 
-def _strokes(curves: Sequence[str], levels: Sequence[str]) -> tuple[Layer, Layer]:
+def _strokes(curves: Sequence[str], levels: Sequence[str], *, offset: int) -> tuple[Layer, Layer]:
     """Encodings of colour and dashes, which share one legend.
 
     Curves have colours and solid lines. Levels are neutral and differ in their dashes.
@@ -93,6 +97,7 @@ def _strokes(curves: Sequence[str], levels: Sequence[str]) -> tuple[Layer, Layer
     names = [*curves, *levels]
     legend = {
         "title": None,
+        "offset": offset,
         "symbolType": "stroke",
         "symbolSize": 300,
         "symbolStrokeWidth": 2.2,
@@ -122,13 +127,16 @@ def _mark_layers(
     diamond = {"type": "point", "shape": "diamond", "filled": True, "size": 150, "opacity": 1}
     diamond |= {"color": CATEGORIES[5], "stroke": INK, "strokeWidth": 1}
     ends = {"y": {**up, "field": "low"}, "y2": {"field": "high"}}
+    leader = {"type": "rule", "strokeDash": [1, 3], "opacity": 0.7}
+    up_to_label = {"y": {**up, "field": "high"}, "y2": {"value": 0}}
     layers = [
+        _layer(rows, leader, [], **across, **up_to_label),
         _layer(rows, {"type": "rule", "strokeWidth": 2}, hover, **across, **ends),
         _layer(rows, diamond, hover, **across, y=up),
     ]
-    for side, offset in (("left", 11), ("right", -11)):
-        text = {"type": "text", "align": side, "dx": offset, "fontWeight": 600}
-        label = {"text": {"field": "series", "type": "nominal"}}
-        own = [row for row in rows if row["align"] == side]
-        layers.append(_layer(own, text, hover, **across, y={**up, "field": "label_y"}, **label))
+    for place, row in enumerate(rows):
+        # Labels stand above the plot, one line each, where no curve can run through them.
+        text = {"type": "text", "align": row["align"], "baseline": "bottom", "fontWeight": 600}
+        label = {"text": {"field": "series", "type": "nominal"}, "y": {"value": -4 - 16 * place}}
+        layers.append(_layer([row], text, hover, **across, **label))
     return layers

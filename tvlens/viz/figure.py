@@ -21,8 +21,8 @@ class Figure:
     Attributes:
         kind: "vega" (a chart), "circuitsvis" (a token widget) or "html".
         spec: Vega-Lite JSON; or `{"element": name, "props": {...}}`; or `{"html": text}`, which is
-            inserted as it is. An optional `spec["usermeta"]["tvlens"]` gives the pixels to reserve,
-            `{"width": minimum, "height": estimate}`.
+            inserted as it is. An optional `spec["usermeta"]["tvlens"]` holds CSS sizes of the box,
+            for example `{"min-height": "340px"}`, so that drawing moves nothing on the page.
         title: one line above the picture.
         caption: a few sentences below it.
         alt: what the picture shows, for people who cannot see it.
@@ -52,8 +52,8 @@ class Figure:
     def _mount(self) -> str:
         data = inline_json(self.spec)
         identity = f"tvlens-{hashlib.sha256(data.encode()).hexdigest()[:8]}-{next(_counter)}"
-        space = self.spec.get("usermeta", {}).get("tvlens", {})
-        style = "".join(f"min-{side}:{int(pixels)}px;" for side, pixels in sorted(space.items()))
+        sizes = self.spec.get("usermeta", {}).get("tvlens", {})
+        style = html.escape("".join(f"{name}:{size};" for name, size in sorted(sizes.items())))
         words = html.escape(self.alt or self.title or f"{self.kind} figure")
         # A chart's svg carries its own description; the widgets have none.
         role = f' role="group" aria-label="{words}"' if self.kind == "circuitsvis" else ""

@@ -8,10 +8,18 @@ from typing import Any
 from tvlens.viz.arrays import Numbers, array, require_same_length, rounded
 from tvlens.viz.figure import Figure
 from tvlens.viz.placement import place_labels
-from tvlens.viz.theme import CATEGORIES, chart, colors, legend_columns, lookup, visible
+from tvlens.viz.theme import (
+    CATEGORIES,
+    chart,
+    colors,
+    hovered,
+    legend_columns,
+    lookup,
+    quantity,
+    visible,
+)
 
 _ANNOTATED = 12  # rows or columns up to which numbers are written into the cells
-_NUMBER = ".4~g"
 
 
 def heatmap(
@@ -49,7 +57,7 @@ def heatmap(
     row_labels, column_labels = [visible(row) for row in rows], [visible(c) for c in columns]
     if annotate is None:
         annotate = max(values.shape) <= _ANNOTATED
-    cell = max(26 if annotate else 18, 0) if len(rows) <= 40 else 12
+    cell = (26 if annotate else 18) if len(rows) <= 40 else 12
     step = (38 if annotate else 15) if len(columns) <= 60 else 6
     margin = 40 + 7 * min(20, max(len(label) for label in row_labels))
     body = {
@@ -61,7 +69,7 @@ def heatmap(
             "tooltip": [
                 {"field": "row label", "type": "nominal", "title": row_title or "row"},
                 {"field": "column label", "type": "nominal", "title": column_title or "column"},
-                {"field": "data", "type": "quantitative", "title": value_title, "format": _NUMBER},
+                hovered("data", value_title),
             ],
         },
         "layer": _heat_layers(values, value_title, diverging, annotate),
@@ -69,21 +77,21 @@ def heatmap(
     alt = f"{title or 'heat map'}: {value_title} by {row_title or 'row'} ({len(rows)}) and "
     alt += f"{column_title or 'column'} ({len(columns)}), from {np.nanmin(values):.3g} to "
     alt += f"{np.nanmax(values):.3g}"
-    tallest = max(len(label) for label in column_labels)
+    below = 15 if _upright(column_labels) else min(100, 8 + 5 * max(map(len, column_labels)))
     return chart(
         body,
         title=title,
         caption=caption,
         alt=alt,
         height=cell * len(rows),
-        reserve=94 + (0 if _upright(column_labels) else min(110, 5 * tallest)),
+        reserve=55 + below + 24 * bool(column_title),
         minimum_width=margin + step * len(columns),
         fit="fit-x",
     )
 
 
 def _cell_values(values: Any) -> list[Any]:
-    """Flat list of numbers, which Vega reads as `{"data": number}`; it has no such form for null."""
+    """Flat list: Vega reads a number as `{"data": number}`, but has no such short form for null."""
     numbers = rounded(values.ravel().tolist())
     return [{"data": None} if number is None else number for number in numbers]
 
@@ -109,6 +117,7 @@ def _axis(field: str, labels: Sequence[str], title: str, *, horizontal: bool) ->
         "labelExpr": lookup(labels, "datum.value"),
         "labelLimit": 120 if horizontal else 150,
         "ticks": False,
+        "labelPadding": 5,
         "domain": False,
         "grid": False,
         "labelFontSize": 11 if len(labels) <= 40 else 10,
@@ -116,7 +125,7 @@ def _axis(field: str, labels: Sequence[str], title: str, *, horizontal: bool) ->
     }
     if horizontal:
         upright = _upright(labels)
-        axis |= {"labelAngle": 0 if upright else -55, "labelPadding": 5}
+        axis |= {"labelAngle": 0 if upright else -55}
         axis |= {} if upright else {"labelAlign": "right", "labelBaseline": "middle"}
     return {
         "field": field,
@@ -134,7 +143,9 @@ def _heat_layers(values: Any, title: str, diverging: bool, annotate: bool) -> li
         limit = float(np.nanmax(np.abs(values))) or 1.0
         scale = {"scheme": "blueorange", "domain": rounded([-limit, limit])}
     else:
-        scale = {"scheme": "viridis", "zero": False, "nice": False}
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        low = 0.0 if 0 < low < 0.2 * high else low  # effects start at none
+        scale = {"scheme": "viridis", "domain": rounded([low, high]), "nice": False}
     legend = {"title": title, "gradientLength": 180, "gradientThickness": 10, "format": ".3~g"}
     color = {"field": "data", "type": "quantitative", "scale": scale, "legend": legend}
     shown = [{"filter": "isValid(datum.data)"}]
@@ -146,7 +157,7 @@ def _heat_layers(values: Any, title: str, diverging: bool, annotate: bool) -> li
         layers.insert(0, {**missing, "mark": {"type": "rect", "color": "#8888", "opacity": 0.35}})
     if annotate:
         # Ink that contrasts with the cell, by the luminance of the cell's own colour.
-        dark = "luminance(scale('color', datum.data)) > 0.36"
+        dark = "luminance(scale('color', datum.data)) > 0.2"
         ink = {"condition": {"test": dark, "value": "#111"}, "value": "#fff"}
         number = {"field": "data", "type": "quantitative", "format": _cell_format(values)}
         text = {
@@ -202,10 +213,10 @@ def scatter(
         {"x": x, "y": y, "label": name}
         for (x, y), name in zip(rounded(points.tolist(), digits=6), names, strict=True)
     ]
-    axis = {"type": "quantitative", "scale": {"zero": False, "padding": 18}}
+    scale = {"scale": {"zero": False, "padding": 18}}
     encoding: dict[str, Any] = {
-        "x": {**axis, "field": "x", "title": x_title or None},
-        "y": {**axis, "field": "y", "title": y_title or None},
+        "x": {**quantity("x", x_title), **scale},
+        "y": {**quantity("y", y_title), **scale},
         "tooltip": [{"field": "label", "type": "nominal", "title": "label"}],
     }
     dot: dict[str, Any] = {"color": {"value": CATEGORIES[0]}}
@@ -215,10 +226,7 @@ def scatter(
             entry["group"] = visible(group)
         dot = _group_encoding(list(dict.fromkeys(entry["group"] for entry in data)))
         encoding["tooltip"].append({"field": "group", "type": "nominal", "title": "group"})
-    encoding["tooltip"] += [
-        {"field": key, "type": "quantitative", "title": name or key, "format": _NUMBER}
-        for key, name in (("x", x_title), ("y", y_title))
-    ]
+    encoding["tooltip"] += [hovered("x", x_title or "x"), hovered("y", y_title or "y")]
     mark = {"type": "point", "filled": True, "size": 90, "opacity": 0.9}
     layers = [{"mark": mark, "encoding": dot}, *_label_layers(points, names, data)]
     body = {"data": {"values": data}, "encoding": encoding, "layer": layers}

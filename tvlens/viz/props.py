@@ -55,11 +55,19 @@ def _as_text(value: Any) -> Any:
 
 
 def widget(
-    spec: dict[str, Any], title: str, caption: str, alt: str, *, height: int, width: int = 0
+    spec: dict[str, Any], title: str, caption: str, alt: str, *, height: int | str, **sizes: str
 ) -> Figure:
-    """Figure around a recorded widget, with the pixels that it roughly needs."""
-    space = {"height": height, "width": width} if width else {"height": height}
-    spec = {**spec, "usermeta": {"tvlens": space}}
+    """Figure around a recorded widget.
+
+    Args:
+        spec: what `record` returned.
+        title, caption, alt: as in `Figure`.
+        height: space to reserve, in pixels or as a CSS expression.
+        sizes: further CSS sizes, with `_` for `-`.
+    """
+    named = {name.replace("_", "-"): size for name, size in sizes.items()}
+    named["min-height"] = f"{height}px" if isinstance(height, int) else height
+    spec = {**spec, "usermeta": {"tvlens": named}}
     return Figure("circuitsvis", spec, title=title, caption=caption, alt=alt)
 
 

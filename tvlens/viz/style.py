@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 # Colours come from the surroundings (`currentColor`), so figures suit light and dark notebooks.
-# CircuitsVis paints for a white background and gets a light panel of its own.
+# CircuitsVis paints for a white background and gets a light panel of its own. The boxes around its
+# canvases must not grow with them, because the canvases follow the boxes.
 FIGURE_STYLE = """
 .tvlens-figure{margin:1.1em 0;min-width:0;max-width:100%;line-height:1.5;
   font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
@@ -21,6 +22,7 @@ FIGURE_STYLE = """
 .tvlens-circuitsvis h2{font-size:16px}
 .tvlens-circuitsvis h3{font-size:14px;margin-top:0;font-weight:600}
 .tvlens-circuitsvis h4{font-size:11px;font-weight:500}
+.tvlens-circuitsvis div:has(>canvas){width:100%!important;min-height:0;overflow:hidden}
 .tvlens-circuitsvis table{border-collapse:collapse}
 .tvlens-circuitsvis td,.tvlens-circuitsvis th{padding:2px 7px}
 .tvlens-row{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr));

@@ -15,13 +15,14 @@ NEUTRAL = "#8a8f98"
 INK = "currentColor"
 """The colour of the text around the chart, in light and in dark pages."""
 
-# Samples of viridis between its darkest and lightest, for more categories than the palette has.
-_MANY = ("#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b")
+# From blue to yellow, all legible on white and on black, for more categories than the palette has.
+_MANY = ("#6a5acd", "#4b74c9", "#2f8fbf", "#1fa3a3", "#2fb380", "#6cbf4f", "#a8b820", "#d9a514")
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 _CONFIG = {
     "background": None,
+    "padding": {"left": 2, "top": 5, "right": 14, "bottom": 2},
     "font": _FONT,
     "view": {"stroke": None},
     "axis": {
@@ -38,7 +39,9 @@ _CONFIG = {
         "titleFontWeight": 500,
         "titlePadding": 8,
     },
+    "axisQuantitative": {"tickCount": 6, "labelOverlap": True, "labelSeparation": 6},
     "legend": {
+        "symbolOpacity": 1,
         "labelColor": INK,
         "titleColor": INK,
         "labelFontSize": 12,
@@ -75,9 +78,9 @@ def chart(
         minimum_width: pixels below which the chart scrolls inside its own box.
         fit: Vega-Lite's autosize type.
     """
-    space = {"height": height + reserve}
+    sizes = {"min-height": f"{height + reserve}px"}
     if minimum_width:
-        space["width"] = minimum_width
+        sizes["min-width"] = f"{minimum_width}px"
     spec = {
         "description": alt,
         "width": "container",
@@ -85,13 +88,13 @@ def chart(
         "autosize": {"type": fit, "contains": "padding"},
         **body,
         "config": _CONFIG,
-        "usermeta": {"tvlens": space},
+        "usermeta": {"tvlens": sizes},
     }
     return Figure("vega", spec, title=title, caption=caption, alt=alt)
 
 
 def colors(count: int) -> list[str]:
-    """One colour per category; beyond the palette a sequence from dark to light, in which
+    """One colour per category; beyond the palette a sequence from blue to yellow, in which
     neighbours may look alike (curves by layer, say), so that order stays legible.
     """
     if count <= len(CATEGORIES):
@@ -109,10 +112,10 @@ def hovered(field: str, title: str) -> dict[str, Any]:
     return {**quantity(field, title), "format": ".4~g"}
 
 
-def legend_columns(labels: Sequence[str], *, width: int = 320) -> int:
+def legend_columns(labels: Sequence[str], *, width: int = 250) -> int:
     """Number of legend columns with which the labels fit on a narrow screen."""
     longest = max((len(label) for label in labels), default=1)
-    return max(1, min(len(labels), width // (int(6.6 * longest) + 34)))
+    return max(1, min(len(labels), width // (int(6.6 * longest) + 40)))
 
 
 def lookup(labels: Sequence[str], index: str) -> str:
@@ -126,13 +129,3 @@ def lookup(labels: Sequence[str], index: str) -> str:
 def visible(label: object) -> str:
     """A label on one line: line breaks and tabs become signs, as they may be tokens."""
     return str(label).replace("\n", "⏎").replace("\r", "⏎").replace("\t", "⇥")
-
-
-def spread(positions: Sequence[float], *, gap: float) -> list[float]:
-    """Shifts that move the given positions at least `gap` apart, keeping their order."""
-    shifts = [0.0] * len(positions)
-    floor = float("-inf")
-    for i in sorted(range(len(positions)), key=lambda i: positions[i]):
-        shifts[i] = max(0.0, floor - positions[i])
-        floor = positions[i] + shifts[i] + gap
-    return shifts

@@ -60,7 +60,7 @@ def topk_tokens(
     )
     _keep_listed_tokens(spec["props"])
     alt = f"tokens with the largest and smallest activations, by {layer_name} and {column_name}"
-    return widget(spec, title, caption, alt, height=220 + 58 * min(top_k, 10), width=320)
+    return widget(spec, title, caption, alt, height=230 + 57 * min(top_k, 10))
 
 
 def _keep_listed_tokens(props: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ def colored_tokens_multi(
     require_same_length("labels", len(labels), "columns of values", values.shape[1])
     spec = record(shape, list(tokens), torch.from_numpy(values), list(labels))
     alt = f"{len(tokens)} tokens coloured by one of: {', '.join(labels)}"
-    return widget(spec, title, caption, alt, height=140 + 20 * len(labels))
+    return widget(spec, title, caption, alt, height=160 + 20 * len(labels))
 
 
 def attention_heads(
@@ -103,7 +103,9 @@ def attention_heads(
         mask_upper_tri=None if causal else False,
     )
     alt = f"attention patterns of {len(pattern)} heads over {len(tokens)} tokens"
-    return widget(spec, title, caption, alt, height=480, width=320)
+    # The enlarged head is a square as wide as the box, below a heading and a row of small maps.
+    height = "min(706px, 100vw + 90px)"
+    return widget(spec, title, caption, alt, height=height, max_width="600px")
 
 
 def token_log_probs(
@@ -144,7 +146,7 @@ def token_log_probs(
     name = to_string if callable(to_string) else (lambda token: to_string[token])
     spec = record(shape, ids, log_probs, name, top_k=min(top_k, vocab))
     alt = f"{len(ids) - 1} tokens coloured by their log-probability"
-    return widget(spec, title, caption, alt, height=380, width=320)
+    return widget(spec, title, caption, alt, height=396)
 
 
 def text_neuron_activations(

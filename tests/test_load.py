@@ -1,0 +1,89 @@
+import copy
+import sys
+
+import pytest
+import tiny
+import torch
+
+import tvlens as tv
+from tvlens import TvlensError
+
+pytestmark = pytest.mark.tl3
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "qwen3", "gemma3"])
+def test_a_hugging_face_model_keeps_its_logits(name):
+    torch.manual_seed(3)
+    source = tiny._hugging_face(name).eval()
+    tokens = torch.tensor(tiny.ragged("text", (7,)))
+    with torch.no_grad():
+        wanted = copy.deepcopy(source)(tokens).logits
+        got = tv.load(source)(tokens)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_comes_back_as_it_is(causal):
+    assert tv.load(causal) is causal
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A local Hugging Face folder with a tokenizer."""
+    path = tmp_path_factory.mktemp("models") / "small-llama"
+    torch.manual_seed(3)
+    tiny._hugging_face("llama").save_pretrained(path)
+    tiny.tokenizer().save_pretrained(path)
+    return path
+
+
+def test_a_local_folder_opens_without_a_network(folder):
+    model = tv.load(folder)
+    assert tv.models.model_name(model) == "small-llama"
+    assert model.cfg.n_layers == 3
+    assert not tv.models.is_processed(model)
+    assert model(torch.tensor([[1, 5, 9]])).shape == (1, 3, 384)
+
+
+def test_processed_weights_keep_probabilities(folder):
+    tokens = torch.tensor(tiny.ragged("text", (7,)))
+    raw, processed = tv.load(folder), tv.load(folder, processed=True)
+    assert tv.models.is_processed(processed)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            processed(tokens).log_softmax(-1), raw(tokens).log_softmax(-1), rtol=1e-3, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("smollm2-135", "did you mean 'smollm2-135m'"),
+        ("./nowhere", "no model folder at './nowhere'"),
+        (42, "cannot load a int"),
+    ],
+)
+def test_bad_sources(source, message):
+    with pytest.raises(TvlensError, match=message):
+        tv.load(source)
+
+
+def test_an_unreachable_hub_names_what_is_at_hand():
+    """HF_HUB_OFFLINE is set for all tests: the hub is out of reach."""
+    with pytest.raises(TvlensError, match=r"cannot get 'org/name' from the hub.*at hand"):
+        tv.load("org/name")
+
+
+def test_importing_tvlens_loads_nothing_heavy():
+    import subprocess
+
+    heavy = "{'torch', 'transformers', 'transformer_lens', 'pandas', 'scipy', 'altair'}"
+    code = f"import sys, tvlens; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_every_public_name_is_there():
+    for name in tv.__all__:
+        assert getattr(tv, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = tv.nothing

@@ -1,0 +1,38 @@
+"""Real weights: what the toolkit must show on SmolLM2-135M."""
+
+import pytest
+
+import tvlens as tv
+from tvlens import zoo
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real")]
+
+
+@pytest.fixture(scope="module")
+def wrong(smollm2):
+    tasks = [tv.Task.load(n).split(seed=0)[0] for n in ("country-capital", "lower-upper")]
+    return [tv.extract(smollm2, task) for task in tasks]
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("singular-plural", 0.6), ("irregular-past", 0.55), ("first-letter", 0.55)]
+)
+def test_task_vectors_work_on_smollm2(smollm2, wrong, name, least):
+    train, select, test = tv.Task.load(name).split(seed=0)
+    vector = tv.extract(smollm2, train, shots=6, contexts=20, seed=0)
+    others = [other for other in wrong if other.meta["kind"] != vector.meta["kind"]]
+    report = tv.evaluate(smollm2, vector, select=select, test=test, wrong=others)
+    assert len(test) >= 40
+    assert report.zero_shot <= 0.05
+    assert report.accuracy >= least
+    assert report.accuracy >= report.few_shot - 0.15
+    assert max(report.controls["random"], report.controls["wrong_task"]) <= 0.10
+    assert 18 <= report.layer <= 23
+
+
+def test_the_zoo_reads_bert_from_its_wheel():
+    model = tv.load("minilm-l6")
+    assert (model.cfg.n_layers, model.cfg.d_model) == (6, 384)
+    states = tv.collect(model, ["a cat", "a much longer sentence"], positions=0, progress=False)
+    assert states.stack("resid_post").shape == (6, 2, 1, 384)
+    assert zoo.at_hand("minilm-l6")
