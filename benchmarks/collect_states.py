@@ -1,6 +1,7 @@
 """Last-position states of every layer: `collect`, against TransformerLens' `run_with_cache`."""
 
 import torch
+
 import tvlens as tv
 from tvlens.tasks import TEMPLATES, build, contexts
 

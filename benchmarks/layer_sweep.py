@@ -2,6 +2,7 @@
 TransformerLens `run_with_hooks` per item and layer, as the papers' scripts do it."""
 
 import torch
+
 import tvlens as tv
 from tvlens.tasks import TEMPLATES, build
 from tvlens.vectors import Row, score

@@ -49,3 +49,10 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write(path: str | os.PathLike, content: str | bytes) -> Path:
+    """Write a whole file at once, as `replacing` does; returns its path."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    return Path(path)

@@ -51,7 +51,8 @@ def charts() -> dict[str, viz.Figure]:
     layers = np.arange(30)
     accuracy = 0.9 / (1 + np.exp(-(layers - 13) / 2)) * (1 - (layers > 24) * 0.3)
     low, high = accuracy - 0.06, accuracy + 0.06
-    words = "paris rome london berlin madrid tokyo cairo lima oslo dog cat horse cow pig".split()
+    words = ["paris", "rome", "london", "berlin", "madrid", "tokyo", "cairo", "lima", "oslo"]
+    words += ["dog", "cat", "horse", "cow"]
     cloud = rng.normal(size=(14, 2)) + np.array([[2.0 * (i < 9), 0] for i in range(14)])
     tokens = [
         "<bos>",
@@ -111,7 +112,7 @@ def charts() -> dict[str, viz.Figure]:
         ),
         "scatter": viz.scatter(
             cloud,
-            labels=[*words[:-1], HOSTILE],
+            labels=[*words, HOSTILE],
             groups=["city"] * 9 + ["animal"] * 5,
             x_title="first component",
             y_title="second component",

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..activations import collect
 from ..errors import TvlensError
-from ..files import replacing
+from ..files import write
 from ..models.load import model_name
 from ..tasks import Prompt, Task, Template, build, contexts
 from ..vectors import TaskVector, VectorReport, evaluate, extract, top_tokens
@@ -75,8 +75,7 @@ class VectorStudy:
             "cosines": {"tasks": list(self.vectors), "values": self.cosines.tolist()},
             "written": self.written,
         }
-        with replacing(folder / "report.json") as temporary:
-            temporary.write_text(json.dumps(numbers, ensure_ascii=False, indent=1))
+        write(folder / "report.json", json.dumps(numbers, ensure_ascii=False, indent=1))
         return self.page().write(folder / "index.html")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import TvlensError, unknown
+from ..files import write
 
 _CATALOGUE = resources.files("tvlens.tasks") / "catalogue"
 
@@ -128,10 +129,7 @@ class Task:
 
     def to_json(self, path: str | os.PathLike) -> None:
         """Write the task as JSON that `from_json` reads back."""
-        from ..files import replacing
-
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(vars(self), ensure_ascii=False, indent=1))
+        write(path, json.dumps(vars(self), ensure_ascii=False, indent=1))
 
     def split(
         self, *, seed: int = 0, extract: float = 0.35, select: float = 0.2

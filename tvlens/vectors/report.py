@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..files import replacing
+from ..files import write
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,7 @@ class VectorReport:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the report as JSON. Atomic."""
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=1))
+        write(path, json.dumps(self.to_json(), ensure_ascii=False, indent=1))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "VectorReport":

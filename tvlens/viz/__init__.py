@@ -4,16 +4,17 @@ Knows no other part of tvlens. Importing it is cheap: PyTorch, CircuitsVis and v
 imported when a figure needs them.
 """
 
-from tvlens.viz.charts import histogram, intervals
-from tvlens.viz.curves import lines
-from tvlens.viz.figure import Figure
-from tvlens.viz.figures import Figures, row, stack
-from tvlens.viz.maps import heatmap, scatter
-from tvlens.viz.notebook import load
-from tvlens.viz.page import Page, Section
-from tvlens.viz.tables import table
-from tvlens.viz.topk import topk_tokens
-from tvlens.viz.widgets import (
+from .charts import histogram, intervals
+from .curves import lines
+from .figure import Figure
+from .figures import Figures, row, stack
+from .heatmaps import heatmap
+from .notebook import load
+from .page import Page, Section
+from .points import scatter
+from .tables import table
+from .topk import topk_tokens
+from .widgets import (
     attention_heads,
     colored_tokens,
     colored_tokens_multi,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Numbers = Any
-"""A torch tensor on any device and of any dtype, a numpy array, or nested lists of numbers."""
+"""A torch tensor on any device and of any dtype, a numpy array, nested lists, or one number."""
 
 
 def array(values: Numbers, *, name: str, axes: Sequence[str], missing: bool = False) -> Any:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from tvlens.viz.arrays import Numbers, array, require_same_length, rounded
-from tvlens.viz.figure import Figure
-from tvlens.viz.theme import (
+from .arrays import Numbers, array, require_same_length, rounded
+from .figure import Figure
+from .theme import (
     CATEGORIES,
     NEUTRAL,
     chart,
     colors,
+    extent,
     hovered,
     legend_columns,
     lookup,
@@ -22,7 +23,7 @@ from tvlens.viz.theme import (
 
 
 def intervals(
-    rows: Sequence[tuple[str, float, float, float]],
+    rows: Sequence[Sequence[Any]],
     *,
     groups: Sequence[str] | None = None,
     x_title: str = "",
@@ -54,13 +55,14 @@ def intervals(
         names = [visible(group) for group in groups]
         data = [{**entry, "group": name} for entry, name in zip(data, names, strict=True)]
         color = {"color": _group_color(list(dict.fromkeys(names)))}
-    body = {"data": {"values": data}, "layer": _interval_layers(labels, x_title, color)}
+    scale = extent(numbers.ravel().tolist())
+    body = {"data": {"values": data}, "layer": _interval_layers(labels, x_title, color, scale)}
     if numbers.min() < 0 < numbers.max():  # zero means "no effect" and deserves a line
         zero = {"x": {"field": "zero", "type": "quantitative"}}
         thin = {"type": "rule", "opacity": 0.5}
         body["layer"].insert(0, {"data": {"values": [{"zero": 0}]}, "mark": thin, "encoding": zero})
     alt = f"{title or 'estimates'}: {len(rows)} estimates with intervals"
-    reserve = 56 if groups is None else 80
+    reserve = 24 + 24 * bool(x_title) + 24 * (groups is not None)
     height = 26 * len(rows)
     return chart(
         body, title=title, caption=caption, alt=alt, height=height, reserve=reserve, fit="fit-x"
@@ -77,7 +79,7 @@ def _group_color(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _interval_layers(
-    labels: Sequence[str], x_title: str, color: dict[str, Any]
+    labels: Sequence[str], x_title: str, color: dict[str, Any], scale: dict[str, Any]
 ) -> list[dict[str, Any]]:
     axis = {"labelExpr": lookup(labels, "datum.value"), "labelLimit": 190, "labelPadding": 8}
     axis |= {"ticks": False, "domain": False}
@@ -88,7 +90,6 @@ def _interval_layers(
         hovered("low", "low"),
         hovered("high", "high"),
     ]
-    scale = {"zero": False}
     ends = {"x": {**quantity("low", x_title), "scale": scale}, "x2": {"field": "high"}}
     middle = {"x": {**quantity("value", x_title), "scale": scale}}
     dot = {"type": "point", "filled": True, "size": 80, "opacity": 1}
@@ -101,7 +102,7 @@ def _interval_layers(
 def histogram(
     values: Numbers,
     *,
-    mark: float | None = None,
+    mark: Numbers | None = None,
     mark_label: str = "observed",
     bins: int = 30,
     x_title: str = "",
@@ -152,7 +153,8 @@ def histogram(
     alt = f"{title or 'histogram'}: {len(values)} values from {values.min():.3g} to "
     alt += f"{values.max():.3g}"
     if mark is not None:
-        layers += _marked(float(mark), mark_label, values, x_axis)
+        mark = float(mark)
+        layers += _marked(mark, mark_label, values, x_axis)
         alt += f", {mark_label} {mark:.3g}"
     return chart({"layer": layers}, title=title, caption=caption, alt=alt, height=280)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tvlens.viz.arrays import Numbers, array, require_same_length, rounded
+from .arrays import Numbers, array, require_same_length, rounded
 
 
 def curve_rows(
@@ -61,7 +61,7 @@ def band_rows(
     return rows
 
 
-def rule_rows(rules: Mapping[str, float]) -> list[dict[str, Any]]:
+def rule_rows(rules: Mapping[str, Numbers]) -> list[dict[str, Any]]:
     """One row per level; its name, which the legend shows, says the number."""
     if not rules:
         return []
@@ -73,7 +73,7 @@ def rule_rows(rules: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 def mark_rows(
-    marks: Mapping[str, tuple[float, float, float, float]], positions: list[float]
+    marks: Mapping[str, Sequence[Numbers]], positions: list[float]
 ) -> list[dict[str, Any]]:
     """One row per mark; `align` says to which side its label, above the plot, extends."""
     if not marks:

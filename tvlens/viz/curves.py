@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tvlens.viz.arrays import Numbers
-from tvlens.viz.curve_data import band_rows, curve_rows, mark_rows, rule_rows
-from tvlens.viz.figure import Figure
-from tvlens.viz.theme import CATEGORIES, INK, chart, colors, hovered, legend_columns, quantity
+from .arrays import Numbers
+from .curve_data import band_rows, curve_rows, mark_rows, rule_rows
+from .figure import Figure
+from .theme import (
+    CATEGORIES,
+    INK,
+    chart,
+    colors,
+    extent,
+    hovered,
+    legend_columns,
+    quantity,
+)
 
 Layer = dict[str, Any]
+Rows = list[dict[str, Any]]
+_HEIGHTS = ("y", "low", "high")
 
 
 def lines(
@@ -20,8 +31,8 @@ def lines(
     x_title: str = "",
     y_title: str = "",
     bands: Mapping[str, tuple[Numbers, Numbers]] | None = None,
-    rules: Mapping[str, float] | None = None,
-    marks: Mapping[str, tuple[float, float, float, float]] | None = None,
+    rules: Mapping[str, Numbers] | None = None,
+    marks: Mapping[str, Sequence[Numbers]] | None = None,
     y_domain: tuple[float, float] | None = None,
     title: str = "",
     caption: str = "",
@@ -45,56 +56,72 @@ def lines(
     values, positions = curve_rows(series, x)
     limits = band_rows(bands or {}, series, positions)
     levels = rule_rows(rules or {})
-    marks = marks or {}
-    above = 16 * len(marks)  # pixels that the labels of marks take
-    color, dash = _strokes(list(series), [row["series"] for row in levels], offset=10 + above)
-    axis = {"grid": False, **({"tickMinStep": 1} if x is None else {})}
-    scale = {"zero": False, "nice": False, "padding": 8}
-    across = {"x": {**quantity("x", x_title), "axis": axis, "scale": scale}}
+    marked = mark_rows(marks or {}, positions)
+    names = [*series, *(row["series"] for row in levels)]
+    above = 16 * len(marked)  # pixels that the labels of marks take, below the legend
+    strokes = _strokes(len(series), names, offset=10 + above)
+    across = quantity("x", x_title)
+    across |= {
+        "axis": _ticks(positions),
+        "scale": {**extent(positions), "nice": False, "padding": 8},
+    }
     up = quantity("y", y_title)
-    up["scale"] = {"domain": list(y_domain)} if y_domain else {"zero": False}
+    heights = [row.get(key) for row in (*values, *limits, *levels, *marked) for key in _HEIGHTS]
+    up["scale"] = {"domain": list(y_domain)} if y_domain else extent(heights)
+    axes = {"x": across, "y": up}
     name = {"field": "series", "type": "nominal", "title": "series"}
     hover = [name, hovered("x", x_title or "x"), hovered("y", y_title or "y")]
-    low_high = [hovered("low", "low"), hovered("high", "high")]
     layers = [
-        _layer(
-            levels, {"type": "rule", "strokeWidth": 1.6}, [name, hover[2]], y=up, **color, **dash
-        ),
-        _layer(
-            limits,
-            {"type": "area", "opacity": 0.18, "clip": True},
-            [*hover[:2], *low_high],
-            **across,
-            y={**up, "field": "low"},
-            y2={"field": "high"},
-            **color,
-        ),
-        _layer(values, {"type": "line", "strokeWidth": 2.2}, [], **across, y=up, **color, **dash),
-        _layer(values, _dots(len(positions)), hover, **across, y=up, **color),
-        *_mark_layers(mark_rows(marks, positions), across, up, [*hover, *low_high]),
+        *_reference_layers(levels, limits, axes, strokes, hover),
+        _layer(None, {"type": "line", "strokeWidth": 2.2}, [], **axes, **strokes),
+        _layer(None, _dots(len(positions)), hover, **axes, color=strokes["color"]),
+        *_mark_layers(marked, axes, hover),
     ]
-    shown = [layer for layer in layers if layer["data"]["values"]]
-    names = [*series, *(row["series"] for row in levels)]
+    body = {"data": {"values": values}, "layer": layers}
     above += 21 * -(-len(names) // legend_columns(names)) if len(names) > 1 else 0
     alt = title or f"{y_title or 'values'} by {x_title or 'position'}"
     alt += f": {len(series)} curves ({', '.join(series)}) over {len(positions)} points"
-    return chart({"layer": shown}, title=title, caption=caption, alt=alt, height=310 + above)
+    return chart(body, title=title, caption=caption, alt=alt, height=310 + above)
 
 
-def _layer(
-    rows: list[dict[str, Any]], mark: dict[str, Any], tooltip: list[Layer], **encoding: Any
-) -> Layer:
+def _ticks(positions: Sequence[float]) -> Layer:
+    """Axis whose ticks are whole numbers where the positions are, as there is no layer 0.5."""
+    if not all(isinstance(position, int) for position in positions):
+        return {"grid": False}
+    if len(positions) <= 13:
+        return {"grid": False, "values": list(positions), "format": ",d"}
+    return {"grid": False, "tickMinStep": 1}
+
+
+def _layer(rows: Rows | None, mark: Layer, tooltip: list[Layer], **encoding: Any) -> Layer:
+    """A layer with its own rows, or with those of the chart."""
     if tooltip:
         encoding["tooltip"] = tooltip
-    return {"data": {"values": rows}, "mark": mark, "encoding": encoding}
+    own = {} if rows is None else {"data": {"values": rows}}
+    return {**own, "mark": mark, "encoding": encoding}
 
 
-def _strokes(curves: Sequence[str], levels: Sequence[str], *, offset: int) -> tuple[Layer, Layer]:
+def _reference_layers(
+    levels: Rows, limits: Rows, axes: Layer, strokes: Layer, hover: list[Layer]
+) -> list[Layer]:
+    """What lies behind the curves: dashed levels and shaded bands."""
+    layers = []
+    if levels:
+        line = {"type": "rule", "strokeWidth": 1.6}
+        layers.append(_layer(levels, line, [hover[0], hover[2]], y=axes["y"], **strokes))
+    if limits:
+        shade = {"type": "area", "opacity": 0.18, "clip": True}
+        ends = {"x": axes["x"], "y": {**axes["y"], "field": "low"}, "y2": {"field": "high"}}
+        words = [*hover[:2], hovered("low", "low"), hovered("high", "high")]
+        layers.append(_layer(limits, shade, words, **ends, color=strokes["color"]))
+    return layers
+
+
+def _strokes(curves: int, names: Sequence[str], *, offset: int) -> Layer:
     """Encodings of colour and dashes, which share one legend.
 
-    Curves have colours and solid lines. Levels are neutral and differ in their dashes.
+    Curves, which come first, have colours and solid lines; levels are neutral and differ in dashes.
     """
-    names = [*curves, *levels]
     legend = {
         "title": None,
         "offset": offset,
@@ -104,14 +131,14 @@ def _strokes(curves: Sequence[str], levels: Sequence[str], *, offset: int) -> tu
         "columns": legend_columns(names),
     }
     patterns = ([6, 4], [2, 3], [10, 4], [10, 3, 2, 3])
-    dashes = [[1, 0]] * len(curves) + [patterns[i % 4] for i in range(len(levels))]
+    dashes = [patterns[(i - curves) % 4] if i >= curves else [1, 0] for i in range(len(names))]
+    shades = [*colors(curves), *[INK] * (len(names) - curves)]
     field = {"field": "series", "type": "nominal", "sort": None}
     field["legend"] = legend if len(names) > 1 else None
-    shades = [*colors(len(curves)), *[INK] * len(levels)]
-    return (
-        {"color": {**field, "scale": {"domain": names, "range": shades}}},
-        {"strokeDash": {**field, "scale": {"domain": names, "range": dashes}}},
-    )
+    return {
+        "color": {**field, "scale": {"domain": list(names), "range": shades}},
+        "strokeDash": {**field, "scale": {"domain": list(names), "range": dashes}},
+    }
 
 
 def _dots(count: int) -> Layer:
@@ -120,19 +147,21 @@ def _dots(count: int) -> Layer:
     return {"type": "point", "filled": True, **size}
 
 
-def _mark_layers(
-    rows: list[dict[str, Any]], across: Layer, up: Layer, hover: list[Layer]
-) -> list[Layer]:
-    """A whisker, a diamond and a label per mark."""
+def _mark_layers(rows: Rows, axes: Layer, hover: list[Layer]) -> list[Layer]:
+    """A whisker, a diamond and a label per mark, and a thin line from one to the other."""
+    if not rows:
+        return []
+    hover = [*hover, hovered("low", "low"), hovered("high", "high")]
+    across, up = {"x": axes["x"]}, axes["y"]
     diamond = {"type": "point", "shape": "diamond", "filled": True, "size": 150, "opacity": 1}
     diamond |= {"color": CATEGORIES[5], "stroke": INK, "strokeWidth": 1}
-    ends = {"y": {**up, "field": "low"}, "y2": {"field": "high"}}
     leader = {"type": "rule", "strokeDash": [1, 3], "opacity": 0.7}
-    up_to_label = {"y": {**up, "field": "high"}, "y2": {"value": 0}}
+    ends = {"y": {**up, "field": "low"}, "y2": {"field": "high"}}
+    top = {"y": {**up, "field": "high"}, "y2": {"value": 0}}
     layers = [
-        _layer(rows, leader, [], **across, **up_to_label),
+        _layer(rows, leader, [], **across, **top),
         _layer(rows, {"type": "rule", "strokeWidth": 2}, hover, **across, **ends),
-        _layer(rows, diamond, hover, **across, y=up),
+        _layer(rows, diamond, hover, **axes),
     ]
     for place, row in enumerate(rows):
         # Labels stand above the plot, one line each, where no curve can run through them.

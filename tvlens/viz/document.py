@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import html
-import os
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 
-from tvlens.viz import bundle
-from tvlens.viz.loader import LOADER
-from tvlens.viz.style import FIGURE_STYLE, PAGE_STYLE
+from . import bundle
+from .loader import LOADER
+from .style import FIGURE_STYLE, PAGE_STYLE
 
 
 def document(title: str, body: str, libraries: Iterable[str]) -> str:
@@ -54,30 +51,3 @@ def _policy(libraries: list[str]) -> str:
         f"default-src 'none'; script-src {' '.join(allowed)}; style-src 'unsafe-inline'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-
-
-def write_atomic(path: str | Path, content: str | bytes) -> Path:
-    """Write a file so that a reader sees the old content or the new, never half of it.
-
-    Missing folders are made. The content goes to a temporary file in the same folder, which then
-    takes the name.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp made it private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..files import write
+
 _counter = itertools.count()
 
 
@@ -64,7 +66,7 @@ class Figure:
         )
 
     def _repr_html_(self) -> str:
-        from tvlens.viz.notebook import output
+        from .notebook import output
 
         return output(self.fragment(), self.libraries)
 
@@ -77,17 +79,17 @@ class Figure:
         Raises:
             ValueError: an unknown suffix, or a picture file of something that is not a chart.
         """
-        from tvlens.viz.document import document, write_atomic
+        from .document import document
 
         path = Path(path)
         suffix = path.suffix.lower()
         if suffix in (".html", ".htm"):
-            return write_atomic(path, document(self.title, self.fragment(), self.libraries))
+            return write(path, document(self.title, self.fragment(), self.libraries))
         if suffix not in (".svg", ".png"):
             raise ValueError(f"cannot save a figure as {path.name!r}: use .html, .svg or .png")
         if self.kind != "vega":
             raise ValueError(f"{suffix} needs a chart, this figure is {self.kind!r}: use .html")
-        return write_atomic(path, _picture(self, suffix))
+        return write(path, _picture(self, suffix))
 
 
 def _picture(figure: Figure, suffix: str) -> str | bytes:

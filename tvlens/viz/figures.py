@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tvlens.viz.figure import Figure
+from ..files import write
+from .figure import Figure
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Figures:
         )
 
     def _repr_html_(self) -> str:
-        from tvlens.viz.notebook import output
+        from .notebook import output
 
         return output(self.fragment(), self.libraries)
 
@@ -52,11 +53,11 @@ class Figures:
         Raises:
             ValueError: a suffix other than `.html`.
         """
-        from tvlens.viz.document import document, write_atomic
+        from .document import document
 
         if Path(path).suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"cannot save several figures as {Path(path).name!r}: use .html")
-        return write_atomic(path, document(self.title, self.fragment(), self.libraries))
+        return write(path, document(self.title, self.fragment(), self.libraries))
 
 
 def row(*figures: Figure | Figures, title: str = "", caption: str = "") -> Figures:

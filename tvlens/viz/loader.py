@@ -34,6 +34,16 @@ LOADER = r"""
     mount.replaceChildren(line);
   }
 
+  // Charts follow their box also where the window stays the same: side bars, folded outputs.
+  function follow(mount) {
+    let width = mount.clientWidth;
+    new ResizeObserver(() => {
+      if (mount.clientWidth === width) return;
+      width = mount.clientWidth;
+      window.dispatchEvent(new Event("resize"));
+    }).observe(mount);
+  }
+
   async function draw(mount, kind) {
     mount.dataset.state = "drawing";
     mount.replaceChildren();
@@ -43,6 +53,7 @@ LOADER = r"""
       if (kind === "vega") {
         const options = {mode: "vega-lite", renderer: "svg", ast: true, actions: false};
         await library(mount, spec, options);
+        follow(mount);
       } else {
         mount.id = "tvlens-widget-" + tvlens.count++;  // saved notebooks may hold the same id twice
         library.render(mount.id, library[spec.element], spec.props);

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from tvlens.viz import bundle
-from tvlens.viz.loader import LOADER
-from tvlens.viz.style import FIGURE_STYLE
+from . import bundle
+from .loader import LOADER
+from .style import FIGURE_STYLE
 
 # Which cell carries each bundle, and the execution in which it last did: library -> (cell, run).
 # It lives as long as the kernel, like the notebook's other state.

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tvlens.viz.document import document, write_atomic
-from tvlens.viz.figure import Figure
-from tvlens.viz.figures import Figures
+from ..files import write
+from .document import document
+from .figure import Figure
+from .figures import Figures
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Page:
 
     def write(self, path: str | Path) -> Path:
         """Write the page to a file, atomically, and return its path."""
-        return write_atomic(path, self.html())
+        return write(path, self.html())
 
 
 def _summary(sentences: Sequence[str]) -> str:

@@ -13,8 +13,8 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvlens.viz.arrays import require_same_length, rounded
-from tvlens.viz.figure import Figure
+from .arrays import require_same_length, rounded
+from .figure import Figure
 
 # CircuitsVis sets tokens as innerHTML: `<s>` would vanish and `<img onerror=...>` would run. An
 # invisible word joiner after the `<` or `&` makes it text, there and where tokens are plain text.

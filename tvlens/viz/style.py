@@ -11,7 +11,7 @@ FIGURE_STYLE = """
 .tvlens-title{margin:0 0 .4em!important;font-weight:600;font-size:15px}
 .tvlens-figure figcaption,.tvlens-note{margin:.5em 0 0;font-size:13.5px;opacity:.8;max-width:75ch}
 .tvlens-scroll{overflow-x:auto;overflow-y:hidden;max-width:100%}
-.tvlens-mount{position:relative;box-sizing:border-box}
+.tvlens-mount{position:relative;box-sizing:border-box;isolation:isolate}
 .tvlens-alt{visibility:hidden;margin:0}
 .tvlens-message{margin:0;padding:.8em 1em;border:1px dashed;border-radius:6px;font-size:13.5px}
 .tvlens-mount.vega-embed{display:block;width:100%;padding:0!important}

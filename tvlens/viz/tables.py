@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 
-from tvlens.viz.figure import Figure
+from .figure import Figure
 
 
 def table(rows: Sequence[Mapping[str, object]], *, title: str = "", caption: str = "") -> Figure:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tvlens.viz.figure import Figure
+from .figure import Figure
 
 # Okabe and Ito, Color Universal Design (2008), without black, which would vanish on a dark page;
 # ordered so that the first few differ most and are legible on white.
@@ -21,7 +21,7 @@ _MANY = ("#6a5acd", "#4b74c9", "#2f8fbf", "#1fa3a3", "#2fb380", "#6cbf4f", "#a8b
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 _CONFIG = {
-    "background": None,
+    "background": "transparent",
     "padding": {"left": 2, "top": 5, "right": 14, "bottom": 2},
     "font": _FONT,
     "view": {"stroke": None},
@@ -94,17 +94,38 @@ def chart(
 
 
 def colors(count: int) -> list[str]:
-    """One colour per category; beyond the palette a sequence from blue to yellow, in which
-    neighbours may look alike (curves by layer, say), so that order stays legible.
+    """One colour per category: the palette, or beyond it a sequence from blue to yellow.
+
+    A sequence suits what comes in so many kinds, such as curves by layer, since these are ordered.
     """
     if count <= len(CATEGORIES):
         return list(CATEGORIES[:count])
-    return [_MANY[i * len(_MANY) // count] for i in range(count)]
+    steps = [i * (len(_MANY) - 1) / (count - 1) for i in range(count)]
+    return [_between(_MANY[int(s)], _MANY[min(int(s) + 1, len(_MANY) - 1)], s % 1) for s in steps]
+
+
+def _between(first: str, second: str, share: float) -> str:
+    """Colour between two colours `#rrggbb`."""
+    pairs = [(int(first[i : i + 2], 16), int(second[i : i + 2], 16)) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in pairs)
 
 
 def quantity(field: str, title: str) -> dict[str, Any]:
     """Encoding of a number on an axis."""
     return {"field": field, "type": "quantitative", "title": title or None}
+
+
+def extent(values: Iterable[float | None]) -> dict[str, Any]:
+    """Scale properties for an axis that need not contain zero.
+
+    Where all values are equal, Vega would label the only tick with a wrong number (0.5 as "1"), so
+    the axis gets some room around it.
+    """
+    known = [value for value in values if value is not None]
+    if len(set(known)) != 1:
+        return {"zero": False}
+    room = abs(known[0]) / 2 or 1.0
+    return {"domain": [known[0] - room, known[0] + room], "zero": False}
 
 
 def hovered(field: str, title: str) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tvlens.viz.arrays import Numbers, array, require_same_length
-from tvlens.viz.figure import Figure
-from tvlens.viz.props import record, require_labels, widget
+from .arrays import Numbers, array, require_same_length
+from .figure import Figure
+from .props import record, require_labels, widget
 
 
 def topk_tokens(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tvlens.viz.arrays import Numbers, array, require_same_length
-from tvlens.viz.figure import Figure
-from tvlens.viz.props import record, require_labels, widget
+from .arrays import Numbers, array, require_same_length
+from .figure import Figure
+from .props import record, require_labels, widget
 
 _LOWEST_LOG_PROB = -1000.0
+_TOOLTIP = "56px"  # room below the last line, in which what hovering shows would be cut off
 
 
 def colored_tokens(
@@ -35,7 +36,8 @@ def colored_tokens(
     require_same_length("tokens", len(tokens), "values", len(values))
     low, high = value_range or (None, None)
     spec = record(shape, list(tokens), values, min_value=low, max_value=high)
-    return widget(spec, title, caption, f"{len(tokens)} tokens coloured by value", height=76)
+    alt = f"{len(tokens)} tokens coloured by value"
+    return widget(spec, title, caption, alt, height=100, padding_bottom=_TOOLTIP)
 
 
 def colored_tokens_multi(
@@ -188,4 +190,4 @@ def text_neuron_activations(
         second_dimension_labels=None if neuron_labels is None else list(neuron_labels),
     )
     alt = f"{len(tokens)} tokens coloured by activation, by {layer_name} and {neuron_name}"
-    return widget(spec, title, caption, alt, height=140)
+    return widget(spec, title, caption, alt, height=160, padding_bottom=_TOOLTIP)

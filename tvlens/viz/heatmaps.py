@@ -1,21 +1,16 @@
-"""Charts of a plane: heat maps of tables, and maps of points. Vega-Lite, as plain data."""
+"""Heat maps: tables of numbers as colours. Vega-Lite as plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from tvlens.viz.arrays import Numbers, array, require_same_length, rounded
-from tvlens.viz.figure import Figure
-from tvlens.viz.placement import place_labels
-from tvlens.viz.theme import (
-    CATEGORIES,
+from .arrays import Numbers, array, require_same_length, rounded
+from .figure import Figure
+from .theme import (
     chart,
-    colors,
     hovered,
-    legend_columns,
     lookup,
-    quantity,
     visible,
 )
 
@@ -66,6 +61,7 @@ def heatmap(
         "encoding": {
             "x": _axis("column", column_labels, column_title, horizontal=True),
             "y": _axis("row", row_labels, row_title, horizontal=False),
+            "description": {"field": "words", "type": "nominal"},  # for screen readers
             "tooltip": [
                 {"field": "row label", "type": "nominal", "title": row_title or "row"},
                 {"field": "column label", "type": "nominal", "title": column_title or "column"},
@@ -93,23 +89,26 @@ def heatmap(
 def _cell_values(values: Any) -> list[Any]:
     """Flat list: Vega reads a number as `{"data": number}`, but has no such short form for null."""
     numbers = rounded(values.ravel().tolist())
-    return [{"data": None} if number is None else number for number in numbers]
+    return [{"data": number} for number in numbers] if None in numbers else numbers
 
 
 def _cells(rows: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Transforms from a flat list of numbers to cells: a third of the size of one object each."""
+    where = "datum['row label'] + ', ' + datum['column label'] + ': '"
     return [
         {"window": [{"op": "row_number", "as": "index"}]},
         {"calculate": f"floor((datum.index - 1) / {len(columns)})", "as": "row"},
         {"calculate": f"(datum.index - 1) % {len(columns)}", "as": "column"},
         {"calculate": lookup(rows, "datum.row"), "as": "row label"},
         {"calculate": lookup(columns, "datum.column"), "as": "column label"},
+        {"calculate": f"{where} + format(datum.data, '.4~g')", "as": "words"},
     ]
 
 
 def _upright(labels: Sequence[str]) -> bool:
     """Whether labels below the cells can be written horizontally."""
-    return max(len(label) for label in labels) <= (2 if len(labels) > 12 else 4)
+    longest = max(len(label) for label in labels)
+    return longest <= (2 if len(labels) > 12 else 4) or 7 * longest * len(labels) <= 300
 
 
 def _axis(field: str, labels: Sequence[str], title: str, *, horizontal: bool) -> dict[str, Any]:
@@ -161,7 +160,7 @@ def _heat_layers(values: Any, title: str, diverging: bool, annotate: bool) -> li
         ink = {"condition": {"test": dark, "value": "#111"}, "value": "#fff"}
         number = {"field": "data", "type": "quantitative", "format": _cell_format(values)}
         text = {
-            "mark": {"type": "text", "fontSize": 11},
+            "mark": {"type": "text", "fontSize": 11, "aria": False},
             "encoding": {"text": number, "color": ink},
         }
         layers.append({"transform": shown, **text})
@@ -176,87 +175,5 @@ def _cell_format(values: Any) -> str:
         return "d" if np.nanmax(np.abs(values)) < 1e4 else ".2~s"
     largest = float(np.nanmax(np.abs(values)))
     if largest < 0.01 or largest >= 1e4:
-        return ".1~e"
+        return ".2~g"
     return ".2f" if largest < 10 else ".1f" if largest < 100 else ".0f"
-
-
-def scatter(
-    points: Numbers,
-    *,
-    labels: Sequence[object],
-    groups: Sequence[object] | None = None,
-    x_title: str = "",
-    y_title: str = "",
-    title: str = "",
-    caption: str = "",
-) -> Figure:
-    """Map of points, for example of vectors in their first two principal components.
-
-    Labels are written next to points as far as there is room, also on a narrow screen; hovering
-    names every point.
-
-    Args:
-        points: [n 2].
-        labels: [n].
-        groups: [n], shown by colour and shape.
-        x_title, y_title: axis titles.
-
-    Raises:
-        ValueError: different lengths, or numbers that are not finite.
-    """
-    points = array(points, name="points", axes=["n", "x/y"])
-    if points.shape[1] != 2 or not len(points):
-        raise ValueError(f"points must be [n, 2] with n > 0, got {points.shape}")
-    require_same_length("points", len(points), "labels", len(labels))
-    names = [visible(label) for label in labels]
-    data = [
-        {"x": x, "y": y, "label": name}
-        for (x, y), name in zip(rounded(points.tolist(), digits=6), names, strict=True)
-    ]
-    scale = {"scale": {"zero": False, "padding": 18}}
-    encoding: dict[str, Any] = {
-        "x": {**quantity("x", x_title), **scale},
-        "y": {**quantity("y", y_title), **scale},
-        "tooltip": [{"field": "label", "type": "nominal", "title": "label"}],
-    }
-    dot: dict[str, Any] = {"color": {"value": CATEGORIES[0]}}
-    if groups is not None:
-        require_same_length("points", len(points), "groups", len(groups))
-        for entry, group in zip(data, groups, strict=True):
-            entry["group"] = visible(group)
-        dot = _group_encoding(list(dict.fromkeys(entry["group"] for entry in data)))
-        encoding["tooltip"].append({"field": "group", "type": "nominal", "title": "group"})
-    encoding["tooltip"] += [hovered("x", x_title or "x"), hovered("y", y_title or "y")]
-    mark = {"type": "point", "filled": True, "size": 90, "opacity": 0.9}
-    layers = [{"mark": mark, "encoding": dot}, *_label_layers(points, names, data)]
-    body = {"data": {"values": data}, "encoding": encoding, "layer": layers}
-    alt = f"{title or 'map of points'}: {len(points)} points"
-    alt += f" in {len(dot['color']['scale']['domain'])} groups" if groups is not None else ""
-    return chart(body, title=title, caption=caption, alt=alt, height=400)
-
-
-def _group_encoding(names: list[str]) -> dict[str, Any]:
-    field = {"field": "group", "type": "nominal", "sort": None}
-    legend = {"title": None, "columns": legend_columns(names)}
-    shapes = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke"]
-    shapes = [shapes[i % 6] for i in range(len(names))]
-    return {
-        "color": {
-            **field,
-            "scale": {"domain": names, "range": colors(len(names))},
-            "legend": legend,
-        },
-        "shape": {**field, "scale": {"domain": names, "range": shapes}, "legend": legend},
-    }
-
-
-def _label_layers(
-    points: Any, names: Sequence[str], data: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """One text layer per side on which labels stand."""
-    layers = []
-    for side, chosen in place_labels(points.tolist(), names).items():
-        mark = {"type": "text", **side.style, "fontSize": 11.5, "limit": 150}
-        layer = {"data": {"values": [data[i] for i in chosen]}, "mark": mark}
-        layers.append({**layer, "encoding": {"text": {"field": "label", "type": "nominal"}}})
-    return layers

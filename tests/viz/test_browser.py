@@ -1,0 +1,144 @@
+"""Every picture in a real browser: it draws, it answers to hovering, and it asks no network."""
+
+import pytest
+from viz_browser import ALL_DRAWN, needs_chromium
+from viz_gallery import HOSTILE, page
+
+from tvlens import viz
+from tvlens.files import write
+from tvlens.viz import bundle
+from tvlens.viz.document import document
+from tvlens.viz.loader import LOADER
+from tvlens.viz.style import FIGURE_STYLE
+
+LAYOUT_SHIFT = """window.jump = 0; new PerformanceObserver((list) => {
+  for (const shift of list.getEntries()) window.jump += shift.value;
+}).observe({type: "layout-shift", buffered: true});"""
+
+pytestmark = needs_chromium
+
+
+@pytest.fixture(scope="module")
+def opened(browser, tmp_path_factory):
+    """The gallery page, drawn, with everything that it said and asked."""
+    path = page().write(tmp_path_factory.mktemp("viz") / "page.html")
+    tab = browser.new_page(viewport={"width": 1200, "height": 900})
+    tab.heard = {"errors": [], "requests": [], "dialogs": []}
+    tab.on("console", lambda m: m.type == "error" and tab.heard["errors"].append(m.text))
+    tab.on("pageerror", lambda error: tab.heard["errors"].append(str(error)))
+    tab.on("request", lambda request: tab.heard["requests"].append(request.url))
+    tab.on("dialog", lambda d: (tab.heard["dialogs"].append(d.message), d.dismiss()))
+    tab.goto(path.as_uri())
+    tab.wait_for_function(ALL_DRAWN, timeout=30_000)
+    tab.wait_for_timeout(300)
+    yield tab
+    tab.close()
+
+
+def test_every_figure_draws_in_silence(opened):
+    charts = opened.locator("[data-tvlens=vega]")
+    assert charts.count() == 8
+    for i in range(charts.count()):
+        marks = charts.nth(i).locator("svg .role-mark path, svg .role-mark line")
+        assert marks.count() > 3, i
+    assert opened.locator(".tvlens-message").count() == 0
+    assert opened.heard["errors"] == []
+    assert [
+        u for u in opened.heard["requests"] if not u.startswith(("file:", "data:", "blob:"))
+    ] == []
+
+
+def test_every_widget_shows_its_tokens(opened):
+    widgets = opened.locator("[data-tvlens=circuitsvis]")
+    assert widgets.count() == 6
+    for i in range(widgets.count()):
+        box = widgets.nth(i).bounding_box()
+        assert box["width"] > 300, i
+        assert box["height"] > 40, i
+        if i == 2:  # attention: tokens are painted on canvases, one per head and the enlarged one
+            assert widgets.nth(i).locator("canvas").count() == 5
+        else:
+            assert "France" in widgets.nth(i).inner_text()
+
+
+def test_hovering_a_heat_map_shows_the_value(opened):
+    chart = opened.locator("[data-tvlens=vega]").nth(1)
+    cell = chart.locator("path[aria-roledescription='rect mark']").nth(12 * 3 + 5)
+    expected = cell.get_attribute("aria-label").split(": ")[1]
+    cell.hover()
+    tooltip = opened.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for(timeout=5_000)
+    words = tooltip.inner_text().split()
+    assert words == ["layer", "3", "token", "dog", "logit", "difference", expected]
+
+
+def test_hovering_a_token_shows_the_value(opened):
+    widget = opened.locator("[data-tvlens=circuitsvis]").first
+    widget.locator("span span").nth(2).hover()
+    opened.wait_for_function(
+        "document.querySelector('[data-tvlens=circuitsvis] strong')?.textContent == ' capital'"
+    )
+
+
+def test_hostile_text_stays_text_even_when_hovered(opened):
+    for name in ("vega", "circuitsvis"):
+        figures = opened.locator(f"[data-tvlens={name}]")
+        for i in range(figures.count()):
+            hostile = figures.nth(i).get_by_text("onerror").locator("visible=true")
+            if hostile.count():
+                hostile.last.hover(force=True)
+                opened.wait_for_timeout(100)
+    assert opened.locator("img").count() == 0
+    assert opened.heard["dialogs"] == []
+    shown = opened.locator("body").inner_text().replace("\u2060", "")
+    assert shown.count(HOSTILE) > 5
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (900, "dark"), (1200, "dark")])
+def test_the_page_fits_its_window_and_does_not_jump(browser, opened, width, scheme):
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab.add_init_script(LAYOUT_SHIFT)
+    tab.goto(opened.url)
+    tab.wait_for_function(ALL_DRAWN, timeout=30_000)
+    tab.wait_for_timeout(300)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("window.jump") < 0.1  # what web.dev calls good
+    ink, paper = tab.evaluate(
+        "[getComputedStyle(document.querySelector('svg text')).fill,"
+        " getComputedStyle(document.body).backgroundColor]"
+    )
+    assert (ink, paper) == {
+        "light": ("rgb(31, 35, 40)", "rgb(255, 255, 255)"),
+        "dark": ("rgb(228, 231, 235)", "rgb(20, 23, 28)"),
+    }[scheme]
+    tab.close()
+
+
+def test_a_figure_without_its_bundle_says_so(browser):
+    figure = viz.lines({"a": [1, 2]})
+    tab = browser.new_page()
+    style = f"<style>{FIGURE_STYLE}</style>"
+    tab.set_content(f"<body>{style}{figure.fragment()}<script>{LOADER}</script></body>")
+    tab.get_by_text("call tvlens.viz.load()").wait_for(timeout=5_000)
+    # When the bundle arrives with another cell, the figure is drawn after all.
+    tab.evaluate(
+        "html => { const box = document.createElement('div'); box.innerHTML = html;"
+        " document.body.append(box); window.tvlens.scan(); }",
+        bundle.script_tags(["vega"]),
+    )
+    tab.locator("[data-tvlens=vega] svg").wait_for(timeout=10_000)
+    tab.close()
+
+
+def test_a_chart_in_a_folded_box_is_drawn_when_it_opens(browser, tmp_path):
+    figure = viz.lines({"a": [1, 2]})
+    folded = viz.Figure(
+        "html", {"html": f"<details><summary>more</summary>{figure.fragment()}</details>"}
+    )
+    path = write(tmp_path / "a.html", document("t", folded.fragment(), ["vega"]))
+    tab = browser.new_page()
+    tab.goto(path.as_uri())
+    tab.wait_for_function(ALL_DRAWN, timeout=10_000)
+    tab.locator("summary").click()
+    tab.wait_for_function("document.querySelector('svg.marks').getBoundingClientRect().width > 300")
+    tab.close()
