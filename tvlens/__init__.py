@@ -20,6 +20,14 @@ _WHERE = {
     "extract": "vectors",
     "evaluate": "vectors",
     "TaskVector": "vectors",
+    "patch": "patching",
+    "PatchResult": "patching",
+    "logit_difference": "patching",
+    "probability": "patching",
+    "log_probability": "patching",
+    "rank": "patching",
+    "accuracy": "patching",
+    "kl_divergence": "patching",
     "studies": "studies",
     "viz": "viz",
 }
@@ -32,6 +40,16 @@ if TYPE_CHECKING:
     from .errors import TvlensError
     from .models import zoo
     from .models.load import load
+    from .patching import (
+        PatchResult,
+        accuracy,
+        kl_divergence,
+        log_probability,
+        logit_difference,
+        patch,
+        probability,
+        rank,
+    )
     from .sites import Site
     from .tasks import Task, Template
     from .vectors import TaskVector, evaluate, extract

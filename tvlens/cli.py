@@ -110,12 +110,12 @@ def _study(model_name: str, tasks: list[str], *, out: Path, open_page: bool, **o
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C in long work is one line and the shell's own exit status, not a traceback."""
+    """Ctrl-C in long work is one line, not a traceback."""
     try:
         yield
     except KeyboardInterrupt:
         print("\ntvlens: interrupted; run the same command again to go on", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(2) from None
 
 
 def _table(study) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import TvlensError
 
 Hook = tuple[str, Callable]
+Pictures = Float[Tensor, "row channel height width"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Batch:
         lengths: how many positions of each row are real.
     """
 
-    inputs: Int[Tensor, "row pos"] | Float[Tensor, "row channel height width"]
+    inputs: Int[Tensor, "row pos"] | Pictures
     lengths: Int[Tensor, " row"]
 
     @classmethod
     def of(
-        cls, model: Any, prompts: Sequence[Sequence[int]] | Float[Tensor, "row c h w"]
+        cls, model: Any, prompts: Sequence[Sequence[int]] | Int[Tensor, "row pos"] | Pictures
     ) -> "Batch":
         """Pad token lists for `model`, or take pictures as they are.
 

@@ -1,0 +1,345 @@
+import importlib
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+import scipy.stats
+import tiny
+import torch
+
+import tvlens as tv
+from tvlens import PatchResult, TvlensError
+from tvlens.sites import COMPONENTS, Site, available
+
+pytestmark = pytest.mark.tl3
+
+# The package gives the function of this name; the tests want the module.
+patch_module = importlib.import_module("tvlens.patching.patch")
+
+RESUMES = ["gpt2", "llama", "neox", "qwen3"]
+A, B = 7, 11
+METRIC = tv.logit_difference(A, B)
+
+
+def pair(length=12, batch=3):
+    generator = torch.Generator().manual_seed(4)
+    return torch.randint(3, 120, (2, batch, length), generator=generator)
+
+
+def plain(model, clean, corrupted, site, layer, head, position):
+    """One patch the plain way: TransformerLens' cache and hooks, one full forward."""
+    address = Site(site, layer)
+    name = address.hook(model)
+    with torch.no_grad():
+        kept = {}
+        with model.hooks(fwd_hooks=[(name, lambda a, hook: kept.update(a=a.clone()))]):
+            model(clean)
+        axis = {"batch": slice(None), "pos": slice(None) if position is None else position}
+        if address.head_axis is not None:
+            axis[address.axes[address.head_axis]] = slice(None) if head is None else head
+        index = tuple(axis[a] for a in address.axes if a in axis)
+
+        def put(activation, hook):
+            activation = activation.clone()
+            activation[index] = kept["a"][index]
+            return activation
+
+        return METRIC(model.run_with_hooks(corrupted, fwd_hooks=[(name, put)]))
+
+
+@pytest.mark.parametrize("site", sorted(COMPONENTS))
+def test_every_patch_equals_a_full_forward(causal, site):
+    if site not in available(causal):
+        pytest.skip("parallel blocks have no state between attention and MLP")
+    clean, corrupted = pair()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = tv.patch(causal, clean, corrupted, site=site, metric=METRIC, positions=[0, 5, 11])
+    heads = result.coordinates.get("head", [None])
+    assert result.axes == (("layer", "head") if heads != [None] else ("layer",)) + ("position",)
+    values = result.values.view(3, len(heads), 3, 3)
+    for layer, head, p in [(0, 0, 0), (1, -1, 1), (2, 0, 2), (2, -1, 1), (0, -1, 2)]:
+        wanted = plain(causal, clean, corrupted, site, layer, heads[head], [0, 5, 11][p])
+        torch.testing.assert_close(values[layer, head, p], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("site", ["z", "resid_post", "k"])
+def test_all_positions_and_all_heads_together(causal, site):
+    clean, corrupted = pair()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = tv.patch(
+            causal, clean, corrupted, site=site, metric=METRIC, heads=None, positions=None
+        )
+    assert result.axes == ("layer",)
+    for layer in range(3):
+        wanted = plain(causal, clean, corrupted, site, layer, None, None)
+        torch.testing.assert_close(result.values[layer], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RESUMES)
+def test_equals_transformer_lens_patching(name):
+    from transformer_lens import patching
+
+    model = tiny.model(name)
+    clean, corrupted = pair(length=7, batch=2)
+    _, cache = model.run_with_cache(clean)
+
+    def mean(logits):
+        return METRIC(logits).mean()
+
+    resid = patching.get_act_patch_resid_pre(model, corrupted, cache, mean)
+    ours = tv.patch(model, clean, corrupted, site="resid_pre", metric=METRIC)
+    torch.testing.assert_close(ours.values.mean(-1), resid, rtol=1e-4, atol=1e-5)
+    heads = patching.get_act_patch_attn_head_out_all_pos(model, corrupted, cache, mean)
+    ours = tv.patch(model, clean, corrupted, site="head_out", metric=METRIC)
+    torch.testing.assert_close(ours.values.mean(-1), heads, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RESUMES)
+def test_resuming_is_taken_where_it_is_exact(name, monkeypatch):
+    model = tiny.model(name)
+    clean, corrupted = pair()
+    tv.patch(model, clean, corrupted, site="z", metric=METRIC, positions=-1)  # checks itself
+
+    def never(*_):
+        raise AssertionError("a full forward")
+
+    monkeypatch.setattr(patch_module, "full", never)
+    tv.patch(model, clean, corrupted, site="z", metric=METRIC, positions=-1)
+
+
+def test_a_sliding_window_falls_back_with_one_warning():
+    model = tiny.model("gemma3")
+    patch_module._checked.pop(model, None)
+    clean, corrupted = pair()
+    with pytest.warns(UserWarning, match="cannot resume at a layer for mlp_out"):
+        tv.patch(model, clean, corrupted, site="mlp_out", metric=METRIC)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tv.patch(model, clean, corrupted, site="mlp_out", metric=METRIC)
+
+
+def test_a_longer_prompt_is_checked_again():
+    model = tiny.model("llama")
+    patch_module._checked.pop(model, None)
+    for length in (6, 12, 8):
+        clean, corrupted = pair(length)
+        tv.patch(model, clean, corrupted, site="q", metric=METRIC, positions=-1)
+    assert patch_module._checked[model]["q"] == 12
+
+
+def test_small_groups_and_lack_of_memory_change_nothing(monkeypatch):
+    model = tiny.model("llama")
+    clean, corrupted = pair()
+    options = dict(site="z", metric=METRIC, positions="all")
+    whole = tv.patch(model, clean, corrupted, **options)
+    torch.testing.assert_close(
+        tv.patch(model, clean, corrupted, batch_tokens=1, **options).values, whole.values
+    )
+    real = patch_module.resumed
+
+    def tight(model, base, cells, *rest):
+        if len(cells) > 2:
+            raise RuntimeError("CUDA out of memory")
+        return real(model, base, cells, *rest)
+
+    monkeypatch.setattr(patch_module, "resumed", tight)
+    torch.testing.assert_close(tv.patch(model, clean, corrupted, **options).values, whole.values)
+
+
+def test_what_is_equal_already_is_not_run(monkeypatch):
+    model = tiny.model("gpt2")
+    clean, corrupted = pair()
+    corrupted[:, :-1] = clean[:, :-1]
+
+    def never(*_):
+        raise AssertionError("ran a patch")
+
+    monkeypatch.setattr(patch_module, "resumed", never)
+    monkeypatch.setattr(patch_module, "full", never)
+    result = tv.patch(model, clean, corrupted, site="resid_pre", positions=range(11), metric=METRIC)
+    assert not result.effect.any()
+
+
+def test_patching_everything_restores_the_clean_run(causal):
+    """The last state of the stream decides alone: effect is the whole gap."""
+    clean, corrupted = pair()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = tv.patch(
+            causal, clean, corrupted, site="resid_post", layers=-1, positions=-1, metric=METRIC
+        )
+    assert result.axes == ()
+    torch.testing.assert_close(result.values, result.clean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result.normalised, torch.ones(()), rtol=1e-3, atol=1e-4)
+
+
+def test_sources(monkeypatch):
+    model = tiny.model("llama")
+    clean, corrupted = pair()
+    options = dict(site="resid_post", metric=METRIC, positions=-1)
+    from_run = tv.patch(model, clean, corrupted, **options)
+    _, cache = model.run_with_cache(clean)
+    from_cache = tv.patch(model, cache, corrupted, **options)
+    torch.testing.assert_close(from_cache.values, from_run.values)
+    assert from_cache.clean is None
+    vector = tv.TaskVector(torch.randn(3, 32))
+    from_vector = tv.patch(model, vector, corrupted, **options)
+    with torch.no_grad(), vector.applied(model, layer=1):
+        wanted = METRIC(model(corrupted))
+    torch.testing.assert_close(from_vector.values[1], wanted, rtol=1e-4, atol=1e-5)
+    for source in ("zero", "mean", "resample"):
+        assert tv.patch(model, source, corrupted, **options).effect.any()
+    moved = tv.patch(model, "resample", corrupted, seed=0, **options | {"layers": [2]})
+    assert sorted(moved.values[0].tolist()) == pytest.approx(sorted(moved.baseline.tolist()), 1e-3)
+
+
+def test_metrics():
+    logits = torch.randn(4, 1, 50)
+    last = logits[:, -1]
+    ids = torch.tensor([1, 2, 3, 4])
+    rows = torch.arange(4)
+    torch.testing.assert_close(tv.logit_difference(ids, 0)(logits), last[rows, ids] - last[:, 0])
+    torch.testing.assert_close(tv.probability(ids)(logits), last.softmax(-1)[rows, ids])
+    torch.testing.assert_close(tv.log_probability(5)(logits), last.log_softmax(-1)[:, 5])
+    order = last.argsort(-1, descending=True)
+    assert tv.rank(ids)(logits).tolist() == [
+        (order[i] == ids[i]).nonzero().item() for i in range(4)
+    ]
+    assert tv.accuracy(last.argmax(-1))(logits).tolist() == [1, 1, 1, 1]
+    other = torch.randn(4, 50)
+    wanted = scipy.stats.entropy(other.softmax(-1), last.softmax(-1), axis=-1)
+    np.testing.assert_allclose(tv.kl_divergence(other)(logits), wanted, rtol=1e-4)
+    with pytest.raises(TvlensError, match="3 token ids for 4 examples"):
+        tv.probability([1, 2, 3])(logits)
+    with pytest.raises(TvlensError, match="outside the vocabulary of 50"):
+        tv.probability(50)(logits)
+
+
+def test_metrics_of_earlier_positions():
+    model = tiny.model("llama")
+    clean, corrupted = pair()
+
+    def early(logits):
+        return logits[:, 0, A] + 2 * logits[:, 1, A]
+
+    early.positions = (4, -1)
+    result = tv.patch(
+        model, clean, corrupted, site="resid_pre", metric={"early": early, "last": METRIC}
+    )
+    assert result.axes == ("metric", "layer", "position")
+    with torch.no_grad():
+        kept = model.run_with_cache(clean)[1]["blocks.1.hook_resid_pre"]
+        for position in (2, 8):
+
+            def put(activation, hook, position=position):
+                activation = activation.clone()
+                activation[:, position] = kept[:, position]
+                return activation
+
+            logits = model.run_with_hooks(corrupted, fwd_hooks=[("blocks.1.hook_resid_pre", put)])
+            wanted = logits[:, 4, A] + 2 * logits[:, -1, A]
+            torch.testing.assert_close(
+                result["early"].values[1, position], wanted, rtol=1e-4, atol=1e-5
+            )
+    with pytest.raises(TvlensError, match="no metric 'none'"):
+        result["none"]
+
+
+def test_statistics_and_files(tmp_path):
+    model = tiny.model("llama")
+    clean, corrupted = pair(batch=6)
+    result = tv.patch(model, clean, corrupted, site="head_out", metric=METRIC, positions=-1)
+    torch.testing.assert_close(result.effect, (result.values - result.baseline).mean(-1))
+    ends = result.interval(seed=1)
+    assert bool((ends[..., 0] <= result.effect + 1e-6).all())
+    assert bool((result.effect <= ends[..., 1] + 1e-6).all())
+    # The exact sign-flip test against scipy's own.
+    one = (result.values - result.baseline)[1, 2].double().numpy()
+    true = scipy.stats.permutation_test(
+        (one,), np.sum, permutation_type="samples", n_resamples=np.inf, vectorized=False
+    )
+    assert float(result.p_value()[1, 2]) == pytest.approx(true.pvalue)
+    frame = result.to_dataframe()
+    assert list(frame.columns) == ["layer", "head", "effect", "low", "high", "p_value"]
+    assert len(frame) == 12 and len(result.top(3)) == 3
+    assert len(result.attention) == 8
+    assert "data-tvlens" in result._repr_html_()
+    result.save(tmp_path / "r.safetensors")
+    again = PatchResult.load(tmp_path / "r.safetensors")
+    assert torch.equal(again.values, result.values) and again.axes == result.axes
+    assert again.coordinates == result.coordinates and set(again.attention) == set(result.attention)
+    (tmp_path / "no").write_bytes(b"junk" * 10)
+    with pytest.raises(TvlensError, match="holds no patching result"):
+        PatchResult.load(tmp_path / "no")
+
+
+def test_a_null_that_stays_null():
+    """Sign flips of noise around zero: p-values are uniform."""
+    noise = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    result = PatchResult(noise, ("layer",), {"layer": list(range(400))}, torch.zeros(8), None, "z")
+    assert scipy.stats.kstest(result.p_value().numpy(), "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(site="head_ou"), "did you mean 'head_out'"),
+        (dict(site="z", layers=[3]), "layers: 3 does not exist, there are 0 to 2"),
+        (dict(site="z", heads=9), "heads: 9 does not exist"),
+        (dict(site="z", positions=40), "positions: 40 does not exist"),
+        (dict(site="z", positions=[]), "positions is empty"),
+        (dict(site="z", layers="some"), "layers must be 'all'"),
+        (dict(site="z", metric=lambda x: x * float("nan")), "one number per example"),
+        (dict(site="z", metric=lambda x: x[:, -1, 0] * float("nan")), "NaN for example 0"),
+    ],
+)
+def test_bad_input(options, message):
+    clean, corrupted = pair()
+    with pytest.raises(TvlensError, match=message):
+        tv.patch(tiny.model("llama"), clean, corrupted, **{"metric": METRIC, **options})
+
+
+def test_nothing_to_patch_and_training_mode():
+    clean, corrupted = pair()
+    model = tiny.model("qwen3")
+    with pytest.raises(TvlensError, match="the same prompts"):
+        tv.patch(model, clean, clean, site="z", metric=METRIC)
+    model.train()
+    try:
+        with pytest.raises(TvlensError, match=r"call model.eval\(\) first"):
+            tv.patch(model, clean, corrupted, site="z", metric=METRIC)
+    finally:
+        model.eval()
+
+
+def test_hooks_and_blocks_are_as_before_after_an_exception(causal):
+    clean, corrupted = pair()
+    with torch.no_grad():
+        before = causal(corrupted)
+
+    def broken(logits):
+        raise RuntimeError("stop")
+
+    calls = itertools.count()
+
+    def late(logits):
+        return broken(logits) if next(calls) > 3 else METRIC(logits)
+
+    for metric in (broken, late):
+        with pytest.raises(RuntimeError, match="stop"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tv.patch(causal, clean, corrupted, site="resid_post", metric=metric)
+    with torch.no_grad():
+        assert torch.equal(causal(corrupted), before)
+
+
+def test_lengths_that_differ():
+    clean, corrupted = pair()
+    model = tiny.model("llama")
+    with pytest.raises(TvlensError, match="needs prompts of the same length"):
+        tv.patch(model, clean[:, 1:], corrupted, site="z", metric=METRIC)
+    with pytest.raises(TvlensError, match=r"prompts of \[3, 4\] tokens"):
+        tv.patch(model, clean, [[1, 2, 3], [1, 2, 3, 4]], site="z", metric=METRIC)

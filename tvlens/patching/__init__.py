@@ -1,0 +1,16 @@
+"""Activation patching: exact, over any layer, head and position."""
+
+from .metrics import accuracy, kl_divergence, log_probability, logit_difference, probability, rank
+from .patch import patch
+from .result import PatchResult
+
+__all__ = [
+    "PatchResult",
+    "accuracy",
+    "kl_divergence",
+    "log_probability",
+    "logit_difference",
+    "patch",
+    "probability",
+    "rank",
+]

@@ -1,0 +1,178 @@
+"""`PatchResult`: what each patch did to a metric, per example, with its uncertainty."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import TvlensError
+from ..files import replacing
+
+
+@dataclass(frozen=True)
+class PatchResult:
+    """A metric under every patch of a sweep.
+
+    Attributes:
+        values: the metric with each patch, per example.
+        axes: names of the swept axes, "metric" first where several metrics were given.
+        coordinates: axis -> what its entries are.
+        baseline: the metric without a patch.
+        clean: the metric of the clean run, where there is one.
+        site: the patched component.
+        tokens: tokens of the first corrupted prompt, for pictures.
+        attention: patterns of the heads with the largest effect on the first clean prompt,
+            `[head, destination, source]`, by "L<layer>H<head>"; heads only.
+        settings: what made it.
+    """
+
+    values: Float[Tensor, "*axes batch"]
+    axes: tuple[str, ...]
+    coordinates: dict[str, list]
+    baseline: Float[Tensor, "*metric batch"]
+    clean: Float[Tensor, "*metric batch"] | None
+    site: str
+    tokens: list[str] = field(default_factory=list)
+    attention: dict[str, Float[Tensor, "pos pos"]] = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shape = ", ".join(f"{a} {n}" for a, n in zip(self.axes, self.values.shape, strict=False))
+        return f"PatchResult({self.site}: {shape or 'one patch'}, batch {self.values.shape[-1]})"
+
+    def __getitem__(self, metric: str) -> "PatchResult":
+        """The result of one metric, where several were given."""
+        names = self.coordinates.get("metric", [])
+        if metric not in names:
+            raise TvlensError(f"no metric {metric!r} here; there is {', '.join(names) or 'one'}")
+        i = names.index(metric)
+        rest = {k: v for k, v in self.coordinates.items() if k != "metric"}
+        clean = None if self.clean is None else self.clean[i]
+        fields = vars(self) | dict(values=self.values[i], baseline=self.baseline[i], clean=clean)
+        return PatchResult(**fields | dict(axes=self.axes[1:], coordinates=rest))
+
+    @property
+    def differences(self) -> Float[Tensor, "*axes batch"]:
+        """Change of the metric per example."""
+        return self.values - self._beside(self.baseline)
+
+    @property
+    def effect(self) -> Float[Tensor, "*axes"]:
+        """Mean change of the metric over examples."""
+        return self.differences.mean(-1)
+
+    @property
+    def normalised(self) -> Float[Tensor, "*axes"]:
+        """Effect as a share of the way from the corrupted to the clean metric (1: all of it).
+
+        Raises:
+            TvlensError: no clean run, or clean and corrupted runs give the same metric.
+        """
+        if self.clean is None:
+            raise TvlensError("there is no clean run to normalise by")
+        gap = (self.clean - self.baseline).mean(-1)
+        if bool((gap.abs() < 1e-8).any()):
+            raise TvlensError("clean and corrupted prompts give the same metric: nothing to share")
+        return self.effect / gap.reshape((*gap.shape, *[1] * (self.effect.ndim - gap.ndim)))
+
+    def interval(
+        self, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+    ) -> Float[Tensor, "*axes 2"]:
+        """Bootstrap interval of the effect over examples (percentile)."""
+        size = self.values.shape[-1]
+        draws = np.random.default_rng(seed).integers(0, size, (resamples, size))
+        weights = np.stack([np.bincount(d, minlength=size) for d in draws]) / size
+        means = self.differences.double() @ torch.tensor(weights).T
+        tail = (1 - level) / 2
+        ends = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=-1)
+        return ends.movedim(0, -1).to(self.values.dtype)
+
+    def p_value(self, *, permutations: int = 10_000, seed: int = 0) -> Float[Tensor, "*axes"]:
+        """Sign-flip permutation test of no effect, two-sided; exact up to 13 examples.
+
+        The smallest value possible with n examples is 2 / 2^n.
+        """
+        size = self.values.shape[-1]
+        if 2**size <= permutations:
+            flips = 1 - 2 * ((torch.arange(2**size)[:, None] >> torch.arange(size)) & 1)
+            added = 0
+        else:
+            rng = np.random.default_rng(seed)
+            flips, added = torch.tensor(rng.choice([-1, 1], (permutations, size))), 1
+        differences = self.differences.double()
+        null = (differences @ flips.double().T).abs()
+        seen = differences.sum(-1, keepdim=True).abs()
+        hits = (null >= seen * (1 - 1e-12)).sum(-1)
+        return ((hits + added) / (len(flips) + added)).to(self.values.dtype)
+
+    def top(self, k: int = 10):
+        """The k patches of largest absolute effect, as a table."""
+        frame = self.to_dataframe()
+        return frame.reindex(frame.effect.abs().sort_values(ascending=False).index).head(k)
+
+    def to_dataframe(self):
+        """One row per patch: coordinates, effect, interval, p-value."""
+        import pandas as pd
+
+        index = pd.MultiIndex.from_product(
+            [self.coordinates[a] for a in self.axes] or [[0]], names=self.axes or ["patch"]
+        )
+        ends = self.interval().reshape(-1, 2)
+        columns = {"effect": self.effect, "p_value": self.p_value()}
+        frame = pd.DataFrame({k: v.reshape(-1).tolist() for k, v in columns.items()}, index=index)
+        frame.insert(1, "low", ends[:, 0].tolist())
+        frame.insert(2, "high", ends[:, 1].tolist())
+        return frame.reset_index()
+
+    def _repr_html_(self) -> str:
+        from .show import figures
+
+        return figures(self)._repr_html_()
+
+    def figure(self):
+        """The heat map, and for heads the attention of those with the largest effect."""
+        from .show import figures
+
+        return figures(self)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a safetensors file with everything else as JSON in its header. Atomic."""
+        from safetensors.torch import save_file
+
+        tensors = {"values": self.values, "baseline": self.baseline}
+        tensors |= {} if self.clean is None else {"clean": self.clean}
+        tensors |= {f"attention.{name}": p for name, p in self.attention.items()}
+        plain = {k: getattr(self, k) for k in ("axes", "coordinates", "site", "tokens", "settings")}
+        with replacing(path) as temporary:
+            save_file(
+                {k: t.contiguous() for k, t in tensors.items()},
+                temporary,
+                metadata={"tvlens.patch": json.dumps(plain)},
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "PatchResult":
+        """Read what `save` wrote."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                plain: dict[str, Any] = json.loads((file.metadata() or {})["tvlens.patch"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise TvlensError(f"{path} holds no patching result ({error})") from error
+        plain["axes"] = tuple(plain["axes"])
+        attention = {k[10:]: t for k, t in tensors.items() if k.startswith("attention.")}
+        kept = {k: tensors.get(k) for k in ("values", "baseline", "clean")}
+        return cls(**plain, **kept, attention=attention)
+
+    def _beside(self, per_example: Tensor) -> Tensor:
+        """[*metric, batch] with room for the swept axes in between."""
+        lead = per_example.shape[:-1]
+        gap = [1] * (self.values.ndim - per_example.ndim)
+        return per_example.reshape(*lead, *gap, per_example.shape[-1])

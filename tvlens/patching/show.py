@@ -1,0 +1,62 @@
+"""Pictures of patching."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .. import viz
+
+if TYPE_CHECKING:
+    from .result import PatchResult
+
+
+def figures(result: "PatchResult"):
+    """A heat map of the effect over two axes, or a curve over one, and the top heads' attention."""
+    if result.axes[:1] == ("metric",):
+        return viz.stack(*[figures(result[m]) for m in result.coordinates["metric"]])
+    shown = [_map(result)] if len(result.axes) != 1 else [_curve(result)]
+    if result.attention:
+        patterns = torch.stack(list(result.attention.values()))
+        words = [word.replace("\n", "\u21b5") for word in result.tokens]
+        title = "attention of the heads with the largest effect"
+        names = list(result.attention)
+        shown.append(viz.attention_heads(patterns, words, head_names=names, title=title))
+    return viz.stack(*shown)
+
+
+def _map(result: "PatchResult"):
+    """Rows are the first axis; further axes are laid side by side."""
+    effect = result.effect.reshape(result.effect.shape[0] if result.axes else 1, -1)
+    rows = _labels(result, result.axes[0]) if result.axes else ["patch"]
+    columns = [""]
+    for axis in result.axes[1:]:
+        columns = [f"{c} {label}".strip() for c in columns for label in _labels(result, axis)]
+    return viz.heatmap(
+        effect,
+        rows=rows,
+        columns=columns if result.axes[1:] else ["effect"],
+        row_title=result.axes[0] if result.axes else "",
+        column_title=" x ".join(result.axes[1:]),
+        value_title="effect",
+        diverging=True,
+        title=f"patching {result.site}",
+    )
+
+
+def _curve(result: "PatchResult"):
+    (axis,) = result.axes
+    ends = result.interval()
+    return viz.lines(
+        {"effect": result.effect},
+        x=result.coordinates[axis],
+        x_title=axis,
+        y_title="effect on the metric",
+        bands={"effect": (ends[:, 0], ends[:, 1])},
+        title=f"patching {result.site}",
+    )
+
+
+def _labels(result: "PatchResult", axis: str) -> list[str]:
+    if axis != "position" or not result.tokens:
+        return [str(c) for c in result.coordinates[axis]]
+    return [result.tokens[c].replace("\n", "\u21b5") for c in result.coordinates[axis]]
