@@ -127,7 +127,20 @@ def test_a_longer_prompt_is_checked_again():
     for length in (6, 12, 8):
         clean, corrupted = pair(length)
         tv.patch(model, clean, corrupted, site="q", metric=METRIC, positions=-1)
-    assert patch_module._checked[model]["q"] == 12
+    assert patch_module._checked[model]["q"] == (12, 0)
+
+
+def test_what_holds_above_is_not_believed_below():
+    """Gemma's last block sees everything: resuming there is exact, at its sliding blocks not."""
+    model = tiny.model("gemma3")
+    patch_module._checked.pop(model, None)
+    clean, corrupted = pair()
+    options = dict(site="attn_out", metric=METRIC, positions=-1)
+    tv.patch(model, clean, corrupted, layers=-1, **options)
+    with pytest.warns(UserWarning, match="cannot resume"):
+        result = tv.patch(model, clean, corrupted, layers=[0], **options)
+    wanted = plain(model, clean, corrupted, "attn_out", 0, None, 11)
+    torch.testing.assert_close(result.values[0], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_small_groups_and_lack_of_memory_change_nothing(monkeypatch):

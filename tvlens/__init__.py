@@ -21,6 +21,7 @@ _WHERE = {
     "evaluate": "vectors",
     "TaskVector": "vectors",
     "patch": "patching",
+    "attribute": "patching",
     "PatchResult": "patching",
     "logit_difference": "patching",
     "probability": "patching",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from .patching import (
         PatchResult,
         accuracy,
+        attribute,
         kl_divergence,
         log_probability,
         logit_difference,

@@ -1,5 +1,6 @@
 """Activation patching: exact, over any layer, head and position."""
 
+from .attribute import attribute
 from .metrics import accuracy, kl_divergence, log_probability, logit_difference, probability, rank
 from .patch import patch
 from .result import PatchResult
@@ -7,6 +8,7 @@ from .result import PatchResult
 __all__ = [
     "PatchResult",
     "accuracy",
+    "attribute",
     "kl_divergence",
     "log_probability",
     "logit_difference",

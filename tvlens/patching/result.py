@@ -110,6 +110,15 @@ class PatchResult:
         hits = (null >= seen * (1 - 1e-12)).sum(-1)
         return ((hits + added) / (len(flips) + added)).to(self.values.dtype)
 
+    def rank_correlation(self, other: "PatchResult") -> float:
+        """Spearman correlation of the effects of two results of one sweep, such as exact values
+        and gradient estimates."""
+        from scipy.stats import spearmanr
+
+        if (self.axes, self.coordinates) != (other.axes, other.coordinates):
+            raise TvlensError(f"{self} and {other} are not of one sweep")
+        return float(spearmanr(self.effect.flatten(), other.effect.flatten()).statistic)
+
     def top(self, k: int = 10):
         """The k patches of largest absolute effect, as a table."""
         frame = self.to_dataframe()

@@ -114,8 +114,10 @@ def resumed(
             past_key_values=_prefix(base.cache, int(starts.max())),
         )
     logits = logits.unflatten(1, (len(cells), len(wanted))).transpose(0, 1)
-    early = (wanted < starts[:, None]).to(logits.device)  # what no patch here can change
-    return torch.where(early[:, None, :, None], base.logits, logits)
+    early = wanted < starts[:, None]  # what no patch here can change
+    if early.any():
+        logits = torch.where(early.to(logits.device)[:, None, :, None], base.logits, logits)
+    return logits
 
 
 @contextlib.contextmanager

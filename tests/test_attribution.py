@@ -1,0 +1,112 @@
+import warnings
+
+import pytest
+import tiny
+import torch
+
+import tvlens as tv
+from tvlens import TvlensError
+from tvlens.sites import Site, available
+
+pytestmark = pytest.mark.tl3
+
+METRIC = tv.logit_difference(7, 11)
+SITES = ["resid_pre", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern"]
+
+
+def pair(length=10, batch=3):
+    generator = torch.Generator().manual_seed(4)
+    return torch.randint(3, 120, (2, batch, length), generator=generator)
+
+
+def quiet(function, *args, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*args, **options)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_small_patches_are_what_the_gradient_says(causal, site):
+    """A source a hundredth of the way to the clean run: estimate and exact patch agree."""
+    clean, corrupted = pair()
+    names = [Site(site, l).hook(causal) for l in range(3)]
+
+    def states(tokens):
+        kept = {}
+        hooks = [(n, lambda a, hook, n=n: kept.update({n: a.clone()})) for n in names]
+        with torch.no_grad(), causal.hooks(fwd_hooks=hooks):
+            causal(tokens)
+        return kept
+
+    ends = states(corrupted), states(clean)
+    near = {name: torch.lerp(ends[0][name], ends[1][name], 0.01) for name in names}
+    options = dict(site=site, metric=METRIC, positions=[2, 9])
+    exact = quiet(tv.patch, causal, near, corrupted, **options)
+    estimate = tv.attribute(causal, near, corrupted, **options)
+    assert estimate.axes == exact.axes
+    scale = float(exact.differences.abs().max())
+    # Attention barely moves random GPT-2's logits: there the differences are float rounding.
+    room = 0.05 * scale + 2e-6 * float(exact.baseline.abs().max())
+    assert float((estimate.differences - exact.differences).abs().max()) < room
+
+
+def test_integrated_gradients_are_complete():
+    """Over the first residual state, the estimates of all positions sum to the whole gap."""
+    model = tiny.model("llama")
+    clean, corrupted = pair()
+    result = tv.attribute(
+        model, clean, corrupted, site="resid_pre", layers=0, metric=METRIC, steps=64
+    )
+    gap = result.clean - result.baseline
+    torch.testing.assert_close(result.differences.sum(0), gap, rtol=0.02, atol=2e-3)
+
+
+def test_refined_patches_are_exact(causal):
+    clean, corrupted = pair()
+    options = dict(site="z", metric=METRIC, positions=-1)
+    exact = quiet(tv.patch, causal, clean, corrupted, **options)
+    rough = tv.attribute(causal, clean, corrupted, **options)
+    fine = quiet(tv.attribute, causal, clean, corrupted, refine=4, **options)
+    top = rough.differences.abs().mean(-1).flatten().topk(4).indices
+    torch.testing.assert_close(
+        fine.values.flatten(0, 1)[top], exact.values.flatten(0, 1)[top], rtol=1e-4, atol=1e-5
+    )
+    assert fine.settings["refined"] == 4
+    assert -1 <= rough.rank_correlation(exact) <= 1
+    every = quiet(tv.attribute, causal, clean, corrupted, refine=99, **options)
+    assert every.rank_correlation(exact) == pytest.approx(1)
+
+
+def test_several_metrics_and_joint_positions():
+    model = tiny.model("gpt2")
+    clean, corrupted = pair()
+    metrics = {"difference": METRIC, "log p": tv.log_probability(7)}
+    result = tv.attribute(model, clean, corrupted, site="head_out", metric=metrics)
+    assert result.axes == ("metric", "layer", "head")
+    swept = tv.attribute(model, clean, corrupted, site="head_out", metric=METRIC, positions="all")
+    torch.testing.assert_close(result["difference"].effect, swept.effect.sum(-1))
+
+
+def test_no_gradient_is_left_behind():
+    model = tiny.model("llama")
+    clean, corrupted = pair()
+    tv.attribute(model, clean, corrupted, site="resid_pre", metric=METRIC)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_bad_input():
+    model = tiny.model("llama")
+    clean, corrupted = pair()
+    options = dict(site="z", metric=METRIC)
+    with pytest.raises(TvlensError, match="steps=0"):
+        tv.attribute(model, clean, corrupted, steps=0, **options)
+    with pytest.raises(TvlensError, match="need clean prompts"):
+        tv.attribute(model, "zero", corrupted, steps=2, **options)
+    one = tv.attribute(model, clean, corrupted, **options)
+    two = tv.attribute(model, clean, corrupted, **options | {"positions": -1, "layers": [1]})
+    with pytest.raises(TvlensError, match="not of one sweep"):
+        one.rank_correlation(two)
+
+
+def test_every_site_of_the_patching_tests_is_here():
+    assert set(SITES) | {"resid_mid"} == set(available(tiny.model("llama")))
