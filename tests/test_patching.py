@@ -279,6 +279,10 @@ def test_statistics_and_files(tmp_path):
     assert list(frame.columns) == ["layer", "head", "effect", "low", "high", "p_value"]
     assert len(frame) == 12 and len(result.top(3)) == 3
     assert len(result.attention) == 8
+    pattern = tv.collect(model, clean[:1].tolist(), "pattern", progress=False).stack("pattern")
+    for name, shown in result.attention.items():
+        layer, head = map(int, name[1:].split("H"))
+        torch.testing.assert_close(shown, pattern[layer, 0, :, head])
     assert "data-tvlens" in result._repr_html_()
     result.save(tmp_path / "r.safetensors")
     again = PatchResult.load(tmp_path / "r.safetensors")

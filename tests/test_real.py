@@ -43,8 +43,14 @@ def test_the_readme_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     import re
 
     readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", readme, re.DOTALL))
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
+    names: dict = {}
+    exec(code, names)
+    assert list(zip(*(names["result"].top(2)[a] for a in ("layer", "head")), strict=True)) == [
+        (20, 5),
+        (27, 6),
+    ]
+    assert names["guess"].rank_correlation(names["result"]) > 0.9
     assert "' tigers'" in capsys.readouterr().out
     assert (tmp_path / "plural.safetensors").exists()

@@ -60,6 +60,7 @@ class Comparison:
     ) -> PatchResult:
         """The values of all cells as a result with its grid."""
         several = list(self.metrics) != [""]
+        shown = self.base.tokens if self.clean is None else self.clean
         whole = PatchResult(
             values=values.detach().cpu().reshape(len(self.metrics), *self.grid.shape, -1),
             axes=("metric", *self.grid.axes),
@@ -68,9 +69,9 @@ class Comparison:
             clean=None if self.seen.logits is None else self.measure(self.seen.logits).cpu(),
             site=self.grid.component,
             tokens=_words(model, self.base.tokens[0]),
+            source_tokens=_words(model, shown[0]),
             settings={"model": model_name(model), "prompts": len(self.base.tokens)} | settings,
         )
-        shown = self.base.tokens if self.clean is None else self.clean
         return _with_attention(model, shown, whole if several else whole[""])
 
 

@@ -26,8 +26,9 @@ class PatchResult:
         clean: the metric of the clean run, where there is one.
         site: the patched component.
         tokens: tokens of the first corrupted prompt, for pictures.
-        attention: patterns of the heads with the largest effect on the first clean prompt,
-            `[head, destination, source]`, by "L<layer>H<head>"; heads only.
+        source_tokens: tokens of the first clean prompt (of `tokens` where there is none).
+        attention: patterns of the heads with the largest effect on that prompt,
+            `[destination, source]` by "L<layer>H<head>"; heads only.
         settings: what made it.
     """
 
@@ -38,6 +39,7 @@ class PatchResult:
     clean: Float[Tensor, "*metric batch"] | None
     site: str
     tokens: list[str] = field(default_factory=list)
+    source_tokens: list[str] = field(default_factory=list)
     attention: dict[str, Float[Tensor, "pos pos"]] = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
 
@@ -156,7 +158,8 @@ class PatchResult:
         tensors = {"values": self.values, "baseline": self.baseline}
         tensors |= {} if self.clean is None else {"clean": self.clean}
         tensors |= {f"attention.{name}": p for name, p in self.attention.items()}
-        plain = {k: getattr(self, k) for k in ("axes", "coordinates", "site", "tokens", "settings")}
+        names = ("axes", "coordinates", "site", "tokens", "source_tokens", "settings")
+        plain = {name: getattr(self, name) for name in names}
         with replacing(path) as temporary:
             save_file(
                 {k: t.contiguous() for k, t in tensors.items()},

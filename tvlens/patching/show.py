@@ -17,7 +17,7 @@ def figures(result: "PatchResult"):
     shown = [_map(result)] if len(result.axes) != 1 else [_curve(result)]
     if result.attention:
         patterns = torch.stack(list(result.attention.values()))
-        words = [word.replace("\n", "\u21b5") for word in result.tokens]
+        words = [word.replace("\n", "\u21b5") for word in result.source_tokens]
         title = "attention of the heads with the largest effect"
         names = list(result.attention)
         shown.append(viz.attention_heads(patterns, words, head_names=names, title=title))
