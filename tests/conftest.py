@@ -26,3 +26,15 @@ def smollm2():
     import tvlens as tv
 
     return tv.load("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A local Hugging Face folder of a tiny Llama with a tokenizer."""
+    import torch
+
+    path = tmp_path_factory.mktemp("models") / "small-llama"
+    torch.manual_seed(3)
+    tiny._hugging_face("llama").save_pretrained(path)
+    tiny.tokenizer().save_pretrained(path)
+    return path

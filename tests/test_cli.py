@@ -21,15 +21,6 @@ def run(*arguments, env=None):
     )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "small"
-    torch.manual_seed(3)
-    tiny._hugging_face("llama").save_pretrained(path)
-    tiny.tokenizer().save_pretrained(path)
-    return path
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -67,7 +58,7 @@ def test_vectors_writes_a_page_and_numbers(folder, tmp_path):
     assert "own" in done.stdout
     assert str(out / "index.html") in done.stdout
     numbers = json.loads((out / "report.json").read_text())
-    assert numbers["settings"]["model"] == "small"
+    assert numbers["settings"]["model"] == "small-llama"
     assert set(numbers["tasks"]["own"]["conditions"]) >= {"vector", "zero_shot", "random"}
     page = (out / "index.html").read_text()
     assert len(page) < 3_000_000

@@ -26,16 +26,6 @@ def test_a_model_comes_back_as_it_is(causal):
     assert tv.load(causal) is causal
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A local Hugging Face folder with a tokenizer."""
-    path = tmp_path_factory.mktemp("models") / "small-llama"
-    torch.manual_seed(3)
-    tiny._hugging_face("llama").save_pretrained(path)
-    tiny.tokenizer().save_pretrained(path)
-    return path
-
-
 def test_a_local_folder_opens_without_a_network(folder):
     model = tv.load(folder)
     assert tv.models.model_name(model) == "small-llama"

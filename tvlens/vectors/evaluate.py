@@ -1,7 +1,7 @@
 """`evaluate`: choose the layer on one part, score on another, beside every control."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,17 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..stats import bootstrap_interval
 from ..tasks import Prompt, Task, Template, build, shuffled_labels
-from .extract import extract
+from .extract import METHODS, extract
 from .report import Condition, VectorReport
 from .score import Row, score
 from .vector import TaskVector
 
 # How many random directions stand behind the random control.
 _RANDOM_DRAWS = 5
+
+# The order in which reports show their conditions.
+_CONDITIONS = ("zero_shot", "vector", "few_shot", "random", "wrong_task")
+_CONDITIONS += ("shuffled_labels", "most_common")
 
 
 def evaluate(
@@ -56,7 +60,6 @@ def evaluate(
     vector.check(model)
     _check_disjoint(vector, select, test)
     template = Template.of(template or vector.meta.get("template", "qa"))
-    rng = np.random.default_rng(seed)
 
     def right(rows: Sequence[Row]) -> np.ndarray:
         found = score(
@@ -64,42 +67,55 @@ def evaluate(
         )
         return torch.stack([found.first, found.full], dim=-1).double().numpy()
 
-    layers = model.cfg.n_layers
-    queries = _zero_shot(model, template, select)
-    sweep = right([Row(q, l, vector.values[l]) for q in queries for l in range(layers)])
-    sweep = sweep.reshape(len(queries), layers, 2)
+    sweep = _sweep(right, vector, _zero_shot(model, template, select))
     means = sweep.mean(axis=0)
-    layer = max(range(layers), key=lambda l: (means[l, 0], means[l, 1], -l))
-
-    queries = _zero_shot(model, template, test)
+    layer = max(range(len(means)), key=lambda l: (means[l, 0], means[l, 1], -l))
     wrong = _wrong_vectors(model, vector, wrong, seed)
-    written = {
-        "vector": [vector.values[layer]],
-        "random": _random_like(vector.values[layer], rng),
-        "wrong_task": [other.values[layer] for other in wrong],
-    }
-    outcomes = {
-        name: right([Row(q, layer, v) for q in queries for v in vs]).reshape(len(test), -1, 2)
-        for name, vs in written.items()
-    }
-    outcomes["zero_shot"] = right([Row(q) for q in queries])[:, None]
-    if vector.examples:
-        for name, prompts in _few_shot(model, template, vector, test, seed).items():
-            outcomes[name] = right([Row(p) for p in prompts])[:, None]
-        outcomes["most_common"] = _most_common(vector, test)[:, None]
-    order = ["zero_shot", "vector", "few_shot", "random", "wrong_task", "shuffled_labels"]
-    names = [n for n in [*order, "most_common"] if n in outcomes]
+    outcomes = _outcomes(right, model, vector, layer, template, test, wrong, seed)
+    intervals = [bootstrap_interval(column, seed=seed) for column in sweep[:, :, 0].T]
     return VectorReport(
         task=vector.name,
         layer=layer,
         by_layer=torch.tensor(means[:, 0]),
-        by_layer_interval=torch.tensor(
-            [bootstrap_interval(sweep[:, l, 0], seed=seed) for l in range(layers)],
-            dtype=torch.float64,
-        ),
-        conditions={name: _condition(name, outcomes[name], seed) for name in names},
+        by_layer_interval=torch.tensor(intervals, dtype=torch.float64),
+        conditions={n: _condition(n, outcomes[n], seed) for n in _CONDITIONS if n in outcomes},
         meta=_settings(vector, select, test, wrong, template, mode, seed),
     )
+
+
+def _sweep(right: Callable, vector: TaskVector, queries: list[Prompt]) -> np.ndarray:
+    """Right or wrong with the vector at every layer, `[item, layer, first/full]`."""
+    layers = range(len(vector.values))
+    rows = [Row(query, l, vector.values[l]) for query in queries for l in layers]
+    return right(rows).reshape(len(queries), len(layers), 2)
+
+
+def _outcomes(
+    right: Callable,
+    model: Any,
+    vector: TaskVector,
+    layer: int,
+    template: Template,
+    test: Task,
+    wrong: Sequence[TaskVector],
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Right or wrong under every condition, `[item, repeat, first/full]`."""
+    queries = _zero_shot(model, template, test)
+    written = {
+        "vector": [vector.values[layer]],
+        "random": _random_like(vector.values[layer], np.random.default_rng(seed)),
+        "wrong_task": [other.values[layer] for other in wrong],
+    }
+    outcomes = {"zero_shot": right([Row(q) for q in queries])[:, None]}
+    for name, values in written.items():
+        rows = [Row(q, layer, value) for q in queries for value in values]
+        outcomes[name] = right(rows).reshape(len(test), -1, 2)
+    if vector.examples:
+        for name, prompts in _few_shot(model, template, vector, test, seed).items():
+            outcomes[name] = right([Row(p) for p in prompts])[:, None]
+        outcomes["most_common"] = _most_common(vector, test)[:, None]
+    return outcomes
 
 
 def _zero_shot(model: Any, template: Template, task: Task) -> list[Prompt]:
@@ -141,7 +157,7 @@ def _wrong_vectors(
         k: vector.meta[k] for k in ("method", "template", "shots", "contexts") if k in vector.meta
     }
     # A sum or a difference was not extracted by a method: its controls are plain states.
-    if options.get("method") not in ("state",):
+    if options.get("method") not in METHODS:
         options["method"] = "state"
     others = [
         Task.load(name) for name in ("country-capital", "antonym", "lower-upper", "animal-class")
