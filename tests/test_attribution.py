@@ -28,6 +28,8 @@ def quiet(function, *args, **options):
 @pytest.mark.parametrize("site", SITES)
 def test_small_patches_are_what_the_gradient_says(causal, site):
     """A source a hundredth of the way to the clean run: estimate and exact patch agree."""
+    if tiny.shows_only(causal, site):
+        pytest.skip("patching refuses this site here, which its own test shows")
     clean, corrupted = pair()
     names = [Site(site, l).hook(causal) for l in range(3)]
 

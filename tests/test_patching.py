@@ -53,6 +53,10 @@ def test_every_patch_equals_a_full_forward(causal, site):
     if site not in available(causal):
         pytest.skip("parallel blocks have no state between attention and MLP")
     clean, corrupted = pair()
+    if tiny.shows_only(causal, site):
+        with pytest.raises(TvlensError, match="does not read it back"):
+            tv.patch(causal, clean, corrupted, site=site, metric=METRIC)
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = tv.patch(causal, clean, corrupted, site=site, metric=METRIC, positions=[0, 5, 11])

@@ -116,6 +116,11 @@ def tokenizer():
     return hf.AutoTokenizer.from_pretrained(_FOLDER.name)
 
 
+def shows_only(loaded, site: str) -> bool:
+    """TransformerLens 3.9's native models compute patterns but do not read them back."""
+    return HAS_HOOKED and site == "pattern" and loaded is model("native")
+
+
 def ragged(name: str, lengths=(5, 11, 8)) -> object:
     """Random inputs of unequal length for a text model; pictures for a vision model."""
     generator = torch.Generator().manual_seed(1)

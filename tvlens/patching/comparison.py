@@ -15,7 +15,7 @@ from ..activations import collect
 from ..errors import TvlensError
 from ..models.forward import Batch
 from ..models.load import model_name
-from .full import Source
+from .full import Source, check_writable
 from .metrics import Metric, positions_of
 from .result import PatchResult
 from .resume import Base, base_run
@@ -97,6 +97,7 @@ def compare(
     grid = sweep(
         model, site, layers=layers, heads=heads, positions=positions, length=tokens.shape[1]
     )
+    check_writable(model, tokens, grid.cells[0].site)
     metrics = dict(metric) if isinstance(metric, Mapping) else {"": metric}
     reads = sorted({p for m in metrics.values() for p in positions_of(m)})
     swept = sorted({cell.layer for cell in grid.cells})
