@@ -357,10 +357,27 @@ def test_hooks_and_blocks_are_as_before_after_an_exception(causal):
         assert torch.equal(causal(corrupted), before)
 
 
-def test_lengths_that_differ():
+def test_logits_of_a_few_tokens_are_those_of_all(causal):
+    """The built-in difference unembeds two tokens; the same metric written out, all of them."""
     clean, corrupted = pair()
-    model = tiny.model("llama")
-    with pytest.raises(TvlensError, match="needs prompts of the same length"):
-        tv.patch(model, clean[:, 1:], corrupted, site="z", metric=METRIC)
-    with pytest.raises(TvlensError, match=r"prompts of \[3, 4\] tokens"):
-        tv.patch(model, clean, [[1, 2, 3], [1, 2, 3, 4]], site="z", metric=METRIC)
+    right, wrong = torch.tensor([9, 4, 30]), 11
+    options = dict(site="resid_post", layers=[0, 2], positions=[3, -1])
+
+    def written_out(logits):
+        return logits[range(3), -1, right] - logits[:, -1, wrong]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        few, every = (
+            tv.patch(causal, clean, corrupted, metric=metric, **options)
+            for metric in (tv.logit_difference(right, wrong), written_out)
+        )
+        both = {"few": tv.logit_difference(right, wrong), "other": METRIC}
+        two = tv.patch(causal, clean, corrupted, metric=both, **options)
+    torch.testing.assert_close(few.values, every.values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(few.clean, every.clean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(two["few"].values, few.values, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        assert causal(corrupted).shape[-1] == 384  # the unembedding is whole again
+    with pytest.raises(TvlensError, match="outside the vocabulary"):
+        tv.patch(causal, clean, corrupted, metric=tv.logit_difference(900, 1), **options)

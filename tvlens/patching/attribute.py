@@ -8,14 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..models.forward import Batch, before_unembedding, hooked
+from ..models.forward import before_unembedding, hooked, unembedding
 from ..sites import Site
 from .comparison import Comparison, Prompts, compare
 from .metrics import Metric
 from .patch import exact
 from .result import PatchResult
 from .source import observe
-from .sweep import Choice
+from .sweep import Cell, Choice
 
 
 def attribute(
@@ -63,7 +63,9 @@ def attribute(
     )
     if steps > 1 and compared.clean is None:
         raise TvlensError("integrated gradients need clean prompts, not another source")
-    baseline = compared.measure(compared.base.logits)
+    if steps > 1 and not torch.equal(compared.clean.lengths, compared.base.prompts.lengths):
+        raise TvlensError("integrated gradients need clean and corrupted prompts of equal lengths")
+    baseline = compared.measure(compared.base.seen.logits)
     estimates = torch.stack([_estimates(model, compared, m, steps) for m in compared.metrics])
     values = baseline[:, None].to(estimates) + estimates
     if refine:
@@ -77,14 +79,18 @@ def _estimates(
     model: Any, compared: Comparison, name: str, steps: int
 ) -> Float[Tensor, "cell batch"]:
     """First-order change of one metric under every cell, per example."""
-    base = compared.base
+    lengths = compared.base.prompts.lengths
     total: dict[int, Tensor] = {}
     for way in _embeddings(model, compared, steps):
         for layer, gradient in _gradients(model, compared, name, way).items():
             total[layer] = total.get(layer, 0) + gradient / steps
-    change = {l: (compared.source[l].to(base.own[l]) - base.own[l]) * total[l] for l in total}
-    cells = compared.grid.cells
-    return torch.stack([cell.part(change[cell.layer]).flatten(1).sum(1) for cell in cells])
+
+    def estimate(cell: Cell) -> Float[Tensor, " batch"]:
+        own = compared.own(cell)
+        change = compared.part(cell).to(own) - own
+        return (change * cell.part(total[cell.layer], lengths)).flatten(1).sum(1)
+
+    return torch.stack([estimate(cell) for cell in compared.grid.cells])
 
 
 def _embeddings(model: Any, compared: Comparison, steps: int) -> list[Tensor | None]:
@@ -92,8 +98,8 @@ def _embeddings(model: Any, compared: Comparison, steps: int) -> list[Tensor | N
     if steps == 1:
         return [None]
     ends = [
-        observe(model, tokens, component="resid_pre", layers=[0], reads=[-1]).activations[0]
-        for tokens in (compared.base.tokens, compared.clean)
+        observe(model, prompts, component="resid_pre", layers=[0], reads=[-1]).activations[0]
+        for prompts in (compared.base.prompts, compared.clean)
     ]
     return [torch.lerp(*ends, (i + 0.5) / steps) for i in range(steps)]
 
@@ -102,8 +108,8 @@ def _gradients(
     model: Any, compared: Comparison, name: str, entering: Tensor | None
 ) -> dict[int, Tensor]:
     """Gradient of one metric, summed over examples, at the swept sites."""
-    tokens, site = compared.base.tokens, compared.grid.component
-    at = Batch.of(model, tokens).positions(compared.reads)[0].to(tokens.device)
+    prompts, site = compared.base.prompts, compared.grid.component
+    rows, at = torch.arange(len(prompts))[:, None], prompts.positions(compared.reads)
     kept: dict[int, Tensor] = {}
 
     def keep(layer: int):
@@ -118,8 +124,9 @@ def _gradients(
         return activation if entering is None else entering.to(activation)
 
     hooks = [("blocks.0.hook_resid_pre", enter)]
-    hooks += [(Site(site, l).hook(model), keep(l)) for l in compared.source]
-    hooks += [(before_unembedding(model), lambda activation, hook: activation[:, at])]
-    with torch.enable_grad(), hooked(model, hooks):
-        value = compared.measure(model(tokens))[list(compared.metrics).index(name)].sum()
+    hooks += [(Site(site, l).hook(model), keep(l)) for l in compared.source.activations]
+    hooks += [(before_unembedding(model), lambda activation, hook: activation[rows, at])]
+    with torch.enable_grad(), hooked(model, hooks), unembedding(model, compared.base.vocabulary):
+        logits = model(prompts.inputs, **prompts.mask(model))
+        value = compared.measure(logits)[list(compared.metrics).index(name)].sum()
     return dict(zip(kept, torch.autograd.grad(value, list(kept.values())), strict=True))

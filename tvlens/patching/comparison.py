@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..activations import collect
 from ..errors import TvlensError
-from ..models.forward import Batch
+from ..models.forward import Batch, TokenRows
 from ..models.load import model_name
-from .full import Source, check_writable
-from .metrics import Metric, positions_of
+from .full import check_writable
+from .metrics import Metric, narrowed, positions_of
 from .result import PatchResult
 from .resume import Base, base_run
-from .source import Observed, source_of
-from .sweep import Choice, Sweep, sweep
+from .source import Observed, observe, source_of
+from .sweep import Cell, Choice, Sweep, sweep
 
-Prompts = str | Sequence[str] | Sequence[Sequence[int]] | Int[Tensor, "batch pos"]
+# Texts, token lists, or a tensor whose rows may be padded with the tokenizer's own padding.
+Prompts = str | Sequence[str] | TokenRows
 
 
 @dataclass(frozen=True)
@@ -31,22 +32,26 @@ class Comparison:
 
     Attributes:
         base: the corrupted run.
-        seen: the source: activations, and logits where it is a run.
+        source: what patches write, and logits where it is a run.
         clean: the clean prompts, where the source is a run.
+        metrics: by name, for logits of the base run's vocabulary.
         reads: the positions that the metrics read.
     """
 
     base: Base
-    seen: Observed
-    clean: Int[Tensor, "batch pos"] | None
+    source: Observed
+    clean: Batch | None
     grid: Sweep
     metrics: dict[str, Metric]
     reads: list[int]
 
-    @property
-    def source(self) -> Source:
-        """What patches write, by layer."""
-        return self.seen.activations
+    def part(self, cell: Cell) -> Tensor:
+        """What a patch writes."""
+        return cell.part(self.source.activations[cell.layer], self.source.lengths)
+
+    def own(self, cell: Cell) -> Tensor:
+        """What stands there in the corrupted run."""
+        return cell.part(self.base.seen.activations[cell.layer], self.base.seen.lengths)
 
     def measure(
         self, logits: Float[Tensor, "batch position vocab"]
@@ -60,17 +65,18 @@ class Comparison:
     ) -> PatchResult:
         """The values of all cells as a result with its grid."""
         several = list(self.metrics) != [""]
-        shown = self.base.tokens if self.clean is None else self.clean
+        corrupted = _first(self.base.prompts)
+        shown = corrupted if self.clean is None else _first(self.clean)
         whole = PatchResult(
             values=values.detach().cpu().reshape(len(self.metrics), *self.grid.shape, -1),
             axes=("metric", *self.grid.axes),
             coordinates={"metric": list(self.metrics), **self.grid.axes},
-            baseline=self.measure(self.base.logits).cpu(),
-            clean=None if self.seen.logits is None else self.measure(self.seen.logits).cpu(),
+            baseline=self.measure(self.base.seen.logits).cpu(),
+            clean=None if self.source.logits is None else self.measure(self.source.logits).cpu(),
             site=self.grid.component,
-            tokens=_words(model, self.base.tokens[0]),
-            source_tokens=_words(model, shown[0]),
-            settings={"model": model_name(model), "prompts": len(self.base.tokens)} | settings,
+            tokens=_words(model, corrupted),
+            source_tokens=_words(model, shown),
+            settings={"model": model_name(model), "prompts": len(self.base.prompts)} | settings,
         )
         return _with_attention(model, shown, whole if several else whole[""])
 
@@ -90,23 +96,29 @@ def compare(
     """Check what was asked and run both sides once. Arguments as in `patch`."""
     if model.training:
         raise TvlensError("the model is in training mode: call model.eval() first")
-    tokens = _tokens(model, corrupted)
-    given = clean if _is_source(clean) else _tokens(model, clean)
-    if isinstance(given, Tensor) and torch.equal(given, tokens):
-        raise TvlensError("clean and corrupted are the same prompts: there is nothing to patch")
+    own = _prompts(model, corrupted)
+    given = clean if _is_source(clean) else _prompts(model, clean)
+    _check_sides(given, own)
+    runs = [side.lengths for side in (own, given) if isinstance(side, Batch)]
     grid = sweep(
-        model, site, layers=layers, heads=heads, positions=positions, length=tokens.shape[1]
+        model, site, layers=layers, heads=heads, positions=positions, lengths=torch.cat(runs)
     )
-    check_writable(model, tokens, grid.cells[0].site)
+    _check_alignment(given, own, grid.cells[0])
+    check_writable(model, own, grid.cells[0].site)
     metrics = dict(metric) if isinstance(metric, Mapping) else {"": metric}
     reads = sorted({p for m in metrics.values() for p in positions_of(m)})
-    swept = sorted({cell.layer for cell in grid.cells})
-    base = base_run(model, tokens, component=grid.component, layers=swept, reads=reads)
-    seen = source_of(
-        model, given, base.own, tokens, component=grid.component, reads=reads, seed=seed
+    vocabulary, metrics = narrowed(metrics, model.cfg.d_vocab)
+    wanted = dict(
+        component=grid.component,
+        layers=sorted({cell.layer for cell in grid.cells}),
+        reads=reads,
+        vocabulary=vocabulary,
     )
-    kept = given if isinstance(given, Tensor) else None
-    return Comparison(base, seen, kept, grid, metrics, reads)
+    base = base_run(model, own, **wanted)
+    if isinstance(given, Batch):
+        return Comparison(base, observe(model, given, **wanted), given, grid, metrics, reads)
+    source = source_of(model, given, base.seen, component=grid.component, seed=seed)
+    return Comparison(base, source, None, grid, metrics, reads)
 
 
 def _measured(metric: Metric, logits: Tensor, reads: Sequence[int]) -> Float[Tensor, " batch"]:
@@ -131,21 +143,65 @@ def _is_source(clean: Any) -> bool:
     )
 
 
-def _tokens(model: Any, prompts: Prompts) -> Int[Tensor, "batch pos"]:
-    """Prompts as one tensor on the model's device; all of one length."""
+def _prompts(model: Any, prompts: Prompts) -> Batch:
+    """Prompts of any form and of any lengths, on the model's device."""
     if isinstance(prompts, str):
         prompts = [prompts]
-    if not isinstance(prompts, Tensor):
-        rows = [model.to_tokens(p)[0].tolist() if isinstance(p, str) else list(p) for p in prompts]
-        lengths = sorted({len(row) for row in rows})
-        if len(lengths) != 1:
-            raise TvlensError(
-                f"prompts of {lengths} tokens cannot be patched together: use prompts of one length"
-            )
-        prompts = torch.tensor(rows)
-    tokens = prompts if prompts.ndim == 2 else prompts[None]
-    Batch.of(model, tokens)  # too long a prompt is an error before any forward
-    return tokens.to(next(model.parameters()).device)
+    if isinstance(prompts, Tensor):
+        prompts = _unpadded(model, prompts if prompts.ndim == 2 else prompts[None])
+    rows = [model.to_tokens(p)[0].tolist() if isinstance(p, str) else p for p in prompts]
+    batch = Batch.of(model, rows)  # too long a prompt is an error before any forward
+    return Batch(batch.inputs.to(next(model.parameters()).device), batch.lengths)
+
+
+def _unpadded(model: Any, tokens: Int[Tensor, "batch pos"]) -> list[Int[Tensor, " _"]]:
+    """The rows of a padded tensor without their padding, on the left or else on the right.
+
+    The longest row has none: what it begins with, a text's beginning or its end may be the same
+    token as the padding, is not padding in the others either.
+    """
+    pad = getattr(getattr(model, "tokenizer", None), "pad_token_id", None)
+    if pad is None:
+        return list(tokens)
+    left, right = (_run_length(side == pad) for side in (tokens, tokens.flip(1)))
+    left, right = left - left.min(), right - right.min()
+    if left.any():
+        return [row[n:] for row, n in zip(tokens, left.tolist(), strict=True)]
+    return [row[: len(row) - n] for row, n in zip(tokens, right.tolist(), strict=True)]
+
+
+def _run_length(hits: Bool[Tensor, "row pos"]) -> Int[Tensor, " row"]:
+    """How many entries of each row are true before the first false one."""
+    return hits.long().cumprod(1).sum(1)
+
+
+def _check_sides(given: Any, own: Batch) -> None:
+    """As many prompts on both sides, and not the same ones."""
+    if not isinstance(given, Batch):
+        return
+    if len(given) != len(own):
+        raise TvlensError(f"{len(given)} clean prompts and {len(own)} corrupted ones")
+    if torch.equal(given.lengths, own.lengths) and torch.equal(given.inputs, own.inputs):
+        raise TvlensError("clean and corrupted are the same prompts: there is nothing to patch")
+
+
+def _check_alignment(given: Any, own: Batch, cell: Cell) -> None:
+    """What is patched as a whole must be of one size on both sides, prompt by prompt."""
+    whole = cell.position is None or cell.site.component == "pattern"
+    if not isinstance(given, Batch) or not whole:
+        return
+    unlike = (given.lengths != own.lengths).nonzero().flatten()
+    if len(unlike):
+        i = int(unlike[0])
+        raise TvlensError(
+            f"prompt {i} has {int(given.lengths[i])} clean and {int(own.lengths[i])} corrupted "
+            "tokens: give positions, such as -1, to patch between prompts of different lengths"
+        )
+
+
+def _first(prompts: Batch) -> Int[Tensor, " pos"]:
+    """The first prompt without its padding."""
+    return prompts.inputs[0, : prompts.lengths[0]]
 
 
 def _words(model: Any, tokens: Int[Tensor, " pos"]) -> list[str]:
@@ -154,7 +210,7 @@ def _words(model: Any, tokens: Int[Tensor, " pos"]) -> list[str]:
 
 
 def _with_attention(
-    model: Any, tokens: Int[Tensor, "batch pos"], result: PatchResult, *, count: int = 8
+    model: Any, tokens: Int[Tensor, " pos"], result: PatchResult, *, count: int = 8
 ) -> PatchResult:
     """Add the patterns of the heads with the largest effect, on the first prompt."""
     if result.axes != ("layer", "head") or result.site not in ("z", "q", "pattern"):
@@ -164,7 +220,7 @@ def _with_attention(
     layer_of, head_of = (result.coordinates[axis] for axis in result.axes)
     heads = [(layer_of[i // width], head_of[i % width]) for i in largest.tolist()]
     layers = sorted({layer for layer, _ in heads})
-    found = collect(model, tokens[:1].tolist(), "pattern", layers=layers, progress=False)
+    found = collect(model, [tokens.tolist()], "pattern", layers=layers, progress=False)
     for layer, head in heads:
         pattern = found[f"pattern.{layer}"][0, :, head]
         result.attention[f"L{layer}H{head}"] = pattern.float()

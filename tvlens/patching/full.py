@@ -1,11 +1,11 @@
 """Patches as rows of full forward passes: exact on every model, and what faster ways answer to."""
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
@@ -14,14 +14,11 @@ from ..models.load import model_name
 from ..sites import Site
 from .sweep import Cell
 
-# layer -> the whole source activation there, `[batch, ...]`
-Source = Mapping[int, Tensor]
-
 # model -> components whose hooks were seen to be read back
 _writable: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def check_writable(model: Any, tokens: Int[Tensor, "batch pos"], site: Site) -> None:
+def check_writable(model: Any, prompts: Batch, site: Site) -> None:
     """Raise TvlensError where a model shows an activation but goes on with its own.
 
     Native models of TransformerLens 3.9 do so with attention patterns: every patch would then
@@ -29,9 +26,9 @@ def check_writable(model: Any, tokens: Int[Tensor, "batch pos"], site: Site) -> 
     """
     known = _writable.setdefault(model, set())
     # One token attends to itself whatever its query and key are.
-    if site.component in known or tokens.shape[1] < 2:
+    if site.component in known or int(prompts.lengths[0]) < 2:
         return
-    batch = Batch.of(model, tokens[:1])
+    batch = Batch(prompts.inputs[:1, : prompts.lengths[0]], prompts.lengths[:1])
     noise = torch.Generator().manual_seed(0)
 
     def disturb(activation: Tensor, hook_point: Any) -> Tensor:
@@ -53,27 +50,32 @@ def check_writable(model: Any, tokens: Int[Tensor, "batch pos"], site: Site) -> 
 
 def full(
     model: Any,
-    tokens: Int[Tensor, "batch pos"],
+    prompts: Batch,
     cells: Sequence[Cell],
-    source: Source,
-    positions: Sequence[int],
+    parts: Sequence[Tensor],
+    reads: Sequence[int],
+    vocabulary: Sequence[int] | None = None,
 ) -> Float[Tensor, "cell batch position vocab"]:
-    """Logits at `positions` under each patch. Cost: one forward of every row per patch."""
-    batch = len(tokens)
-    rows = Batch.of(model, tokens.repeat(len(cells), 1))
-    at = rows.positions(list(positions))
-    hooks = edits(model, cells, source, lambda j: (slice(j * batch, (j + 1) * batch), None))
-    logits = logits_at(model, rows, at, hooks=hooks)
-    return logits.view(len(cells), batch, *logits.shape[1:])
+    """Logits at `reads` with each patch's part written in. Cost: a forward of all rows each."""
+    batch, count = len(prompts), len(cells)
+    rows = Batch(prompts.inputs.repeat(count, 1), prompts.lengths.repeat(count))
+
+    def where(j: int) -> tuple:
+        return torch.arange(j * batch, (j + 1) * batch), cells[j].place(prompts.lengths)
+
+    hooks = edits(model, cells, parts, where)
+    at = rows.positions(list(reads))
+    logits = logits_at(model, rows, at, hooks=hooks, vocabulary=vocabulary)
+    return logits.unflatten(0, (count, batch))
 
 
 def edits(
-    model: Any, cells: Sequence[Cell], source: Source, where: Callable[[int], tuple]
+    model: Any, cells: Sequence[Cell], parts: Sequence[Tensor], where: Callable[[int], tuple]
 ) -> list[Hook]:
-    """One hook per layer, writing each cell's source into its own rows and positions.
+    """One hook per layer, writing each cell's part into its own rows and positions.
 
     Args:
-        where: cell's number -> (rows, position in the running tensor; None: as in the prompt).
+        where: cell's number -> (rows, positions) in the running tensor.
     """
     by_layer: dict[int, list[int]] = {}
     for j, cell in enumerate(cells):
@@ -83,10 +85,7 @@ def edits(
         def hook(activation: Tensor, hook_point: Any) -> Tensor:
             edited = activation.clone()
             for j in members:
-                cell = cells[j]
-                rows, position = where(j)
-                target = cell.index(rows, cell.own if position is None else position)
-                edited[target] = cell.part(source[cell.layer]).to(edited)
+                edited[cells[j].index(*where(j))] = parts[j].to(edited)
             return edited
 
         return hook

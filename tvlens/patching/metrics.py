@@ -1,7 +1,9 @@
 """Metrics: from logits at the positions a metric reads to one number per example.
 
-Any callable from `Float[batch pos vocab]` to `Float[batch]` will do. One that reads more than the
-last position says so in an attribute `positions`, a sequence of ints.
+Any callable from `Float[batch pos vocab]` to `Float[batch]` will do. It may carry two attributes:
+`positions`, a sequence of ints, where it reads more than the last position; and `narrow`, a pair of
+the few tokens it reads and the same metric for logits of these tokens alone, which spares the rest
+of the unembedding (half the cost of a patch at the last position).
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +23,47 @@ def positions_of(metric: Metric) -> tuple[int, ...]:
     return tuple(getattr(metric, "positions", (-1,)))
 
 
+def narrowed(
+    metrics: dict[str, Metric], vocabulary: int
+) -> tuple[list[int] | None, dict[str, Metric]]:
+    """The tokens that all metrics read together, and the metrics for logits of these alone.
+
+    None and the metrics as they are where one of them reads the whole vocabulary.
+    """
+    if not all(hasattr(metric, "narrow") for metric in metrics.values()):
+        return None, metrics
+    tokens = sorted({token for metric in metrics.values() for token in metric.narrow[0]})
+    if tokens[0] < 0 or tokens[-1] >= vocabulary:
+        raise TvlensError(f"a token id outside the vocabulary of {vocabulary}")
+    return tokens, {name: _among(metric, tokens) for name, metric in metrics.items()}
+
+
+def _among(metric: Metric, tokens: Sequence[int]) -> Metric:
+    """A metric for logits of `tokens`, among which are its own."""
+    own, short = metric.narrow
+    at = [tokens.index(token) for token in own]
+
+    def chosen(logits: Tensor) -> Tensor:
+        return short(logits[..., at])
+
+    chosen.positions = positions_of(metric)
+    return chosen
+
+
 def logit_difference(right: TokenIds, wrong: TokenIds) -> Metric:
     """Logit of the right token less that of the wrong one, at the last position.
 
     Args:
         right, wrong: one token id for all examples, or one per example.
     """
+    metric = _difference(right, wrong)
+    ids = [torch.as_tensor(token).reshape(-1).tolist() for token in (right, wrong)]
+    tokens = sorted({token for side in ids for token in side})
+    metric.narrow = (tokens, _difference(*[[tokens.index(t) for t in side] for side in ids]))
+    return metric
+
+
+def _difference(right: TokenIds, wrong: TokenIds) -> Metric:
     return lambda logits: _of(logits, right) - _of(logits, wrong)
 
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ..models.load import model_name
 from ..sites import Site
 from .comparison import Comparison, Prompts, compare
-from .full import Source, full
+from .full import full
 from .metrics import Metric
 from .result import PatchResult
 from .resume import Base, resumed
@@ -42,10 +42,10 @@ def patch(
     """Run `corrupted` with single activations taken from `clean`, one patch at a time.
 
     Args:
-        clean: prompts as long as `corrupted`, token by token; or another source: an activation
-            cache, a `TaskVector`, "mean", "zero" or "resample" (all of `corrupted` itself).
-        corrupted: prompts of one length: text, texts, token lists or a tensor. For noising, swap
-            clean and corrupted.
+        clean: as many prompts as `corrupted`; or another source: an activation cache, a
+            `TaskVector`, "mean", "zero" or "resample" (all of `corrupted` itself).
+        corrupted: text, texts, token lists or a tensor, padded or not. For noising, swap clean
+            and corrupted. Where lengths differ, positions count from each prompt's own end.
         site: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z (or head_out), q, k, v, or
             pattern.
         metric: from logits `[batch, pos, vocab]` to `[batch]`, or several of them by name.
@@ -89,18 +89,15 @@ def exact(
     progress: bool = False,
 ) -> Float[Tensor, "metric cell batch"]:
     """The metrics under each cell; cells that would write what is there keep the baseline."""
-    base, source, reads = compared.base, compared.source, compared.reads
-    values = compared.measure(base.logits)[:, None].repeat(1, len(cells), 1)
-    todo = [
-        i
-        for i, cell in enumerate(cells)
-        if not torch.equal(cell.part(source[cell.layer]), cell.part(base.own[cell.layer]))
-    ]
+    cells, base = list(cells), compared.base
+    parts = [compared.part(cell) for cell in cells]
+    values = compared.measure(base.seen.logits)[:, None].repeat(1, len(cells), 1)
+    todo = [i for i, c in enumerate(cells) if not torch.equal(parts[i], compared.own(c))]
     if not todo:
         return values
-    engine, size = _engine(model, base, [cells[i] for i in todo], source, reads)
+    engine, size = _engine(model, base, [cells[i] for i in todo], compared.reads)
     with tqdm(total=len(todo), desc="patching", disable=None if progress else True) as bar:
-        for chunk, logits in _run(engine, size, cells, todo, batch_tokens):
+        for chunk, logits in _run(engine, size, cells, parts, todo, batch_tokens):
             for i, one in zip(chunk, logits, strict=True):
                 values[:, i] = compared.measure(one)
             bar.update(len(chunk))
@@ -108,22 +105,22 @@ def exact(
 
 
 def _engine(
-    model: Any, base: Base, cells: Sequence[Cell], source: Source, reads: Sequence[int]
+    model: Any, base: Base, cells: Sequence[Cell], reads: Sequence[int]
 ) -> tuple[Callable, Callable]:
-    """How to run a group of cells, and how many tokens one of them takes."""
-    batch, length = base.tokens.shape
+    """How to run a group of cells with their parts, and how many tokens one of them takes."""
+    lengths = base.prompts.lengths
 
-    def slow(group: Sequence[Cell]) -> Tensor:
-        return full(model, base.tokens, group, source, reads)
+    def slow(group: Sequence[Cell], parts: Sequence[Tensor]) -> Tensor:
+        return full(model, base.prompts, group, parts, reads, base.vocabulary)
 
-    def fast(group: Sequence[Cell]) -> Tensor:
-        return resumed(model, base, group, source, reads)
+    def fast(group: Sequence[Cell], parts: Sequence[Tensor]) -> Tensor:
+        return resumed(model, base, group, parts, reads)
 
     # A pattern's keys would have to be those of its own branch.
     able = base.resid and cells[0].site.component != "pattern"
     if able and _resumes(model, base, cells, fast, slow):
-        return fast, lambda cell: batch * (length - (cell.position or 0))
-    return slow, lambda cell: batch * length
+        return fast, lambda cell: len(lengths) * int((lengths - cell.start(lengths)).max())
+    return slow, lambda cell: base.prompts.inputs.numel()
 
 
 def _resumes(model: Any, base: Base, cells: Sequence[Cell], fast: Callable, slow: Callable) -> bool:
@@ -133,7 +130,7 @@ def _resumes(model: Any, base: Base, cells: Sequence[Cell], fast: Callable, slow
     block and a prefix take part. An answer holds for prompts up to this length (a sliding window
     shows only on longer ones) and from this layer up.
     """
-    name, length = cells[0].site.component, base.tokens.shape[1]
+    name, length = cells[0].site.component, int(base.prompts.lengths.min())
     lowest = min(cell.layer for cell in cells)
     known = _checked.setdefault(model, {})
     if name in known and known[name] is None:
@@ -141,9 +138,11 @@ def _resumes(model: Any, base: Base, cells: Sequence[Cell], fast: Callable, slow
     if name in known and known[name][0] >= length and known[name][1] <= lowest:
         return True
     head = None if cells[0].site.head is None else 0
-    probe = [Cell(Site(name, lowest, head=head, position=length // 2))]
+    probe = Cell(Site(name, lowest, head=head, position=length // 2))
+    # Some other activation of the right size: those of the examples, negated.
+    part = -probe.part(base.seen.activations[lowest], base.prompts.lengths)
     try:
-        found, true = fast(probe), slow(probe)
+        found, true = fast([probe], [part]), slow([probe], [part])
         gap = float((found - true).abs().max() / true.abs().max().clamp_min(1e-6))
         problem = "" if gap < 1e-4 else f"they differ by {gap:.1e} of the largest logit"
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -162,6 +161,7 @@ def _run(
     engine: Callable,
     size: Callable[[Cell], int],
     cells: Sequence[Cell],
+    parts: Sequence[Tensor],
     todo: Sequence[int],
     batch_tokens: int,
 ) -> Iterator[tuple[list[int], Tensor]]:
@@ -171,7 +171,7 @@ def _run(
         filled = itertools.accumulate(size(cells[i]) for i in order)
         chunk = order[: max(1, sum(total <= batch_tokens for total in filled))]
         try:
-            logits = engine([cells[i] for i in chunk])
+            logits = engine([cells[i] for i in chunk], [parts[i] for i in chunk])
         except RuntimeError as error:
             if "memory" not in str(error).lower() or len(chunk) == 1:
                 raise

@@ -9,7 +9,7 @@ Whether a model takes this exactly is found out by running one patch both ways; 
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models.forward import Batch, hooked, is_bidirectional, run
+from ..models.forward import Batch, hooked, is_bidirectional, run, unembedding
 from ..sites import Site
-from .full import Source, edits
-from .source import keeping, observe
+from .full import edits
+from .source import Observed, keeping, observe
 from .sweep import Cell
 
 
@@ -29,17 +29,17 @@ class Base:
     """The unpatched run, as far as patches need it.
 
     Attributes:
-        tokens: the prompts.
-        own: the patched component at the swept layers.
-        logits: at the positions the metrics read.
+        prompts: the corrupted prompts.
+        seen: the patched component at the swept layers, and the logits that metrics read.
+        vocabulary: the tokens whose logits these are; None for all.
         resid: residual stream before every block; empty where the model cannot resume.
         cache: keys and values of every block, the Hugging Face cache object.
     """
 
-    tokens: Int[Tensor, "batch pos"]
-    own: Source
-    logits: Float[Tensor, "batch position vocab"]
-    resid: dict[int, Float[Tensor, "batch pos d_model"]]
+    prompts: Batch
+    seen: Observed
+    vocabulary: Sequence[int] | None
+    resid: Mapping[int, Float[Tensor, "batch pos d_model"]]
     cache: Any
 
 
@@ -56,68 +56,78 @@ def can_resume(model: Any) -> bool:
 
 def base_run(
     model: Any,
-    tokens: Int[Tensor, "batch pos"],
+    prompts: Batch,
     *,
     component: str,
     layers: Sequence[int],
     reads: Sequence[int],
+    vocabulary: Sequence[int] | None = None,
 ) -> Base:
     """Run the prompts once and keep what patches compare with and resume from."""
+    wanted = dict(component=component, layers=layers, reads=reads, vocabulary=vocabulary)
     if not can_resume(model):
-        seen = observe(model, tokens, component=component, layers=layers, reads=reads)
-        return Base(tokens, seen.activations, seen.logits, {}, None)
+        return Base(prompts, observe(model, prompts, **wanted), vocabulary, {}, None)
     own: dict[int, Tensor] = {}
     resid: dict[int, Tensor] = {}
-    batch = Batch.of(model, tokens)
-    at = batch.positions(list(reads))[0].to(tokens.device)
+    rows = torch.arange(len(prompts))[:, None]
+    at = prompts.positions(list(reads))
     hooks = [(Site(component, l).hook(model), keeping(own, l)) for l in layers]
     hooks += [
         (f"blocks.{l}.hook_resid_pre", keeping(resid, l))
         for l in range(min(layers), model.cfg.n_layers)
     ]
-    hooks.append(("unembed.hook_in", lambda activation, hook: activation[:, at]))
-    logits, cache = run(model, batch, hooks=hooks, return_type="logits_and_cache", use_cache=True)
-    return Base(tokens, own, logits, resid, cache)
+    hooks.append(("unembed.hook_in", lambda activation, hook: activation[rows, at]))
+    with unembedding(model, vocabulary):
+        logits, cache = run(
+            model, prompts, hooks=hooks, return_type="logits_and_cache", use_cache=True
+        )
+    return Base(prompts, Observed(own, prompts.lengths, logits), vocabulary, resid, cache)
 
 
 def resumed(
-    model: Any, base: Base, cells: Sequence[Cell], source: Source, positions: Sequence[int]
+    model: Any, base: Base, cells: Sequence[Cell], parts: Sequence[Tensor], reads: Sequence[int]
 ) -> Float[Tensor, "cell batch position vocab"]:
-    """Logits at `positions` under each patch, all in one pass.
+    """Logits at `reads` with each patch's part written in, all in one pass.
 
     Cost: from the lowest patched layer up, `batch x sum over cells of (length - position)` tokens.
     """
-    length, layer = base.tokens.shape[1], min(cell.layer for cell in cells)
-    starts = torch.tensor([cell.position or 0 for cell in cells])
-    first = (length - starts).cumsum(0) - (length - starts)  # where each branch begins
-    owner = torch.arange(len(cells)).repeat_interleave(length - starts)
-    place = torch.arange(len(owner)) - first[owner] + starts[owner]  # position in the prompt
+    lengths, layer = base.prompts.lengths, min(cell.layer for cell in cells)
+    batch, count = len(lengths), len(cells)
+    starts = torch.stack([cell.start(lengths) for cell in cells], dim=1)  # [batch, cell]
+    widths = (lengths[:, None] - starts).amax(0)
+    first = widths.cumsum(0) - widths  # where each branch begins
+    owner = torch.arange(count).repeat_interleave(widths)
+    step = torch.arange(len(owner)) - first[owner]  # how far into its branch a token stands
+    # Position in the prompt; behind a short prompt's end it is padding, which nobody reads.
+    place = (starts[:, owner] + step).clamp_max(int(lengths.max()) - 1)
+    rows = torch.arange(batch)[:, None]
 
-    def inside(j: int) -> tuple[slice, Any]:
+    def inside(j: int) -> tuple:
         begin = int(first[j])
-        whole = slice(begin, begin + length)
-        return slice(None), whole if cells[j].position is None else begin
+        whole = slice(begin, begin + int(widths[j]))
+        return rows[:, 0], whole if cells[j].position is None else begin
 
-    wanted = torch.tensor([p % length for p in positions])
-    reads = (first[:, None] + (wanted - starts[:, None]).clamp_min(0)).flatten()
-    hidden = base.resid[layer][:, place.to(base.tokens.device)]
+    wanted = base.prompts.positions(list(reads))[:, None]  # [batch, 1, read]
+    ends = (first[:, None] + (wanted - starts[..., None]).clamp_min(0)).flatten(1)
+    hidden = base.resid[layer][rows, place]
     hooks = [
         (f"blocks.{layer}.hook_resid_pre", lambda activation, hook: hidden),
-        *edits(model, cells, source, inside),
-        ("unembed.hook_in", lambda activation, hook: activation[:, reads.to(activation.device)]),
+        *edits(model, cells, parts, inside),
+        ("unembed.hook_in", lambda activation, hook: activation[rows, ends]),
     ]
-    with torch.no_grad(), _skipping(model, layer), hooked(model, hooks):
+    narrow = unembedding(model, base.vocabulary)
+    with torch.no_grad(), narrow, _skipping(model, layer), hooked(model, hooks):
         logits = model(
             hidden.clone(),
-            attention_mask=_tree_mask(starts, owner, place, like=hidden),
-            position_ids=place.to(hidden.device).expand(len(hidden), -1),
+            attention_mask=_tree_mask(starts, owner, step, like=hidden),
+            position_ids=place.to(hidden.device),
             past_key_values=_prefix(base.cache, int(starts.max())),
         )
-    logits = logits.unflatten(1, (len(cells), len(wanted))).transpose(0, 1)
-    early = wanted < starts[:, None]  # what no patch here can change
+    logits = logits.unflatten(1, (count, -1))
+    early = wanted < starts[..., None]  # what no patch here can change
     if early.any():
-        logits = torch.where(early.to(logits.device)[:, None, :, None], base.logits, logits)
-    return logits
+        logits = torch.where(early[..., None].to(logits.device), base.seen.logits[:, None], logits)
+    return logits.transpose(0, 1)
 
 
 @contextlib.contextmanager
@@ -134,18 +144,20 @@ def _skipping(model: Any, layer: int) -> Iterator[None]:
 
 
 def _tree_mask(
-    starts: Int[Tensor, " cell"],
+    starts: Int[Tensor, "batch cell"],
     owner: Int[Tensor, " token"],
-    place: Int[Tensor, " token"],
+    step: Int[Tensor, " token"],
     *,
     like: Float[Tensor, "batch token d_model"],
 ) -> Float[Tensor, "batch 1 token key"]:
     """Each token sees the prefix before its branch's start, and its own branch, causally."""
-    before = torch.arange(int(starts.max())) < starts[owner][:, None]
-    own = (owner[:, None] == owner) & (place[:, None] >= place)
-    seen = torch.cat([before, own], dim=1)
+    alike = bool((starts == starts[:1]).all())
+    starts = starts[:1] if alike else starts  # prompts of one length share a mask
+    before = torch.arange(int(starts.max())) < starts[:, owner, None]
+    own = (owner[:, None] == owner) & (step[:, None] >= step)
+    seen = torch.cat([before, own.expand(len(starts), -1, -1)], dim=-1)
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(like.dtype).min)
-    return mask.to(like)[None, None].expand(len(like), 1, -1, -1)
+    return mask.to(like)[:, None].expand(len(like), -1, -1, -1)
 
 
 def _prefix(cache: Any, length: int) -> Any:

@@ -1,6 +1,6 @@
 """Where a patch's activations come from: another run, a vector, means, zeros, other prompts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..models.forward import Batch, logits_at
 from ..sites import Site
-from .full import Source
 
 
 @dataclass(frozen=True)
@@ -20,28 +19,31 @@ class Observed:
     """One run: the patched component at the swept layers, and the logits that metrics read.
 
     Attributes:
-        activations: layer -> the whole activation, as the model computes it.
+        activations: layer -> the whole activation, `[batch, ...]`, as the model computes it.
+        lengths: of the prompts behind it, which are padded on the right.
         logits: at the positions read; None where the source is no run.
     """
 
-    activations: Source
+    activations: Mapping[int, Tensor]
+    lengths: Int[Tensor, " batch"]
     logits: Float[Tensor, "batch position vocab"] | None = None
 
 
 def observe(
     model: Any,
-    tokens: Int[Tensor, "batch pos"],
+    prompts: Batch,
     *,
     component: str,
     layers: Sequence[int],
     reads: Sequence[int],
+    vocabulary: Sequence[int] | None = None,
 ) -> Observed:
     """Run prompts once, keeping one component at some layers and the logits at `reads`."""
     kept: dict[int, Tensor] = {}
-    batch = Batch.of(model, tokens)
     hooks = [(Site(component, l).hook(model), keeping(kept, l)) for l in layers]
-    logits = logits_at(model, batch, batch.positions(list(reads)), hooks=hooks)
-    return Observed(kept, logits)
+    at = prompts.positions(list(reads))
+    logits = logits_at(model, prompts, at, hooks=hooks, vocabulary=vocabulary)
+    return Observed(kept, prompts.lengths, logits)
 
 
 def keeping(kept: dict[int, Tensor], layer: int) -> Callable:
@@ -53,61 +55,52 @@ def keeping(kept: dict[int, Tensor], layer: int) -> Callable:
     return hook
 
 
-def source_of(
-    model: Any,
-    source: Any,
-    own: Source,
-    tokens: Int[Tensor, "batch pos"],
-    *,
-    component: str,
-    reads: Sequence[int],
-    seed: int,
-) -> Observed:
-    """The activations that patches write, from any kind of source.
+def source_of(model: Any, source: Any, own: Observed, *, component: str, seed: int) -> Observed:
+    """The activations that patches write, from a source that is no run.
 
     Args:
-        source: prompts of the same shape as `tokens`; an activation cache or mapping with the
-            model's hook names; a `TaskVector`; "zero"; "mean" (over the batch); or "resample"
-            (each example takes another one's).
-        own: the corrupted run's activations, by layer.
+        source: an activation cache or mapping with the model's hook names, whose batch and
+            position may be of size 1 for all; a `TaskVector`; "zero"; "mean" (over the batch); or
+            "resample" (each example takes another one's).
+        own: the corrupted run.
     """
-    layers = list(own)
     if isinstance(source, str):
-        return Observed({l: _made(source, activation, seed) for l, activation in own.items()})
-    if isinstance(source, Tensor):
-        if source.shape != tokens.shape:
-            raise TvlensError(
-                f"clean is {list(source.shape)} and corrupted {list(tokens.shape)}: patching "
-                "needs prompts of the same length, token by token"
-            )
-        return observe(model, source, component=component, layers=layers, reads=reads)
+        return _made(source, own, seed)
+    layers = own.activations
     if hasattr(source, "site"):
-        return Observed({l: _spread(source, l, tokens, component) for l in layers})
-    return Observed({l: _from_cache(model, source, component, l, tokens) for l in layers})
+        found = {l: _spread(source, l, layers[l], component) for l in layers}
+    else:
+        found = {l: _from_cache(model, source, component, l, layers[l]) for l in layers}
+    return Observed(found, own.lengths)
 
 
-def _made(source: str, activation: Tensor, seed: int) -> Tensor:
+def _made(source: str, own: Observed, seed: int) -> Observed:
+    activations, lengths = own.activations, own.lengths
     if source == "zero":
-        return torch.zeros_like(activation)
+        return Observed({l: torch.zeros_like(a) for l, a in activations.items()}, lengths)
     if source == "mean":
-        return activation.mean(0, keepdim=True).expand_as(activation)
+        if len(lengths.unique()) > 1:
+            raise TvlensError("prompts of different lengths have no mean at each position")
+        means = {l: a.mean(0, keepdim=True).expand_as(a) for l, a in activations.items()}
+        return Observed(means, lengths)
     if source == "resample":
-        count = len(activation)
+        count = len(lengths)
         if count < 2:
             raise TvlensError("resampling needs at least two prompts")
         shift = int(np.random.default_rng(seed).integers(1, count))
-        return activation.roll(shift, dims=0)
+        rolled = {l: a.roll(shift, dims=0) for l, a in activations.items()}
+        return Observed(rolled, lengths.roll(shift))
     raise TvlensError(f"unknown source {source!r}: choose from mean, zero, resample, or prompts")
 
 
-def _spread(vector: Any, layer: int, tokens: Tensor, component: str) -> Tensor:
+def _spread(vector: Any, layer: int, like: Tensor, component: str) -> Tensor:
     """A task vector as the activation at every position."""
     if vector.site != component:
         raise TvlensError(f"the vector belongs at {vector.site}, not at {component}")
-    return vector.values[layer].expand(*tokens.shape, -1)
+    return vector.values[layer].to(like.device).expand_as(like)
 
 
-def _from_cache(model: Any, cache: Any, component: str, layer: int, tokens: Tensor) -> Tensor:
+def _from_cache(model: Any, cache: Any, component: str, layer: int, like: Tensor) -> Tensor:
     name = Site(component, layer).hook(model)
     alias = f"blocks.{layer}.{name.split('.', 2)[2]}"
     for key in (name, alias, str(Site(component, layer)), (component, layer)):
@@ -115,8 +108,10 @@ def _from_cache(model: Any, cache: Any, component: str, layer: int, tokens: Tens
             found = cache[key]
         except (KeyError, TypeError, AttributeError, ValueError):
             continue
-        wanted = Site(component, layer).shape(model, batch=len(tokens), pos=tokens.shape[1])
-        if tuple(found.shape) != wanted:
-            raise TvlensError(f"{name} in the cache is {list(found.shape)}, not {list(wanted)}")
-        return found
+        try:
+            return found.to(like.device).expand_as(like)
+        except RuntimeError:
+            raise TvlensError(
+                f"{name} in the cache is {list(found.shape)}, not {list(like.shape)}"
+            ) from None
     raise TvlensError(f"the cache has no {name}")

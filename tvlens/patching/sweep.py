@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import TvlensError
@@ -27,17 +29,22 @@ class Cell:
     def position(self) -> int | None:
         return self.site.position
 
-    @property
-    def own(self) -> Any:
-        """The patched position, or all of them, as an index."""
-        return slice(None) if self.position is None else self.position
+    def place(self, lengths: Int[Tensor, " row"]) -> Int[Tensor, " row"] | slice:
+        """The patched position in prompts of these lengths, or all of them."""
+        if self.position is None:
+            return slice(None)
+        return torch.where(torch.tensor(self.position < 0), lengths, 0) + self.position
 
-    def part(self, activation: Tensor) -> Tensor:
-        """What the patch takes from a whole activation of the prompts."""
-        return activation[self.index(slice(None), self.own)]
+    def start(self, lengths: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        """The first position that the patch can change."""
+        return torch.zeros_like(lengths) if self.position is None else self.place(lengths)
+
+    def part(self, activation: Tensor, lengths: Int[Tensor, " row"]) -> Tensor:
+        """What the patch takes from a whole activation of prompts of these lengths."""
+        return activation[self.index(torch.arange(len(lengths)), self.place(lengths))]
 
     def index(self, rows: Any, position: Any) -> tuple:
-        """Where the patch stands in the whole activation, for these rows and positions."""
+        """Where the patch stands in a whole activation, for these rows and positions."""
         places = {"batch": rows, "pos": position}
         if self.site.head_axis is not None:
             head = slice(None) if self.site.head is None else self.site.head
@@ -65,12 +72,19 @@ class Sweep:
 
 
 def sweep(
-    model: Any, site: str, *, layers: Choice, heads: Choice, positions: Choice, length: int
+    model: Any,
+    site: str,
+    *,
+    layers: Choice,
+    heads: Choice,
+    positions: Choice,
+    lengths: Int[Tensor, " row"],
 ) -> Sweep:
-    """Resolve what was asked on a model and prompts of `length` positions.
+    """Resolve what was asked on a model and prompts of these lengths, both sides'.
 
     "all" sweeps over all there are, several numbers over these, one number is taken without an
-    axis, and None patches all heads or positions together.
+    axis, and None patches all heads or positions together. Where lengths differ, positions count
+    from each prompt's own start or, negative ones, from its end.
     """
     name = component(site)
     probe = Site(name, 0)
@@ -81,7 +95,7 @@ def sweep(
     chosen = {
         "layer": _coordinates("layers", layers, model.cfg.n_layers),
         "head": _coordinates("heads", heads if with_heads else None, head_count),
-        "position": _coordinates("positions", positions, length),
+        "position": _positions(positions, lengths),
     }
     if chosen["layer"][0] == [None]:
         raise TvlensError("layers=None: patching all layers together is patching the last one")
@@ -90,6 +104,21 @@ def sweep(
     cells[0].site.hook(model)  # a component this model lacks is an error before any forward
     axes = {axis: values for axis, (values, swept) in chosen.items() if swept}
     return Sweep(name, axes, cells)
+
+
+def _positions(choice: Choice, lengths: Int[Tensor, " row"]) -> tuple[list, bool]:
+    """Positions that every prompt has; between prompts of unlike length, signs are kept."""
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if shortest == longest or choice is None:
+        return _coordinates("positions", choice, shortest)
+    if isinstance(choice, str):
+        raise TvlensError(
+            f"prompts of {shortest} to {longest} tokens have no common positions to sweep: give "
+            "positions, -1 for the last of each, or None to patch all of a prompt at once"
+        )
+    numbers = [choice] if isinstance(choice, int) else _numbers(choice)
+    values, swept = _coordinates("positions", choice, shortest)
+    return [v - shortest if n < 0 else v for n, v in zip(numbers, values, strict=True)], swept
 
 
 def _coordinates(name: str, choice: Choice, count: int) -> tuple[list, bool]:
