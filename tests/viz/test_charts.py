@@ -38,6 +38,15 @@ def test_a_heatmap_holds_its_numbers_in_row_order():
     assert 'aria-label="r, a: 4"' in svg
 
 
+def test_marked_cells_are_framed():
+    plain = dict(rows="rs", columns="abc")
+    figure = viz.heatmap(np.eye(2, 3), **plain, marked=[(0, 2), (1, 0)])
+    (frames,) = [l for l in figure.spec["layer"] if l["mark"].get("filled") is False]
+    assert frames["transform"] == [{"filter": {"field": "index", "oneOf": [3, 4]}}]
+    with pytest.raises(ValueError, match="outside a table"):
+        viz.heatmap(np.eye(2, 3), **plain, marked=[(2, 0)])
+
+
 def test_heatmap_colours():
     plain = {"rows": range(2), "columns": range(2)}
     diverging = viz.heatmap([[-1.0, 0.5], [0, 0.2]], **plain, diverging=True).spec["layer"][0]

@@ -1,16 +1,18 @@
 """Tasks as input-output pairs, and prompts whose token positions are known by construction."""
 
-from .prompt import Prompt, beginning_token, build, contexts, shuffled_labels
+from .prompt import Pair, Prompt, beginning_token, build, contexts, plain, shuffled_labels
 from .task import Task
 from .template import TEMPLATES, Template
 
 __all__ = [
     "TEMPLATES",
+    "Pair",
     "Prompt",
     "Task",
     "Template",
     "beginning_token",
     "build",
     "contexts",
+    "plain",
     "shuffled_labels",
 ]

@@ -73,6 +73,11 @@ def build(
     )
 
 
+def plain(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text as it is, after a beginning-of-text token."""
+    return _tokenize(tokenizer, [text])[0]
+
+
 def beginning_token(tokenizer: Any) -> int:
     """The token every prompt begins with.
 

@@ -33,7 +33,7 @@ def evaluate(
     test: Task,
     wrong: TaskVector | Sequence[TaskVector] | None = None,
     template: str | Template | None = None,
-    mode: str = "replace",
+    mode: str | None = None,
     seed: int = 0,
     batch_tokens: int = 2048,
     progress: bool = False,
@@ -48,7 +48,7 @@ def evaluate(
         wrong: vectors of other tasks; by default two catalogue tasks of other kinds, extracted
             the same way.
         template: as in `extract`; the vector's own by default.
-        mode: "replace" or "add".
+        mode: "replace", "add" or "turn"; by default as the vector's method does.
         seed: of demonstrations, random vectors and bootstrap.
         batch_tokens: tokens per forward.
 
@@ -60,6 +60,7 @@ def evaluate(
     vector.check(model)
     _check_disjoint(vector, select, test)
     template = Template.of(template or vector.meta.get("template", "qa"))
+    mode = mode or vector.mode
 
     def right(rows: Sequence[Row]) -> np.ndarray:
         found = score(

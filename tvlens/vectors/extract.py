@@ -1,39 +1,31 @@
 """`extract`: from a task's examples to its task vector."""
 
-from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
-from ..activations import collect
 from ..errors import unknown
 from ..models.load import is_processed, model_name
-from ..tasks import Prompt, Task, Template, build, contexts
+from ..sites import component
+from ..tasks import Task, Template
+from .function import function
+from .methods import Draw, Method, difference, in_context, instruction, state
 from .vector import TaskVector
 
-
-def state(
-    model: Any, prompts: list[Prompt], *, site: str, batch_size: int, progress: bool
-) -> Float[Tensor, "layer d_model"]:
-    """Mean state after every block at the query's delimiter, over contexts.
-
-    Source: Hendel et al. 2023, "In-Context Learning Creates Task Vectors", section 3.
-    """
-    tokens = [prompt.tokens for prompt in prompts]
-    found = collect(model, tokens, site, positions=-1, batch_size=batch_size, progress=progress)
-    return found.stack(site)[:, :, 0].mean(dim=1)
-
-
-METHODS: dict[str, Callable] = {"state": state}
+# What `extract` knows by name; any function of a `Draw` will do as well.
+METHODS: dict[str, Method] = {
+    "state": state,
+    "function": function,
+    "difference": difference,
+    "in-context": in_context,
+    "instruction": instruction,
+}
 
 
 def extract(
     model: Any,
     task: Task,
     *,
-    method: str = "state",
+    method: str | Method = "state",
     template: str | Template = "qa",
     shots: int = 6,
     contexts: int = 20,
@@ -47,31 +39,48 @@ def extract(
     Args:
         model: any causal model with a tokenizer that `load` gives.
         task: the examples to draw from; use the first part of `task.split()`.
-        method: "state".
+        method: "state" (Hendel et al.), "function" (Todd et al.), "difference", "in-context" (Liu
+            et al.), "instruction", or a function such as `functools.partial(function, heads=20)`.
         template: "qa", "arrow", "colon" or a text with {x} and {y}.
         shots: demonstrations per context; each context's query is a dummy, not among them.
         contexts: how many contexts are averaged.
         site: the component to read.
         seed: of the draw of contexts.
-        batch_size: contexts per forward. Cost: contexts / batch_size forwards.
+        batch_size: contexts per forward. Cost: contexts / batch_size forwards; "function" also
+            patches every head.
 
     Raises:
         TvlensError: unknown method, template or site; too few examples; too long a prompt.
     """
-    if method not in METHODS:
+    if isinstance(method, str) and method not in METHODS:
         raise unknown("method", method, METHODS)
     template = Template.of(template)
-    prompts = _prompts(model, task, template, shots=shots, count=contexts, seed=seed)
-    values = METHODS[method](model, prompts, site=site, batch_size=batch_size, progress=progress)
+    draw = Draw.of(
+        model,
+        task,
+        template,
+        shots=shots,
+        count=contexts,
+        site=component(site),
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    values, about = (METHODS[method] if isinstance(method, str) else method)(draw)
     meta = provenance(model, task) | {
-        "method": method,
+        "method": method if isinstance(method, str) else _name(method),
         "template": template.demonstration,
         "shots": shots,
         "contexts": contexts,
         "seed": seed,
-        "prompts": [prompt.text for prompt in prompts],
+        "prompts": [prompt.text for prompt in draw.prompts()],
     }
-    return TaskVector(values.float(), site, meta)
+    return TaskVector(values.float(), draw.site, meta | about)
+
+
+def _name(method: Method) -> str:
+    """What a method given as a function is called."""
+    return getattr(getattr(method, "func", method), "__name__", "custom")
 
 
 def provenance(model: Any, task: Task) -> dict:
@@ -87,14 +96,6 @@ def provenance(model: Any, task: Task) -> dict:
         "examples": [list(pair) for pair in task.pairs],
         "versions": {name: _version(name) for name in packages},
     }
-
-
-def _prompts(
-    model: Any, task: Task, template: Template, *, shots: int, count: int, seed: int
-) -> list[Prompt]:
-    drawn = contexts(task, shots=shots, count=count, seed=seed)
-    tokenizer = getattr(model, "tokenizer", None)
-    return [build(tokenizer, template, shown, query) for shown, (query, _) in drawn]
 
 
 def _version(package: str) -> str:

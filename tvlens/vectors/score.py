@@ -18,6 +18,7 @@ from ..errors import TvlensError
 from ..models.forward import Batch, Hook, logits_at
 from ..sites import Site
 from ..tasks import Prompt
+from .vector import written
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,7 @@ def _writes(
             edited = activation.clone()
             values = torch.stack([rows[i].vector for i in indices]).to(edited)
             at = delimiter[indices].to(edited.device)
-            kept = edited[indices, at] if mode == "add" else 0
-            edited[indices, at] = kept + values
+            edited[indices, at] = written(edited[indices, at], values, mode)
             return edited
 
         return hook

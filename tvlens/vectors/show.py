@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from .. import viz
 
 if TYPE_CHECKING:
@@ -56,10 +58,30 @@ def report_figure(report: "VectorReport"):
 
 
 def vector_figure(vector: "TaskVector"):
-    """What a vector shows in a notebook: its length at every layer."""
+    """What a vector shows in a notebook: the heads it is made of, or its length by layer."""
+    if "effects" in vector.meta:
+        return head_figure(vector)
     return viz.lines(
         {"norm": vector.norms},
         x_title="layer",
         y_title="norm of the vector",
         title=f"{vector.name or 'task vector'}: length by layer",
+    )
+
+
+def head_figure(vector: "TaskVector"):
+    """Indirect effect of every head; frames mark those that a function vector sums."""
+    effects = torch.tensor(vector.meta["effects"])
+    layers, heads = effects.shape
+    return viz.heatmap(
+        effects,
+        rows=range(layers),
+        columns=range(heads),
+        row_title="layer",
+        column_title="head",
+        value_title="effect on the right answer's probability",
+        diverging=True,
+        annotate=False,
+        marked=[tuple(head) for head in vector.meta["heads"]],
+        title=f"{vector.name}: indirect effect by head",
     )

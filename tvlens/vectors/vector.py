@@ -17,7 +17,24 @@ from ..models.forward import Hook, hooked
 from ..models.load import model_name
 from ..sites import Site
 
-MODES = ("replace", "add")
+MODES = ("replace", "add", "turn")
+
+
+def written(
+    state: Float[Tensor, "*#row d_model"], value: Float[Tensor, "*#row d_model"], mode: str
+) -> Float[Tensor, "*#row d_model"]:
+    """A state with a vector written in.
+
+    Args:
+        mode: "replace" the state (Hendel et al. 2023), "add" to it (Todd et al. 2024), or "turn"
+            it: add, and give it back its length (Liu et al. 2023).
+    """
+    if mode == "replace":
+        return value.expand_as(state)
+    moved = state + value
+    if mode == "add":
+        return moved
+    return moved * (state.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True))
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,11 @@ class TaskVector:
     def name(self) -> str:
         """The task's name."""
         return self.meta.get("task", "")
+
+    @property
+    def mode(self) -> str:
+        """How it is written into a model unless told otherwise."""
+        return self.meta.get("mode", "replace")
 
     @property
     def examples(self) -> list[tuple[str, str]]:
@@ -103,7 +125,7 @@ class TaskVector:
         model: Any,
         *,
         layer: int,
-        mode: str = "replace",
+        mode: str | None = None,
         scale: float = 1.0,
         positions: int | Int[Tensor, " row"] = -1,
         other_model: bool = False,
@@ -112,7 +134,8 @@ class TaskVector:
 
         Args:
             layer: where to write it; negative layers count from the last.
-            mode: "replace" the activation (Hendel et al. 2023), or "add" to it (Todd et al. 2024).
+            mode: "replace" the activation, "add" to it, or "turn" it (add and keep its length);
+                by default as the vector's method does.
             scale: factor on the vector.
             positions: one position for all rows (negative: from the end of the tensor, right for
                 prompts of one length), or one absolute position per row.
@@ -130,11 +153,12 @@ class TaskVector:
         model: Any,
         layer: int,
         *,
-        mode: str = "replace",
+        mode: str | None = None,
         scale: float = 1.0,
         positions: int | Int[Tensor, " row"] = -1,
     ) -> Hook:
         """The (name, function) pair that `applied` installs, for `model.run_with_hooks`."""
+        mode = mode or self.mode
         if mode not in MODES:
             raise TvlensError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
         site = Site(self.site, layer).on(model)
@@ -144,8 +168,7 @@ class TaskVector:
             edited = activation.clone()
             rows = torch.arange(len(edited), device=edited.device)
             at = torch.as_tensor(positions, device=edited.device).expand(len(edited))
-            value = vector.to(edited)
-            edited[rows, at] = value if mode == "replace" else edited[rows, at] + value
+            edited[rows, at] = written(edited[rows, at], vector.to(edited), mode)
             return edited
 
         return site.hook(model), write

@@ -27,6 +27,7 @@ def heatmap(
     value_title: str = "value",
     diverging: bool = False,
     annotate: bool | None = None,
+    marked: Sequence[tuple[int, int]] = (),
     title: str = "",
     caption: str = "",
 ) -> Figure:
@@ -38,9 +39,10 @@ def heatmap(
         row_title, column_title, value_title: what rows, columns and numbers are.
         diverging: blue to orange, with white at 0, instead of viridis from smallest to largest.
         annotate: write the numbers into the cells; by default up to 12 x 12.
+        marked: cells drawn with a frame, as (row, column) numbers.
 
     Raises:
-        ValueError: different lengths, an empty table, or infinity.
+        ValueError: different lengths, an empty table, infinity, or a marked cell outside.
     """
     import numpy as np
 
@@ -68,7 +70,8 @@ def heatmap(
                 hovered("data", value_title),
             ],
         },
-        "layer": _heat_layers(values, value_title, diverging, annotate),
+        "layer": _heat_layers(values, value_title, diverging, annotate)
+        + _frames(marked, values.shape),
     }
     alt = f"{title or 'heat map'}: {value_title} by {row_title or 'row'} ({len(rows)}) and "
     alt += f"{column_title or 'column'} ({len(columns)}), from {np.nanmin(values):.3g} to "
@@ -165,6 +168,20 @@ def _heat_layers(values: Any, title: str, diverging: bool, annotate: bool) -> li
         }
         layers.append({"transform": shown, **text})
     return layers
+
+
+def _frames(marked: Sequence[tuple[int, int]], shape: tuple[int, int]) -> list[dict[str, Any]]:
+    """A layer that draws frames around some cells."""
+    outside = [cell for cell in marked if not (0 <= cell[0] < shape[0] and 0 <= cell[1] < shape[1])]
+    if outside:
+        raise ValueError(f"marked cell {outside[0]} is outside a table of {shape}")
+    if not marked:
+        return []
+    numbers = [row * shape[1] + column + 1 for row, column in marked]
+    frame = {"type": "rect", "filled": False, "stroke": "#d6336c", "strokeWidth": 2, "aria": False}
+    return [
+        {"transform": [{"filter": {"field": "index", "oneOf": numbers}}], "mark": frame},
+    ]
 
 
 def _cell_format(values: Any) -> str:

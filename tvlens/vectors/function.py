@@ -1,0 +1,130 @@
+"""Function vectors: the heads that carry a task, found by patching, and what they write.
+
+Source: Todd et al. 2024, "Function Vectors in Large Language Models", section 2.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..activations import collect
+from ..models.forward import Batch, logits_at, run
+from ..patching import PatchResult, patch, probability
+from ..sites import Site
+from ..tasks import Prompt, beginning_token, build, contexts, shuffled_labels
+from .methods import Draw, Extracted
+
+Heads = Sequence[tuple[int, int]]
+
+
+def function(draw: Draw, *, heads: int = 10, trials: int = 25) -> Extracted:
+    """Sum of what the task's strongest heads write on average, to be added after any block.
+
+    Heads are ranked by their causal indirect effect: how much more likely the right answer gets in
+    a prompt with shuffled labels when the head's output at the last token is its mean over prompts
+    that the model answers rightly.
+
+    Args:
+        heads: how many of them are summed.
+        trials: prompts with shuffled labels behind the effects.
+
+    Cost: two forwards of the contexts, and an exact sweep over all heads at the last position.
+    """
+    right = answered(draw.model, draw.prompts())
+    means = mean_outputs(draw, right)
+    effects = indirect_effects(draw, means, trials=trials)
+    width = means.shape[1]
+    order = effects.effect.flatten().topk(min(heads, effects.effect.numel())).indices.tolist()
+    chosen = [(i // width, i % width) for i in order]
+    vector = written_by(draw.model, means, chosen)
+    about = {
+        "mode": "add",
+        "heads": [list(head) for head in chosen],
+        "effects": effects.effect.tolist(),
+        "effects_interval": effects.interval(seed=draw.seed).tolist(),
+        "trials": trials,
+        "answered": len(right),
+    }
+    return vector.expand(draw.model.cfg.n_layers, -1).clone(), about
+
+
+def answered(model: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts whose first answer token is the likeliest; all of them where none is."""
+    batch = Batch.of(model, [prompt.tokens for prompt in prompts])
+    best = logits_at(model, batch, batch.positions(-1))[:, 0].argmax(-1).tolist()
+    right = [p for p, token in zip(prompts, best, strict=True) if p.answer[0] == token]
+    return right or list(prompts)
+
+
+def mean_outputs(draw: Draw, prompts: Sequence[Prompt]) -> Float[Tensor, "layer head d_head"]:
+    """Every head's mean output at the last token, before the output matrix."""
+    found = collect(
+        draw.model,
+        [prompt.tokens for prompt in prompts],
+        "z",
+        positions=-1,
+        batch_size=draw.batch_size,
+        progress=draw.progress,
+    )
+    return found.stack("z")[:, :, 0].mean(1)
+
+
+def indirect_effects(
+    draw: Draw, means: Float[Tensor, "layer head d_head"], *, trials: int = 25
+) -> PatchResult:
+    """What each head's mean output does to the right answer's probability under shuffled labels."""
+    shots = len(draw.drawn[0][0])
+    # Other contexts than those that the means come from.
+    drawn = contexts(draw.task, shots=shots, count=trials, seed=draw.seed + 1)
+    prompts = [
+        build(draw.model.tokenizer, draw.template, shuffled_labels(shown, seed=i), *query)
+        for i, (shown, query) in enumerate(drawn)
+    ]
+    source = {Site("z", l).hook(draw.model): mean[None, None] for l, mean in enumerate(means)}
+    return patch(
+        draw.model,
+        source,
+        [prompt.tokens for prompt in prompts],
+        site="z",
+        positions=-1,
+        metric=probability([prompt.answer[0] for prompt in prompts]),
+        progress=draw.progress,
+    )
+
+
+def written_by(
+    model: Any, outputs: Float[Tensor, "layer head d_head"], heads: Heads
+) -> Float[Tensor, " d_model"]:
+    """What the chosen heads add to the residual stream when every head gives `outputs`.
+
+    The model's own attention layers write it, with and without these heads: that is the sum of
+    z @ W_O over them, and right also where a norm or a factor follows.
+    """
+    chosen = torch.zeros(outputs.shape[:2], dtype=torch.bool)
+    for layer, head in heads:
+        chosen[layer, head] = True
+    written = _attention_writes(model, outputs, without=chosen)
+    return (written[:, 0] - written[:, 1]).sum(0)
+
+
+def _attention_writes(
+    model: Any, outputs: Tensor, *, without: Bool[Tensor, "layer head"]
+) -> Float[Tensor, "layer two d_model"]:
+    """Every attention layer's output, given all heads' outputs and without some of them."""
+    rows = torch.stack([outputs, outputs.masked_fill(without[..., None].to(outputs.device), 0)], 1)
+    caught: dict[int, Tensor] = {}
+
+    def put(layer: int):
+        return lambda z, hook: rows[layer][:, None].to(z)
+
+    def catch(layer: int):
+        return lambda written, hook: caught.update({layer: written[:, 0].float().cpu()})
+
+    layers = range(len(outputs))
+    hooks = [(Site("z", l).hook(model), put(l)) for l in layers]
+    hooks += [(Site("attn_out", l).hook(model), catch(l)) for l in layers]
+    run(model, Batch.of(model, [[beginning_token(model.tokenizer)]] * 2), hooks=hooks)
+    return torch.stack([caught[l] for l in layers])
