@@ -21,6 +21,7 @@ _WHERE = {
     "evaluate": "vectors",
     "TaskVector": "vectors",
     "patch": "patching",
+    "patch_paths": "patching",
     "attribute": "patching",
     "PatchResult": "patching",
     "logit_difference": "patching",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         log_probability,
         logit_difference,
         patch,
+        patch_paths,
         probability,
         rank,
     )

@@ -3,6 +3,7 @@
 from .attribute import attribute
 from .metrics import accuracy, kl_divergence, log_probability, logit_difference, probability, rank
 from .patch import patch
+from .paths import patch_paths
 from .result import PatchResult
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "log_probability",
     "logit_difference",
     "patch",
+    "patch_paths",
     "probability",
     "rank",
 ]

@@ -71,7 +71,9 @@ def attribute(
     if refine:
         size = estimates.abs().mean(-1).amax(0)
         top = size.topk(min(refine, len(size))).indices.tolist()
-        values[:, top] = exact(model, compared, [compared.grid.cells[i] for i in top]).to(values)
+        cells = [compared.grid.cells[i] for i in top]
+        parts = [compared.part(cell) for cell in cells]
+        values[:, top] = exact(model, compared, cells, parts).to(values)
     return compared.result(model, values, method="attribution", steps=steps, refined=refine)
 
 

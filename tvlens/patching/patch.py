@@ -74,9 +74,9 @@ def patch(
         positions=positions,
         seed=seed,
     )
-    values = exact(
-        model, compared, compared.grid.cells, batch_tokens=batch_tokens, progress=progress
-    )
+    cells = compared.grid.cells
+    parts = [compared.part(cell) for cell in cells]
+    values = exact(model, compared, cells, parts, batch_tokens=batch_tokens, progress=progress)
     return compared.result(model, values, seed=seed, method="exact")
 
 
@@ -84,13 +84,13 @@ def exact(
     model: Any,
     compared: Comparison,
     cells: Sequence[Cell],
+    parts: Sequence[Tensor],
     *,
     batch_tokens: int = 256,
     progress: bool = False,
 ) -> Float[Tensor, "metric cell batch"]:
-    """The metrics under each cell; cells that would write what is there keep the baseline."""
-    cells, base = list(cells), compared.base
-    parts = [compared.part(cell) for cell in cells]
+    """The metrics with each cell's part written in; what is there already keeps the baseline."""
+    base = compared.base
     values = compared.measure(base.seen.logits)[:, None].repeat(1, len(cells), 1)
     todo = [i for i, c in enumerate(cells) if not torch.equal(parts[i], compared.own(c))]
     if not todo:

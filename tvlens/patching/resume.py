@@ -116,7 +116,7 @@ def resumed(
         ("unembed.hook_in", lambda activation, hook: activation[rows, ends]),
     ]
     narrow = unembedding(model, base.vocabulary)
-    with torch.no_grad(), narrow, _skipping(model, layer), hooked(model, hooks):
+    with torch.no_grad(), narrow, skipping(model, layer), hooked(model, hooks):
         logits = model(
             hidden.clone(),
             attention_mask=_tree_mask(starts, owner, step, like=hidden),
@@ -131,7 +131,7 @@ def resumed(
 
 
 @contextlib.contextmanager
-def _skipping(model: Any, layer: int) -> Iterator[None]:
+def skipping(model: Any, layer: int) -> Iterator[None]:
     """Blocks below `layer` hand their input on; `start_at_layer` of the bridge would run them."""
     blocks = [model.blocks[i] for i in range(layer)]
     for block in blocks:

@@ -18,6 +18,7 @@ from ..files import write
 from ..models.load import model_name
 from ..tasks import Prompt, Task, Template, build, contexts
 from ..vectors import TaskVector, VectorReport, evaluate, extract, top_tokens
+from .kept import kept_report
 
 
 @dataclass(frozen=True)
@@ -157,15 +158,12 @@ def _evaluated(
     wrong = [v for v in vectors.values() if v.meta["kind"] != vector.meta["kind"]][:4] or None
     key = options | {"wrong": [v.name for v in wrong or ()]} | {"vector": vector.meta}
     file = None if folder is None else Path(folder) / f"{name}.json"
-    if file is not None and file.is_file():
-        kept = VectorReport.load(file)
-        if kept.meta.get("key") == json.loads(json.dumps(key)):
-            return kept
-    report = evaluate(model, vector, select=select, test=test, wrong=wrong, seed=options["seed"])
-    report.meta["key"] = key
-    if file is not None:
-        report.save(file)
-    return report
+    seed = options["seed"]
+    return kept_report(
+        file,
+        key,
+        lambda: evaluate(model, vector, select=select, test=test, wrong=wrong, seed=seed),
+    )
 
 
 def _states(

@@ -1,0 +1,154 @@
+import warnings
+
+import pytest
+import tiny
+import torch
+
+import tvlens as tv
+from tvlens import Site, TvlensError
+
+pytestmark = pytest.mark.tl3
+
+METRIC = tv.logit_difference(7, 11)
+
+
+def pair(length=9, batch=2):
+    generator = torch.Generator().manual_seed(4)
+    return torch.randint(3, 120, (2, batch, length), generator=generator)
+
+
+def quiet(*args, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tv.patch_paths(*args, metric=METRIC, **options)
+
+
+def states(model, tokens, names):
+    kept = {}
+    hooks = [(n, lambda a, hook, n=n: kept.update({n: a.clone()})) for n in names]
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        model(tokens)
+    return kept
+
+
+def by_freezing(model, clean, corrupted, sender, receiver, position=None):
+    """The definition: run with the sender patched and all between frozen, keep what the receiver
+    reads; then put that into an untouched corrupted run."""
+    between = [
+        Site(part, l).hook(model)
+        for l in range(sender[0] + 1, receiver.layer)
+        for part in ("attn_out", "mlp_out")
+    ]
+    between.append(Site("mlp_out", sender[0]).hook(model))
+    z, target = Site("z", sender[0]).hook(model), receiver.hook(model)
+    frozen = states(model, corrupted, between)
+    source = states(model, clean, [z])[z]
+    at = slice(None) if position is None else position
+
+    def send(activation, hook):
+        activation = activation.clone()
+        activation[:, at, sender[1]] = source[:, at, sender[1]]
+        return activation
+
+    read = {}
+    hooks = [(z, send), *[(n, lambda a, hook, n=n: frozen[n]) for n in between]]
+    hooks.append((target, lambda a, hook: read.update(a=a.clone())))
+
+    def receive(activation, hook):
+        activation = activation.clone()
+        head = slice(None) if receiver.head is None else receiver.head
+        index = (slice(None), at, head) if receiver.head is not None else (slice(None), at)
+        activation[index] = read["a"][index]
+        return activation
+
+    with torch.no_grad():
+        model.run_with_hooks(corrupted, fwd_hooks=hooks)
+        return METRIC(model.run_with_hooks(corrupted, fwd_hooks=[(target, receive)]))
+
+
+@pytest.mark.parametrize("component", ["q", "k", "v"])
+def test_equals_freezing_all_between(causal, component):
+    clean, corrupted = pair()
+    receiver = Site(component, 2, head=-1).on(causal)
+    result = quiet(causal, clean, corrupted, receiver=receiver)
+    assert result.axes == ("layer", "head") and result.coordinates["layer"] == [0, 1]
+    for sender in [(0, 0), (0, 3), (1, 2)]:
+        wanted = by_freezing(causal, clean, corrupted, sender, receiver)
+        torch.testing.assert_close(result.values[sender], wanted, rtol=1e-4, atol=1e-5)
+    at_end = quiet(causal, clean, corrupted, receiver=receiver, positions=[2, 8], layers=[1])
+    wanted = by_freezing(causal, clean, corrupted, (1, 3), receiver, position=8)
+    torch.testing.assert_close(at_end.values[0, 3, 1], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_direct_way_to_the_logits(causal):
+    clean, corrupted = pair()
+    result = quiet(causal, clean, corrupted, receiver="logits", positions=-1)
+    assert result.coordinates["layer"] == [0, 1, 2] and result.site == "z to logits"
+    last = Site("resid_post", 2)
+    sender = by_freezing_last(causal, clean, corrupted, (1, 2), last)
+    torch.testing.assert_close(result.values[1, 2], sender, rtol=1e-4, atol=1e-5)
+
+
+def by_freezing_last(model, clean, corrupted, sender, last):
+    """As above, with everything behind the sender frozen, the last block too."""
+    between = [Site("mlp_out", sender[0]).hook(model)]
+    between += [Site(part, 2).hook(model) for part in ("attn_out", "mlp_out")]
+    z = Site("z", sender[0]).hook(model)
+    frozen, source = states(model, corrupted, between), states(model, clean, [z])[z]
+
+    def send(activation, hook):
+        activation = activation.clone()
+        activation[:, -1, sender[1]] = source[:, -1, sender[1]]
+        return activation
+
+    hooks = [(z, send), *[(n, lambda a, hook, n=n: frozen[n]) for n in between]]
+    with torch.no_grad():
+        return METRIC(model.run_with_hooks(corrupted, fwd_hooks=hooks))
+
+
+@pytest.mark.skipif(tiny.HAS_HOOKED, reason="3.9 approximates with a frozen norm")
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3"])
+def test_equals_transformer_lens_direct_paths(name):
+    from transformer_lens import patching
+
+    model = tiny.model(name)
+    clean, corrupted = pair()
+    with torch.no_grad():
+        caches = [model.run_with_cache(tokens)[1] for tokens in (clean, corrupted)]
+        theirs = patching.get_act_patch_direct_path(
+            model, corrupted, *caches, lambda l: METRIC(l).mean(), 0, 1, verbose=False
+        )
+    for head in range(4):
+        ours = quiet(model, clean, corrupted, receiver=Site("q", 2, head=head), layers=0, heads=1)
+        torch.testing.assert_close(ours.values.mean(-1), theirs[2, head], rtol=1e-4, atol=1e-5)
+
+
+def test_prompts_of_unequal_length():
+    model = tiny.model("llama")
+    generator = torch.Generator().manual_seed(1)
+    sides = [
+        [torch.randint(3, 120, (n,), generator=generator).tolist() for n in (5, 9)]
+        for _ in range(2)
+    ]
+    together = quiet(model, *sides, receiver=Site("q", 2, head=1))
+    for i in range(2):
+        alone = quiet(model, [sides[0][i]], [sides[1][i]], receiver=Site("q", 2, head=1))
+        torch.testing.assert_close(
+            together.values[..., i], alone.values[..., 0], rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(receiver=Site("z", 2, head=0)), "no head's input"),
+        (dict(receiver=Site("q", 2)), "no head's input"),
+        (dict(receiver="logit"), "no head's input"),
+        (dict(receiver=Site("q", 2, head=9)), "head 9 of q does not exist"),
+        (dict(receiver=Site("q", 1, head=0), layers=[1]), "must lie below q.1 head 0"),
+        (dict(receiver=Site("q", 0, head=0)), "must lie below q.0 head 0"),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(TvlensError, match=message):
+        quiet(tiny.model("llama"), *pair(), **options)

@@ -1,0 +1,180 @@
+"""`patch_paths`: exact path patching, from sender heads to one receiver."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import TvlensError
+from ..models.forward import Batch, run
+from ..sites import Site
+from .comparison import Comparison, Prompts, compare
+from .metrics import Metric
+from .patch import exact
+from .result import PatchResult
+from .resume import can_resume, skipping
+from .source import keeping, observe
+from .sweep import Cell, Choice
+
+
+def patch_paths(
+    model: Any,
+    clean: Any,
+    corrupted: Prompts,
+    *,
+    receiver: Site | str,
+    metric: Metric | Mapping[str, Metric],
+    layers: Choice = "all",
+    heads: Choice = "all",
+    positions: Choice = None,
+    batch_tokens: int = 256,
+    seed: int = 0,
+    progress: bool = False,
+) -> PatchResult:
+    """Patch sender heads into what one receiver alone reads: the edge, and nothing beside it.
+
+    What a sender would write in the clean run is added to the residual stream that the receiver
+    reads, through its norm; every other head and MLP reads the corrupted stream, and follows what
+    the receiver then does.
+
+    Args:
+        receiver: `Site("q", layer, head=h)`, `Site("k", ...)` or `Site("v", ...)`; or "logits",
+            for what senders write straight into the final norm.
+        layers, heads: the senders, all those below the receiver by default.
+        positions: where senders are patched; all positions together by default.
+        clean, corrupted, metric, batch_tokens, seed: as in `patch`.
+
+    Cost: a forward per swept head, the receiver's block once per sender, and one resumed pass
+    from the receiver up per sender.
+
+    Raises:
+        TvlensError: as `patch`; a receiver that is no head's q, k or v; senders not below it.
+
+    Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1.
+    """
+    target = _receiver(model, receiver)
+    common = dict(metric=metric, positions=positions, seed=seed)
+    layers = _senders(layers, model, target)
+    sent = compare(model, clean, corrupted, site="z", layers=layers, heads=heads, **common)
+    received = compare(
+        model,
+        clean,
+        corrupted,
+        site=target.component,
+        layers=target.layer,
+        heads=target.head,
+        **common,
+    )
+    into = {cell.position: cell for cell in received.grid.cells}
+    cells = [into[cell.position] for cell in sent.grid.cells]
+    parts = _parts(model, sent, received, cells)
+    values = exact(model, received, cells, parts, batch_tokens=batch_tokens, progress=progress)
+    name = "logits" if receiver == "logits" else str(target)
+    result = sent.result(model, values, method="path", receiver=name)
+    return dataclasses.replace(result, site=f"z to {name}")
+
+
+def _receiver(model: Any, receiver: Site | str) -> Site:
+    """Where a receiver is written to: its own site, or the end of the residual stream."""
+    if receiver == "logits":
+        return Site("resid_post", model.cfg.n_layers - 1)
+    if isinstance(receiver, Site) and receiver.component in "qkv" and receiver.head is not None:
+        return receiver.on(model)
+    raise TvlensError(
+        f"receiver {receiver!s} is no head's input: give Site('q', layer, head=h), 'k' or 'v', "
+        "or 'logits'"
+    )
+
+
+def _senders(layers: Choice, model: Any, target: Site) -> Choice:
+    """All layers below the receiver, or those asked for."""
+    # Every head's output reaches the end of the stream; another head sits behind lower layers.
+    above = model.cfg.n_layers if target.head is None else target.layer
+    if isinstance(layers, str):
+        layers = range(above)
+    numbers = [layers] if isinstance(layers, int) else list(layers or ())
+    wrong = [l for l in numbers if l % model.cfg.n_layers >= above]
+    if wrong or not numbers:
+        raise TvlensError(f"senders must lie below {target}: layers 0 to {above - 1}")
+    return layers
+
+
+def _parts(
+    model: Any, sent: Comparison, received: Comparison, cells: list[Cell]
+) -> list[Float[Tensor, "batch ..."]]:
+    """What every sender makes of the receiver's activation."""
+    receiver = cells[0].site
+    prompts, layer = sent.base.prompts, receiver.layer
+    reads = "resid_post" if receiver.head is None else "resid_pre"
+    stream = observe(model, prompts, component=reads, layers=[layer], reads=[-1]).activations[layer]
+    parts: list[Tensor | None] = [None] * len(cells)
+    for members, written in _written(model, sent):
+        changed = stream + written
+        if receiver.head is not None:
+            changed = _projected(model, prompts, changed, receiver)
+        for i, activation in zip(members, changed, strict=True):
+            parts[i] = cells[i].part(activation, prompts.lengths)
+    return parts
+
+
+def _written(
+    model: Any, sent: Comparison
+) -> Iterator[tuple[list[int], Float[Tensor, "sender batch pos d_model"]]]:
+    """What senders write more in the clean run than in the corrupted one, a head at a time.
+
+    The attention layers write it themselves, so a norm behind them is taken into account. With
+    their inputs given, all layers' senders are seen in one forward pass.
+    """
+    by_head: dict[tuple, list[int]] = {}
+    for i, cell in enumerate(sent.grid.cells):
+        by_head.setdefault((cell.site.head, cell.position), []).append(i)
+    own = dict(sent.base.seen.activations)
+    before = _attention_writes(model, sent.base.prompts, own)
+    for members in by_head.values():
+        given = {l: z.clone() for l, z in own.items()}
+        for cell in (sent.grid.cells[i] for i in members):
+            at = cell.index(torch.arange(len(sent.base.prompts)), _place(cell, sent))
+            given[cell.layer][at] = sent.part(cell).to(given[cell.layer])
+        after = _attention_writes(model, sent.base.prompts, given)
+        layers = [sent.grid.cells[i].layer for i in members]
+        yield members, torch.stack([after[l] - before[l] for l in layers])
+
+
+def _place(cell: Cell, sent: Comparison) -> Any:
+    return cell.place(sent.base.prompts.lengths)
+
+
+def _attention_writes(
+    model: Any, prompts: Batch, outputs: Mapping[int, Tensor]
+) -> dict[int, Float[Tensor, "batch pos d_model"]]:
+    """What attention layers add to the residual stream, given their heads' outputs."""
+    kept: dict[int, Tensor] = {}
+
+    def put(layer: int):
+        return lambda z, hook: outputs[layer].to(z)
+
+    hooks = [(Site("z", l).hook(model), put(l)) for l in outputs]
+    hooks += [(Site("attn_out", l).hook(model), keeping(kept, l)) for l in outputs]
+    run(model, prompts, hooks=hooks)
+    return kept
+
+
+def _projected(
+    model: Any, prompts: Batch, stream: Float[Tensor, "sender batch pos d_model"], receiver: Site
+) -> Float[Tensor, "sender batch pos ..."]:
+    """The receiver's activation when its block reads each of these streams."""
+    senders, batch = stream.shape[:2]
+    rows = Batch(prompts.inputs.repeat(senders, 1), prompts.lengths.repeat(senders))
+    kept: dict[int, Tensor] = {}
+    hooks = [
+        (Site("resid_pre", receiver.layer).hook(model), lambda _, hook: stream.flatten(0, 1)),
+        (receiver.hook(model), keeping(kept, receiver.layer)),
+    ]
+    below = skipping(model, receiver.layer) if can_resume(model) else contextlib.nullcontext()
+    with below:
+        run(model, rows, hooks=hooks, stop_at_layer=receiver.layer + 1)
+    return kept[receiver.layer].unflatten(0, (senders, batch))

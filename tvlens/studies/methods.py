@@ -1,0 +1,180 @@
+"""Which way of extracting a task vector works? Every method on every task, one page, one JSON."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..errors import TvlensError, unknown
+from ..files import write
+from ..models.load import model_name
+from ..tasks import Task, Template
+from ..vectors import METHODS, TaskVector, VectorReport, evaluate, extract
+from ..vectors.extract import provenance
+from .kept import kept_report, kept_vector
+
+# How many other tasks' vectors stand behind the wrong-task control.
+_WRONG = 2
+
+
+@dataclass(frozen=True)
+class MethodStudy:
+    """Every method's vector of every task, evaluated alike.
+
+    Attributes:
+        vectors, reports: by task and method.
+        settings: everything needed to run it again.
+    """
+
+    vectors: dict[str, dict[str, TaskVector]]
+    reports: dict[str, dict[str, VectorReport]]
+    settings: dict
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.reports)
+
+    @property
+    def methods(self) -> list[str]:
+        return list(self.settings["methods"])
+
+    @property
+    def accuracy(self) -> Float[Tensor, "task method"]:
+        """First-token accuracy on test items, at each one's own selected layer."""
+        rows = [[self.reports[t][m].accuracy for m in self.methods] for t in self.tasks]
+        return torch.tensor(rows)
+
+    @property
+    def by_layer(self) -> Float[Tensor, "method task layer"]:
+        """First-token accuracy on selection items."""
+        rows = [[self.reports[t][m].by_layer for t in self.tasks] for m in self.methods]
+        return torch.stack([torch.stack(row) for row in rows])
+
+    @property
+    def head_effects(self) -> Float[Tensor, "task layer head"] | None:
+        """Indirect effect of every head, where function vectors were extracted."""
+        if "function" not in self.methods:
+            return None
+        return torch.tensor([v["function"].meta["effects"] for v in self.vectors.values()])
+
+    def to_dataframe(self):
+        """One row per task, method and condition."""
+        import pandas as pd
+
+        frames = [
+            report.to_dataframe().assign(method=method)
+            for reports in self.reports.values()
+            for method, report in reports.items()
+        ]
+        return pd.concat(frames, ignore_index=True)
+
+    def page(self):
+        """The report page."""
+        from .methods_page import page
+
+        return page(self)
+
+    def _repr_html_(self) -> str:
+        return self.page().html()
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Write `report.json` and `index.html` into a folder; returns the page's path."""
+        folder = Path(folder)
+        reports = {t: {m: r.to_json() for m, r in by.items()} for t, by in self.reports.items()}
+        numbers = {"settings": self.settings, "tasks": reports}
+        write(folder / "report.json", json.dumps(numbers, ensure_ascii=False, indent=1))
+        return self.page().write(folder / "index.html")
+
+
+def run(
+    model: Any,
+    tasks: Sequence[str | Task] | None = None,
+    *,
+    methods: Sequence[str] = tuple(METHODS),
+    items: int = 40,
+    template: str | Template = "qa",
+    shots: int = 6,
+    contexts: int = 20,
+    seed: int = 0,
+    folder: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> MethodStudy:
+    """Extract every task's vector by every method and evaluate all of them on the same items.
+
+    Args:
+        model: any causal model with a tokenizer that `load` gives.
+        tasks: catalogue names, files, or tasks; the whole catalogue by default.
+        items: at most so many items of the selection part and of the test part.
+        folder: where finished vectors and reports are kept, so that an interrupted run goes on
+            from there, and where the page and the JSON are written.
+        methods, template, shots, contexts, seed: as in `extract`.
+
+    Raises:
+        TvlensError: unknown names, fewer than two kinds of tasks, too small tasks.
+    """
+    for method in methods:
+        if method not in METHODS:
+            raise unknown("method", method, METHODS)
+    names = Task.names() if tasks is None else tasks
+    chosen = [task if isinstance(task, Task) else Task.load(task) for task in names]
+    if len({task.kind for task in chosen}) < 2:
+        raise TvlensError("the wrong-task control needs tasks of at least two kinds")
+    options = dict(shots=shots, contexts=contexts, seed=seed)
+    options["template"] = Template.of(template).demonstration
+    parts = {task.name: _parts(task, items, seed) for task in chosen}
+    place = None if folder is None else Path(folder)
+
+    vectors: dict[str, dict[str, TaskVector]] = {name: {} for name in parts}
+    pairs = [(name, method) for name in parts for method in methods]
+    for name, method in tqdm(pairs, "extracting", disable=not progress):
+        vectors[name][method] = _vector(model, parts[name][0], method, options, place)
+    reports: dict[str, dict[str, VectorReport]] = {name: {} for name in parts}
+    for name, method in tqdm(pairs, "evaluating", disable=not progress):
+        reports[name][method] = _report(model, vectors, name, method, parts[name], seed, place)
+
+    settings = options | {"model": model_name(model), "methods": list(methods), "items": items}
+    study = MethodStudy(vectors, reports, settings)
+    if folder is not None:
+        study.save(folder)
+    return study
+
+
+def _parts(task: Task, items: int, seed: int) -> tuple[Task, Task, Task]:
+    train, select, test = task.split(seed=seed)
+    return train, *(part.subset(range(min(items, len(part)))) for part in (select, test))
+
+
+def _vector(model: Any, train: Task, method: str, options: dict, place: Path | None) -> TaskVector:
+    file = None if place is None else place / train.name / f"{method}.safetensors"
+    key = options | provenance(model, train) | {"method": method}
+    return kept_vector(file, key, lambda: extract(model, train, method=method, **options))
+
+
+def _report(
+    model: Any,
+    vectors: dict[str, dict[str, TaskVector]],
+    name: str,
+    method: str,
+    parts: tuple[Task, Task, Task],
+    seed: int,
+    place: Path | None,
+) -> VectorReport:
+    """One task's report; its wrong tasks are others of the study, of another kind."""
+    vector, (_, select, test) = vectors[name][method], parts
+    others = [by[method] for by in vectors.values() if by[method].meta["kind"] != parts[0].kind]
+    wrong = others[:_WRONG]
+    file = None if place is None else place / name / f"{method}.json"
+    key = {"vector": vector.meta, "wrong": [v.meta for v in wrong], "seed": seed}
+    key |= {"select": [list(p) for p in select], "test": [list(p) for p in test]}
+    return kept_report(
+        file,
+        key,
+        lambda: evaluate(model, vector, select=select, test=test, wrong=wrong, seed=seed),
+    )

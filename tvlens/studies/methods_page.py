@@ -1,0 +1,124 @@
+"""The page of a comparison of methods."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .. import viz
+
+if TYPE_CHECKING:
+    from .methods import MethodStudy
+
+
+def page(study: "MethodStudy") -> viz.Page:
+    """One page: which method works on which task, at which layers, and through which heads."""
+    sections = [
+        viz.Section("Which method works where", _RESULTS, [_map(study), _table(study)]),
+        viz.Section("At which layers", _LAYERS, [_layers(study)]),
+    ]
+    if study.head_effects is not None:
+        sections.append(viz.Section("Through which heads", _HEADS, [_heads(study)]))
+    title = f"Ways to a task vector in {study.settings['model']}"
+    return viz.Page(title, _summary(study), sections, study.settings)
+
+
+_RESULTS = (
+    "First-token accuracy on test items with each method's vector written into a prompt without "
+    "demonstrations, at the layer chosen on other items, beside the bare query and the few-shot "
+    "prompt. Brackets are 95% bootstrap intervals over items."
+)
+_LAYERS = (
+    "Accuracy on the selection items, averaged over tasks. State and instruction vectors replace "
+    "the state; function and difference vectors are added; the in-context vector turns it."
+)
+_HEADS = (
+    "How much more likely the right answer gets, in prompts with shuffled labels, when one head's "
+    "output at the last token is its mean over prompts answered rightly: the mean over tasks. A "
+    "function vector is the sum of what the strongest heads write."
+)
+
+
+def _summary(study: "MethodStudy") -> list[str]:
+    mean = dict(zip(study.methods, study.accuracy.mean(0).tolist(), strict=True))
+    ranked = sorted(mean, key=mean.__getitem__, reverse=True)
+    few = [_any(study, task).few_shot for task in study.tasks]
+    shown = ", ".join(f"{method} {mean[method]:.2f}" for method in ranked)
+    controls = [
+        report.controls[name]
+        for by in study.reports.values()
+        for report in by.values()
+        for name in ("random", "wrong_task")
+    ]
+    best = study.accuracy.argmax(1).bincount(minlength=len(ranked)).tolist()
+    wins = ", ".join(f"{m} {n}" for m, n in zip(study.methods, best, strict=True) if n)
+    return [
+        f"Asked: of {len(study.methods)} ways to extract a task vector, which works on "
+        f"{len(study.tasks)} tasks?",
+        f"Mean accuracy on test items: {shown}; demonstrations give {sum(few) / len(few):.2f}. "
+        f"Best on so many tasks: {wins}.",
+        f"Trust: one seed; random vectors of the same length and other tasks' vectors reach "
+        f"{torch.tensor(controls).mean():.2f} on average, {max(controls):.2f} at most; layers "
+        "were chosen on other items.",
+    ]
+
+
+def _any(study: "MethodStudy", task: str):
+    """A report of the task, for what does not depend on the method."""
+    return next(iter(study.reports[task].values()))
+
+
+def _map(study: "MethodStudy"):
+    ends = [[_any(study, t).zero_shot, _any(study, t).few_shot or 0.0] for t in study.tasks]
+    values = torch.cat([study.accuracy, torch.tensor(ends)], dim=1)
+    return viz.heatmap(
+        values,
+        rows=study.tasks,
+        columns=[*study.methods, "zero-shot", "few-shot"],
+        row_title="task",
+        value_title="accuracy",
+        annotate=True,
+        title="first-token accuracy on test items",
+    )
+
+
+def _table(study: "MethodStudy") -> viz.Figure:
+    rows = []
+    for task in study.tasks:
+        report = _any(study, task)
+        row: dict[str, object] = {"task": task, "n": report.conditions["vector"].count}
+        for method in study.methods:
+            found = study.reports[task][method]
+            low, high = found.interval
+            row[method] = f"{found.accuracy:.2f} [{low:.2f}, {high:.2f}] at {found.layer}"
+        row |= {"zero-shot": report.zero_shot, "few-shot": report.few_shot}
+        rows.append(row)
+    return viz.table(rows)
+
+
+def _layers(study: "MethodStudy"):
+    means = study.by_layer.mean(1)
+    return viz.lines(
+        dict(zip(study.methods, means, strict=True)),
+        x_title="layer",
+        y_title="first-token accuracy",
+        y_domain=(0, 1),
+        title=f"mean over {len(study.tasks)} tasks, selection items",
+    )
+
+
+def _heads(study: "MethodStudy"):
+    effects = study.head_effects.mean(0)
+    layers, heads = effects.shape
+    top = effects.flatten().topk(min(10, effects.numel())).indices.tolist()
+    return viz.heatmap(
+        effects,
+        rows=range(layers),
+        columns=range(heads),
+        row_title="layer",
+        column_title="head",
+        value_title="effect on the right answer's probability",
+        diverging=True,
+        annotate=False,
+        marked=[(i // heads, i % heads) for i in top],
+        title=f"indirect effect by head, mean over {len(study.tasks)} tasks",
+    )
