@@ -16,8 +16,10 @@ pytestmark = pytest.mark.tl3
 
 # The package gives the function of this name; the tests want the module.
 patch_module = importlib.import_module("tvlens.patching.patch")
+agreement = importlib.import_module("tvlens.patching.agreement")
+resume = importlib.import_module("tvlens.patching.resume")
 
-RESUMES = ["gpt2", "llama", "neox", "qwen3"]
+RESUMES = ["gpt2", "llama", "neox", "qwen3", "gemma3", "mistral", "llava"]
 A, B = 7, 11
 METRIC = tv.logit_difference(A, B)
 
@@ -25,6 +27,12 @@ METRIC = tv.logit_difference(A, B)
 def pair(length=12, batch=3):
     generator = torch.Generator().manual_seed(4)
     return torch.randint(3, 120, (2, batch, length), generator=generator)
+
+
+def quiet(function, *args, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*args, **options)
 
 
 def plain(model, clean, corrupted, site, layer, head, position):
@@ -101,50 +109,89 @@ def test_equals_transformer_lens_patching(name):
     torch.testing.assert_close(ours.values.mean(-1), heads, rtol=1e-4, atol=1e-5)
 
 
+def never(*_, **__):
+    raise AssertionError("a slower way was taken")
+
+
 @pytest.mark.parametrize("name", RESUMES)
 def test_resuming_is_taken_where_it_is_exact(name, monkeypatch):
     model = tiny.model(name)
     clean, corrupted = pair()
     tv.patch(model, clean, corrupted, site="z", metric=METRIC, positions=-1)  # checks itself
-
-    def never(*_):
-        raise AssertionError("a full forward")
-
     monkeypatch.setattr(patch_module, "full", never)
+    monkeypatch.setattr(patch_module, "stacked", never)
     tv.patch(model, clean, corrupted, site="z", metric=METRIC, positions=-1)
 
 
-def test_a_sliding_window_falls_back_with_one_warning():
-    model = tiny.model("gemma3")
-    patch_module._checked.pop(model, None)
+@pytest.mark.parametrize("name", sorted({"native", "bloom", tiny.CAUSAL[-1]}))
+def test_rows_begin_at_their_layer_where_branches_cannot_share_a_pass(name, monkeypatch):
+    model = tiny.model(name)
     clean, corrupted = pair()
-    with pytest.warns(UserWarning, match="cannot resume at a layer for mlp_out"):
-        tv.patch(model, clean, corrupted, site="mlp_out", metric=METRIC)
+    options = dict(site="mlp_out", metric=METRIC, positions=-1)
+    quiet(tv.patch, model, clean, corrupted, **options)
+    monkeypatch.setattr(patch_module, "full", never)
+    ran = []
+    with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda a, hook: ran.append(len(a)))]):
+        quiet(tv.patch, model, clean, corrupted, layers=[2], **options)
+    assert ran == [3, 3]  # the two runs of the prompts; no patch passes the first block
+
+
+def test_a_model_that_cannot_share_a_pass_says_so_once():
+    model = tiny.model("bloom")  # it makes its positions out of the mask
+    agreement._seen.pop(model, None)
+    clean, corrupted = pair()
+    with pytest.warns(UserWarning, match="cannot resume at a position for mlp_out") as warned:
+        result = tv.patch(model, clean, corrupted, site="mlp_out", metric=METRIC)
+    assert len(warned) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tv.patch(model, clean, corrupted, site="mlp_out", metric=METRIC)
+    wanted = plain(model, clean, corrupted, "mlp_out", 1, None, 5)
+    torch.testing.assert_close(result.values[1, 5], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_longer_prompt_is_checked_again():
     model = tiny.model("llama")
-    patch_module._checked.pop(model, None)
+    agreement._seen.pop(model, None)
     for length in (6, 12, 8):
         clean, corrupted = pair(length)
         tv.patch(model, clean, corrupted, site="q", metric=METRIC, positions=-1)
-    assert patch_module._checked[model]["q"] == (12, 0)
+    assert agreement._seen[model]["resume at a position", "q"] == (12, 0, 2)
 
 
-def test_what_holds_above_is_not_believed_below():
-    """Gemma's last block sees everything: resuming there is exact, at its sliding blocks not."""
+def test_what_holds_above_is_not_believed_below(monkeypatch):
+    """A mask that forgets windows is right in Gemma's last block, which sees everything."""
     model = tiny.model("gemma3")
-    patch_module._checked.pop(model, None)
+    agreement._seen.pop(model, None)
+    real = resume._masks
+    monkeypatch.setattr(resume, "_masks", lambda *a, **o: real(*a, **o)["full_attention"])
     clean, corrupted = pair()
     options = dict(site="attn_out", metric=METRIC, positions=-1)
     tv.patch(model, clean, corrupted, layers=-1, **options)
-    with pytest.warns(UserWarning, match="cannot resume"):
+    with pytest.warns(UserWarning, match=r"cannot resume.*differ by"):
         result = tv.patch(model, clean, corrupted, layers=[0], **options)
     wanted = plain(model, clean, corrupted, "attn_out", 0, None, 11)
     torch.testing.assert_close(result.values[0], wanted, rtol=1e-4, atol=1e-5)
+    agreement._seen.pop(model, None)
+
+
+def test_a_slower_way_that_disagrees_is_not_taken_either(monkeypatch):
+    """Where both faster ways are wrong, full forwards are run and the numbers are right."""
+    model = tiny.model("llama")
+    agreement._seen.pop(model, None)
+    for name in ("resumed", "stacked"):
+        real = getattr(patch_module, name)
+        monkeypatch.setattr(patch_module, name, lambda *a, real=real: 1.01 * real(*a))
+    clean, corrupted = pair()
+    with pytest.warns(UserWarning) as warned:
+        result = tv.patch(model, clean, corrupted, site="z", metric=METRIC, positions=-1)
+    assert [str(w.message).split(" for ")[0] for w in warned] == [
+        "LlamaForCausalLM cannot resume at a position",
+        "LlamaForCausalLM cannot begin at a layer",
+    ]
+    wanted = plain(model, clean, corrupted, "z", 1, 2, 11)
+    torch.testing.assert_close(result.values[1, 2], wanted, rtol=1e-4, atol=1e-5)
+    agreement._seen.pop(model, None)
 
 
 def test_small_groups_and_lack_of_memory_change_nothing(monkeypatch):
@@ -171,11 +218,8 @@ def test_what_is_equal_already_is_not_run(monkeypatch):
     clean, corrupted = pair()
     corrupted[:, :-1] = clean[:, :-1]
 
-    def never(*_):
-        raise AssertionError("ran a patch")
-
     monkeypatch.setattr(patch_module, "resumed", never)
-    monkeypatch.setattr(patch_module, "full", never)
+    monkeypatch.setattr(patch_module, "stacked", never)
     result = tv.patch(model, clean, corrupted, site="resid_pre", positions=range(11), metric=METRIC)
     assert not result.effect.any()
 

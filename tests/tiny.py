@@ -28,6 +28,12 @@ def _hugging_face(name: str) -> hf.PreTrainedModel:
         return hf.LlamaForCausalLM(hf.LlamaConfig(**_GQA))
     if name == "neox":
         return hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**_TEXT))
+    if name == "mistral":  # a window on every layer
+        return hf.MistralForCausalLM(hf.MistralConfig(**_GQA, sliding_window=5))
+    if name == "bloom":  # its positions come from the mask
+        return hf.BloomForCausalLM(
+            hf.BloomConfig(vocab_size=384, hidden_size=32, n_layer=3, n_head=4)
+        )
     if name == "qwen3":
         return hf.Qwen3ForCausalLM(hf.Qwen3Config(**_GQA, head_dim=8))
     if name == "gemma3":

@@ -1,8 +1,6 @@
 """`patch`: exact activation patching over layers, heads and positions."""
 
 import itertools
-import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,18 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..models.load import model_name
-from ..sites import Site
+from .agreement import Engine, agrees
 from .comparison import Comparison, Prompts, compare
 from .full import full
 from .metrics import Metric
 from .result import PatchResult
-from .resume import Base, resumed
+from .resume import Base, can_resume, resumed
+from .rows import begin_of, stacked
 from .sweep import Cell, Choice
-
-# model -> component -> (longest prompt, lowest layer) at which resuming was seen to equal full
-# forwards, or None where it did not
-_checked: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def patch(
@@ -56,8 +50,8 @@ def patch(
         seed: of resampling.
 
     Cost: where the model can resume (checked once against a full forward), one pass from the
-    patched layer up over the positions from the patched one on, shared by many patches; else one
-    full forward per patch, in batches.
+    patched layer up over the positions from the patched one on, shared by many patches; where it
+    cannot, whole prompts from the patched layer up; else one full forward per patch, in batches.
 
     Raises:
         TvlensError: unknown site, layer, head or position; lengths that differ; equal prompts; a
@@ -106,55 +100,27 @@ def exact(
 
 def _engine(
     model: Any, base: Base, cells: Sequence[Cell], reads: Sequence[int]
-) -> tuple[Callable, Callable]:
+) -> tuple[Engine, Callable[[Cell], int]]:
     """How to run a group of cells with their parts, and how many tokens one of them takes."""
     lengths = base.prompts.lengths
 
-    def slow(group: Sequence[Cell], parts: Sequence[Tensor]) -> Tensor:
-        return full(model, base.prompts, group, parts, reads, base.vocabulary)
-
-    def fast(group: Sequence[Cell], parts: Sequence[Tensor]) -> Tensor:
+    def tree(group: Sequence[Cell], parts: Sequence[Tensor]) -> Tensor:
         return resumed(model, base, group, parts, reads)
 
+    def rows(group: Sequence[Cell], parts: Sequence[Tensor]) -> Tensor:
+        return stacked(model, base, group, parts, reads)
+
+    def whole(group: Sequence[Cell], parts: Sequence[Tensor]) -> Tensor:
+        return full(model, base.prompts, group, parts, reads, base.vocabulary)
+
     # A pattern's keys would have to be those of its own branch.
-    able = base.resid and cells[0].site.component != "pattern"
-    if able and _resumes(model, base, cells, fast, slow):
-        return fast, lambda cell: len(lengths) * int((lengths - cell.start(lengths)).max())
-    return slow, lambda cell: base.prompts.inputs.numel()
-
-
-def _resumes(model: Any, base: Base, cells: Sequence[Cell], fast: Callable, slow: Callable) -> bool:
-    """Whether resuming equals full forwards here: one patch run both ways.
-
-    The patch stands at the lowest layer asked for, in the middle of the prompt, so that every
-    block and a prefix take part. An answer holds for prompts up to this length (a sliding window
-    shows only on longer ones) and from this layer up.
-    """
-    name, length = cells[0].site.component, int(base.prompts.lengths.min())
-    lowest = min(cell.layer for cell in cells)
-    known = _checked.setdefault(model, {})
-    if name in known and known[name] is None:
-        return False
-    if name in known and known[name][0] >= length and known[name][1] <= lowest:
-        return True
-    head = None if cells[0].site.head is None else 0
-    probe = Cell(Site(name, lowest, head=head, position=length // 2))
-    # Some other activation of the right size: those of the examples, negated.
-    part = -probe.part(base.seen.activations[lowest], base.prompts.lengths)
-    try:
-        found, true = fast([probe], [part]), slow([probe], [part])
-        gap = float((found - true).abs().max() / true.abs().max().clamp_min(1e-6))
-        problem = "" if gap < 1e-4 else f"they differ by {gap:.1e} of the largest logit"
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        problem = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-    known[name] = None if problem else (length, lowest)
-    if problem:
-        warnings.warn(
-            f"{model_name(model)} cannot resume at a layer for {name} ({problem}): "
-            "patching runs full forwards instead",
-            stacklevel=5,
-        )
-    return not problem
+    able = can_resume(model) and cells[0].site.component != "pattern"
+    if able and agrees(model, base, cells, "resume at a position", tree, whole):
+        return tree, lambda cell: len(lengths) * int((lengths - cell.start(lengths)).max())
+    width = base.prompts.inputs.shape[1]
+    if agrees(model, base, cells, "begin at a layer", rows, whole):
+        return rows, lambda cell: len(lengths) * (width - begin_of(model, cell, base.prompts))
+    return whole, lambda cell: len(lengths) * width
 
 
 def _run(

@@ -1,6 +1,5 @@
 """`patch_paths`: exact path patching, from sender heads to one receiver."""
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from .comparison import Comparison, Prompts, compare
 from .metrics import Metric
 from .patch import exact
 from .result import PatchResult
-from .resume import can_resume, skipping
+from .resume import skipping
 from .source import keeping, observe
 from .sweep import Cell, Choice
 
@@ -174,7 +173,6 @@ def _projected(
         (Site("resid_pre", receiver.layer).hook(model), lambda _, hook: stream.flatten(0, 1)),
         (receiver.hook(model), keeping(kept, receiver.layer)),
     ]
-    below = skipping(model, receiver.layer) if can_resume(model) else contextlib.nullcontext()
-    with below:
+    with skipping(model, receiver.layer):
         run(model, rows, hooks=hooks, stop_at_layer=receiver.layer + 1)
     return kept[receiver.layer].unflatten(0, (senders, batch))

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..models.forward import Batch, hooked, is_bidirectional, run, unembedding
+from ..models.forward import Batch, before_unembedding, hooked, is_bidirectional, run, unembedding
 from ..sites import Site
 from .full import edits
-from .source import Observed, keeping, observe
+from .source import Observed, keeping
 from .sweep import Cell
 
 
@@ -32,8 +32,8 @@ class Base:
         prompts: the corrupted prompts.
         seen: the patched component at the swept layers, and the logits that metrics read.
         vocabulary: the tokens whose logits these are; None for all.
-        resid: residual stream before every block; empty where the model cannot resume.
-        cache: keys and values of every block, the Hugging Face cache object.
+        resid: residual stream before every block from the lowest swept one up.
+        cache: keys and values of every block, in the model's own kind of cache, if it has one.
     """
 
     prompts: Batch
@@ -64,24 +64,36 @@ def base_run(
     vocabulary: Sequence[int] | None = None,
 ) -> Base:
     """Run the prompts once and keep what patches compare with and resume from."""
-    wanted = dict(component=component, layers=layers, reads=reads, vocabulary=vocabulary)
-    if not can_resume(model):
-        return Base(prompts, observe(model, prompts, **wanted), vocabulary, {}, None)
     own: dict[int, Tensor] = {}
     resid: dict[int, Tensor] = {}
-    rows = torch.arange(len(prompts))[:, None]
-    at = prompts.positions(list(reads))
+    rows, at = torch.arange(len(prompts))[:, None], prompts.positions(list(reads))
     hooks = [(Site(component, l).hook(model), keeping(own, l)) for l in layers]
     hooks += [
-        (f"blocks.{l}.hook_resid_pre", keeping(resid, l))
+        (Site("resid_pre", l).hook(model), keeping(resid, l))
         for l in range(min(layers), model.cfg.n_layers)
     ]
-    hooks.append(("unembed.hook_in", lambda activation, hook: activation[rows, at]))
+    hooks.append((before_unembedding(model), lambda activation, hook: activation[rows, at]))
+    cache, options = _new_cache(model, len(prompts))
     with unembedding(model, vocabulary):
-        logits, cache = run(
-            model, prompts, hooks=hooks, return_type="logits_and_cache", use_cache=True
-        )
+        logits = run(model, prompts, hooks=hooks, **options)
     return Base(prompts, Observed(own, prompts.lengths, logits), vocabulary, resid, cache)
+
+
+def _new_cache(model: Any, batch: int) -> tuple[Any, dict[str, Any]]:
+    """An empty cache of the model's kind, and the options that have a run fill it."""
+    if can_resume(model):
+        from transformers import DynamicCache
+
+        # One of our own keeps every position; a model's would drop those behind a window.
+        cache = DynamicCache()
+        return cache, {"past_key_values": cache, "use_cache": True}
+    if type(model).__name__ == "HookedTransformer":
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        device = next(model.parameters()).device
+        cache = TransformerLensKeyValueCache.init_cache(model.cfg, device, batch)
+        return cache, {"past_kv_cache": cache}
+    return None, {}
 
 
 def resumed(
@@ -119,7 +131,7 @@ def resumed(
     with torch.no_grad(), narrow, skipping(model, layer), hooked(model, hooks):
         logits = model(
             hidden.clone(),
-            attention_mask=_tree_mask(starts, owner, step, like=hidden),
+            attention_mask=_masks(model, _tree(starts, owner, step), like=hidden),
             position_ids=place.to(hidden.device),
             past_key_values=_prefix(base.cache, int(starts.max())),
         )
@@ -134,8 +146,10 @@ def resumed(
 def skipping(model: Any, layer: int) -> Iterator[None]:
     """Blocks below `layer` hand their input on; `start_at_layer` of the bridge would run them."""
     blocks = [model.blocks[i] for i in range(layer)]
+    # TransformerLens' native models unpack a tuple where all others take the state itself.
+    native = type(getattr(model, "original_model", None)).__name__ == "NativeModel"
     for block in blocks:
-        block.__dict__["forward"] = lambda hidden, *_, **__: hidden
+        block.__dict__["forward"] = lambda hidden, *_, **__: (hidden,) if native else hidden
     try:
         yield
     finally:
@@ -143,21 +157,54 @@ def skipping(model: Any, layer: int) -> Iterator[None]:
             del block.__dict__["forward"]
 
 
-def _tree_mask(
-    starts: Int[Tensor, "batch cell"],
-    owner: Int[Tensor, " token"],
-    step: Int[Tensor, " token"],
-    *,
-    like: Float[Tensor, "batch token d_model"],
-) -> Float[Tensor, "batch 1 token key"]:
-    """Each token sees the prefix before its branch's start, and its own branch, causally."""
-    alike = bool((starts == starts[:1]).all())
-    starts = starts[:1] if alike else starts  # prompts of one length share a mask
-    before = torch.arange(int(starts.max())) < starts[:, owner, None]
-    own = (owner[:, None] == owner) & (step[:, None] >= step)
-    seen = torch.cat([before, own.expand(len(starts), -1, -1)], dim=-1)
-    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(like.dtype).min)
-    return mask.to(like)[:, None].expand(len(like), -1, -1, -1)
+@dataclass(frozen=True)
+class Tree:
+    """What each token of a pass sees.
+
+    Attributes:
+        seen: the prefix before its branch's start, and its own branch, causally.
+        distance: how many positions back each key stands.
+    """
+
+    seen: Bool[Tensor, "row token key"]
+    distance: Int[Tensor, "row token key"]
+
+
+def _tree(
+    starts: Int[Tensor, "batch cell"], owner: Int[Tensor, " token"], step: Int[Tensor, " token"]
+) -> Tree:
+    """Which keys are seen, the prefix's first and then those of the pass itself."""
+    if bool((starts == starts[:1]).all()):
+        starts = starts[:1]  # prompts of one length share a mask
+    prefix, begun = torch.arange(int(starts.max())), starts[:, owner]
+    place = begun + step
+    seen = torch.cat(
+        [
+            prefix < begun[..., None],
+            ((owner[:, None] == owner) & (step[:, None] >= step)).expand(len(starts), -1, -1),
+        ],
+        dim=-1,
+    )
+    keys = torch.cat([prefix.expand(len(starts), -1), place], dim=-1)
+    return Tree(seen, place[..., None] - keys[:, None])
+
+
+def _masks(
+    model: Any, tree: Tree, *, like: Float[Tensor, "batch token d_model"]
+) -> Tensor | dict[str, Tensor]:
+    """A mask for attention to all that is seen; one per kind of layer where some have a window."""
+
+    def additive(seen: Bool[Tensor, "row token key"]) -> Float[Tensor, "batch 1 token key"]:
+        mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(like.dtype).min)
+        return mask.to(like)[:, None].expand(len(like), -1, -1, -1)
+
+    config = model.original_model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if window is None or kinds == {"full_attention"}:
+        return additive(tree.seen)
+    near = additive(tree.seen & (tree.distance < window))
+    return {"full_attention": additive(tree.seen), "sliding_attention": near} if kinds else near
 
 
 def _prefix(cache: Any, length: int) -> Any:
