@@ -30,6 +30,9 @@ _WHERE = {
     "rank": "patching",
     "accuracy": "patching",
     "kl_divergence": "patching",
+    "Subspace": "geometry",
+    "simplex_weights": "geometry",
+    "geometry": "geometry",
     "studies": "studies",
     "viz": "viz",
 }
@@ -37,9 +40,10 @@ _WHERE = {
 __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
-    from . import studies, viz
+    from . import geometry, studies, viz
     from .activations import collect
     from .errors import TvlensError
+    from .geometry import Subspace, simplex_weights
     from .models import zoo
     from .models.load import load
     from .patching import (

@@ -1,0 +1,181 @@
+import itertools
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tvlens as tv
+from tvlens import TvlensError
+
+SIZES = [(1, 3), (2, 1), (2, 5), (3, 2), (3, 64), (5, 4), (6, 20)]
+
+
+def instance(k, d, n=200, scale=1.0, seed=0):
+    rng = np.random.default_rng([seed, k, d])
+    vertices = rng.standard_normal((k, d)) + rng.standard_normal(d)
+    points = scale * rng.standard_normal((n, d)) + vertices.mean(0)
+    return torch.tensor(points), torch.tensor(vertices)
+
+
+def by_enumeration(points, vertices):
+    """The best point of every face, where it lies on the simplex; then the best of all faces."""
+    best = torch.full((len(points),), torch.inf, dtype=torch.float64)
+    found = torch.zeros(len(points), len(vertices), dtype=torch.float64)
+    for size in range(1, len(vertices) + 1):
+        for face in itertools.combinations(range(len(vertices)), size):
+            first, *rest = face
+            edges = vertices[rest] - vertices[first]
+            inner = (points - vertices[first]) @ torch.linalg.pinv(edges)
+            weights = torch.zeros_like(found)
+            weights[:, rest] = inner
+            weights[:, first] = 1 - inner.sum(1)
+            distance = (points - weights @ vertices).square().sum(1)
+            better = (weights >= -1e-14).all(1) & (distance < best - 1e-14)
+            best[better], found[better] = distance[better], weights[better]
+    return found
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 50.0])
+@pytest.mark.parametrize(("k", "d"), SIZES)
+def test_the_best_of_all_faces(k, d, scale):
+    points, vertices = instance(k, d, scale=scale)
+    torch.testing.assert_close(
+        tv.simplex_weights(points, vertices), by_enumeration(points, vertices), rtol=0, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize(("k", "d"), [(3, 8), (6, 12)])
+def test_scipy_finds_the_same(k, d):
+    points, vertices = instance(k, d, n=8)
+    weights = tv.simplex_weights(points, vertices).numpy()
+    v = vertices.numpy()
+    for w, p in zip(weights, points.numpy(), strict=True):
+        found = scipy.optimize.minimize(
+            lambda x, p=p: ((p - x @ v) ** 2).sum(),
+            np.full(k, 1 / k),
+            jac=lambda x, p=p: -2 * v @ (p - x @ v),
+            method="SLSQP",
+            bounds=[(0, 1)] * k,
+            constraints={"type": "eq", "fun": lambda x: x.sum() - 1, "jac": np.ones_like},
+            options={"ftol": 1e-14, "maxiter": 500},
+        )
+        np.testing.assert_allclose(w, found.x, atol=1e-5)
+        # The sum constraint as a heavy row of a non-negative least squares problem.
+        heavy = np.vstack([v.T, np.full(k, 1e5)])
+        np.testing.assert_allclose(w, scipy.optimize.nnls(heavy, np.append(p, 1e5))[0], atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    k=st.integers(1, 24),
+    extra=st.integers(0, 8),
+    scale=st.sampled_from([1e-3, 0.3, 1.0, 100.0]),
+    squeeze=st.sampled_from([1.0, 1e-2]),
+    seed=st.integers(0, 10**6),
+)
+def test_optimality_conditions(k, extra, scale, squeeze, seed):
+    """On the simplex, and no direction towards a vertex leads nearer (Karush, Kuhn, Tucker)."""
+    d = max(1, k - 1 + extra)
+    points, vertices = instance(k, d, n=30, scale=scale, seed=seed)
+    vertices[:, 0] *= squeeze
+    weights = tv.simplex_weights(points, vertices)
+    assert bool((weights >= 0).all())
+    torch.testing.assert_close(
+        weights.sum(1), torch.ones(30, dtype=torch.float64), rtol=0, atol=1e-12
+    )
+    residual = points - weights @ vertices
+    towards = residual @ vertices.T - (residual * (weights @ vertices)).sum(1, keepdim=True)
+    room = 1e-10 * (1 + points.norm(dim=1, keepdim=True)) * (1 + vertices.norm())
+    assert bool((towards <= room).all())
+    assert bool((weights * towards.abs() <= room).all())
+
+
+@pytest.mark.parametrize(("k", "d"), [*SIZES, (16, 40), (40, 64)])
+def test_vertices_and_inner_points_are_recovered(k, d):
+    _, vertices = instance(k, d)
+    torch.testing.assert_close(
+        tv.simplex_weights(vertices, vertices),
+        torch.eye(k, dtype=torch.float64),
+        rtol=0,
+        atol=1e-12,
+    )
+    truth = torch.tensor(np.random.default_rng(1).dirichlet(np.ones(k), 300))
+    outside = torch.randn(300, d, dtype=torch.float64)
+    outside = tv.Subspace.span(vertices).remove(outside) if k < d else 0 * outside
+    weights = tv.simplex_weights(truth @ vertices + outside, vertices)
+    torch.testing.assert_close(weights, truth, rtol=0, atol=1e-9)
+
+
+def test_nearly_flat_simplices_lose_no_digits_but_their_own():
+    """One axis 10,000 times shorter than another: weights are good to 1e-12, not 1e-8."""
+    rng = np.random.default_rng(0)
+    centred = rng.standard_normal((8, 9))
+    u, sizes, axes = np.linalg.svd(centred - centred.mean(0), full_matrices=False)
+    sizes[:7] = np.geomspace(1, 1e-4, 7)
+    vertices = torch.tensor((u * sizes) @ axes)
+    chosen = rng.integers(0, 3, (500, 8)) + np.eye(8)[rng.integers(0, 8, 500)]
+    truth = torch.tensor(chosen / chosen.sum(1, keepdims=True))
+    weights = tv.simplex_weights(truth @ vertices, vertices)
+    torch.testing.assert_close(weights, truth, rtol=0, atol=1e-12)
+
+
+def test_order_place_turn_and_size_do_not_matter():
+    points, vertices = instance(7, 9)
+    weights = tv.simplex_weights(points, vertices)
+    order = torch.randperm(7)
+    close = dict(rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        tv.simplex_weights(points, vertices[order]), weights[:, order], **close
+    )
+    turn = torch.linalg.qr(torch.randn(9, 9, dtype=torch.float64)).Q
+    moved = [1e3 + 0.01 * x @ turn for x in (points, vertices)]
+    torch.testing.assert_close(tv.simplex_weights(*moved), weights, rtol=0, atol=1e-7)
+    torch.testing.assert_close(tv.simplex_weights(points[:1], vertices), weights[:1], **close)
+
+
+def test_clipping_the_unconstrained_solution_is_not_the_optimum():
+    """Solving without signs and projecting afterwards loses; the exact weights do not."""
+    vertices = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.9, 0.1]])
+    points = torch.tensor([[0.5, 1.0]])
+    free = torch.linalg.solve(
+        torch.cat([vertices.T, torch.ones(1, 3)]), torch.tensor([0.5, 1.0, 1.0])
+    )
+    clipped = free.clamp(min=0) / free.clamp(min=0).sum()
+    exact = tv.simplex_weights(points, vertices)
+    assert (points - exact @ vertices).norm() < 0.99 * (points - clipped[None] @ vertices).norm()
+
+
+def test_one_vertex_no_points_and_dtypes():
+    points, vertices = instance(1, 4)
+    assert tv.simplex_weights(points, vertices).eq(1).all()
+    points, vertices = instance(3, 4)
+    assert tv.simplex_weights(points[:0], vertices).shape == (0, 3)
+    assert tv.simplex_weights(points.float(), vertices.float()).dtype == torch.float32
+    assert tv.simplex_weights(points.bfloat16(), vertices).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dependent_vertices_are_named(dtype):
+    vertices = torch.randn(3, 6, dtype=dtype)
+    points = torch.randn(2, 6, dtype=dtype)
+    middle = (vertices[0] + vertices[2]) / 2
+    with pytest.raises(TvlensError, match=r"vertex 3 is 0.5 x vertex 0 \+ 0.5 x vertex 2"):
+        tv.simplex_weights(points, torch.cat([vertices, middle[None]]))
+    with pytest.raises(TvlensError, match="vertex 1 is 1 x vertex 0:"):
+        tv.simplex_weights(points, vertices[[0, 0, 1]])
+    with pytest.raises(TvlensError, match="leave one out"):
+        tv.simplex_weights(points[:, :1], vertices[:, :1])
+
+
+def test_bad_input(unchecked):
+    points, vertices = instance(3, 4)
+    with pytest.raises(TvlensError, match="points has width 4 and vertices has width 3"):
+        tv.simplex_weights(points, vertices[:, :3])
+    points[3, 1] = torch.nan
+    with pytest.raises(TvlensError, match=r"1 of 800 numbers in points are NaN.*first at \[3, 1\]"):
+        tv.simplex_weights(points, vertices)
+    with pytest.raises(TvlensError, match="vertices is empty"):
+        tv.simplex_weights(points, vertices[:0])
