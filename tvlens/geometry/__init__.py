@@ -1,7 +1,19 @@
-"""The shape of tasks: subspaces against random ones, and convex weights."""
+"""The shape of tasks: subspaces against random ones, convex weights, effects."""
 
+from .decomposition import Decomposition, separability, stability
+from .effects import Effects, balanced_effects, joint_effects
 from .orthogonality import Orthogonality
 from .simplex import simplex_weights
 from .subspace import Subspace
 
-__all__ = ["Orthogonality", "Subspace", "simplex_weights"]
+__all__ = [
+    "Decomposition",
+    "Effects",
+    "Orthogonality",
+    "Subspace",
+    "balanced_effects",
+    "joint_effects",
+    "separability",
+    "simplex_weights",
+    "stability",
+]
