@@ -33,6 +33,7 @@ _WHERE = {
     "Subspace": "geometry",
     "simplex_weights": "geometry",
     "geometry": "geometry",
+    "bayes": "bayes",
     "studies": "studies",
     "viz": "viz",
 }
@@ -41,6 +42,7 @@ __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from . import geometry, studies, viz
+    from . import bayes, studies, viz
     from .activations import collect
     from .errors import TvlensError
     from .geometry import Subspace, simplex_weights

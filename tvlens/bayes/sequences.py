@@ -1,0 +1,159 @@
+"""What a family samples: token sequences, or input-target pairs, with the task behind each."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import TvlensError
+
+
+class _Batch:
+    """Rows that can be sliced and moved together."""
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def __getitem__(self, rows):
+        """The chosen rows (a slice, a mask or indices)."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def to(self, device):
+        """The same rows on another device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change):
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
+
+
+@dataclass(frozen=True)
+class Sequences(_Batch):
+    """Token sequences, each from one latent task.
+
+    Attributes:
+        tokens: the sequences.
+        task: index of each sequence's task in the family's pool; -1 for a task outside it.
+        parameters: the true task of each sequence.
+        split: what was asked for ("train", "major", "minor", "ood", "tasks").
+    """
+
+    tokens: Int[Tensor, "n length"]
+    task: Int[Tensor, " n"]
+    parameters: Float[Tensor, "n ..."]
+    split: str = "train"
+
+    def __repr__(self) -> str:
+        return f"Sequences({len(self)} x {self.tokens.shape[1]} tokens, split {self.split!r})"
+
+    def to_dataframe(self):
+        """One row per token: sequence, position, task, token."""
+        import pandas as pd
+
+        return pd.DataFrame(_places(self.task, self.tokens) | {"token": _flat(self.tokens)})
+
+
+@dataclass(frozen=True)
+class Pairs(_Batch):
+    """Input-target pairs of linear regressions, each row from one latent weight vector.
+
+    Attributes:
+        inputs: the x of every pair.
+        targets: the y of every pair.
+        task: index of each row's task in the family's pool; -1 for a task outside it.
+        parameters: the true weights of each row.
+        split: what was asked for.
+    """
+
+    inputs: Float[Tensor, "n length dim"]
+    targets: Float[Tensor, "n length"]
+    task: Int[Tensor, " n"]
+    parameters: Float[Tensor, "n dim"]
+    split: str = "train"
+
+    def __repr__(self) -> str:
+        n, length, dim = self.inputs.shape
+        return f"Pairs({n} x {length} pairs of dimension {dim}, split {self.split!r})"
+
+    def to_dataframe(self):
+        """One row per pair: row, position, task, x0, x1, ..., y."""
+        import pandas as pd
+
+        columns = {f"x{i}": _flat(x) for i, x in enumerate(self.inputs.unbind(-1))}
+        return pd.DataFrame(_places(self.task, self.targets) | columns | {"y": _flat(self.targets)})
+
+
+Data = Sequences | Pairs | Tensor
+
+
+def shape_of(data: Data) -> tuple[int, int]:
+    """Number of sequences and their length.
+
+    Raises:
+        TvlensError: neither Sequences, Pairs nor a tensor [n length], or nothing in it.
+    """
+    values = data
+    if isinstance(data, Sequences | Pairs):
+        values = data.tokens if isinstance(data, Sequences) else data.targets
+    if not isinstance(values, Tensor):
+        raise TvlensError(f"expected sequences or a tensor of tokens, not {type(data).__name__}")
+    if values.ndim != 2 or not values.numel():
+        raise TvlensError(f"data have shape [n >= 1, length >= 1], not {list(values.shape)}")
+    return values.shape[0], values.shape[1]
+
+
+def tokens_of(data: Data, vocabulary: int) -> Int[Tensor, "n length"]:
+    """The tokens of sequences, or a tensor of tokens itself, as int64.
+
+    Raises:
+        TvlensError: no integers, not [n length], no token, or a token outside the vocabulary.
+    """
+    shape_of(data)
+    if isinstance(data, Pairs):
+        raise TvlensError("this family reads tokens, not the input-target pairs of a regression")
+    tokens = data.tokens if isinstance(data, Sequences) else data
+    if tokens.dtype == torch.bool or tokens.is_floating_point() or tokens.is_complex():
+        raise TvlensError(f"tokens are integers, not {tokens.dtype}: convert them with .long()")
+    outside = (tokens < 0) | (tokens >= vocabulary)
+    if bool(outside.any()):
+        row, place = outside.nonzero()[0].tolist()
+        raise TvlensError(
+            f"token {int(tokens[row, place])} at position {place} is outside the vocabulary "
+            f"0..{vocabulary - 1}"
+        )
+    return tokens.long()
+
+
+def pairs_of(
+    data: Data, dim: int
+) -> tuple[Float[Tensor, "n length dim"], Float[Tensor, "n length"]]:
+    """Inputs and targets in float64.
+
+    Raises:
+        TvlensError: no Pairs, wrong dimension or lengths, no pair, or a number that is not finite.
+    """
+    if not isinstance(data, Pairs):
+        raise TvlensError(f"a regression reads Pairs (inputs and targets), not {_kind(data)}")
+    inputs, targets = data.inputs.double(), data.targets.double()
+    wanted = (*shape_of(data), dim)
+    if inputs.shape != wanted:
+        raise TvlensError(f"inputs have shape {list(wanted)}, not {list(inputs.shape)}")
+    if not bool(inputs.isfinite().all() and targets.isfinite().all()):
+        raise TvlensError("inputs or targets hold NaN or infinity")
+    return inputs, targets
+
+
+def _kind(data: object) -> str:
+    return f"a tensor of {data.dtype}" if isinstance(data, Tensor) else type(data).__name__
+
+
+def _flat(values: Tensor) -> list:
+    return values.flatten().tolist()
+
+
+def _places(task: Tensor, like: Tensor) -> dict[str, list]:
+    n, length = like.shape
+    rows, places = torch.meshgrid(torch.arange(n), torch.arange(length), indexing="ij")
+    tasks = task[:, None].expand(n, length)
+    return {"sequence": _flat(rows), "position": _flat(places), "task": _flat(tasks)}

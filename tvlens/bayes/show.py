@@ -1,0 +1,47 @@
+"""Pictures of predictions."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .. import viz
+from ..errors import TvlensError
+
+if TYPE_CHECKING:
+    from .prediction import Prediction
+
+
+def prediction_figure(prediction: "Prediction", sequence: int):
+    """The posterior of one sequence by position, beside the posterior's entropy in all of them."""
+    n = len(prediction.posterior)
+    if not -n <= sequence < n:
+        raise TvlensError(f"no sequence {sequence} among {n}")
+    return viz.row(posterior_figure(prediction, sequence), entropy_figure(prediction))
+
+
+def posterior_figure(prediction: "Prediction", sequence: int):
+    """One curve per major task, and one for all other hypotheses together."""
+    grouped = prediction.grouped()
+    columns = grouped.posterior[sequence].unbind(-1)
+    return viz.lines(
+        dict(zip(grouped.labels, columns, strict=True)),
+        x_title="position",
+        y_title="posterior probability",
+        y_domain=(0, 1),
+        title=f"{prediction.reference}: sequence {sequence}",
+    )
+
+
+def entropy_figure(prediction: "Prediction"):
+    """Mean over sequences, with the middle 90% of them."""
+    entropy = prediction.entropy
+    levels = torch.tensor([0.05, 0.95], dtype=entropy.dtype, device=entropy.device)
+    low, high = torch.quantile(entropy, levels, dim=0)
+    name = "entropy of the posterior"
+    return viz.lines(
+        {name: entropy.mean(0)},
+        x_title="position",
+        y_title="nats",
+        bands={name: (low, high)},
+        title=f"how unsure of the task, {len(entropy)} sequences",
+    )
