@@ -1,6 +1,6 @@
 """`Dice`: every task is a loaded die, every sequence its rolls (E1 of the latent-task paper)."""
 
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class Dice(Pool):
         prior: Numbers | None = None,
         majors: int | None = None,
         alpha: float = 1.0,
-    ) -> Self:
+    ) -> "Dice":
         """A family of given dice, [task face]; see `with_tasks` for the prior."""
         faces = torch.as_tensor(probabilities).shape[-1]
         shape = cls(tasks=1, faces=faces, alpha=alpha)

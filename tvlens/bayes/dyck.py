@@ -5,7 +5,7 @@ shows. So the state of a model cannot be a task part plus a token part, and the 
 geometry fails here.
 """
 
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class Dyck(Pool):
         majors: int | None = None,
         symbols: int = 7,
         rate: float = 0.25,
-    ) -> Self:
+    ) -> "Dyck":
         """A family of given paths, [task step] with 1 to open and 0 to close."""
         pairs = torch.as_tensor(paths).shape[-1] // 2
         shape = cls(tasks=1, symbols=symbols, pairs=pairs, rate=rate)
@@ -129,11 +129,11 @@ class Dyck(Pool):
 
     def draw(self, count: int, rng: np.random.Generator) -> Float[Tensor, "count step"]:
         """Uniform balanced paths, step by step."""
-        steps = 2 * self.pairs
-        paths, height = torch.zeros(count, steps, dtype=torch.float64), torch.zeros(count).double()
-        for step in range(steps):
-            opening = opening_probability(height, torch.full_like(height, steps - step))
-            paths[:, step] = (torch.from_numpy(rng.random(count)) < opening).double()
+        uniform = torch.from_numpy(rng.random((count, 2 * self.pairs)))
+        paths, height = torch.zeros_like(uniform), uniform.new_zeros(count)
+        for step in range(2 * self.pairs):
+            left = torch.full_like(height, 2 * self.pairs - step)
+            paths[:, step] = (uniform[:, step] < opening_probability(height, left)).double()
             height += 2 * paths[:, step] - 1
         return paths
 

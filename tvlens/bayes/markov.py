@@ -1,6 +1,6 @@
 """`Markov`: every task is a Markov chain of order 1 (E3 of the latent-task paper)."""
 
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class Markov(Pool):
         prior: Numbers | None = None,
         majors: int | None = None,
         alpha: float = 1.0,
-    ) -> Self:
+    ) -> "Markov":
         """A family of given chains, [task from to]; see `with_tasks` for the prior."""
         states = torch.as_tensor(transitions).shape[-1]
         shape = cls(tasks=1, states=states, alpha=alpha)

@@ -3,7 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from .categorical import rows_on_simplex
 from .sequences import Pairs, Sequences
 
 SPLITS = ("train", "major", "minor", "ood")
+Same = TypeVar("Same", bound="Pool")
 Numbers = Tensor | np.ndarray | Sequence
 
 
@@ -65,8 +66,8 @@ class Pool(ABC):
         return self.parameters
 
     def with_tasks(
-        self, parameters: Numbers, *, prior: Numbers | None = None, majors: int | None = None
-    ) -> Self:
+        self: Same, parameters: Numbers, *, prior: Numbers | None = None, majors: int | None = None
+    ) -> Same:
         """The same kind of family with these tasks.
 
         Args:
@@ -77,7 +78,7 @@ class Pool(ABC):
         Raises:
             TvlensError: wrong shape, not a task of this kind, or a prior that is none.
         """
-        parameters = torch.as_tensor(parameters, dtype=torch.float64)
+        parameters = torch.as_tensor(parameters, dtype=torch.float64, device="cpu")
         shape = self.parameters.shape[1:]
         if (
             parameters.ndim != 1 + len(shape)
@@ -93,7 +94,7 @@ class Pool(ABC):
             raise TvlensError(f"{majors} major tasks among {len(parameters)} tasks")
         return family.with_prior(prior)
 
-    def with_prior(self, prior: Numbers | None) -> Self:
+    def with_prior(self: Same, prior: Numbers | None) -> Same:
         """The same tasks with another prior; None for an equal one.
 
         Raises:
@@ -101,7 +102,7 @@ class Pool(ABC):
         """
         size = len(self.parameters)
         prior = torch.ones(size) / size if prior is None else prior
-        prior = torch.as_tensor(prior, dtype=torch.float64)
+        prior = torch.as_tensor(prior, dtype=torch.float64, device="cpu")
         if prior.shape != (size,):
             raise TvlensError(f"a prior of shape {list(prior.shape)} for {size} tasks")
         family = copy.copy(self)
@@ -112,14 +113,14 @@ class Pool(ABC):
             family.minor_mass = float(family.prior[self.majors :].sum())
         return family
 
-    def known(self) -> Self:
+    def known(self: Same) -> Same:
         """The major tasks alone, in the proportions of the prior."""
         prior = self.prior[: self.majors]
         majors = self.with_tasks(self.parameters[: self.majors], prior=prior / prior.sum())
         majors.minor_mass = self.minor_mass
         return majors
 
-    def fresh(self, tasks: int, *, seed: int = 0) -> Self:
+    def fresh(self: Same, tasks: int, *, seed: int = 0) -> Same:
         """A family of tasks drawn anew from the distribution that the minors come from."""
         at_least(1, tasks=tasks)
         return self.with_tasks(self.draw(tasks, stream(seed, "fresh")))

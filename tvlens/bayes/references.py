@@ -5,7 +5,7 @@ positions, so length costs no precision: 2,000 tokens are as safe as 20.
 """
 
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from .prediction import Prediction, Predictive, blend, joined
 from .sequences import Data, shape_of
 
 
+@runtime_checkable
 class Family(Protocol):
     """All that a reference asks of a family of tasks."""
 
@@ -40,7 +41,7 @@ class Family(Protocol):
         """Sufficient statistics of that learner."""
         ...
 
-    def known(self) -> Self:
+    def known(self) -> "Family":
         """The major tasks alone."""
         ...
 

@@ -1,6 +1,6 @@
 """`LinearRegression`: every task is a weight vector (E2 of the latent-task paper)."""
 
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class LinearRegression(Pool):
         majors: int | None = None,
         noise: float = 0.5,
         scale: float = 1.0,
-    ) -> Self:
+    ) -> "LinearRegression":
         """A family of given weight vectors, [task dim]; see `with_tasks` for the prior."""
         dim = torch.as_tensor(weights).shape[-1]
         shape = cls(tasks=1, dim=dim, noise=noise, scale=scale)

@@ -1,0 +1,124 @@
+"""Paths against all there are: with few pairs, every balanced path can be written down."""
+
+from itertools import product
+
+import pytest
+import scipy.stats
+import torch
+
+import tvlens as tv
+from tvlens import TvlensError
+
+bayes = tv.bayes
+
+
+def every(pairs):
+    """All balanced paths, from all sequences of brackets."""
+
+    def balanced(path):
+        heights = [sum(2 * s - 1 for s in path[: i + 1]) for i in range(len(path))]
+        return min(heights) >= 0 and heights[-1] == 0
+
+    return [path for path in product((1, 0), repeat=2 * pairs) if balanced(path)]
+
+
+def probability(path, tokens, symbols, rate):
+    """Of a sequence when its path is known, token by token."""
+    product_, step = 1.0, 0
+    for token in tokens:
+        if step == len(path):
+            product_ *= (token < symbols) / symbols
+        elif token < symbols:
+            product_ *= (1 - rate) / symbols
+        else:
+            product_ *= rate * (path[step] == (token == symbols))
+            step += 1
+    return product_
+
+
+def test_retrieval_equals_a_loop_over_paths():
+    paths, prior = every(3), [0.1, 0.2, 0.3, 0.15, 0.25]
+    family = bayes.Dyck.from_paths(paths, prior=prior, symbols=2, rate=0.4)
+    data = family.sample(20, 14, seed=2)
+    found = bayes.retrieval(family, data)
+    for row, tokens in enumerate(data.tokens.tolist()):
+        for t in range(14):
+            seen = tokens[: t + 1]
+            joint = [a * probability(p, seen, 2, 0.4) for a, p in zip(prior, paths, strict=True)]
+            total = sum(joint)
+            assert found.posterior[row, t].tolist() == pytest.approx([j / total for j in joint])
+            assert float(found.evidence[row, t].exp()) == pytest.approx(total, rel=1e-9)
+            for token in range(4):
+                nexts = [
+                    a * probability(p, [*seen, token], 2, 0.4)
+                    for a, p in zip(prior, paths, strict=True)
+                ]
+                told = float(found.predictive[row, t, token])
+                assert told == pytest.approx(sum(nexts) / total, abs=1e-12)
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 4])
+def test_the_learner_is_retrieval_among_all_paths(pairs):
+    family = bayes.Dyck.from_paths(every(pairs), symbols=3, rate=0.5)
+    data = family.sample(60, 20, split="ood")
+    known, new = bayes.retrieval(family, data), bayes.learner(family, data)
+    torch.testing.assert_close(new.predictive, known.predictive)
+    torch.testing.assert_close(new.evidence, known.evidence)
+    both = bayes.extrapolation(family, data, minor_mass=0.3)  # nothing tells the two apart
+    torch.testing.assert_close(both.posterior[..., -1], torch.full((60, 20), 0.3).double())
+
+
+def test_fresh_paths_are_balanced_and_uniform():
+    paths = bayes.Dyck(pairs=4).fresh(7000, seed=3).paths
+    counts = torch.unique(paths, dim=0, return_counts=True)[1]
+    assert len(counts) == len(every(4)) == 14
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_brackets_come_at_their_rate_and_in_their_order():
+    family = bayes.Dyck(pairs=3, rate=0.3, symbols=5)
+    data = family.sample(2000, 60, split="ood")
+    opens = data.tokens == 5
+    brackets = opens | (data.tokens == 6)
+    for row in range(50):
+        assert opens[row][brackets[row]].double().tolist() == data.parameters[row].tolist()
+    assert int(brackets[:, 0].sum()) == pytest.approx(600, abs=80)
+    assert scipy.stats.chisquare(data.tokens[~brackets].bincount(minlength=5)).pvalue > 1e-3
+    counts = bayes.counts(family, data)
+    assert torch.equal(counts[:, -1], torch.full((2000, 2), 3.0).double())
+
+
+def test_what_comes_next_is_in_no_window_of_tokens():
+    """Two contexts that end in the same noise, under one known task, and different nexts."""
+    family = bayes.Dyck.from_paths([[1, 1, 0, 0]], symbols=1, rate=0.5)
+    noise = [0] * 30
+    told = bayes.retrieval(family, torch.tensor([[1, *noise, 0], [1, 1, *noise]])).predictive
+    assert told[:, -1].tolist() == [[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]]
+
+
+def test_unknown_paths_are_errors_to_retrieval_and_new_to_extrapolation():
+    family = bayes.Dyck.from_paths([[1, 1, 0, 0]], symbols=1, rate=0.5)
+    strange = torch.tensor([[1, 0, 2, 0]])
+    with pytest.raises(TvlensError, match="sequence 0 up to position 2"):
+        bayes.retrieval(family, strange)
+    found = bayes.extrapolation(family, strange)
+    assert found.posterior[0, 2].tolist() == [0.0, 1.0]
+    assert found.predictive[0, 2].tolist() == [0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("path", [[0, 1], [1, 1, 0, 1], [1, 0.5, 0, 0], [1, 1, 1, 0]])
+def test_paths_that_are_none(path):
+    with pytest.raises(TvlensError, match="path 1 is no balanced path"):
+        good = [1, 0] * (len(path) // 2)
+        bayes.Dyck.from_paths([good, path])
+
+
+@pytest.mark.parametrize("tokens", [[8], [7, 8, 8], [7, 7, 7]])
+def test_brackets_that_begin_no_path(tokens):
+    with pytest.raises(TvlensError, match=f"position {len(tokens) - 1} begin no balanced path"):
+        bayes.learner(bayes.Dyck(pairs=2), torch.tensor([tokens]))
+
+
+def test_paths_of_odd_length():
+    with pytest.raises(TvlensError, match=r"tasks have shape \[tasks, 2\], not \[1, 3\]"):
+        bayes.Dyck.from_paths([[1, 0, 1]])
