@@ -73,7 +73,7 @@ def extrapolation(family: Family, data: Data, *, minor_mass: float | None = None
     Args:
         family: the tasks; the minors in its pool are not used.
         data: as for `retrieval`.
-        minor_mass: p0; by default the family's own.
+        minor_mass: p0; by default the family's own, which a family without minors has too.
 
     Raises:
         TvlensError: data of another kind, or p0 outside [0, 1).
@@ -83,8 +83,7 @@ def extrapolation(family: Family, data: Data, *, minor_mass: float | None = None
     known, new = _over_tasks(family.known(), data), learner(family, data)
     masses = torch.tensor([1 - p0, p0], dtype=torch.float64, device=known.evidence.device)
     joint = torch.stack([known.evidence, new.evidence], dim=-1) + masses.log()
-    evidence = joint.logsumexp(-1)
-    shares = (joint - _finite(evidence)[..., None]).exp()
+    evidence, shares = joint.logsumexp(-1), joint.softmax(-1)
     posterior = torch.cat([known.posterior * shares[..., :1], shares[..., 1:]], dim=-1)
     predictive = blend(known.predictive, new.predictive, shares[..., 1])
     return _possible(
@@ -130,7 +129,8 @@ def _over_tasks(family: Family, data: Data) -> Prediction:
     """The mixture over a family's pool; all zeros where no task can produce a sequence."""
     joint = family.steps(data).cumsum_(1)
     joint += family.prior.to(joint.device).log()
-    top = _finite(joint.amax(-1, keepdim=True))
+    top = joint.amax(-1, keepdim=True)
+    top = torch.where(top.isneginf(), 0.0, top)
     # In place, with one exponential per number: this is the one large tensor.
     posterior = joint.sub_(top).exp_()
     total = posterior.sum(-1, keepdim=True)
@@ -140,18 +140,13 @@ def _over_tasks(family: Family, data: Data) -> Prediction:
     return Prediction(posterior, predictive, evidence, family.majors, "minor task", "retrieval")
 
 
-def _finite(logs: Tensor) -> Tensor:
-    """The logarithms, with 0 for those of nothing."""
-    return torch.where(logs.isneginf(), 0.0, logs)
-
-
 def _possible(prediction: Prediction) -> Prediction:
     """The prediction, where every sequence can come from some hypothesis."""
     impossible = prediction.evidence.isneginf()
     if bool(impossible.any()):
-        row, place = impossible.nonzero()[0].tolist()
+        place = int(impossible.any(0).nonzero()[0])
         raise TvlensError(
-            f"no task that {prediction.reference} knows can produce sequence {row} "
-            f"up to position {place}"
+            f"{int(impossible.any(1).sum())} of {len(impossible)} sequences can come from no task "
+            f"that {prediction.reference} knows, the first from position {place} on"
         )
     return prediction
