@@ -1,0 +1,78 @@
+"""`Shape`: what a small transformer looks like before it has weights."""
+
+from dataclasses import asdict, dataclass
+
+from ..errors import TvlensError, unknown
+
+POSITIONS = ("rotary", "learned")
+NORMS = ("rms", "layer")
+ACTIVATIONS = ("silu", "gelu", "relu")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The architecture of a pre-norm decoder; the defaults are those of arXiv 2605.03780, E1.
+
+    Either `vocab` or `inputs` is given: the model reads tokens and predicts the next one, or it
+    reads the pairs of a regression as vectors and predicts one real number.
+
+    Attributes:
+        context: how many positions the model can read; a regression of n pairs has 2n - 1.
+        vocab: number of tokens.
+        inputs: dimension of x in a regression.
+        layers: number of blocks.
+        d_model: width of the residual stream.
+        heads: attention heads per block; d_model / heads is the width of each.
+        d_mlp: width of the hidden layer of each MLP; 4 d_model where it is not given.
+        positions: "rotary", or "learned" embeddings.
+        norm: "rms", or "layer".
+        final_norm: whether a norm stands before the unembedding.
+        activation: of the MLPs, "silu", "gelu" or "relu".
+
+    Raises:
+        TvlensError: a size or a choice that no model can have.
+    """
+
+    context: int
+    vocab: int | None = None
+    inputs: int | None = None
+    layers: int = 6
+    d_model: int = 128
+    heads: int = 2
+    d_mlp: int | None = None
+    positions: str = "rotary"
+    norm: str = "rms"
+    final_norm: bool = False
+    activation: str = "silu"
+
+    def __post_init__(self):
+        if (self.vocab is None) == (self.inputs is None):
+            raise TvlensError("give either vocab, for tokens, or inputs, for a regression")
+        if self.d_mlp is None:
+            object.__setattr__(self, "d_mlp", 4 * self.d_model)
+        for name, value in asdict(self).items():
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+                raise TvlensError(f"{name} must be at least 1, not {value}")
+        if self.d_model % self.heads:
+            raise TvlensError(f"d_model {self.d_model} does not divide into {self.heads} heads")
+        choices = {"positions": POSITIONS, "norm": NORMS, "activation": ACTIVATIONS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        if self.positions == "rotary" and self.d_head % 2:
+            raise TvlensError(f"rotary positions need heads of even width, not {self.d_head}")
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.heads
+
+    @property
+    def d_in(self) -> int:
+        """Width of what enters: the vocabulary, or x and y side by side."""
+        return self.vocab or self.inputs + 1
+
+    @property
+    def d_out(self) -> int:
+        """Width of what comes out: logits over the vocabulary, or one real number."""
+        return self.vocab or 1
