@@ -1,0 +1,181 @@
+"""`hooked`: trained weights as a TransformerLens model, with named hook points.
+
+On TransformerLens 4 that is its native model behind a `TransformerBridge`. On 3.9 it is a
+`HookedTransformer`, because the attention pattern that the bridge of 3.9 shows is not read back.
+"""
+
+import types
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..errors import TvlensError
+from .shape import Shape
+from .transformer import EPSILON, ROTARY_BASE, Transformer
+
+Weights = Mapping[str, Tensor]
+
+
+def hooked(shape: Shape, weights: Weights, *, name: str = "trained") -> Any:
+    """A TransformerLens model that computes what `Transformer` computes with these weights.
+
+    It reads tokens `Int[batch pos]`; the model of a regression reads vectors
+    `Float[batch pos inputs+1]`, as `interleaved` lays them out.
+
+    Args:
+        weights: the state dict of a `Transformer` of this shape; the model is where they are.
+        name: what the model is called in results.
+
+    Raises:
+        TvlensError: the weights are not of this shape.
+    """
+    weights = {key: value.detach().float() for key, value in weights.items()}
+    try:
+        Transformer(shape).load_state_dict(weights)
+    except RuntimeError as error:
+        raise TvlensError(f"these weights do not fit {shape}: {error}") from error
+    try:
+        from transformer_lens import HookedTransformer  # noqa: F401
+    except ImportError:
+        model = _native(shape, weights)
+    else:
+        model = _hooked_transformer(shape, weights)
+    model.cfg.model_name = name
+    return model.eval()
+
+
+def _sizes(shape: Shape) -> dict[str, Any]:
+    """What the configurations of both models call the shape."""
+    return dict(
+        n_layers=shape.layers,
+        d_model=shape.d_model,
+        n_heads=shape.heads,
+        d_head=shape.d_head,
+        d_mlp=shape.d_mlp,
+        n_ctx=shape.context,
+        d_vocab=shape.d_in,
+        d_vocab_out=shape.d_out,
+        act_fn=shape.activation,
+        normalization_type={"rms": "RMS", "layer": "LN"}[shape.norm],
+        positional_embedding_type={"learned": "standard"}.get(shape.positions, shape.positions),
+        rotary_dim=shape.d_head if shape.positions == "rotary" else None,
+        rotary_base=ROTARY_BASE,
+        rotary_adjacent_pairs=True,
+        eps=EPSILON,
+    )
+
+
+def _native(shape: Shape, weights: Weights) -> Any:
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+    from transformer_lens.model_bridge.sources.native import NativeModel
+
+    config = TransformerBridgeConfig(**_sizes(shape))
+    native = NativeModel(config)
+    if shape.inputs:
+        native.tok_embed = _VectorEmbedding(shape)
+        native.register_forward_pre_hook(_vectors_are_inputs, with_kwargs=True)
+    if not shape.final_norm:
+        native.ln_out = nn.Identity()
+    native.load_state_dict(_native_weights(shape, weights))
+    native.to(weights["unembed.weight"].device)
+    model = build_bridge_from_module(native, "TransformerLensNative", tl_config=config)
+    if not shape.final_norm:
+        # The bridge then passes the state through, instead of norming it on its own.
+        model.ln_final.use_native_layernorm_autograd = True
+    return model
+
+
+def _native_weights(shape: Shape, weights: Weights) -> Weights:
+    """The weights by the names of the native model, whose queries, keys and values are apart."""
+    names = {"embed": "tok_embed", "position": "pos", "final_norm": "ln_out", "unembed": "head"}
+    inside = {"norm1": "ln1", "norm2": "ln2", "attn_out": "attn.o"}
+    inside |= {"mlp_in": "mlp.fc_in", "mlp_out": "mlp.fc_out"}
+    found = {}
+    for key, value in weights.items():
+        *block, part, kind = key.split(".")
+        if part == "qkv":
+            for short, piece in zip("qkv", value.chunk(3), strict=True):
+                found[f"layers.{block[1]}.attn.{short}.{kind}"] = piece
+        elif block:
+            found[f"layers.{block[1]}.{inside[part]}.{kind}"] = value
+        else:
+            found[f"{names[part]}.{kind}"] = value
+    return found
+
+
+class _VectorEmbedding(nn.Embedding):
+    """An embedding that reads vectors: each is a mixture of the rows of the table."""
+
+    def __init__(self, shape: Shape):
+        super().__init__(shape.d_in, shape.d_model)
+
+    def forward(
+        self, vectors: Float[Tensor, "batch pos d_in"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        return vectors @ self.weight
+
+
+def _vectors_are_inputs(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
+    """The bridge takes every float tensor for states behind the embedding: say what they are."""
+    if options.get("inputs_embeds") is not None:
+        options["input_ids"] = options.pop("inputs_embeds")
+    return args, options
+
+
+def _hooked_transformer(shape: Shape, weights: Weights) -> Any:
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    device = str(weights["unembed.weight"].device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of HookedTransformer itself
+        model = HookedTransformer(HookedTransformerConfig(**_sizes(shape), device=device))
+    if not shape.final_norm:
+        model.ln_final = nn.Identity()
+    model.load_state_dict(model.state_dict() | _hooked_transformer_weights(shape, weights))
+    if shape.inputs:
+        _read_vectors(model)
+    return model
+
+
+def _hooked_transformer_weights(shape: Shape, weights: Weights) -> Weights:
+    """The weights in the layout of HookedTransformer: heads apart, inputs before outputs."""
+    found = {"embed.W_E": weights["embed.weight"], "unembed.W_U": weights["unembed.weight"].T}
+    if shape.positions == "learned":
+        found["pos_embed.W_pos"] = weights["position.weight"]
+    norms = {"ln_final": "final_norm"} if shape.final_norm else {}
+    for layer in range(shape.layers):
+        block = f"blocks.{layer}"
+        qkv = weights[f"{block}.qkv.weight"].unflatten(0, (3, shape.heads, -1)).transpose(-1, -2)
+        bias = weights[f"{block}.qkv.bias"].unflatten(0, (3, shape.heads, -1))
+        for i, short in enumerate("QKV"):
+            found |= {f"{block}.attn.W_{short}": qkv[i], f"{block}.attn.b_{short}": bias[i]}
+        out = weights[f"{block}.attn_out.weight"].T.unflatten(0, (shape.heads, -1))
+        found |= {f"{block}.attn.W_O": out, f"{block}.attn.b_O": weights[f"{block}.attn_out.bias"]}
+        for side in ("in", "out"):
+            found[f"{block}.mlp.W_{side}"] = weights[f"{block}.mlp_{side}.weight"].T
+            found[f"{block}.mlp.b_{side}"] = weights[f"{block}.mlp_{side}.bias"]
+        norms |= {f"{block}.ln1": f"{block}.norm1", f"{block}.ln2": f"{block}.norm2"}
+    for theirs, ours in norms.items():
+        kinds = {"w": "weight", "b": "bias"} if shape.norm == "layer" else {"w": "weight"}
+        found |= {f"{theirs}.{short}": weights[f"{ours}.{kind}"] for short, kind in kinds.items()}
+    return found
+
+
+def _read_vectors(model: Any) -> None:
+    """Let the embedding read vectors, and the positions count them rather than their entries."""
+    # Bound methods, unlike closures, follow a copy of the model to its own weights.
+    model.embed.forward = types.MethodType(_mixture, model.embed)
+    if hasattr(model, "pos_embed"):
+        model.pos_embed.forward = types.MethodType(_positions, model.pos_embed)
+
+
+def _mixture(embed: Any, vectors: Tensor) -> Tensor:
+    return vectors @ embed.W_E
+
+
+def _positions(pos_embed: Any, vectors: Tensor, *rest: Any) -> Tensor:
+    return type(pos_embed).forward(pos_embed, vectors[..., 0], *rest)
