@@ -34,6 +34,7 @@ _WHERE = {
     "simplex_weights": "geometry",
     "geometry": "geometry",
     "bayes": "bayes",
+    "training": "training",
     "studies": "studies",
     "viz": "viz",
 }
@@ -43,6 +44,7 @@ __all__ = ["__version__", *_WHERE]
 if TYPE_CHECKING:
     from . import geometry, studies, viz
     from . import bayes, studies, viz
+    from . import studies, training, viz
     from .activations import collect
     from .errors import TvlensError
     from .geometry import Subspace, simplex_weights

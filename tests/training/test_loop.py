@@ -1,0 +1,332 @@
+import itertools
+import json
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tvlens import TvlensError
+from tvlens.training import (
+    Shape,
+    Transformer,
+    constant,
+    cosine,
+    load_run,
+    log_steps,
+    loss,
+    step_seed,
+    train,
+    triangular,
+)
+
+pytestmark = pytest.mark.tl3
+
+SHAPE = Shape(context=8, vocab=5, layers=2, d_model=16, heads=2)
+STEPS = 21
+
+
+def tokens(seed, rows=4):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 5, (rows, 9)))
+
+
+def measured(model, step):
+    """Something that depends on the weights."""
+    return {"height": model(tokens(0)[:, :8]).abs().max()}
+
+
+def start(folder, sample=tokens, **options):
+    options = dict(steps=STEPS, every=5, evaluate=measured, progress=False, lr=1e-2) | options
+    return train(SHAPE, sample, folder=folder, **options)
+
+
+def reported(run):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in run.metrics]
+
+
+def assert_same(run, other):
+    """Weights and reports are the same to the bit."""
+    assert run.steps == other.steps
+    for step in run.steps:
+        mine, theirs = run.weights(step), other.weights(step)
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine | theirs)
+    assert reported(run) == reported(other)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing stopped."""
+    return start(tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_what_a_run_leaves(whole):
+    assert whole.finished and whole.steps == [0, 1, 2, 4, 8, 16, 21] == log_steps(STEPS)
+    assert [r["step"] for r in whole.metrics] == [0, 1, 2, 4, 5, 8, 10, 15, 16, 20, 21]
+    assert whole.metrics[0]["loss"] is None
+    assert list(whole.to_dataframe().columns) == ["step", "loss", "lr", "height", "seconds"]
+    seconds = whole.to_dataframe().seconds
+    assert seconds.is_monotonic_increasing
+    assert "loss" in whole._repr_html_() and repr(whole).endswith("step 21 of 21)")
+
+
+def adamw(model, gradients, moments, lr, decay, count):
+    """One update of AdamW as the paper writes it (Loshchilov and Hutter 2019, algorithm 2)."""
+    for name, weight in model.named_parameters():
+        first, second = moments.setdefault(name, [torch.zeros_like(weight) for _ in range(2)])
+        first.mul_(0.9).add_(0.1 * gradients[name])
+        second.mul_(0.999).add_(0.001 * gradients[name] ** 2)
+        step = first / (1 - 0.9**count) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
+        weight.data -= lr * step + lr * decay * weight.data
+
+
+def test_every_update_is_adamw_on_the_mean_cross_entropy(tmp_path):
+    run = start(tmp_path, steps=6, every=1, weight_decay=0.1, seed=3)
+    model, moments = Transformer(SHAPE, seed=3), {}
+    for step in range(6):
+        model.zero_grad()
+        batch = tokens(step_seed(3, step))
+        logs = model(batch[:, :-1]).log_softmax(-1)
+        cost = -logs.gather(-1, batch[:, 1:, None]).mean()
+        cost.backward()
+        record = next(r for r in run.metrics if r["step"] == step + 1)
+        assert record["loss"] == pytest.approx(cost.item(), abs=1e-5)
+        assert record["lr"] == triangular(step, 6, 1e-2)
+        gradients = {name: weight.grad for name, weight in model.named_parameters()}
+        adamw(model, gradients, moments, record["lr"], 0.1, step + 1)
+    for name, weight in run.weights().items():
+        torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("stop", [0, 3, 10, 13, 20])
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, whole, stop):
+    at = step_seed(0, stop)
+    drawn = []
+
+    def interrupted(seed):
+        drawn.append(seed)
+        if seed == at and len(drawn) > 2:  # the first two draws look at the data
+            raise KeyboardInterrupt
+        return tokens(seed)
+
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, interrupted)
+    halted = load_run(tmp_path)
+    assert not halted.finished
+    before = halted.steps[-1]
+    assert stop - 5 < before <= stop
+    made = []
+    again = start(tmp_path, lambda seed: made.append(seed) or tokens(seed))
+    assert len(made) == 2 + STEPS - before
+    assert_same(again, whole)
+
+
+KILLED = """
+    import os, signal, sys
+    import torch
+    torch.set_num_threads(int(sys.argv[2]))
+    from test_loop import start, step_seed, tokens
+
+    calls = []
+
+    def sample(seed):
+        calls.append(seed)
+        if len(calls) > 2 and seed == step_seed(0, 14):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return tokens(seed)
+
+    start(sys.argv[1], sample)
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, whole):
+    threads = str(torch.get_num_threads())
+    script = textwrap.dedent(KILLED)
+    paths = json.dumps([p for p in sys.path if p])
+    script = f"import sys; sys.path[:0] = {paths} + [{str(__file__.rsplit('/', 1)[0])!r}]\n{script}"
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path), threads])
+    assert done.returncode == -signal.SIGKILL
+    assert load_run(tmp_path).steps[-1] == 10
+    # What a kill at a worse moment leaves: half a file, a report without its checkpoint, half a
+    # line.
+    (tmp_path / "checkpoints" / ".step-00000015.safetensors.x.safetensors").write_bytes(b"half")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 15, "loss": 1.0, "lr": 0.1, "seconds": 9.0}\n{"step": 16, "lo')
+    assert_same(start(tmp_path), whole)
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {f"step-{step:08d}.safetensors" for step in log_steps(STEPS)}
+
+
+def test_a_finished_run_is_given_back(tmp_path, whole):
+    files = {path: path.stat().st_mtime_ns for path in (whole.folder / "checkpoints").iterdir()}
+    assert start(whole.folder).steps == whole.steps
+    assert files == {p: p.stat().st_mtime_ns for p in (whole.folder / "checkpoints").iterdir()}
+
+
+def test_checkpoints_open_as_models(whole):
+    batch = tokens(1)[:, :8]
+    for step in (0, 8, None):
+        model = whole.model(step)
+        assert model.cfg.model_name == f"run at step {STEPS if step is None else step}"
+        with torch.no_grad():
+            torch.testing.assert_close(model(batch), whole.transformer(step)(batch))
+    assert torch.equal(whole.transformer(0).unembed.weight, Transformer(SHAPE).unembed.weight)
+    with pytest.raises(TvlensError, match="no checkpoint at step 7: the nearest is 8"):
+        whole.model(7)
+
+
+def test_chosen_checkpoints(tmp_path):
+    assert start(tmp_path, checkpoints=[3, 7]).steps == [3, 7, 21]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(lr=2e-2), "lr: 0.01 there, 0.02 here"),
+        (dict(steps=22), "steps: 21 there, 22 here"),
+        (dict(seed=1), "seed: 0 there, 1 here"),
+        (dict(schedule=constant), "rates: "),
+        (dict(meta={"family": "dice"}), "meta.family: None there, dice here"),
+        (dict(sample=lambda seed: tokens(seed, rows=5)), "data: "),
+        (dict(shape=Shape(context=8, vocab=5, layers=3, d_model=16)), "shape.layers: 2 there, 3"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(whole, options, message):
+    wanted = dict(shape=SHAPE, sample=tokens, steps=STEPS, every=5, lr=1e-2) | options
+    with pytest.raises(TvlensError, match=message):
+        train(**wanted, folder=whole.folder, progress=False)
+
+
+def test_a_loss_that_is_not_finite_names_its_step(tmp_path):
+    """Weights explode: the error names a step, and checkpoints from before are whole."""
+    with pytest.raises(TvlensError, match=r"(at step \d+: a lower lr|not finite at step)"):
+        start(tmp_path, lr=1e25, schedule=constant, evaluate=None, checkpoints=[0])
+    for step in load_run(tmp_path).steps:
+        assert all(weight.isfinite().all() for weight in load_run(tmp_path).weights(step).values())
+
+
+def test_the_step_of_a_bad_batch(tmp_path):
+    shape = Shape(context=9, inputs=2, layers=1, d_model=8)
+    bad = step_seed(0, 7)
+
+    def sample(seed):
+        rng = np.random.default_rng(seed)
+        targets = rng.normal(size=(3, 5))
+        return rng.normal(size=(3, 5, 2)), targets * (math.nan if seed == bad else 1)
+
+    with pytest.raises(TvlensError, match="the loss is nan at step 7"):
+        train(shape, sample, steps=20, folder=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "message"),
+    [
+        (lambda model, step: {"kl": math.nan if step else 0.0}, "nan for 'kl' at step 1"),
+        (lambda model, step: {"loss": 1.0}, "may not give 'loss'"),
+    ],
+)
+def test_what_evaluate_may_not_give(tmp_path, evaluate, message):
+    with pytest.raises(TvlensError, match=message):
+        start(tmp_path, evaluate=evaluate)
+
+
+def test_the_loss_of_a_regression_is_the_squared_error_where_x_was_read():
+    shape = Shape(context=9, inputs=2, layers=1, d_model=8)
+    model = Transformer(shape)
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(3, 5, 2, generator=rng), torch.randn(3, 5, generator=rng)
+    total = 0.0
+    for n in range(5):
+        sequence = torch.zeros(3, 2 * n + 1, 3)
+        for pair in range(n + 1):
+            sequence[:, 2 * pair, :2] = x[:, pair]
+            if pair < n:
+                sequence[:, 2 * pair + 1, 2] = y[:, pair]
+        total += ((model(sequence)[:, -1, 0] - y[:, n]) ** 2).mean().item() / 5
+    assert loss(model, (x, y)).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_one_die_is_learned_to_its_entropy(tmp_path):
+    faces = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])
+
+    def sample(seed):
+        return torch.from_numpy(np.random.default_rng(seed).choice(5, (32, 9), p=faces))
+
+    run = train(SHAPE, sample, steps=120, lr=1e-2, folder=tmp_path, progress=False)
+    with torch.no_grad():
+        log_q = run.transformer()(sample(1)[:, :8]).log_softmax(-1).double()
+    kl = (torch.tensor(faces) * (torch.tensor(faces).log() - log_q)).sum(-1).mean()
+    assert 0 <= kl < 0.005
+
+
+def test_one_regression_is_learned_below_its_variance(tmp_path):
+    shape = Shape(context=15, inputs=2, layers=1, d_model=16, positions="learned")
+
+    def sample(seed):
+        x = np.random.default_rng(seed).normal(size=(32, 8, 2))
+        return x, x @ np.array([1.0, -0.5])
+
+    run = train(shape, sample, steps=150, lr=1e-2, every=50, folder=tmp_path, progress=False)
+    assert run.metrics[-1]["loss"] < 0.05 * 1.25
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        (lambda seed: torch.rand(3, 5), "wanted whole numbers"),
+        (lambda seed: torch.zeros(5, dtype=torch.long), "wanted whole numbers"),
+        (lambda seed: torch.full((2, 4), 5), "token 5; there are 0 to 4"),
+        (lambda seed: torch.full((2, 4), -1), "token -1; there are 0 to 4"),
+        (lambda seed: torch.zeros(2, 10, dtype=torch.long), "9 positions are read"),
+        (lambda seed: (tokens(0), tokens(0)), "wants tokens alone"),
+        (lambda seed: torch.randint(0, 5, (3, 9)), "two different batches for one seed"),
+    ],
+)
+def test_batches_that_do_not_fit(tmp_path, sample, message):
+    with pytest.raises(TvlensError, match=message):
+        start(tmp_path / "run", sample)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_mistakes(tmp_path):
+    for options, message in [
+        (dict(steps=0), "steps must be at least 1"),
+        (dict(every=0), "every must be at least 1"),
+        (dict(checkpoints="all"), "'log' or steps, not 'all'"),
+        (dict(checkpoints=[30]), "at step 30 of 0 to 21"),
+    ]:
+        with pytest.raises(TvlensError, match=message):
+            start(tmp_path / "run", **options)
+    with pytest.raises(TvlensError, match="holds no training run"):
+        load_run(tmp_path)
+    shape = Shape(context=9, inputs=2)
+    with pytest.raises(TvlensError, match=r"sample must give \(inputs, targets\)"):
+        train(shape, tokens, steps=1, folder=tmp_path / "run")
+    with pytest.raises(TvlensError, match=r"wanted \[batch, pair, 2\]"):
+        pairs = torch.rand(3, 5, 3), torch.rand(3, 5)
+        train(shape, lambda seed: pairs, steps=1, folder=tmp_path / "run")
+
+
+@given(st.integers(1, 5000), st.floats(1e-5, 1.0))
+def test_schedules(steps, peak):
+    up_down = [triangular(step, steps, peak) for step in range(steps)]
+    assert all(0 < rate <= peak * (1 + 1e-9) for rate in up_down)
+    assert up_down[-1] == pytest.approx(1e-5, rel=1e-6)
+    turn = int(np.argmax(up_down))
+    assert abs(turn + 1 - steps / 2) <= 1
+    assert np.all(np.diff(up_down[: turn + 1]) >= 0) and np.all(np.diff(up_down[turn:]) <= 0)
+    wave = [cosine(step, steps, peak) for step in range(steps)]
+    assert wave[0] == peak and np.all(np.diff(wave) <= 0) and wave[-1] >= 0
+    kept = log_steps(steps)
+    assert kept[0] == 0 and kept[-1] == steps and kept == sorted(set(kept))
+    assert all(later <= 2 * step for step, later in itertools.pairwise(kept[1:]))
+
+
+def test_seeds_of_steps_are_all_different():
+    seeds = {step_seed(seed, step) for seed in range(5) for step in range(2000)}
+    assert len(seeds) == 10_000 and max(seeds) < 2**63

@@ -1,0 +1,185 @@
+"""`train`: the training loop, from top to bottom."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..errors import TvlensError
+from . import checkpoint
+from .data import as_batch, fingerprint, step_seed
+from .objective import loss
+from .run import Run, append_metrics, cut_metrics, open_run
+from .schedules import Schedule, log_steps, triangular
+from .shape import Shape
+from .transformer import Transformer
+
+# What a report itself says.
+OWN = ("step", "loss", "lr", "seconds")
+
+
+def train(
+    shape: Shape,
+    sample: Callable[[int], Any],
+    *,
+    steps: int,
+    folder: str | os.PathLike,
+    lr: float = 4e-4,
+    weight_decay: float = 4e-4,
+    schedule: Schedule = triangular,
+    seed: int = 0,
+    checkpoints: str | Iterable[int] = "log",
+    every: int = 100,
+    evaluate: Callable[[Transformer, int], Mapping[str, float]] | None = None,
+    meta: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    device: str | torch.device | None = None,
+) -> Run:
+    """Train a transformer from scratch with AdamW, or go on where the folder's run was stopped.
+
+    On a CPU, with the same number of threads, an interrupted run that goes on ends with the same
+    bits as one that was never stopped. At most `every` steps are made again.
+
+    Args:
+        shape: architecture.
+        sample: seed -> batch, the same one for the same seed: tokens `Int[batch pos]`, of which
+            all but the last are read, or `(inputs Float[batch pair input], targets
+            Float[batch pair])`. Every step has its own seed, `step_seed(seed, step)`.
+        steps: number of updates.
+        folder: where settings, metrics and checkpoints are kept.
+        lr: peak of the learning rate.
+        weight_decay: of all weights, decoupled (Loshchilov and Hutter 2019).
+        schedule: (step, steps, lr) -> learning rate of that update.
+        seed: of the weights and of the data.
+        checkpoints: "log" for 0, 1, 2, 4, ..., or steps; the last step is always kept.
+        every: report, and save what a restart needs, every so many steps.
+        evaluate: (model, step) -> numbers by name, such as the divergence from a reference
+            predictor; called without gradients at every report and every checkpoint.
+        meta: anything else that tells this run from others, as JSON, such as the data's settings.
+        progress: show a bar with the loss and what `evaluate` gave.
+        device: the GPU if there is one.
+
+    Raises:
+        TvlensError: the folder holds a run of other settings; a batch does not fit the shape or
+            changes with the same seed; the loss, a weight or a metric is not finite.
+    """
+    kept = _kept(checkpoints, steps)
+    if every < 1:
+        raise TvlensError(f"every must be at least 1, not {every}")
+    settings = {
+        "steps": steps,
+        "lr": lr,
+        # A schedule is any function, and its name says little: compare what it gives.
+        "rates": [schedule(int(steps * share), steps, lr) for share in (0, 0.25, 0.5, 0.75)],
+        "weight_decay": weight_decay,
+        "seed": seed,
+        "checkpoints": kept,
+        "every": every,
+        "data": fingerprint(shape, sample, seed),
+        "meta": dict(meta or {}),
+    }
+    run = open_run(folder, shape, settings)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = Transformer(shape, seed=seed).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay, fused=True)
+
+    start = run.steps[-1] if run.steps else 0
+    if run.steps:
+        checkpoint.restore(folder, start, model, optimizer)
+    past = cut_metrics(run, start if run.steps else -1)
+    began = time.perf_counter() - (past[-1]["seconds"] if past else 0)
+    reports = {*kept, *range(0, steps, every)}
+    losses: list[torch.Tensor] = []
+
+    def report(step: int, rate: float) -> None:
+        record = {"step": step, "loss": _mean(losses, step), "lr": rate}
+        _check_weights(model, step)
+        with torch.no_grad():
+            record |= _numbers(evaluate(model, step), step) if evaluate else {}
+        append_metrics(run, record | {"seconds": time.perf_counter() - began})
+        checkpoint.save(folder, step, model, optimizer)
+        _drop_passing(run, kept, step)
+        losses.clear()
+        shown = {k: v for k, v in record.items() if k not in ("step", "lr") and v is not None}
+        bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()})
+
+    hidden = None if progress else True
+    with tqdm(total=steps, initial=start, desc="training", disable=hidden) as bar:
+        if not run.steps:
+            report(0, 0.0)
+        for step in range(start, steps):
+            rate = schedule(step, steps, lr)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = as_batch(shape, sample(step_seed(seed, step)))
+            cost = loss(model, batch)
+            cost.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(cost.detach())  # read at the next report: a GPU is not waited for
+            if step + 1 in reports:
+                report(step + 1, rate)
+            bar.update()
+    return run
+
+
+def _kept(checkpoints: str | Iterable[int], steps: int) -> list[int]:
+    """The steps whose checkpoints stay."""
+    if steps < 1:
+        raise TvlensError(f"steps must be at least 1, not {steps}")
+    if checkpoints == "log":
+        return log_steps(steps)
+    if isinstance(checkpoints, str):
+        raise TvlensError(f"checkpoints must be 'log' or steps, not {checkpoints!r}")
+    wanted = sorted({*map(int, checkpoints), steps})
+    if wanted[0] < 0 or wanted[-1] > steps:
+        outside = wanted[0] if wanted[0] < 0 else wanted[-1]
+        raise TvlensError(f"no checkpoint can be kept at step {outside} of 0 to {steps}")
+    return wanted
+
+
+def _mean(losses: list[torch.Tensor], step: int) -> float | None:
+    """The mean loss of the updates up to `step`; None where there were none."""
+    if not losses:
+        return None
+    values = torch.stack(losses).double()
+    bad = (~values.isfinite()).nonzero()
+    if len(bad):
+        at = step - len(values) + int(bad[0])
+        raise TvlensError(
+            f"the loss is {values[bad[0]].item()} at step {at}: a lower lr may help; "
+            "checkpoints from before are whole"
+        )
+    return values.mean().item()
+
+
+def _check_weights(model: Transformer, step: int) -> None:
+    for name, weight in model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise TvlensError(f"{name} is not finite at step {step}: a lower lr may help")
+
+
+def _numbers(found: Mapping[str, Any], step: int) -> dict[str, float]:
+    """What `evaluate` gave, as numbers.
+
+    Raises:
+        TvlensError: a name that a report uses itself, or a number that is not finite.
+    """
+    numbers = {name: float(value) for name, value in found.items()}
+    for name, value in numbers.items():
+        if name in OWN:
+            raise TvlensError(f"evaluate may not give {name!r}: a report says it itself")
+        if not math.isfinite(value):
+            raise TvlensError(f"evaluate gave {value} for {name!r} at step {step}")
+    return numbers
+
+
+def _drop_passing(run: Run, kept: list[int], step: int) -> None:
+    """Remove the checkpoints that were only there for a restart, now that there is a newer one."""
+    for old in run.steps:
+        if old < step and old not in kept:
+            checkpoint.path_at(run.folder, old).unlink(missing_ok=True)

@@ -1,0 +1,168 @@
+"""`Run`: the folder of a training run, with its settings, metrics and checkpoints."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import TvlensError
+from ..files import write
+from . import checkpoint
+from .hooked import hooked
+from .shape import Shape
+from .transformer import Transformer
+
+SETTINGS = "run.json"
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A model over the steps of its training.
+
+    Attributes:
+        folder: holds run.json, metrics.jsonl and checkpoints/.
+        shape: architecture of the model.
+        settings: everything else that decides the numbers, as JSON.
+    """
+
+    folder: Path
+    shape: Shape
+    settings: dict
+
+    def __repr__(self) -> str:
+        done = self.steps[-1] if self.steps else 0
+        return f"Run({str(self.folder)!r}: step {done} of {self.settings['steps']})"
+
+    def _repr_html_(self) -> str:
+        return self.figure()._repr_html_()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, in order."""
+        return checkpoint.steps_at_hand(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step has been made."""
+        return self.settings["steps"] in self.steps
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One record per report: step, loss since the last report, what `evaluate` gave."""
+        path = self.folder / METRICS
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return [record for line in lines if (record := _record(line)) is not None]
+
+    def weights(self, step: int | None = None) -> dict[str, Tensor]:
+        """The state dict of the `Transformer` at a checkpoint; the last one by default.
+
+        Raises:
+            TvlensError: no checkpoint at that step; names the nearest one.
+        """
+        at_hand = self.steps
+        if not at_hand:
+            raise TvlensError(f"{self.folder} holds no checkpoint yet")
+        step = at_hand[-1] if step is None else step
+        if step not in at_hand:
+            nearest = min(at_hand, key=lambda there: abs(there - step))
+            raise TvlensError(
+                f"no checkpoint at step {step}: the nearest is {nearest}; there are "
+                + ", ".join(map(str, at_hand))
+            )
+        return checkpoint.weights(self.folder, step)
+
+    def transformer(self, step: int | None = None) -> Transformer:
+        """The plain module at a checkpoint; the last one by default."""
+        model = Transformer(self.shape)
+        model.load_state_dict(self.weights(step))
+        return model.eval()
+
+    def model(self, step: int | None = None) -> Any:
+        """The TransformerLens model at a checkpoint; the last one by default."""
+        weights = self.weights(step)
+        step = self.steps[-1] if step is None else step
+        return hooked(self.shape, weights, name=f"{self.folder.name} at step {step}")
+
+    def to_dataframe(self):
+        """One row per report: step, loss, learning rate, seconds, what `evaluate` gave."""
+        import pandas as pd
+
+        return pd.DataFrame(self.metrics)
+
+    def figure(self):
+        """The loss and every other metric over the steps."""
+        from .show import figures
+
+        return figures(self)
+
+
+def load_run(folder: str | os.PathLike) -> Run:
+    """Open the folder of a run, finished or not.
+
+    Raises:
+        TvlensError: the folder holds no run.
+    """
+    folder = Path(folder)
+    try:
+        settings = json.loads((folder / SETTINGS).read_text())
+        return Run(folder, Shape(**settings["shape"]), settings)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TvlensError(f"{folder} holds no training run ({error})") from error
+
+
+def open_run(folder: str | os.PathLike, shape: Shape, settings: dict) -> Run:
+    """The run of these settings in the folder: a new one, or the one that was interrupted there.
+
+    Raises:
+        TvlensError: a run of other settings lives there; names what differs.
+    """
+    folder = Path(folder)
+    wanted = json.loads(json.dumps({"shape": asdict(shape), **settings}))
+    if (folder / SETTINGS).exists():
+        there = load_run(folder).settings
+        if differs := _differences(there, wanted):
+            raise TvlensError(
+                f"{folder} holds another run: {'; '.join(differs)}. Give another folder"
+            )
+        checkpoint.remove_leftovers(folder)
+    elif checkpoint.steps_at_hand(folder):
+        raise TvlensError(f"{folder} holds checkpoints, but no {SETTINGS}: give another folder")
+    else:
+        write(folder / SETTINGS, json.dumps(wanted, indent=1))
+    return Run(folder, shape, wanted)
+
+
+def cut_metrics(run: Run, step: int) -> list[dict[str, Any]]:
+    """Drop what was reported after a step, and a line that a kill cut off; returns the rest."""
+    kept = [record for record in run.metrics if record["step"] <= step]
+    write(run.folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+    return kept
+
+
+def append_metrics(run: Run, record: dict[str, Any]) -> None:
+    """Add one line."""
+    with (run.folder / METRICS).open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:  # the last line of a run that was killed while it wrote
+        return None
+
+
+def _differences(there: dict, here: dict, prefix: str = "") -> list[str]:
+    """What two settings disagree on, named in full ("shape.layers: 2 there, 3 here")."""
+    found = []
+    for key in dict.fromkeys([*there, *here]):
+        old, new = there.get(key), here.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {old} there, {new} here")
+    return found

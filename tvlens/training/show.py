@@ -1,0 +1,24 @@
+"""Pictures of a training run."""
+
+from typing import TYPE_CHECKING
+
+from .. import viz
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+def figures(run: "Run"):
+    """The loss over the steps, and whatever else was measured."""
+    records = [record for record in run.metrics if record["loss"] is not None]
+    if not records:
+        return viz.table([{"run": str(run.folder), "steps": run.settings["steps"], "made": 0}])
+    steps = [record["step"] for record in records]
+    names = [name for name in records[0] if name not in ("step", "loss", "lr", "seconds")]
+
+    def curves(*wanted: str, y_title: str):
+        series = {name: [record[name] for record in records] for name in wanted}
+        return viz.lines(series, x=steps, x_title="step", y_title=y_title, title=run.folder.name)
+
+    shown = [curves("loss", y_title="loss")]
+    return viz.row(*shown, *([curves(*names, y_title="metric")] if names else []))
