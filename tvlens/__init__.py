@@ -42,9 +42,7 @@ _WHERE = {
 __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
-    from . import geometry, studies, viz
-    from . import bayes, studies, viz
-    from . import studies, training, viz
+    from . import bayes, geometry, studies, training, viz
     from .activations import collect
     from .errors import TvlensError
     from .geometry import Subspace, simplex_weights

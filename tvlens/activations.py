@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .errors import TvlensError
 from .files import replacing
-from .models.forward import Batch, before_unembedding, run
+from .models.forward import Batch, Pictures, TokenRows, Vectors, before_unembedding, run
 from .sites import Site, component, sites
 
 # safetensors' names of the dtypes that activations come in.
@@ -66,7 +66,7 @@ class Activations(Mapping):
 
 def collect(
     model: Any,
-    prompts: Sequence[Sequence[int]] | Sequence[str] | Float[Tensor, "row channel height width"],
+    prompts: str | Sequence[str] | TokenRows | Pictures | Vectors,
     wanted: str | Site | Sequence[str | Site] = "resid_post",
     *,
     layers: Any = "all",
@@ -79,7 +79,8 @@ def collect(
 
     Args:
         model: any model that `load` gives.
-        prompts: token lists, texts (tokenised by the model), or pictures.
+        prompts: token lists or a tensor of them, texts (tokenised by the model), pictures, or the
+            input vectors of a model that reads vectors.
         wanted: component names (at `layers`) and sites.
         layers: "all", one layer or several, for component names.
         positions: one position or several, negative ones from the end of each prompt; all of

@@ -210,3 +210,15 @@ def test_shapes_that_cannot_be(options, message):
 def test_beyond_the_context():
     with pytest.raises(TvlensError, match="25 positions, but the context is 24"):
         Transformer(Shape(**SIZES, vocab=3))(torch.zeros(1, 25, dtype=torch.long))
+
+
+def test_states_of_a_model_that_reads_vectors():
+    shape = Shape(context=9, inputs=4, layers=2, d_model=16, heads=2)
+    plain = Transformer(shape, seed=1)
+    model = hooked(shape, plain.state_dict())
+    vectors = torch.randn(3, 9, 5)
+    found = tv.collect(model, vectors, "resid_post", positions=[2, -1], batch_size=2)
+    with torch.no_grad():
+        _, cache = model.run_with_cache(vectors)
+    wanted = cache[tv.Site("resid_post", 1).hook(model)][:, [2, 8]]
+    torch.testing.assert_close(found["resid_post.1"], wanted)

@@ -18,30 +18,32 @@ from ..errors import TvlensError
 
 Hook = tuple[str, Callable]
 Pictures = Float[Tensor, "row channel height width"]
+Vectors = Float[Tensor, "row pos input"]
 TokenRows = Sequence[Sequence[int]] | Sequence[Int[Tensor, " _"]] | Int[Tensor, "row pos"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts of unequal length as one tensor, or pictures, which are all of one size.
+    """Prompts of unequal length as one tensor, or pictures or vectors, which are all of one size.
 
     Attributes:
-        inputs: token ids, right-padded, or pixel values.
+        inputs: token ids, right-padded, pixel values, or a vector per position.
         lengths: how many positions of each row are real.
     """
 
-    inputs: Int[Tensor, "row pos"] | Pictures
+    inputs: Int[Tensor, "row pos"] | Pictures | Vectors
     lengths: Int[Tensor, " row"]
 
     @classmethod
-    def of(cls, model: Any, prompts: TokenRows | Pictures) -> "Batch":
-        """Pad token lists for `model`, or take pictures as they are.
+    def of(cls, model: Any, prompts: TokenRows | Pictures | Vectors) -> "Batch":
+        """Pad token lists for `model`, or take pictures and vectors as they are.
 
         Raises:
             TvlensError: no prompts, an empty one, or one beyond the context length.
         """
         if isinstance(prompts, Tensor) and prompts.is_floating_point():
-            return cls(prompts, torch.full((len(prompts),), model.cfg.n_ctx))
+            positions = prompts.shape[1] if prompts.ndim == 3 else model.cfg.n_ctx
+            return cls(prompts, torch.full((len(prompts),), positions))
         rows = [torch.as_tensor(p, dtype=torch.long) for p in prompts]
         if not rows:
             raise TvlensError("no prompts to run")
