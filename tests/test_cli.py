@@ -29,6 +29,12 @@ def run(*arguments, env=None):
         (["vectors", "-t", "antonym", "--template", "qaa"], "did you mean 'qa'"),
         (["vectors", "-t", "nowhere.csv"], "nowhere.csv is no task"),
         (["zoo", "get", "minilm"], "did you mean 'minilm-l6'"),
+        (["patch", "-t", "antonim"], "did you mean 'antonym'"),
+        (["patch", "-t", "antonym", "--site", "zz"], "unknown site 'zz'"),
+        (["patch", "-t", "antonym", "--positions", "last"], "give all, together, or numbers"),
+        (["patch", "--clean", "a"], "give --task, or --clean, --corrupted and --right"),
+        (["methods", "--method", "stat"], "did you mean 'state'"),
+        (["methods", "-t", "antonym"], "at least two kinds"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_two(arguments, message):
@@ -45,6 +51,14 @@ def test_lists():
     assert all(name in listing for name in tv.zoo.ZOO)
     assert "Apache-2.0" in listing
     assert run("--help").returncode == 0
+
+
+def test_patch_writes_a_page_and_numbers(folder, tmp_path):
+    texts = ["--clean", "Q: cat A: cats", "--corrupted", "Q: dog A: dogs", "--right", "s"]
+    done = run("patch", "-m", folder, *texts, "-o", tmp_path, "--site", "mlp_out")
+    assert done.returncode == 0, done.stderr
+    assert "effect" in done.stdout and str(tmp_path / "index.html") in done.stdout
+    assert json.loads((tmp_path / "report.json").read_text())["settings"]["site"] == "mlp_out"
 
 
 def test_vectors_writes_a_page_and_numbers(folder, tmp_path):

@@ -213,6 +213,40 @@ def test_small_groups_and_lack_of_memory_change_nothing(monkeypatch):
     torch.testing.assert_close(tv.patch(model, clean, corrupted, **options).values, whole.values)
 
 
+def test_passes_hold_whole_layers_or_even_pieces_of_one():
+    fitting = patch_module._fitting
+    three = [(layer, 10) for layer in range(3) for _ in range(4)]
+    assert fitting(three, 1000) == 12
+    assert fitting(three, 100) == 8  # two layers, and not half of the third
+    assert fitting(three, 39) == 2  # one layer in two even pieces
+    assert fitting(three, 25) == 2
+    assert fitting(three, 1) == 1
+    assert fitting([(0, 500)], 100) == 1
+
+
+def test_max_memory_makes_passes_smaller(monkeypatch):
+    model = tiny.model("llama")
+    clean, corrupted = pair()
+    real, sizes = patch_module.resumed, []
+
+    def counting(model, base, cells, *rest):
+        sizes.append(len(cells))
+        return real(model, base, cells, *rest)
+
+    monkeypatch.setattr(patch_module, "resumed", counting)
+    options = dict(site="z", metric=METRIC, positions="all")
+    tv.patch(model, clean, corrupted, **options)  # checks itself
+    largest = []
+    results = []
+    for gigabytes in (None, 3e-4, 1e-6):
+        sizes.clear()
+        results.append(tv.patch(model, clean, corrupted, max_memory=gigabytes, **options))
+        largest.append(max(sizes))
+    assert largest[0] > largest[1] > largest[2] == 1
+    for result in results[1:]:
+        torch.testing.assert_close(result.values, results[0].values, rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_equal_already_is_not_run(monkeypatch):
     model = tiny.model("gpt2")
     clean, corrupted = pair()

@@ -10,6 +10,7 @@ from tvlens import Task, TaskVector, TvlensError
 from tvlens.tasks import TEMPLATES, build, contexts
 from tvlens.vectors import Row, score, top_tokens
 from tvlens.vectors.lens import vector_logits
+from tvlens.vectors.sweep import layer_sweep
 
 pytestmark = pytest.mark.tl3
 
@@ -85,6 +86,44 @@ def test_scores_equal_greedy_decoding_one_row_at_a_time(causal, parts):
     assert got.full.tolist() == [i % 2 == 0 for i in range(4) for _ in range(3)]
     one = [len(r.prompt.answer) == 1 for r in rows]
     assert got.first.tolist() == [f or not o for f, o in zip(got.full.tolist(), one, strict=True)]
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot")
+@pytest.mark.parametrize("mode", ["replace", "add", "turn"])
+def test_a_layer_sweep_is_the_scores_of_its_rows(causal, parts, mode):
+    """The shared passes of the engine against one written row per layer and prompt."""
+    prompts = [build(causal.tokenizer, TEMPLATES["qa"], [], x, y) for x, y in parts[2].pairs[:6]]
+    vector = vector_of(causal)
+    # Answers that are right by construction for one layer each, of one to three tokens.
+    told = []
+    for i, prompt in enumerate(prompts):
+        moded = TaskVector(vector.values, meta=vector.meta | {"mode": mode})
+        answer = _greedy(causal, prompt.tokens, moded, i % 3, 1 + i % 3)
+        told.append(type(prompt)(**vars(prompt) | {"answer": answer}))
+    found = layer_sweep(causal, vector, told, mode=mode, batch_tokens=20)
+    rows = [Row(prompt, l, vector.values[l]) for prompt in told for l in range(3)]
+    wanted = score(causal, rows, mode=mode)
+    assert found[..., 0].flatten().tolist() == wanted.first.float().tolist()
+    assert found[..., 1].flatten().tolist() == wanted.full.float().tolist()
+    assert all(found[i, i % 3].tolist() == [1, 1] for i in range(6))
+
+
+def test_a_baseline_spares_the_conditions_without_a_vector(parts, monkeypatch):
+    model = tiny.model("llama")
+    train, select, test = parts
+    state, other = (
+        tv.extract(model, train, method=method, shots=2, contexts=3)
+        for method in ("state", "difference")
+    )
+    options = dict(select=select, test=test, wrong=[other * 0.5])
+    alone = tv.evaluate(model, other, **options)
+    first = tv.evaluate(model, state, **options)
+    assert tv.evaluate(model, other, baseline=first, **options).to_json() == alone.to_json()
+    with pytest.raises(TvlensError, match="another seed"):
+        tv.evaluate(model, other, baseline=first, seed=3, **options)
+    fewer = tv.extract(model, train.subset(range(8)), shots=2, contexts=3)
+    with pytest.raises(TvlensError, match="other demonstrations"):
+        tv.evaluate(model, fewer, baseline=first, **options)
 
 
 def _greedy(model, tokens, vector, layer, count):

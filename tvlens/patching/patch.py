@@ -30,6 +30,7 @@ def patch(
     heads: Choice = "all",
     positions: Choice = "auto",
     batch_tokens: int = 256,
+    max_memory: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> PatchResult:
@@ -47,6 +48,8 @@ def patch(
             for all together. By default every position is swept on residual sites, and heads are
             patched at all positions together.
         batch_tokens: tokens per forward pass; halved when memory runs out.
+        max_memory: gigabytes that a pass may take beside the model and the two runs, by estimate;
+            fewer tokens ride in a pass where this asks for it, at least one patch.
         seed: of resampling.
 
     Cost: where the model can resume (checked once against a full forward), one pass from the
@@ -70,8 +73,24 @@ def patch(
     )
     cells = compared.grid.cells
     parts = [compared.part(cell) for cell in cells]
+    if max_memory is not None:
+        batch_tokens = min(batch_tokens, affordable(model, compared.base, max_memory))
     values = exact(model, compared, cells, parts, batch_tokens=batch_tokens, progress=progress)
     return compared.result(model, values, seed=seed, method="exact")
+
+
+def affordable(model: Any, base: Base, gigabytes: float) -> int:
+    """How many tokens of a pass fit into memory: what one takes in the widest block and behind it.
+
+    States and their copies, the MLP's hidden units, scores and mask over all keys, and logits.
+    """
+    cfg = model.cfg
+    keys = base.prompts.inputs.shape[1]
+    logits = cfg.d_vocab if base.vocabulary is None else len(base.vocabulary)
+    hidden = getattr(cfg, "d_mlp", None) or 4 * cfg.d_model
+    numbers = 12 * cfg.d_model + 3 * hidden + 4 * cfg.n_heads * keys + 2 * logits
+    size = next(model.parameters()).element_size()
+    return max(1, int(gigabytes * 2**30 / (numbers * size)))
 
 
 def exact(
@@ -134,8 +153,8 @@ def _run(
     """Cells in groups of neighbouring layers; lack of memory halves a group and goes on."""
     order = sorted(todo, key=lambda i: (cells[i].layer, cells[i].position or 0))
     while order:
-        filled = itertools.accumulate(size(cells[i]) for i in order)
-        chunk = order[: max(1, sum(total <= batch_tokens for total in filled))]
+        sizes = [(cells[i].layer, size(cells[i])) for i in order]
+        chunk = order[: _fitting(sizes, batch_tokens)]
         try:
             logits = engine([cells[i] for i in chunk], [parts[i] for i in chunk])
         except RuntimeError as error:
@@ -145,3 +164,22 @@ def _run(
             continue
         yield chunk, logits
         order = order[len(chunk) :]
+
+
+def _fitting(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> int:
+    """How many of these cells, given by layer and tokens, go into the next pass.
+
+    Whole layers where they fit: a pass begins at its lowest layer, so a layer that is cut in two
+    costs the upper layers' cells a block more. A layer too large is cut into even pieces.
+    """
+    count = filled = 0
+    for _, layer in itertools.groupby(sizes, key=lambda pair: pair[0]):
+        tokens = [n for _, n in layer]
+        if filled + sum(tokens) <= batch_tokens:
+            count, filled = count + len(tokens), filled + sum(tokens)
+            continue
+        if count:
+            return count
+        share = sum(tokens) / -(-sum(tokens) // batch_tokens)
+        return max(1, sum(total <= share for total in itertools.accumulate(tokens)))
+    return count

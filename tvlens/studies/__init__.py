@@ -1,5 +1,5 @@
 """Whole studies, each a readable script over the other rooms."""
 
-from . import vectors
+from . import methods, patching, vectors
 
-__all__ = ["vectors"]
+__all__ = ["methods", "patching", "vectors"]

@@ -75,6 +75,16 @@ class MethodStudy:
         ]
         return pd.concat(frames, ignore_index=True)
 
+    def table(self):
+        """Test accuracy, a row per task and a column per method, with both ends beside them."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self.accuracy.tolist(), index=self.tasks, columns=self.methods)
+        any_report = [next(iter(by.values())) for by in self.reports.values()]
+        frame["zero-shot"] = [report.zero_shot for report in any_report]
+        frame["few-shot"] = [report.few_shot for report in any_report]
+        return frame
+
     def page(self):
         """The report page."""
         from .methods_page import page
@@ -119,13 +129,7 @@ def run(
     Raises:
         TvlensError: unknown names, fewer than two kinds of tasks, too small tasks.
     """
-    for method in methods:
-        if method not in METHODS:
-            raise unknown("method", method, METHODS)
-    names = Task.names() if tasks is None else tasks
-    chosen = [task if isinstance(task, Task) else Task.load(task) for task in names]
-    if len({task.kind for task in chosen}) < 2:
-        raise TvlensError("the wrong-task control needs tasks of at least two kinds")
+    chosen = check(tasks, methods=methods)
     options = dict(shots=shots, contexts=contexts, seed=seed)
     options["template"] = Template.of(template).demonstration
     parts = {task.name: _parts(task, items, seed) for task in chosen}
@@ -137,13 +141,30 @@ def run(
         vectors[name][method] = _vector(model, parts[name][0], method, options, place)
     reports: dict[str, dict[str, VectorReport]] = {name: {} for name in parts}
     for name, method in tqdm(pairs, "evaluating", disable=not progress):
-        reports[name][method] = _report(model, vectors, name, method, parts[name], seed, place)
+        baseline = next(iter(reports[name].values()), None)
+        reports[name][method] = _report(
+            model, vectors, name, method, parts[name], baseline, seed, place
+        )
 
     settings = options | {"model": model_name(model), "methods": list(methods), "items": items}
     study = MethodStudy(vectors, reports, settings)
     if folder is not None:
         study.save(folder)
     return study
+
+
+def check(
+    tasks: Sequence[str | Task] | None, *, methods: Sequence[str] = tuple(METHODS)
+) -> list[Task]:
+    """The tasks by name, all of the catalogue if None; names are checked before any work."""
+    for method in methods:
+        if method not in METHODS:
+            raise unknown("method", method, METHODS)
+    names = Task.names() if tasks is None else tasks
+    chosen = [task if isinstance(task, Task) else Task.load(task) for task in names]
+    if len({task.kind for task in chosen}) < 2:
+        raise TvlensError("the wrong-task control needs tasks of at least two kinds")
+    return chosen
 
 
 def _parts(task: Task, items: int, seed: int) -> tuple[Task, Task, Task]:
@@ -163,6 +184,7 @@ def _report(
     name: str,
     method: str,
     parts: tuple[Task, Task, Task],
+    baseline: VectorReport | None,
     seed: int,
     place: Path | None,
 ) -> VectorReport:
@@ -173,8 +195,5 @@ def _report(
     file = None if place is None else place / name / f"{method}.json"
     key = {"vector": vector.meta, "wrong": [v.meta for v in wrong], "seed": seed}
     key |= {"select": [list(p) for p in select], "test": [list(p) for p in test]}
-    return kept_report(
-        file,
-        key,
-        lambda: evaluate(model, vector, select=select, test=test, wrong=wrong, seed=seed),
-    )
+    options = dict(select=select, test=test, wrong=wrong, baseline=baseline, seed=seed)
+    return kept_report(file, key, lambda: evaluate(model, vector, **options))

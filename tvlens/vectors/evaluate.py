@@ -15,6 +15,7 @@ from ..tasks import Prompt, Task, Template, build, shuffled_labels
 from .extract import METHODS, extract
 from .report import Condition, VectorReport
 from .score import Row, score
+from .sweep import layer_sweep
 from .vector import TaskVector
 
 # How many random directions stand behind the random control.
@@ -23,6 +24,7 @@ _RANDOM_DRAWS = 5
 # The order in which reports show their conditions.
 _CONDITIONS = ("zero_shot", "vector", "few_shot", "random", "wrong_task")
 _CONDITIONS += ("shuffled_labels", "most_common")
+_WITHOUT_VECTOR = ("zero_shot", "few_shot", "shuffled_labels", "most_common")
 
 
 def evaluate(
@@ -34,6 +36,7 @@ def evaluate(
     wrong: TaskVector | Sequence[TaskVector] | None = None,
     template: str | Template | None = None,
     mode: str | None = None,
+    baseline: VectorReport | None = None,
     seed: int = 0,
     batch_tokens: int = 2048,
     progress: bool = False,
@@ -49,13 +52,17 @@ def evaluate(
             the same way.
         template: as in `extract`; the vector's own by default.
         mode: "replace", "add" or "turn"; by default as the vector's method does.
+        baseline: a report of another vector of the same examples on the same test items, whose
+            conditions without a vector are taken over instead of being run again.
         seed: of demonstrations, random vectors and bootstrap.
         batch_tokens: tokens per forward.
 
-    Cost: (layers x select + about 10 x test) short prompts and 2 x test few-shot prompts.
+    Cost: a layer sweep of the selection items (see `layer_sweep`), about 10 x test short prompts,
+    and 2 x test few-shot prompts.
 
     Raises:
-        TvlensError: parts that overlap or are empty, or a vector of another model.
+        TvlensError: parts that overlap or are empty, a vector of another model, a baseline on
+            other items.
     """
     vector.check(model)
     _check_disjoint(vector, select, test)
@@ -68,27 +75,24 @@ def evaluate(
         )
         return torch.stack([found.first, found.full], dim=-1).double().numpy()
 
-    sweep = _sweep(right, vector, _zero_shot(model, template, select))
+    queries = _zero_shot(model, template, select)
+    sweep = layer_sweep(model, vector, queries, mode=mode, progress=progress).double().numpy()
     means = sweep.mean(axis=0)
     layer = max(range(len(means)), key=lambda l: (means[l, 0], means[l, 1], -l))
     wrong = _wrong_vectors(model, vector, wrong, seed)
-    outcomes = _outcomes(right, model, vector, layer, template, test, wrong, seed)
+    settings = _settings(vector, select, test, wrong, template, mode, seed)
+    known = _taken_over(baseline, settings)
+    outcomes = _outcomes(right, model, vector, layer, template, test, wrong, seed, known)
+    found = {name: _condition(name, outcomes[name], seed) for name in outcomes} | known
     intervals = [bootstrap_interval(column, seed=seed) for column in sweep[:, :, 0].T]
     return VectorReport(
         task=vector.name,
         layer=layer,
         by_layer=torch.tensor(means[:, 0]),
         by_layer_interval=torch.tensor(intervals, dtype=torch.float64),
-        conditions={n: _condition(n, outcomes[n], seed) for n in _CONDITIONS if n in outcomes},
-        meta=_settings(vector, select, test, wrong, template, mode, seed),
+        conditions={name: found[name] for name in _CONDITIONS if name in found},
+        meta=settings,
     )
-
-
-def _sweep(right: Callable, vector: TaskVector, queries: list[Prompt]) -> np.ndarray:
-    """Right or wrong with the vector at every layer, `[item, layer, first/full]`."""
-    layers = range(len(vector.values))
-    rows = [Row(query, l, vector.values[l]) for query in queries for l in layers]
-    return right(rows).reshape(len(queries), len(layers), 2)
 
 
 def _outcomes(
@@ -100,23 +104,40 @@ def _outcomes(
     test: Task,
     wrong: Sequence[TaskVector],
     seed: int,
+    known: dict[str, Condition],
 ) -> dict[str, np.ndarray]:
-    """Right or wrong under every condition, `[item, repeat, first/full]`."""
+    """Right or wrong under every condition not yet known, `[item, repeat, first/full]`."""
     queries = _zero_shot(model, template, test)
     written = {
         "vector": [vector.values[layer]],
         "random": _random_like(vector.values[layer], np.random.default_rng(seed)),
         "wrong_task": [other.values[layer] for other in wrong],
     }
-    outcomes = {"zero_shot": right([Row(q) for q in queries])[:, None]}
+    outcomes = {}
     for name, values in written.items():
         rows = [Row(q, layer, value) for q in queries for value in values]
         outcomes[name] = right(rows).reshape(len(test), -1, 2)
+    if known:
+        return outcomes
+    outcomes["zero_shot"] = right([Row(q) for q in queries])[:, None]
     if vector.examples:
         for name, prompts in _few_shot(model, template, vector, test, seed).items():
             outcomes[name] = right([Row(p) for p in prompts])[:, None]
         outcomes["most_common"] = _most_common(vector, test)[:, None]
     return outcomes
+
+
+def _taken_over(baseline: VectorReport | None, settings: dict) -> dict[str, Condition]:
+    """The conditions of another report that no vector takes part in."""
+    if baseline is None:
+        return {}
+    for key in ("test", "template", "seed"):
+        if baseline.meta.get(key) != settings[key]:
+            raise TvlensError(f"the baseline report has another {key}")
+    shown = ("examples", "shots")
+    if any(baseline.meta["vector"].get(k) != settings["vector"].get(k) for k in shown):
+        raise TvlensError("the baseline report shows other demonstrations")
+    return {n: c for n, c in baseline.conditions.items() if n in _WITHOUT_VECTOR}
 
 
 def _zero_shot(model: Any, template: Template, task: Task) -> list[Prompt]:

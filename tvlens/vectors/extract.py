@@ -83,7 +83,7 @@ def _name(method: Method) -> str:
     return getattr(getattr(method, "func", method), "__name__", "custom")
 
 
-def provenance(model: Any, task: Task) -> dict:
+def provenance(model: Any, task: Task | None = None) -> dict:
     """Which model, weights, task and versions a result was taken with, as JSON."""
     packages = ("tvlens", "torch", "transformer-lens", "transformers")
     return {
@@ -91,10 +91,15 @@ def provenance(model: Any, task: Task) -> dict:
         "revision": getattr(model.cfg, "tvlens_revision", None),
         "processed": is_processed(model),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "versions": {name: _version(name) for name in packages},
+    } | ({} if task is None else _about(task))
+
+
+def _about(task: Task) -> dict:
+    return {
         "task": task.name,
         "kind": task.kind,
         "examples": [list(pair) for pair in task.pairs],
-        "versions": {name: _version(name) for name in packages},
     }
 
 

@@ -1,0 +1,210 @@
+"""Which heads, layers and positions matter? One exact sweep on a task or on two texts, one page."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import viz
+from ..errors import TvlensError
+from ..files import write
+from ..patching import PatchResult, log_probability, logit_difference, patch, probability
+from ..patching.metrics import Metric
+from ..patching.sweep import Choice
+from ..sites import component
+from ..tasks import Task, Template, build, contexts, plain, shuffled_labels
+from ..vectors.extract import provenance
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Prompts to patch between.
+
+    Attributes:
+        clean, corrupted: token ids of the prompts patched from and into.
+        metric: what is measured.
+        asked: what is measured, in words.
+        settings: how they were made, as JSON.
+    """
+
+    clean: list[list[int]]
+    corrupted: list[list[int]]
+    metric: Metric
+    asked: str
+    settings: dict
+
+
+@dataclass(frozen=True)
+class PatchStudy:
+    """A sweep of patches with its page."""
+
+    result: PatchResult
+    pairs: Pairs
+    settings: dict
+
+    def to_dataframe(self):
+        """One row per patch: coordinates, effect, interval, p-value."""
+        return self.result.to_dataframe()
+
+    def page(self) -> viz.Page:
+        """The report page."""
+        sections = [
+            viz.Section("Where it matters", _MAP, [self.result.figure()]),
+            viz.Section("The largest effects", _TABLE, [viz.table(_top(self.result))]),
+        ]
+        title = f"Patching {self.result.site} in {self.settings['model']}"
+        return viz.Page(title, _summary(self), sections, _plain(self.settings))
+
+    def _repr_html_(self) -> str:
+        return self.page().html()
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Write the values, `report.json` and `index.html` into a folder; returns the page."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.result.save(folder / "patches.safetensors")
+        rows = self.to_dataframe().to_dict(orient="records")
+        numbers = {"settings": self.settings, "patches": rows}
+        write(folder / "report.json", json.dumps(numbers, ensure_ascii=False, indent=1))
+        return self.page().write(folder / "index.html")
+
+
+_MAP = (
+    "One activation of the clean run is put into the corrupted run, and the model goes on from "
+    "there, exactly. The effect is how much the metric moves, averaged over prompts."
+)
+_TABLE = (
+    "Brackets are 95% bootstrap intervals over prompts; p-values are sign-flip permutation tests, "
+    "not corrected for the number of patches."
+)
+
+
+def from_task(
+    model: Any,
+    task: Task,
+    *,
+    template: str | Template = "qa",
+    shots: int = 6,
+    count: int = 10,
+    seed: int = 0,
+) -> Pairs:
+    """Few-shot prompts of a task, corrupted by shuffling the demonstrations' labels."""
+    template = Template.of(template)
+    clean, corrupted, answers = [], [], []
+    for i, (shown, query) in enumerate(contexts(task, shots=shots, count=count, seed=seed)):
+        prompt = build(model.tokenizer, template, shown, *query)
+        mixed = build(model.tokenizer, template, shuffled_labels(shown, seed=i), *query)
+        clean.append(list(prompt.tokens))
+        corrupted.append(list(mixed.tokens))
+        answers.append(prompt.answer[0])
+    settings = {"task": task.name, "template": template.demonstration, "shots": shots}
+    return Pairs(
+        clean,
+        corrupted,
+        probability(answers),
+        "the probability of the answer's first token, from prompts with right labels into the "
+        "same prompts with shuffled ones",
+        settings | {"count": count, "seed": seed},
+    )
+
+
+def from_texts(
+    model: Any,
+    clean: Sequence[str],
+    corrupted: Sequence[str],
+    *,
+    right: str,
+    wrong: str | None = None,
+) -> Pairs:
+    """Two texts, or several pairs of them, and the token that should follow.
+
+    Args:
+        wrong: measure the logit difference to this token; by default the log-probability of
+            `right`.
+    """
+    token = _one_token(model, right)
+    if wrong is None:
+        metric, asked = log_probability(token), f"the log-probability of {right!r}"
+    else:
+        metric = logit_difference(token, _one_token(model, wrong))
+        asked = f"the logit of {right!r} less that of {wrong!r}"
+    sides = [[plain(model.tokenizer, text) for text in side] for side in (clean, corrupted)]
+    settings = {"clean": list(clean), "corrupted": list(corrupted), "right": right, "wrong": wrong}
+    return Pairs(*sides, metric, asked, settings)
+
+
+def run(
+    model: Any,
+    pairs: Pairs,
+    *,
+    site: str = "z",
+    layers: Choice = "all",
+    heads: Choice = "all",
+    positions: Choice = -1,
+    seed: int = 0,
+    folder: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> PatchStudy:
+    """Patch exactly over layers, heads and positions; arguments as in `patch`."""
+    choice = dict(layers=layers, heads=heads, positions=positions)
+    result = patch(
+        model,
+        pairs.clean,
+        pairs.corrupted,
+        site=site,
+        metric=pairs.metric,
+        seed=seed,
+        progress=progress,
+        **choice,
+    )
+    settings = provenance(model) | {"site": component(site)} | pairs.settings
+    settings |= {k: v for k, v in choice.items() if isinstance(v, str | int | list | None)}
+    study = PatchStudy(result, pairs, settings)
+    if folder is not None:
+        study.save(folder)
+    return study
+
+
+def _one_token(model: Any, text: str) -> int:
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        pieces = [model.tokenizer.decode([i]) for i in ids]
+        raise TvlensError(
+            f"{text!r} is {len(ids)} tokens, {pieces}: give one token; a word inside a text "
+            "usually begins with a space"
+        )
+    return ids[0]
+
+
+def _top(result: PatchResult, k: int = 12) -> list[dict[str, object]]:
+    rows = []
+    for row in result.top(k).to_dict(orient="records"):
+        where = {axis: row[axis] for axis in result.axes}
+        shown = {"effect": row["effect"], "95%": f"[{row['low']:.3f}, {row['high']:.3f}]"}
+        rows.append(where | shown | {"p": row["p_value"]})
+    return rows
+
+
+def _summary(study: PatchStudy) -> list[str]:
+    result = study.result
+    first = result.top(1).to_dict(orient="records")[0]
+    where = ", ".join(f"{axis} {first[axis]}" for axis in result.axes) or "the one patch"
+    base, clean = float(result.baseline.mean()), float(result.clean.mean())
+    lines = [
+        f"Asked: which {result.site} moves {study.pairs.asked}?",
+        f"Found: {where} moves it most, by {first['effect']:.3f} [{first['low']:.3f}, "
+        f"{first['high']:.3f}]; the whole way is from {base:.3f} to {clean:.3f}.",
+    ]
+    count = result.values.shape[-1]
+    trust = f"Trust: {result.effect.numel()} patches, each equal to a full forward pass, on "
+    lines.append(trust + f"{count} prompt{'s' * (count > 1)}. ")
+    if count < 6:
+        lines[-1] += "With so few prompts, intervals and p-values say little."
+    return lines
+
+
+def _plain(settings: dict) -> dict:
+    versions = {f"version of {k}": v for k, v in settings["versions"].items()}
+    return {k: v for k, v in settings.items() if k != "versions"} | versions
