@@ -131,12 +131,13 @@ def patch(
     _say(out, open_page)
 
 
-def _positions(text: str) -> str | list[int] | None:
-    """What --positions means: all of them in turn, all together, or some."""
+def _positions(text: str) -> str | int | list[int] | None:
+    """What --positions means: all of them in turn, all together, one, or some."""
     if text in ("all", "together"):
         return None if text == "together" else "all"
     try:
-        return [int(number) for number in text.split(",")]
+        numbers = [int(number) for number in text.split(",")]
+        return numbers if len(numbers) > 1 else numbers[0]
     except ValueError:
         raise TvlensError(f"--positions {text!r}: give all, together, or numbers") from None
 
