@@ -54,6 +54,8 @@ class Agreement(Saved):
         import pandas as pd
 
         columns: dict[str, object] = {}
+        if self.correlation.ndim:
+            columns["layer"] = range(len(self.correlation))
         for name in ("correlation", "distance"):
             ends = getattr(self, f"{name}_interval").reshape(-1, 2)
             null = getattr(self, f"null_{name}").reshape(len(ends), -1)
