@@ -1,5 +1,6 @@
 """Task families with known truth, and Bayesian references that a model can be held against."""
 
+from .agreement import Agreement, agreement
 from .chains import (
     bigram_inference,
     bigram_retrieval,
@@ -11,21 +12,37 @@ from .dice import Dice
 from .divergence import entropy, gaussian_kl, kl, relative_distance
 from .dyck import Dyck
 from .markov import Markov
+from .mixtures import (
+    Mixture,
+    aligned,
+    label_likelihood,
+    mixed_prompts,
+    pure_prompts,
+)
 from .prediction import Moments, Prediction, blend
 from .references import Family, counts, extrapolation, learner, retrieval, streamed
 from .regression import LinearRegression
+from .retrieval_check import retrieval_check
+from .retrieval_result import RetrievalCheck
 from .sequences import Pairs, Sequences
+from .task_posterior import NOISE_MODELS, one_task, proportions, switching
 
 __all__ = [
+    "Agreement",
     "Dice",
     "Dyck",
     "Family",
     "LinearRegression",
     "Markov",
+    "Mixture",
     "Moments",
+    "NOISE_MODELS",
     "Pairs",
     "Prediction",
+    "RetrievalCheck",
     "Sequences",
+    "agreement",
+    "aligned",
     "bigram_inference",
     "bigram_retrieval",
     "blend",
@@ -34,11 +51,18 @@ __all__ = [
     "extrapolation",
     "gaussian_kl",
     "kl",
+    "label_likelihood",
     "learner",
+    "mixed_prompts",
+    "one_task",
+    "proportions",
+    "pure_prompts",
     "relative_distance",
     "retrieval",
+    "retrieval_check",
     "stationary_distribution",
     "streamed",
+    "switching",
     "unigram_inference",
     "unigram_retrieval",
 ]

@@ -179,8 +179,8 @@ def _mixture(
     tokenizer: Any,
     tasks: Sequence[Task],
     template: Template,
-    inputs: Sequence[int],
-    sources: Sequence[int],
+    inputs: np.ndarray,
+    sources: np.ndarray,
     query: int,
 ) -> Mixture:
     shown = tuple(tasks[k].pairs[i] for i, k in zip(inputs, sources, strict=True))
