@@ -67,9 +67,9 @@ class Agreement(Saved):
 
 def agreement(
     weights: Float[Tensor, "*layer prompt task"],
-    reference: Float[Tensor, "prompt task"],
+    reference: Float[Tensor, "row k"],
     *,
-    clusters: Int[Tensor, " prompt"] | None = None,
+    clusters: Int[Tensor, " row"] | None = None,
     resamples: int = 1000,
     null: int = 200,
     seed: int = 0,

@@ -93,16 +93,28 @@ class Experiment:
             [self.place.written(prompts, own, l, row).mean() for l, row in enumerate(rows)]
         )
 
-    def points(self, count: int) -> tuple[Points, Points]:
-        """Mixed prompts, and one pure prompt of every task and query, with their states.
+    def mixtures(self, count: int) -> list[Mixture]:
+        """Mixed prompts of the third part."""
+        draw = {"shots": self.shots, "queries": self.queries, "seed": self.seed}
+        return mixed_prompts(self.tokenizer, self.test, self.template, count=count, **draw)
+
+    def points(self, mixtures: Sequence[Mixture]) -> tuple[Points, Points]:
+        """States of mixed prompts, and of one pure prompt of every task and query.
 
         A query's own part is its mean state over tasks on one set of pure prompts: the mean vector
         and the query's effect in one. The pure prompts that are given back are others.
         """
-        draw = {"shots": self.shots, "queries": self.queries}
-        fixed = (self.tokenizer, self.test, self.template)
-        first, held_out = (pure_prompts(*fixed, **draw, seed=self.seed + i) for i in (1, 2))
-        mixed = mixed_prompts(*fixed, **draw, count=count, seed=self.seed)
+        first, held_out = (
+            pure_prompts(
+                self.tokenizer,
+                self.test,
+                self.template,
+                shots=self.shots,
+                queries=self.queries,
+                seed=self.seed + i,
+            )
+            for i in (1, 2)
+        )
         states, _ = self._read(first)
         own = states.unflatten(1, (len(self.queries), len(self.test))).mean(2)
         row = {query: i for i, query in enumerate(self.queries)}
@@ -111,7 +123,7 @@ class Experiment:
             states, probability = self._read(mixtures)
             return Points(mixtures, states - own[:, [row[m.query] for m in mixtures]], probability)
 
-        return less_own(mixed), less_own(held_out)
+        return less_own(mixtures), less_own(held_out)
 
     def injected(
         self, theta: Float[Tensor, "task d_model"], layer: int, repeats: int

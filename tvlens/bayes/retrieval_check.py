@@ -88,19 +88,19 @@ def retrieval_check(
     settings = {"shots": shots, "contexts": contexts, "count": count, "repeats": repeats}
     settings |= {"noise": noise, "null": null, "seed": seed, "site": component(site)}
     _check(settings, posteriors)
-    label_likelihood(chosen, [], noise=noise)
     parts = tuple(zip(*(task.split(seed=seed) for task in chosen), strict=True))
     place = Delimiter(model, component(site), batch_size, progress)
     experiment = Experiment(place, Template.of(template), shots, seed, *parts)
+    mixtures = experiment.mixtures(count)
+    likelihood = label_likelihood(chosen, mixtures, noise=noise)
+    alpha = torch.stack([posterior(likelihood) for posterior in posteriors.values()])
 
     states = torch.stack([experiment.pure_states(task, contexts) for task in experiment.train])
     theta = states.mean(2)
     selection = experiment.selection(theta)
     layer = int(selection.argmax())
 
-    mixed, pure = experiment.points(count)
-    likelihood = label_likelihood(chosen, mixed.mixtures, noise=noise)
-    alpha = torch.stack([posterior(likelihood) for posterior in posteriors.values()])
+    mixed, pure = experiment.points(mixtures)
     weights, residual = explained(mixed.values, theta - theta.mean(0))
     pure_weights, pure_residual = explained(pure.values, theta - theta.mean(0))
 
