@@ -8,7 +8,7 @@ import torch
 
 from tvlens import Task, TvlensError
 from tvlens.bayes import aligned, label_likelihood, mixed_prompts, pure_prompts
-from tvlens.bayes.mixtures import answer_tokens, compositions, tellable
+from tvlens.bayes.mixtures.mixture import answer_tokens, compositions, tellable
 from tvlens.tasks import TEMPLATES, Template, build
 
 WORDS = [a + b for a in "bcdfghjk" for b in ("an", "el", "ip")]

@@ -41,7 +41,7 @@ def test_parts_share_no_input(check):
 
 def test_states_and_probabilities_are_those_of_single_prompts():
     """One prompt at a time, through run_with_cache, against the batched reading."""
-    from tvlens.bayes.delimiter import Delimiter
+    from tvlens.bayes.mixtures.delimiter import Delimiter
     from tvlens.tasks import build
 
     for name in ("gpt2", "llama", "native"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tvlens import TvlensError
-from tvlens.bayes.simplices import (
+from tvlens.bayes.mixtures.simplices import (
     CONTROLS,
     other_tasks,
     random_states,

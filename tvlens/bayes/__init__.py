@@ -1,6 +1,5 @@
 """Task families with known truth, and Bayesian references that a model can be held against."""
 
-from .agreement import Agreement, agreement
 from .chains import (
     bigram_inference,
     bigram_retrieval,
@@ -13,19 +12,24 @@ from .divergence import entropy, gaussian_kl, kl, relative_distance
 from .dyck import Dyck
 from .markov import Markov
 from .mixtures import (
+    NOISE_MODELS,
+    Agreement,
     Mixture,
+    RetrievalCheck,
+    agreement,
     aligned,
     label_likelihood,
     mixed_prompts,
+    one_task,
+    proportions,
     pure_prompts,
+    retrieval_check,
+    switching,
 )
 from .prediction import Moments, Prediction, blend
 from .references import Family, counts, extrapolation, learner, retrieval, streamed
 from .regression import LinearRegression
-from .retrieval_check import retrieval_check
-from .retrieval_result import RetrievalCheck
 from .sequences import Pairs, Sequences
-from .task_posterior import NOISE_MODELS, one_task, proportions, switching
 
 __all__ = [
     "Agreement",

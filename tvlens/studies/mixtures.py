@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ..bayes import RetrievalCheck, retrieval_check
-from ..bayes.agreement import Agreement
+from ..bayes import Agreement, RetrievalCheck, retrieval_check
 from ..errors import TvlensError
 from ..files import write
 from ..models.load import model_name

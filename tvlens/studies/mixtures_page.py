@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from .. import viz
-from ..bayes.show_retrieval import (
+from ..bayes.mixtures.show import (
     correlation_figure,
     distance_figure,
     injection_figure,

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError
+from ...errors import TvlensError
 
 Control = Callable[
     [Float[Tensor, "task layer context d_model"], np.random.Generator],

@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..models.forward import Batch, Hook, logits_at
-from ..sites import Site
-from ..tasks import Prompt
+from ...models.forward import Batch, Hook, logits_at
+from ...sites import Site
+from ...tasks import Prompt
 
 
 @dataclass(frozen=True)

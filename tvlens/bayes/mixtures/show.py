@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import viz
+from ... import viz
 
 if TYPE_CHECKING:
     from .agreement import Agreement
-    from .retrieval_result import RetrievalCheck
+    from .result import RetrievalCheck
 
 
 def check_figure(check: "RetrievalCheck"):

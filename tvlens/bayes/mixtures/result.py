@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import unknown
-from ..geometry.saved import Saved
+from ...errors import unknown
+from ...geometry.saved import Saved
 from .agreement import Agreement, agreement, cluster_draws
 
 
@@ -94,7 +94,7 @@ class RetrievalCheck(Saved):
 
     def figure(self):
         """Agreement and residual by layer, weights on the simplex, and combinations written in."""
-        from .show_retrieval import check_figure
+        from .show import check_figure
 
         return check_figure(self)
 

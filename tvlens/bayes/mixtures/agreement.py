@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import TvlensError
-from ..geometry.saved import Saved
-from ..geometry.shares import resampled
-from .categorical import rows_on_simplex
+from ...errors import TvlensError
+from ...geometry.saved import Saved
+from ...geometry.shares import resampled
+from ..categorical import rows_on_simplex
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Agreement(Saved):
         return f"Agreement(correlation {self.correlation:.3f}, distance {self.distance:.3f})"
 
     def _repr_html_(self) -> str:
-        from .show_retrieval import agreement_figure
+        from .show import agreement_figure
 
         return agreement_figure(self)._repr_html_()
 

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import TvlensError
-from ..tasks import Prompt, Task, Template, build, contexts
+from ...errors import TvlensError
+from ...tasks import Prompt, Task, Template, build, contexts
 from .delimiter import Delimiter
-from .mixtures import Mixture, answer_tokens, mixed_prompts, pure_prompts, tellable
+from .mixture import Mixture, answer_tokens, mixed_prompts, pure_prompts, tellable
 from .simplices import turned_vectors
 
 

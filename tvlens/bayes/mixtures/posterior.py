@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError
+from ...errors import TvlensError
 
 # From the likelihoods of the demonstrations to the probabilities of the query's task.
 TaskPosterior = Callable[

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import TvlensError
-from ..tasks import Pair, Prompt, Task, Template, build
+from ...errors import TvlensError
+from ...tasks import Pair, Prompt, Task, Template, build
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError
-from ..geometry import simplex_weights
-from ..sites import component
-from ..tasks import Task, Template
-from ..vectors.extract import provenance
+from ...errors import TvlensError
+from ...geometry import simplex_weights
+from ...sites import component
+from ...tasks import Task, Template
+from ...vectors.extract import provenance
 from .agreement import agreement
 from .delimiter import Delimiter
 from .experiment import Experiment
-from .mixtures import aligned, label_likelihood
-from .retrieval_result import RetrievalCheck
+from .mixture import aligned, label_likelihood
+from .posterior import NOISE_MODELS, TaskPosterior
+from .result import RetrievalCheck
 from .simplices import CONTROLS, Control, other_tasks
-from .task_posterior import NOISE_MODELS, TaskPosterior
 
 # Catalogue tasks whose vectors serve as a control for tasks of other kinds.
 _OTHERS = ("lower-upper", "country-capital", "animal-class", "antonym", "singular-plural")
