@@ -35,6 +35,7 @@ _WHERE = {
     "simplex_weights": "geometry",
     "geometry": "geometry",
     "bayes": "bayes",
+    "finetune": "training",
     "training": "training",
     "studies": "studies",
     "viz": "viz",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     )
     from .sites import Site
     from .tasks import Task, Template
+    from .training import finetune
     from .vectors import TaskVector, evaluate, extract
 
 
