@@ -49,7 +49,7 @@ def convex(
     found = []
     for columns, measure in (explained(rest, weights, vectors), *alike(weights, posterior)):
         low, high = np.quantile(measure(draws @ columns), [0.025, 0.975])
-        found.append((float(measure(columns.sum(0))), float(low), float(high)))
+        found.append((float(measure(columns.sum(0)[None])[0]), float(low), float(high)))
     return found
 
 
@@ -107,7 +107,7 @@ def by_chance(
         strange = random_like(vectors, rng)
         nearest = simplex_weights(rest, strange).double()
         summed = (explained(rest, nearest, strange), *alike(weights, posterior[order]))
-        rest_of = [float(measure(columns.sum(0))) for columns, measure in summed]
+        rest_of = [float(measure(columns.sum(0)[None])[0]) for columns, measure in summed]
         found.append([within, interaction, *rest_of])
     return torch.tensor(found, dtype=torch.float64).T
 

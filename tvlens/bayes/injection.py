@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import unknown
+from ..errors import TvlensError, unknown
 from ..geometry import Effects, Subspace
 from ..geometry.saved import Saved
 from ..models.forward import Hook
@@ -16,6 +16,7 @@ from ..models.load import model_name
 from ..sites import Site
 from ..stats import bootstrap_interval
 from .agreement import random_like
+from .divergence import kl
 from .pool import at_least
 from .prediction import Moments
 from .probes import Probes, alphabet, forced, most_seen, states, task_effects
@@ -166,4 +167,8 @@ def _last_gap(family: Any, told: Tensor, target: Tensor) -> Float[Tensor, " n"]:
     if told.ndim == 2:  # means of a regression
         empty = target.new_zeros(len(target), 1, 0)
         target = Moments(empty, target, torch.full_like(target, family.noise**2))
-    return gap(family, told[:, -1:], target)[:, 0]
+        return gap(family, told[:, -1:], target)[:, 0]
+    distances = kl(told[:, -1:], target.clamp(min=0))[:, 0]  # rounding can leave a hair below 0
+    if not bool(distances.isfinite().all()):
+        raise TvlensError("a mixture of the tasks rules out what the model thinks possible")
+    return distances

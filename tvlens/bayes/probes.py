@@ -13,7 +13,7 @@ from ..errors import TvlensError
 from ..geometry import Effects, balanced_effects
 from .dyck import Dyck
 from .pool import at_least
-from .reading import Predicted, check_model, inputs_of, longest
+from .reading import Predicted, check_model, fitting_inputs, inputs_of, longest
 from .references import retrieval
 from .regression import LinearRegression
 from .sequences import Pairs, Sequences
@@ -103,7 +103,7 @@ def states(
     model: Any, probed: Probes, *, layer: int, batch_size: int = 256
 ) -> Float[Tensor, "n d"]:
     """The model's state at the last position of every probe, behind a block."""
-    rows = inputs_of(probed.data)
+    rows = fitting_inputs(model, probed.data)
     options = dict(layers=layer, positions=-1, batch_size=batch_size, progress=False)
     (found,) = collect(model, rows, "resid_post", **options).tensors.values()
     return found[:, 0]

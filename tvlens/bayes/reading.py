@@ -49,6 +49,17 @@ def inputs_of(data: Data) -> Int[Tensor, "n length"] | Float[Tensor, "n pos d_in
     return data.tokens if isinstance(data, Sequences) else data
 
 
+def fitting_inputs(model: Any, data: Data) -> Int[Tensor, "n length"] | Float[Tensor, "n pos d_in"]:
+    """What the model reads, or TvlensError where that is beyond its context."""
+    rows = inputs_of(data)
+    if rows.shape[1] > model.cfg.n_ctx:
+        raise TvlensError(
+            f"these sequences fill {rows.shape[1]} positions; {model_name(model)} has a context "
+            f"of {model.cfg.n_ctx}"
+        )
+    return rows
+
+
 def predicted(
     model: Any,
     family: Any,
@@ -67,12 +78,7 @@ def predicted(
             that is not finite.
     """
     check_model(model, family)
-    rows = inputs_of(data)
-    if rows.shape[1] > model.cfg.n_ctx:
-        raise TvlensError(
-            f"these sequences fill {rows.shape[1]} positions; {model_name(model)} has a context "
-            f"of {model.cfg.n_ctx}"
-        )
+    rows = fitting_inputs(model, data)
     parts = [
         run(model, Batch.of(model, part), hooks=hooks).cpu() for part in rows.split(batch_size)
     ]
