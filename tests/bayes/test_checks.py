@@ -64,12 +64,12 @@ def test_regression_predictions_stand_where_training_reads_them():
     shape = Shape(context=17, inputs=6, layers=2, d_model=32, heads=2)
     plain = Transformer(shape, seed=1)
     data = family.sample(8, 9, seed=2)
-    told = bayes.reading.predicted(hooked(shape, plain.state_dict()), family, data)
+    told = bayes.checks.predictives.predicted(hooked(shape, plain.state_dict()), family, data)
     assert told.shape == (8, 8)
     with torch.no_grad():
         whole = loss(plain, (data.inputs.float(), data.targets.float())) * 9
         first = loss(plain, (data.inputs[:, :1].float(), data.targets[:, :1].float()))
-    cost = bayes.reading.costs(family, told, data).mean() * 2 * family.noise**2
+    cost = bayes.checks.predictives.costs(family, told, data).mean() * 2 * family.noise**2
     assert float(cost) == pytest.approx(float(whole - first) / 8, rel=1e-4)
 
 

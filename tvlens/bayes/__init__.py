@@ -1,6 +1,5 @@
 """Task families with known truth, Bayesian references, and checks of models against them."""
 
-from .behaviour import Behaviour, Yardstick, behaviour, default_references
 from .chains import (
     bigram_inference,
     bigram_retrieval,
@@ -8,21 +7,35 @@ from .chains import (
     unigram_inference,
     unigram_retrieval,
 )
+from .checks import (
+    Behaviour,
+    Explained,
+    Injection,
+    Learning,
+    Newcomers,
+    Probes,
+    Removal,
+    Representation,
+    Yardstick,
+    behaviour,
+    default_references,
+    explained_by_counts,
+    injection,
+    learning_directions,
+    newcomers,
+    probes,
+    removal,
+    representation,
+    task_effects,
+)
 from .dice import Dice
 from .divergence import entropy, gaussian_kl, kl, relative_distance
 from .dyck import Dyck
-from .injection import Injection, injection
-from .learning import Learning, learning_directions
 from .markov import Markov
-from .newcomers import Newcomers, newcomers
 from .prediction import Moments, Prediction, blend
-from .probes import Probes, probes, task_effects
 from .references import Family, counts, extrapolation, learner, retrieval, streamed
 from .regression import LinearRegression
-from .removals import Removal, removal
-from .representation import Representation, representation
 from .sequences import Pairs, Sequences
-from .statistics import Explained, explained_by_counts
 
 __all__ = [
     "Behaviour",
@@ -48,6 +61,7 @@ __all__ = [
     "bigram_retrieval",
     "blend",
     "counts",
+    "default_references",
     "entropy",
     "explained_by_counts",
     "extrapolation",
@@ -58,7 +72,6 @@ __all__ = [
     "learning_directions",
     "newcomers",
     "probes",
-    "default_references",
     "relative_distance",
     "removal",
     "representation",

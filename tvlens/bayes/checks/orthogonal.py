@@ -9,17 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError
-from ..geometry import Effects, Subspace
-from ..geometry.saved import Saved
-from ..models.forward import Batch, hooked, run
-from ..models.load import model_name
-from ..sites import Site
-from .pool import at_least
+from ...errors import TvlensError
+from ...geometry import Effects, Subspace
+from ...geometry.saved import Saved
+from ...models.forward import Batch, hooked, run
+from ...models.load import model_name
+from ...sites import Site
+from ..pool import at_least
+from ..sequences import Data
+from .ablation import Removal, mean_state, removal
+from .predictives import as_predicted, check_model, costs, inputs_of, longest
 from .probes import task_effects
-from .reading import as_predicted, check_model, costs, inputs_of, longest
-from .removals import Removal, mean_state, removal
-from .sequences import Data
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Learning(Saved):
 
     def figure(self):
         """What removing the directions costs, beside random ones, and the search."""
-        from .show_checks import learning_figure
+        from .show import learning_figure
 
         return learning_figure(self)
 

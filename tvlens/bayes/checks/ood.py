@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..geometry import Effects, Subspace
-from ..geometry.orthogonality import Orthogonality
-from ..geometry.saved import Saved
-from ..models.load import model_name
-from ..stats import bootstrap_interval
-from .pool import at_least
+from ...geometry import Effects, Subspace
+from ...geometry.orthogonality import Orthogonality
+from ...geometry.saved import Saved
+from ...models.load import model_name
+from ...stats import bootstrap_interval
+from ..pool import at_least
+from .predictives import check_model
 from .probes import alphabet, forced, most_seen, states, task_effects
-from .reading import check_model
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Newcomers(Saved):
 
     def figure(self):
         """Shares of the single tasks, and the angles against random subspaces."""
-        from .show_checks import newcomers_figure
+        from .show import newcomers_figure
 
         return newcomers_figure(self)
 

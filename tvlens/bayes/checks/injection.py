@@ -8,19 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError, unknown
-from ..geometry import Effects, Subspace
-from ..geometry.saved import Saved
-from ..models.forward import Hook
-from ..models.load import model_name
-from ..sites import Site
-from ..stats import bootstrap_interval
-from .agreement import random_like
-from .divergence import kl
-from .pool import at_least
-from .prediction import Moments
+from ...errors import TvlensError, unknown
+from ...geometry import Effects, Subspace
+from ...geometry.saved import Saved
+from ...models.forward import Hook
+from ...models.load import model_name
+from ...sites import Site
+from ...stats import bootstrap_interval
+from ..divergence import kl
+from ..pool import at_least
+from ..prediction import Moments
+from .predictives import Predicted, check_model, gap, predicted
 from .probes import Probes, alphabet, forced, most_seen, states, task_effects
-from .reading import Predicted, check_model, gap, predicted
+from .properties import random_like
 
 CONDITIONS = ("unsteered", "injected", "most likely task", "random vectors", "geometric mixture")
 
@@ -54,17 +54,17 @@ class Injection(Saved):
 
     def figure(self):
         """Mean KL with its interval, a row for each condition."""
-        from .show_checks import injection_figure
+        from .show import injection_figure
 
         return injection_figure(self)
 
     def mean(self, condition: str) -> float:
         """Mean KL under a condition."""
-        return float(self._each(condition).mean())
+        return float(self.each(condition).mean())
 
     def interval(self, condition: str) -> tuple[float, float]:
         """95% bootstrap interval of the mean, over sequences."""
-        return bootstrap_interval(self._each(condition).numpy())
+        return bootstrap_interval(self.each(condition).numpy())
 
     def to_dataframe(self):
         """One row per condition: mean KL, interval, n."""
@@ -76,7 +76,8 @@ class Injection(Saved):
             rows.append({"condition": name, "kl": self.mean(name), "low": low, "high": high})
         return pd.DataFrame(rows).assign(n=self.kl.shape[1])
 
-    def _each(self, condition: str) -> Float[Tensor, " n"]:
+    def each(self, condition: str) -> Float[Tensor, " n"]:
+        """KL under a condition, in every sequence."""
         if condition not in self.conditions:
             raise unknown("condition", condition, self.conditions)
         return self.kl[self.conditions.index(condition)]

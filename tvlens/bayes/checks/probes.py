@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..activations import collect
-from ..errors import TvlensError
-from ..geometry import Effects, balanced_effects
-from .dyck import Dyck
-from .pool import at_least
-from .reading import Predicted, check_model, fitting_inputs, inputs_of, longest
-from .references import retrieval
-from .regression import LinearRegression
-from .sequences import Pairs, Sequences
+from ...activations import collect
+from ...errors import TvlensError
+from ...geometry import Effects, balanced_effects
+from ..dyck import Dyck
+from ..pool import at_least
+from ..references import retrieval
+from ..regression import LinearRegression
+from ..sequences import Pairs, Sequences
+from .predictives import Predicted, check_model, fitting_inputs, inputs_of, longest
 
 # Inputs that stand in for tokens in a regression, whose x is never twice the same.
 _INPUTS = 8

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import unknown
-from ..geometry import Effects, balanced_effects, simplex_weights
-from ..geometry.saved import Saved
-from ..models.load import model_name
-from .agreement import additive, by_chance, convex
-from .pool import at_least
+from ...errors import unknown
+from ...geometry import Effects, balanced_effects, simplex_weights
+from ...geometry.saved import Saved
+from ...models.load import model_name
+from ..pool import at_least
+from .predictives import check_model
 from .probes import most_seen, probes, states
-from .reading import check_model
+from .properties import additive, by_chance, convex
 
 MEASURES = (
     "within-cell share",
@@ -80,7 +80,7 @@ class Representation(Saved):
 
     def figure(self):
         """Every measure with its null, by the number seen, and the simplex of states."""
-        from .show_checks import representation_figure
+        from .show import representation_figure
 
         return representation_figure(self)
 

@@ -6,17 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import viz
-from ..geometry.show import orthogonality_figure
+from ... import viz
+from ...geometry.show import orthogonality_figure
 
 if TYPE_CHECKING:
+    from .ablation import Removal
     from .behaviour import Behaviour
     from .injection import Injection
-    from .learning import Learning
-    from .newcomers import Newcomers
-    from .removals import Removal
+    from .ood import Newcomers
+    from .orthogonal import Learning
     from .representation import Representation
-    from .statistics import Explained
+    from .sufficient_statistics import Explained
 
 # Points of the simplex that a picture has room for.
 _POINTS = 400

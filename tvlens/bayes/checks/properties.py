@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError
-from ..geometry import separability, simplex_weights, stability
-from ..geometry.cells import Cells
-from ..geometry.shares import between_cells, main_effects, resampled
+from ...errors import TvlensError
+from ...geometry import separability, simplex_weights, stability
+from ...geometry.cells import Cells
+from ...geometry.shares import between_cells, main_effects, resampled
 from .probes import Probes
 
 # What each sequence adds [n column], and the measure from the sums [draw column] -> [draw].

@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..activations import collect
-from ..errors import TvlensError
-from ..geometry import Subspace
-from ..geometry.saved import Saved
-from ..models.load import model_name
-from .pool import at_least
-from .reading import check_model, inputs_of, longest
-from .references import counts
-from .regression import LinearRegression
-from .sequences import Data, Pairs
+from ...activations import collect
+from ...errors import TvlensError
+from ...geometry import Subspace
+from ...geometry.saved import Saved
+from ...models.load import model_name
+from ..pool import at_least
+from ..references import counts
+from ..regression import LinearRegression
+from ..sequences import Data, Pairs
+from .predictives import check_model, inputs_of, longest
 
 _RIDGES = tuple(10.0**k for k in range(-4, 5))
 
@@ -52,7 +52,7 @@ class Explained(Saved):
 
     def figure(self):
         """R^2 by the number seen, with its null."""
-        from .show_checks import explained_figure
+        from .show import explained_figure
 
         return explained_figure(self)
 

@@ -8,17 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError, unknown
-from ..geometry.saved import Saved
-from ..models.load import model_name
-from ..stats import bootstrap_interval
-from .chains import unigram_inference, unigram_retrieval
-from .divergence import relative_distance
-from .markov import Markov
-from .prediction import Moments, Prediction, Predictive
-from .reading import check_model, gap, longest, predicted
-from .references import extrapolation, learner, retrieval, streamed
-from .sequences import Data
+from ...errors import TvlensError, unknown
+from ...geometry.saved import Saved
+from ...models.load import model_name
+from ...stats import bootstrap_interval
+from ..chains import unigram_inference, unigram_retrieval
+from ..divergence import relative_distance
+from ..markov import Markov
+from ..prediction import Moments, Prediction, Predictive
+from ..references import extrapolation, learner, retrieval, streamed
+from ..sequences import Data
+from .predictives import check_model, gap, longest, predicted
 
 Reference = Callable[[Any, Data], Prediction]
 
@@ -68,7 +68,7 @@ class Behaviour(Saved):
 
     def figure(self):
         """KL by position, a chart for each split."""
-        from .show_checks import behaviour_figure
+        from .show import behaviour_figure
 
         return behaviour_figure(self)
 

@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import TvlensError
-from ..models.forward import Batch, Hook, run
-from ..models.load import model_name
-from ..training.objective import interleaved
-from .divergence import gaussian_kl, kl
-from .prediction import Moments, Predictive
-from .regression import LinearRegression
-from .sequences import Data, Pairs, Sequences
+from ...errors import TvlensError
+from ...models.forward import Batch, Hook, run
+from ...models.load import model_name
+from ...training.objective import interleaved
+from ..divergence import gaussian_kl, kl
+from ..prediction import Moments, Predictive
+from ..regression import LinearRegression
+from ..sequences import Data, Pairs, Sequences
 
 # Distributions of the next token, or means of the next target.
 Predicted = Float[Tensor, "n length vocab"] | Float[Tensor, "n next"]

@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import collect
-from ..errors import unknown
-from ..geometry import Effects, Subspace
-from ..geometry.saved import Saved
-from ..models.load import model_name
-from ..stats import bootstrap_interval
-from .pool import at_least
+from ...activations import collect
+from ...errors import unknown
+from ...geometry import Effects, Subspace
+from ...geometry.saved import Saved
+from ...models.load import model_name
+from ...stats import bootstrap_interval
+from ..pool import at_least
+from ..sequences import Data
+from .predictives import check_model, costs, inputs_of, longest, predicted
 from .probes import task_effects
-from .reading import check_model, costs, inputs_of, longest, predicted
-from .sequences import Data
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Removal(Saved):
 
     def figure(self):
         """Mean rise with its interval by split, beside random subspaces."""
-        from .show_checks import removal_figure
+        from .show import removal_figure
 
         return removal_figure(self)
 
