@@ -123,6 +123,25 @@ def test_injection_makes_the_model_predict_the_mixture(retriever):
     assert found.mean("geometric mixture") > found.mean("injected")
 
 
+@pytest.mark.parametrize("name", ["Dice", "LinearRegression"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_an_edited_output_is_what_the_hooked_model_says(name, layer):
+    family = getattr(bayes, name)(seed=3)
+    model = small(family)
+    gone = Subspace.random(32, 3, seed=1)
+    found = bayes.removal(model, family, subspace=gone, layer=layer, sequences=6, null=2)
+    data = family.sample(6, bayes.checks.predictives.longest(model, family), split="ood", seed=3)
+    train = family.sample(6, bayes.checks.predictives.longest(model, family), seed=0)
+    mean = bayes.checks.ablation.mean_state(model, train, layer=layer).float()
+
+    def cost(hooks):
+        told = bayes.checks.predictives.predicted(model, family, data, hooks=hooks)
+        return bayes.checks.predictives.costs(family, told, data).mean(1)
+
+    risen = cost([gone.hook(model, layer, mean=mean)]) - cost([])
+    torch.testing.assert_close(found.rise[1], risen, rtol=1e-4, atol=1e-6)
+
+
 def test_removing_the_task_span_hurts_known_tasks(retriever):
     found = bayes.removal(retriever, retriever.family, sequences=64, null=10)
     assert found.rank == 2

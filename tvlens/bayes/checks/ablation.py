@@ -1,7 +1,8 @@
 """Removal: what does it cost a model to lose its task span, on known and on new tasks?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +13,21 @@ from ...activations import collect
 from ...errors import unknown
 from ...geometry import Effects, Subspace
 from ...geometry.saved import Saved
+from ...models.forward import Batch
 from ...models.load import model_name
 from ...stats import bootstrap_interval
 from ..pool import at_least
 from ..sequences import Data
-from .predictives import check_model, costs, inputs_of, longest, predicted
+from .predictives import (
+    Edit,
+    after,
+    as_predicted,
+    check_model,
+    costs,
+    fitting_inputs,
+    inputs_of,
+    longest,
+)
 from .probes import task_effects
 
 
@@ -131,13 +142,12 @@ def removal(
     rises, chance = [], []
     for split in splits:
         data = family.sample(sequences, length, split=split, seed=seed + 3)
-        base = _cost(model, family, data, [])
-        removed = [
-            _cost(model, family, data, [one.hook(model, layer, **options)])
-            for one in (subspace, *randoms)
-        ]
+        cost = _costs(model, family, data, layer)
+        base = cost(lambda h: h)
+        hooks = [one.hook(model, layer, **options)[1] for one in (subspace, *randoms)]
+        removed = [cost(partial(hook, hook=None)) for hook in hooks]
         rises.append(removed[0] - base)
-        chance.append(torch.stack([(cost - base).mean() for cost in removed[1:]]))
+        chance.append(torch.stack([(one - base).mean() for one in removed[1:]]))
     settings = {"of": of, "mode": mode, "model": model_name(model), "family": str(family)}
     settings |= {"sequences": sequences, "seed": seed}
     at = layer % model.cfg.n_layers
@@ -160,6 +170,15 @@ def _random(inside: Subspace | None, like: Subspace, seed: int) -> Subspace:
     return Subspace(inside.basis.double() @ drawn.basis.double())
 
 
-def _cost(model: Any, family: Any, data: Data, hooks: list) -> Float[Tensor, " n"]:
-    """Mean cost over positions."""
-    return costs(family, predicted(model, family, data, hooks=hooks), data).mean(1)
+def _costs(
+    model: Any, family: Any, data: Data, layer: int
+) -> Callable[[Edit], Float[Tensor, " n"]]:
+    """Mean cost over positions, as a function of an edit of the block's output."""
+    finish = after(model, Batch.of(model, fitting_inputs(model, data)), layer)
+
+    def cost(edit: Edit) -> Float[Tensor, " n"]:
+        with torch.no_grad():
+            told = as_predicted(family, finish(edit)).cpu()
+        return costs(family, told, data).mean(1)
+
+    return cost

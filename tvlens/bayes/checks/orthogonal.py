@@ -12,13 +12,12 @@ from torch import Tensor
 from ...errors import TvlensError
 from ...geometry import Effects, Subspace
 from ...geometry.saved import Saved
-from ...models.forward import Batch, hooked, run
+from ...models.forward import Batch
 from ...models.load import model_name
-from ...sites import Site
 from ..pool import at_least
 from ..sequences import Data
 from .ablation import Removal, mean_state, removal
-from .predictives import as_predicted, check_model, costs, inputs_of, longest
+from .predictives import after, as_predicted, check_model, costs, inputs_of, longest
 from .probes import task_effects
 
 
@@ -171,7 +170,7 @@ def _rises(
     """What removing directions costs, as a function that gradients can follow."""
     batch = Batch.of(model, torch.cat([inputs_of(data) for data in kinds.values()]))
     device = next(model.parameters()).device
-    finish = _after(model, batch, layer)
+    finish = after(model, batch, layer)
     sizes = [len(data) for data in kinds.values()]
 
     def cost(basis: Tensor | None) -> list[Tensor]:
@@ -192,27 +191,6 @@ def _rises(
         return tuple(now - then for now, then in zip(removed, base, strict=True))
 
     return rise
-
-
-def _after(model: Any, batch: Batch, layer: int) -> Callable[[Callable], Tensor]:
-    """Edit of a block's output -> logits. After the last block only the unembedding runs."""
-    name = Site("resid_post", layer).on(model).hook(model)
-    caught: list[Tensor] = []
-    rows = batch.inputs.to(next(model.parameters()).device)
-
-    def whole(edit: Callable) -> Tensor:
-        with hooked(model, [(name, lambda h, hook: edit(h.detach()))]):
-            return model(rows)
-
-    def unembedded(edit: Callable) -> Tensor:
-        return model.unembed(model.ln_final(edit(caught[0])))
-
-    if layer % model.cfg.n_layers < model.cfg.n_layers - 1 or not hasattr(model, "ln_final"):
-        return whole
-    with torch.no_grad():
-        logits = run(model, batch, hooks=[(name, lambda h, hook: caught.append(h.clone()))])
-        same = torch.allclose(unembedded(lambda h: h), logits, rtol=1e-4, atol=1e-5)
-    return unembedded if same else whole
 
 
 def _climb(

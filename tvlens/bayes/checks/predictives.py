@@ -1,6 +1,6 @@
 """What a model predicts on a family's sequences, and what its predictions cost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,8 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import TvlensError
-from ...models.forward import Batch, Hook, run
+from ...models.forward import Batch, Hook, hooked, run
 from ...models.load import model_name
+from ...sites import Site
 from ...training.objective import interleaved
 from ..divergence import gaussian_kl, kl
 from ..prediction import Moments, Predictive
@@ -18,6 +19,9 @@ from ..sequences import Data, Pairs, Sequences
 
 # Distributions of the next token, or means of the next target.
 Predicted = Float[Tensor, "n length vocab"] | Float[Tensor, "n next"]
+
+# What stands in place of a block's output.
+Edit = Callable[[Float[Tensor, "n pos d"]], Float[Tensor, "n pos d"]]
 
 
 def check_model(model: Any, family: Any) -> None:
@@ -83,6 +87,31 @@ def predicted(
         run(model, Batch.of(model, part), hooks=hooks).cpu() for part in rows.split(batch_size)
     ]
     return as_predicted(family, torch.cat(parts))
+
+
+def after(model: Any, batch: Batch, layer: int) -> Callable[[Edit], Float[Tensor, "n pos d_out"]]:
+    """What the model says when a block's output is edited, as a function of the edit.
+
+    Gradients follow the edit alone. Of the last block only the unembedding runs again, where that
+    gives what the whole model gives.
+    """
+    name = Site("resid_post", layer).on(model).hook(model)
+    caught: list[Tensor] = []
+    rows = batch.inputs.to(next(model.parameters()).device)
+
+    def whole(edit: Edit) -> Tensor:
+        with hooked(model, [(name, lambda h, hook: edit(h.detach()))]):
+            return model(rows)
+
+    def unembedded(edit: Edit) -> Tensor:
+        return model.unembed(model.ln_final(edit(caught[0])))
+
+    if layer % model.cfg.n_layers < model.cfg.n_layers - 1 or not hasattr(model, "ln_final"):
+        return whole
+    with torch.no_grad():
+        logits = run(model, batch, hooks=[(name, lambda h, hook: caught.append(h.clone()))])
+        same = torch.allclose(unembedded(lambda h: h), logits, rtol=1e-4, atol=1e-5)
+    return unembedded if same else whole
 
 
 def as_predicted(family: Any, output: Float[Tensor, "n pos d_out"]) -> Predicted:
