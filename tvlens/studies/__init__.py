@@ -1,5 +1,5 @@
 """Whole studies, each a readable script over the other rooms."""
 
-from . import methods, patching, vectors
+from . import latent, methods, patching, vectors
 
-__all__ = ["methods", "patching", "vectors"]
+__all__ = ["latent", "methods", "patching", "vectors"]
