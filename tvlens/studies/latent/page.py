@@ -42,9 +42,10 @@ def page(study: "LatentStudy") -> viz.Page:
 
 
 _CLAIMS = (
-    "Each claim with the number that decides, its 95% bootstrap interval over sequences, what a "
-    "control or chance gives, and the threshold it was held against, which was set beforehand. "
-    "A cell is a trained model: family, exponent k of its 2^k minor tasks, seed."
+    "Each claim with the number that decides, its 95% bootstrap interval over sequences (of "
+    "several seeds the median and the range), what a control or chance gives, and the "
+    "threshold it was held against, which was set beforehand. A model is named by its "
+    "family and its number of minor tasks; pictures below are of the first seed."
 )
 _FOLLOW = (
     "One sequence of each task, in a model that knows the major tasks alone. The weights are those "
@@ -116,7 +117,7 @@ def _claims(study: "LatentStudy") -> viz.Figure:
     for found in verdicts(study.claims):
         row: dict[str, object] = {"claim": found["claim"], "model": found["model"]}
         row |= {"holds": found["holds"], "value": f"{found['value']:.4f}"}
-        row[ends] = f"[{found['low']:.4f}, {found['high']:.4f}]"
+        row[ends] = f"[{found['low']:.4f},\u00a0{found['high']:.4f}]"
         row |= {"threshold": found["threshold"], "null": f"{found['null']:.4f}"}
         rows.append(row | {"null is": found["control"]})
     return viz.table(rows)
@@ -135,19 +136,21 @@ def _family(study: "LatentStudy", family: str) -> list[viz.Section]:
         viz.row(explained_figure(rich.explained), newcomers_figure(rich.newcomers)),
     ]
     behaved = [
-        viz.Section(f"Predictions, {minors(c.minor)}", _BEHAVIOUR, [behaviour_figure(c.behaviour)])
+        viz.Section(f"predictions, {minors(c.minor)}", _BEHAVIOUR, [behaviour_figure(c.behaviour)])
         for c in ([plain, rich] if rich is not plain else [plain])
     ]
     with_most = minors(rich.minor)
     sections = [
-        *([viz.Section("Weights follow the posterior", _FOLLOW, tokens)] if tokens else []),
-        viz.Section("The simplex", _SIMPLEX, [simplex_figure(found)]),
-        viz.Section("Over training", _STEPS, _over_steps(cells)),
+        *([viz.Section("weights follow the posterior", _FOLLOW, tokens)] if tokens else []),
+        viz.Section("the simplex", _SIMPLEX, [simplex_figure(found)]),
+        viz.Section("over training", _STEPS, _over_steps(cells)),
         *behaved,
-        viz.Section("Properties of the states", _REPRESENTATION, [measures, _by_layer(plain)]),
-        viz.Section(f"Causes: tasks, {minors(plain.minor)}", _INJECTION, _injected(plain)),
-        viz.Section(f"Causes: removal, {with_most}", _REMOVAL, [removal_figure(rich.removal)]),
-        viz.Section(f"Causes: learning, {with_most}", _LEARNING, learning),
+        viz.Section("properties of the states", _REPRESENTATION, [measures, _by_layer(plain)]),
+        viz.Section(f"writing mixtures, {minors(plain.minor)}", _INJECTION, _injected(plain)),
+        viz.Section(
+            f"removing the task span, {with_most}", _REMOVAL, [removal_figure(rich.removal)]
+        ),
+        viz.Section(f"learning outside the task span, {with_most}", _LEARNING, learning),
     ]
     return [replace(part, title=f"{family}: {part.title}") for part in sections]
 
@@ -156,8 +159,10 @@ def _tokens(cell: "Cell", k: int):
     """One sequence: coloured tokens to choose by, then weights and posterior side by side."""
     tokens = [str(token) for token in cell.example["tokens"][k].tolist()]
     found = {"weight": cell.example["weights"][k], "Bayes": cell.example["posterior"][k]}
-    values = torch.cat([value.double() for value in found.values()], 1)
-    names = [f"{what}, task {j}" for what, each in found.items() for j in range(each.shape[1])]
+    # The sequence's own task first: it is the one that shows before anything is chosen.
+    tasks = sorted(range(found["Bayes"].shape[1]), key=lambda j: j != k)
+    names = [f"{what}, task {j}" for j in tasks for what in found]
+    values = torch.stack([value[:, j].double() for j in tasks for value in found.values()], 1)
     widget = viz.colored_tokens_multi(tokens, values, names, title=f"a sequence of task {k}")
     charts = [
         viz.lines(
