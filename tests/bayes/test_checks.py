@@ -1,0 +1,253 @@
+"""Checks of models against Bayes, on models whose inner workings are known."""
+
+import pytest
+import torch
+from planted import Planted
+
+import tvlens as tv
+from tvlens import Subspace, TvlensError
+from tvlens.training import Shape, Transformer, hooked, loss
+
+bayes = tv.bayes
+LOADED = [[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1], [0.1, 0.1, 0.4, 0.4]]
+
+
+@pytest.fixture(scope="module")
+def dice():
+    return bayes.Dice.from_probabilities(LOADED)
+
+
+@pytest.fixture(scope="module")
+def retriever(dice):
+    return Planted(dice)
+
+
+@pytest.fixture(scope="module")
+def learner(dice):
+    return Planted(dice, minor_mass=0.1)
+
+
+def small(family, context=17):
+    """An untrained model that reads what the family's sequences hold."""
+    reads = {"inputs": 6} if isinstance(family, bayes.LinearRegression) else {}
+    reads = reads or {"vocab": family.vocabulary}
+    shape = Shape(context=context, layers=2, d_model=32, heads=2, **reads)
+    return hooked(shape, Transformer(shape, seed=1).state_dict())
+
+
+# --- behaviour
+
+
+def test_behaviour_finds_the_reference_a_model_is(retriever, learner):
+    found = bayes.behaviour(retriever, retriever.family, sequences=64)
+    assert found.splits == ("major", "ood")
+    assert found.mean("ood", "retrieval") < 1e-5 < 0.01 < found.mean("ood", "extrapolation")
+    assert found.weight("ood") > 0.9 and found.ratio("ood") < -3
+    assert (found.relative("ood")[10:] > 0.5).all()
+    other = bayes.behaviour(learner, learner.family, sequences=64)
+    assert other.mean("ood", "extrapolation") < 1e-4 < 0.01 < other.mean("ood", "retrieval")
+    assert other.weight("ood") < 0.1 and other.ratio("ood") > 3
+    low, high = other.interval("ood", "retrieval")
+    assert low < other.mean("ood", "retrieval") < high
+
+
+def test_minors_bring_their_references():
+    family = bayes.Dice(minor=8, seed=1)
+    found = bayes.behaviour(Planted(family, context=12), family, sequences=16)
+    assert found.splits == ("major", "minor", "ood")
+    assert {"uniform retrieval", "major retrieval", "learner"} <= set(found.references)
+    assert found.mean("minor", "major retrieval") < 1e-5  # it knows the majors alone
+
+
+def test_regression_predictions_stand_where_training_reads_them():
+    family = bayes.LinearRegression(seed=0)
+    shape = Shape(context=17, inputs=6, layers=2, d_model=32, heads=2)
+    plain = Transformer(shape, seed=1)
+    data = family.sample(8, 9, seed=2)
+    told = bayes.checks.predictives.predicted(hooked(shape, plain.state_dict()), family, data)
+    assert told.shape == (8, 8)
+    with torch.no_grad():
+        whole = loss(plain, (data.inputs.float(), data.targets.float())) * 9
+        first = loss(plain, (data.inputs[:, :1].float(), data.targets[:, :1].float()))
+    cost = bayes.checks.predictives.costs(family, told, data).mean() * 2 * family.noise**2
+    assert float(cost) == pytest.approx(float(whole - first) / 8, rel=1e-4)
+
+
+def test_an_infinite_divergence_is_an_error():
+    family = bayes.Dice.from_probabilities([[0.5, 0.5, 0.0], [0.2, 0.8, 0.0]])
+    with pytest.raises(TvlensError, match="KL to retrieval is infinite on major"):
+        bayes.behaviour(small(family), family, sequences=4, splits=["major"])
+    with pytest.raises(TvlensError, match=r"on ood sequences: .* can come from no task"):
+        bayes.behaviour(small(family), family, sequences=4)
+
+
+# --- representation
+
+
+def test_representation_recovers_a_convex_combination(retriever):
+    found = bayes.representation(retriever, retriever.family, resamples=50, null=10)
+    last = {m: float(found[m][-1]) for m in ("explained share", "total variation", "correlation")}
+    assert last["explained share"] > 0.995 and last["correlation"] > 0.995
+    assert last["total variation"] < 0.02
+    assert found["interaction"][-1] < 0.005 and found["within-cell share"][-1] < 0.02
+    assert found["within-cell share"][0] > 0.05  # early, the posterior varies within a task
+    assert (found["correlation"] > 0.95).all()  # and the weights follow it all the way
+    assert (found.null("total variation")[-1] > 0.4).all()
+    assert (found.null("correlation").abs() < 0.4).all()
+    assert (found.null("explained share") < 0.7).all()
+    planted = retriever.task - retriever.task.mean(0)
+    assert torch.cosine_similarity(found.task_vectors, planted).min() > 0.999
+    for measure in ("explained share", "correlation"):
+        assert (found.interval(measure)[:, 0] <= found[measure] + 1e-9).all()
+
+
+def test_a_state_that_knows_nothing_stays_within_its_null(dice):
+    model = Planted(dice, noise=True)
+    found = bayes.representation(model, dice, seen=[8, 40], per_cell=24, resamples=50, null=40)
+    for measure in ("total variation", "correlation", "explained share"):
+        null = found.null(measure)[-1]
+        away = (float(found[measure][-1]) - float(null.mean())) / float(null.std())
+        assert abs(away) < 4, measure
+    assert found["within-cell share"][-1] > 0.9
+
+
+# --- causes
+
+
+def test_injection_makes_the_model_predict_the_mixture(retriever):
+    found = bayes.injection(retriever, retriever.family, sequences=128)
+    assert found.mean("injected") < 0.002
+    assert found.mean("unsteered") > 0.2 and found.mean("random vectors") > 0.1
+    assert found.mean("most likely task") > 10 * found.mean("injected")
+    # A linear readout of probabilities beats a linear readout of logits.
+    assert found.mean("geometric mixture") > found.mean("injected")
+
+
+@pytest.mark.parametrize("name", ["Dice", "LinearRegression"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_an_edited_output_is_what_the_hooked_model_says(name, layer):
+    family = getattr(bayes, name)(seed=3)
+    model = small(family)
+    gone = Subspace.random(32, 3, seed=1)
+    found = bayes.removal(model, family, subspace=gone, layer=layer, sequences=6, null=2)
+    data = family.sample(6, bayes.checks.predictives.longest(model, family), split="ood", seed=3)
+    train = family.sample(6, bayes.checks.predictives.longest(model, family), seed=0)
+    mean = bayes.checks.ablation.mean_state(model, train, layer=layer).float()
+
+    def cost(hooks):
+        told = bayes.checks.predictives.predicted(model, family, data, hooks=hooks)
+        return bayes.checks.predictives.costs(family, told, data).mean(1)
+
+    risen = cost([gone.hook(model, layer, mean=mean)]) - cost([])
+    torch.testing.assert_close(found.rise[1], risen, rtol=1e-4, atol=1e-6)
+
+
+def test_removing_the_task_span_hurts_known_tasks(retriever):
+    found = bayes.removal(retriever, retriever.family, sequences=64, null=10)
+    assert found.rank == 2
+    assert found.mean("major") > 5 * found.null.abs().max()
+    assert found.p_value("major") == pytest.approx(1 / 11)
+
+
+def test_the_search_finds_what_new_tasks_need(learner):
+    found = bayes.learning_directions(
+        learner, learner.family, rank=1, steps=100, sequences=48, null=10
+    )
+    assert found.gain > 3
+    assert found.removal.mean("ood") > 10 * found.removal.mean("major")
+    assert found.curve[-1] > found.curve[0]
+    carried = Subspace.span(torch.cat([learner.learner, learner.new, learner.task.sum(0)[None]]))
+    assert carried.share(found.basis.T)[0] > 0.9
+    assert found.subspace.share(learner.task[:1] - learner.task[1:2]).max() < 1e-3
+
+
+def test_the_learners_axes_are_explained_by_counts(learner, retriever):
+    axes = Subspace.span(learner.learner - learner.learner.mean(0))
+    options = dict(sequences=120, null=3, seen=(24, 48))
+    found = bayes.explained_by_counts(learner, learner.family, axes, **options)
+    assert (found.share > 0.97).all() and (found.null < 0.1).all()
+    noise = Planted(learner.family, noise=True)
+    assert (bayes.explained_by_counts(noise, learner.family, axes, **options).share < 0.1).all()
+    with pytest.raises(TvlensError, match="10 sequences in 5 folds cannot fit 9 features"):
+        bayes.explained_by_counts(learner, learner.family, axes, sequences=10)
+
+
+def test_newcomers_lie_in_the_span_of_a_retriever_only(retriever, learner):
+    options = dict(tasks=24, sequences=12, null=50)
+    inside = bayes.newcomers(retriever, retriever.family, **options)
+    assert inside.share > 0.99 and inside.chance == pytest.approx(2 / 24)
+    assert inside.angles.max() < 0.1
+    outside = bayes.newcomers(learner, learner.family, **options)
+    assert outside.share < 0.5
+    low, high = outside.interval
+    assert low < outside.share < high
+
+
+# --- any family, files, mistakes
+
+CHECKS = {
+    "behaviour": dict(sequences=40, splits=["major"]),
+    "representation": dict(seen=[6, 8], per_cell=4, resamples=10, null=3),
+    "injection": dict(sequences=16),
+    "removal": dict(sequences=8, null=2, splits=["major"]),
+    "newcomers": dict(tasks=6, sequences=8, null=10),
+}
+
+
+@pytest.mark.parametrize("name", ["Markov", "LinearRegression", "Dyck"])
+@pytest.mark.parametrize("check", CHECKS)
+def test_every_check_runs_on_every_family_and_is_kept(name, check, tmp_path):
+    family = getattr(bayes, name)(seed=3)
+    if name == "Dyck" and check in ("behaviour", "injection"):
+        with pytest.raises(TvlensError, match="what the model thinks possible"):
+            getattr(bayes, check)(small(family), family, **CHECKS[check])
+        return
+    found = getattr(bayes, check)(small(family), family, **CHECKS[check])
+    assert len(found.to_dataframe()) and "<figure" in found._repr_html_()
+    found.save(tmp_path / "found.safetensors")
+    again = type(found).load(tmp_path / "found.safetensors")
+    for field, value in vars(found).items():
+        same = torch.equal if isinstance(value, torch.Tensor) else lambda a, b: a == b
+        assert same(getattr(again, field), value), field
+
+
+def test_the_learners_directions_are_kept_and_shown(tmp_path):
+    family = bayes.Markov(states=4, minor=5, seed=3)
+    model = small(family)
+    for layer in (0, 1):
+        found = bayes.learning_directions(
+            model, family, layer=layer, rank=2, steps=3, sequences=12, null=2
+        )
+        assert found.splits == ("major", "minor", "ood") and found.layer == layer
+    found.save(tmp_path / "found.safetensors")
+    again = bayes.Learning.load(tmp_path / "found.safetensors")
+    assert torch.equal(again.basis, found.basis) and again.gain == found.gain
+    assert "<figure" in found._repr_html_()
+    shown = bayes.explained_by_counts(model, family, found.subspace, sequences=60, null=2)
+    assert "<figure" in shown._repr_html_() and len(shown.to_dataframe()) == 3
+
+
+@pytest.mark.parametrize("check", [*CHECKS, "learning_directions"])
+def test_mistakes_are_named(check, dice):
+    ask = getattr(bayes, check)
+    with pytest.raises(TvlensError, match=r"vocabulary of 4 tokens and .* of 6"):
+        ask(small(dice), bayes.Dice())
+    with pytest.raises(TvlensError, match="needs vectors of width 7"):
+        ask(small(dice), bayes.LinearRegression())
+    if check != "behaviour":
+        with pytest.raises(TvlensError, match="one major task"):
+            ask(small(dice), bayes.Dice(tasks=1, faces=4))
+        with pytest.raises(TvlensError, match="layer 7 does not exist"):
+            ask(small(dice), dice, layer=7)
+
+
+def test_more_mistakes(dice):
+    model = small(dice)
+    with pytest.raises(TvlensError, match=r"fill 40 positions; .* context of 17"):
+        bayes.behaviour(model, dice, length=40)
+    with pytest.raises(TvlensError, match="fill 40 positions"):
+        bayes.injection(model, dice, seen=40)
+    with pytest.raises(TvlensError, match="30 directions do not fit into the 27"):
+        bayes.learning_directions(model, dice, rank=30)
+    with pytest.raises(TvlensError, match="unknown measure 'P9'"):
+        bayes.representation(model, dice, seen=[4], per_cell=2, resamples=5, null=2)["P9"]

@@ -1,0 +1,233 @@
+"""The study of latent tasks: its grid, what it keeps, what it claims and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tvlens as tv
+from tvlens import TvlensError
+from tvlens.studies import latent
+from tvlens.studies.latent import cell, study
+from tvlens.studies.latent.claims import Claim, verdicts
+from tvlens.studies.latent.plan import Plan
+
+SIZES = {
+    "behaviour": {"sequences": 6},
+    "representation": {"per_cell": 2, "resamples": 5, "null": 2},
+    "injection": {"sequences": 6},
+    "removal": {"sequences": 6, "null": 2},
+    "learning": {"sequences": 6, "steps": 2, "null": 2, "rank": 1},
+    "explained": {"sequences": 40, "null": 2},
+    "newcomers": {"tasks": 4, "sequences": 4, "null": 5},
+    "over_steps": {"sequences": 6, "tasks": 3, "per_task": 3, "per_cell": 2},
+}
+DICE = Plan(
+    "dice", 10, 2, 32, 3, 8, 1e-3, ("none", 2), 0.3, 0.003, checks=SIZES, options={"faces": 4}
+)
+CHAINS = replace(DICE, family="markov", minor=("none",), options={"states": 3})
+PAIRS = replace(DICE, family="regression", minor=(2,), options={"dim": 2})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(study.PRESETS, "tiny", (DICE, CHAINS, PAIRS))
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny):
+    folder = tmp_path_factory.mktemp("latent")
+    return latent.run("tiny", folder=folder, jobs=1, progress=False), folder
+
+
+def test_every_cell_is_made_checked_and_shown(made):
+    found, folder = made
+    names = ["dice-none-0", "dice-2-0", "markov-none-0", "regression-2-0"]
+    assert [one.name for one in found.cells] == names
+    dice = found.cell("dice", 2)
+    assert [record["step"] for record in dice.steps] == [0, 1, 2, 3]
+    assert dice.behaviour.splits == ("major", "minor", "ood") and len(dice.layers) == 2
+    assert dice.steps[-1]["share"] <= 1 and dice.steps[0]["chance"] == pytest.approx(2 / 32)
+    plain = found.cell("dice")
+    torch.testing.assert_close(plain.example["weights"].sum(-1), torch.ones(3, 10))
+    torch.testing.assert_close(plain.example["posterior"].sum(-1), torch.ones(3, 10).double())
+    assert not found.cell("regression", 2).example
+    numbers = json.loads((folder / "report.json").read_text())
+    assert numbers["claims"] == [
+        one.to_json() | {"interval": list(one.interval)} for one in found.claims
+    ]
+    page = (folder / "index.html").read_text()
+    for title in ("Claims", "dice: the simplex", "markov: over training", "phase diagram"):
+        assert title in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert found.verdicts().count("\n") == len(verdicts(found.claims))
+    with pytest.raises(TvlensError, match="no cell dice-9-0; there are dice-none-0"):
+        found.cell("dice", 9)
+
+
+def test_the_claims_are_the_numbers_of_the_checks(made):
+    found, _ = made
+
+    def told(start, family, minor):
+        kinds = [one for one in found.claims if (one.family, one.minor) == (family, minor)]
+        (claim,) = [one for one in kinds if one.claim.startswith(start)]
+        return claim
+
+    for one in found.cells:
+        claim = told("predicts like Bayes", one.family, one.minor)
+        assert claim.value == one.behaviour.mean("major", "retrieval")
+        assert claim.holds == (claim.value < 0.003)
+    dice = found.cell("dice", 2)
+    new = told("extrapolates on new tasks", "dice", 2)
+    first, second = (dice.behaviour.mean("ood", name) for name in ("retrieval", "extrapolation"))
+    assert new.holds == (second < first) and new.interval[0] <= new.value <= new.interval[1]
+    hurts = told("directions outside", "dice", 2)
+    assert hurts.null == float(dice.learning.null[2].abs().max())
+    assert hurts.holds == (hurts.value > 10 * hurts.null)
+    assert told("with minors", "dice", 2).null == found.cell("dice").newcomers.share
+
+
+def test_a_verdict_counts_seeds():
+    one = Claim("said", "dice", 2, 0, 0.4, (0.3, 0.5), 0.9, "chance", "below 0.5", True)
+    others = [replace(one, seed=1, value=0.6, holds=False), replace(one, seed=2, value=0.1)]
+    (row,) = verdicts([one, *others])
+    assert row["holds"] == "2 of 3" and row["model"] == "dice, 4 minors"
+    assert (row["low"], row["value"], row["high"]) == (0.1, 0.4, 0.6)
+    (alone,) = verdicts([one])
+    assert alone["holds"] == "yes" and (alone["low"], alone["high"]) == (0.3, 0.5)
+
+
+def test_finished_cells_are_never_made_again(made, monkeypatch):
+    found, folder = made
+
+    def never(*_, **__):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(cell, "train", never)
+    options = dict(folder=folder, jobs=1, progress=False)
+    again = latent.run("tiny", **options)
+    assert again.claims == found.claims
+    alone = latent.run("tiny", families=["dice"], minor=["none"], **options)
+    assert alone.claims == [one for one in found.claims if one.model == "dice, no minors"]
+    with pytest.raises(AssertionError, match="made again"):
+        latent.run("tiny", seed=1, **options)
+
+
+def test_other_checks_use_the_trained_model_and_other_training_is_refused(tmp_path, monkeypatch):
+    options = dict(folder=tmp_path, families=["dice"], minor=["none"], jobs=1, progress=False)
+    latent.run("tiny", **options)
+    trained = (tmp_path / "dice-none-0/run/checkpoints/step-00000003.safetensors").stat().st_mtime
+    fewer = replace(DICE, checks=SIZES | {"behaviour": {"sequences": 3}})
+    monkeypatch.setitem(study.PRESETS, "tiny", (fewer,))
+    assert latent.run("tiny", **options).cells[0].behaviour.kl.shape[2] == 3
+    again = (tmp_path / "dice-none-0/run/checkpoints/step-00000003.safetensors").stat().st_mtime
+    assert again == trained
+    with pytest.raises(TvlensError, match=r"holds another run: .*steps: 3 there, 4 here"):
+        latent.run("tiny", steps=4, **options)
+
+
+KILLED = """
+import sys
+from dataclasses import replace
+sys.path.insert(0, {tests!r})
+from test_latent import DICE
+from tvlens.studies.latent import cell
+if __name__ == "__main__":
+    cell.make(replace(DICE, steps=400), "none", 0, {folder!r})
+"""
+
+
+def test_a_killed_cell_goes_on_and_ends_with_the_same_numbers(tmp_path):
+    place = tmp_path / "killed"
+    code = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), folder=str(place))
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not list(place.glob("*/run/checkpoints/*200.safetensors")) and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (place / "dice-none-0/done.json").exists()
+    plan = replace(DICE, steps=400)
+    for folder in (place, tmp_path / "whole"):
+        cell.make(plan, "none", 0, folder)
+    one, other = (cell.load(folder, "dice", "none", 0) for folder in (place, tmp_path / "whole"))
+    assert one.steps == other.steps
+    assert torch.equal(one.behaviour.kl, other.behaviour.kl)
+    assert torch.equal(one.representation.values, other.representation.values)
+
+
+def test_ctrl_c_is_one_line_and_leaves_checkpoints(tmp_path):
+    command = [sys.executable, "-m", "tvlens.cli", "latent", "--jobs", "2", "-o", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list(tmp_path.glob("*/run/checkpoints/*8.safetensors")) and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in errors
+    assert "tvlens: interrupted; run the same command again to go on" in errors
+
+
+def test_a_grid_in_processes_is_the_grid_in_one(made, tmp_path):
+    found, _ = made
+    options = dict(families=["dice"], progress=False)
+    spread = latent.run("tiny", folder=tmp_path, jobs=2, **options)
+    assert spread.claims == [one for one in found.claims if one.family == "dice"]
+
+
+def test_a_grid_on_a_dask_cluster_is_the_grid_in_one(made, tmp_path):
+    distributed = pytest.importorskip("dask.distributed")
+    import joblib
+
+    found, _ = made
+    local = dict(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
+    with (
+        distributed.LocalCluster(**local) as cluster,
+        distributed.Client(cluster),
+        joblib.parallel_config(backend="dask"),
+    ):
+        spread = latent.run("tiny", folder=tmp_path, families=["dice"], progress=False)
+    assert spread.claims == [one for one in found.claims if one.family == "dice"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(preset="quik"), "did you mean 'quick'"),
+        (dict(families=["dic"]), "did you mean 'dice'"),
+        (dict(families=["markov"]), "preset 'quick' has no markov, only dice"),
+        (dict(families=[]), "no family to study"),
+        (dict(minor=[]), "no number of minor tasks"),
+        (dict(minor=["nine"]), "exponent k of 2\\^k minor tasks, 0 to 16, not 'nine'"),
+        (dict(minor=[-1]), "not -1"),
+        (dict(minor=[17]), "not 17"),
+        (dict(seeds=0), "seeds is a whole number of at least 1"),
+        (dict(seed=-1), "seed is a whole number of at least 0"),
+        (dict(steps=0), "steps is a whole number of at least 1"),
+        (dict(jobs=0), "jobs is a whole number of at least 1"),
+    ],
+)
+def test_mistakes_are_named_before_any_work(options, message, tmp_path):
+    with pytest.raises(TvlensError, match=message):
+        latent.run(**{"preset": "quick", **options}, folder=tmp_path / "none", progress=False)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_command_names_mistakes():
+    command = [sys.executable, "-m", "tvlens.cli", "latent", "--minor", "none,few"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "give exponents such as none,0,4,8,10" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_study_is_where_people_look_for_it():
+    assert tv.studies.latent.run is latent.run
+    assert set(latent.PRESETS) >= {"quick", "cpu", "paper"}

@@ -1,0 +1,183 @@
+"""One cell of a study of latent tasks: a family, a number of minors, a seed. Trained and checked.
+
+A cell lives in a folder of its own. What is finished there is never made again.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...bayes import (
+    Behaviour,
+    Explained,
+    Injection,
+    Learning,
+    Newcomers,
+    Removal,
+    Representation,
+)
+from ...errors import TvlensError
+from ...files import write
+from ...training import Run, train
+from .measures import check, over_steps
+from .plan import Plan
+
+DONE, CHECKS = "done.json", "checks"
+_RESULTS = {
+    "behaviour": Behaviour,
+    "injection": Injection,
+    "removal": Removal,
+    "learning": Learning,
+    "explained": Explained,
+    "newcomers": Newcomers,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What was found in one trained model.
+
+    Attributes:
+        family: "dice", "markov" or "regression".
+        minor: exponent k of the number 2^k of minor tasks, or "none".
+        seed: of tasks, weights and data.
+        behaviour, injection, removal, learning, explained, newcomers: checks of the last model,
+            at its last layer.
+        layers: `Representation` of every layer.
+        injections: `Injection` at every layer.
+        steps: one record per checkpoint: KL by split and reference, log ratio, OOD share.
+        example: tokens, weights of the nearest convex combination and posterior of a few
+            sequences; nothing for a regression, whose inputs have no effect of their own.
+    """
+
+    family: str
+    minor: int | str
+    seed: int
+    behaviour: Behaviour
+    injection: Injection
+    removal: Removal
+    learning: Learning
+    explained: Explained
+    newcomers: Newcomers
+    layers: list[Representation]
+    injections: list[Injection]
+    steps: list[dict[str, Any]]
+    example: dict[str, Tensor]
+
+    @property
+    def name(self) -> str:
+        """What the cell is called on the page and in its folder."""
+        return cell_name(self.family, self.minor, self.seed)
+
+    @property
+    def representation(self) -> Representation:
+        """That of the last layer."""
+        return self.layers[-1]
+
+
+def cell_name(family: str, minor: int | str, seed: int) -> str:
+    """ "dice, none, seed 0" as the name of a folder."""
+    return f"{family}-{minor}-{seed}"
+
+
+def make(
+    plan: Plan,
+    minor: int | str,
+    seed: int,
+    folder: str | os.PathLike,
+    *,
+    progress: bool = False,
+    threads: int | None = None,
+) -> None:
+    """Train and check one cell, or go on where it was stopped; nothing to do if it is finished.
+
+    Args:
+        folder: of the study; the cell has its own inside.
+        threads: of PyTorch; as they are by default. Several cells at once want one each.
+
+    Raises:
+        TvlensError: the folder holds a cell of other settings.
+    """
+    if finished(plan, minor, seed, folder):
+        return
+    place = Path(folder) / cell_name(plan.family, minor, seed)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        family = plan.make_family(minor, seed)
+        run = _trained(plan, family, minor, seed, place, progress)
+        check(plan, run, family, seed, place / CHECKS)
+        steps = over_steps(plan, run, family, seed, progress)
+        write(place / "steps.json", json.dumps(steps))
+        write(place / DONE, json.dumps(_key(plan, minor, seed)))
+    finally:
+        torch.set_num_threads(before)
+
+
+def finished(plan: Plan, minor: int | str, seed: int, folder: str | os.PathLike) -> bool:
+    """Whether the folder of a study holds this cell, trained and checked in the same way."""
+    done = Path(folder) / cell_name(plan.family, minor, seed) / DONE
+    return done.is_file() and json.loads(done.read_text()) == _key(plan, minor, seed)
+
+
+def load(folder: str | os.PathLike, family: str, minor: int | str, seed: int) -> Cell:
+    """Read a finished cell.
+
+    Raises:
+        TvlensError: it is not finished.
+    """
+    from safetensors.torch import load_file
+
+    place = Path(folder) / cell_name(family, minor, seed)
+    if not (place / DONE).is_file():
+        raise TvlensError(f"{place} holds no finished cell")
+    found = {name: kind.load(_at(place, name)) for name, kind in _RESULTS.items()}
+    layers = range(json.loads((place / DONE).read_text())["plan"]["layers"])
+    return Cell(
+        family,
+        minor,
+        seed,
+        **found,
+        layers=[Representation.load(_at(place, f"representation-{l}")) for l in layers],
+        injections=[Injection.load(_at(place, f"injection-{l}")) for l in layers],
+        steps=json.loads((place / "steps.json").read_text()),
+        example=load_file(_at(place, "example")),
+    )
+
+
+def _key(plan: Plan, minor: int | str, seed: int) -> dict[str, Any]:
+    return json.loads(json.dumps({"plan": plan.key() | {"minor": minor}, "seed": seed}))
+
+
+def _at(place: Path, name: str) -> Path:
+    return place / CHECKS / f"{name}.safetensors"
+
+
+def _trained(
+    plan: Plan, family: Any, minor: int | str, seed: int, place: Path, progress: bool
+) -> Run:
+    """The trained run; batches hold one observation more than is read."""
+    regression = plan.family == "regression"
+
+    def sample(batch_seed: int) -> Any:
+        data = family.sample(plan.batch, plan.length + (not regression), seed=batch_seed)
+        return (data.inputs, data.targets) if regression else data.tokens
+
+    meta = {"family": plan.family, "minor": minor, "minor_mass": plan.minor_mass}
+    return train(
+        plan.shape(family),
+        sample,
+        steps=plan.steps,
+        folder=place / "run",
+        lr=plan.lr,
+        weight_decay=plan.weight_decay,
+        schedule=plan.rate(),
+        seed=seed,
+        meta=meta,
+        progress=progress,
+    )

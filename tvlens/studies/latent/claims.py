@@ -1,0 +1,251 @@
+"""The claims of the paper against what was found: number, interval, null and verdict."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ...stats import bootstrap_interval
+from .cell import Cell
+from .plan import Plan
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim in one cell.
+
+    Attributes:
+        claim: what is said.
+        family, minor, seed: the cell where it was tested.
+        value: the number that decides.
+        interval: 95% bootstrap interval of it; None where it has none.
+        null: what a control or chance gives, and
+        control: which one that is.
+        threshold: what the value is held against, in words.
+        holds: whether the value passes.
+    """
+
+    claim: str
+    family: str
+    minor: int | str
+    seed: int
+    value: float
+    interval: tuple[float, float] | None
+    null: float | None
+    control: str
+    threshold: str
+    holds: bool
+
+    @property
+    def model(self) -> str:
+        """Family and number of minor tasks, in words."""
+        return f"{self.family}, {minors(self.minor)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def minors(k: int | str) -> str:
+    """An exponent as a number of minor tasks, in words."""
+    return "no minors" if k == "none" else f"{2**k} minor{'s' if k else ''}"
+
+
+def verdicts(told: Sequence[Claim]) -> list[dict[str, Any]]:
+    """One row per claim and kind of model: value, interval, null, and in how many seeds it holds.
+
+    Of several seeds the row gives the medians, and the range over seeds in place of the interval.
+    """
+    groups: dict[tuple[str, str], list[Claim]] = {}
+    for one in told:
+        groups.setdefault((one.claim, one.model), []).append(one)
+    return [_verdict(group) for group in groups.values()]
+
+
+def _verdict(group: list[Claim]) -> dict[str, Any]:
+    first, values = group[0], [one.value for one in group]
+    several = len(group) > 1
+    low, high = (min(values), max(values)) if several else first.interval or (None, None)
+    nulls = [one.null for one in group if one.null is not None]
+    held = sum(one.holds for one in group)
+    return {
+        "claim": first.claim,
+        "model": first.model,
+        "value": float(np.median(values)),
+        "low": low,
+        "high": high,
+        "threshold": first.threshold,
+        "null": float(np.median(nulls)) if nulls else None,
+        "control": first.control,
+        "holds": f"{held} of {len(group)}" if several else "yes" if held else "no",
+    }
+
+
+def claims(cells: Sequence[Cell], plans: dict[str, Plan]) -> list[Claim]:
+    """Every claim about every cell it speaks of: majors alone, or the largest number of minors."""
+    found = []
+    for cell in cells:
+        found.append(_converged(cell, plans[cell.family].converged))
+        if cell.minor == "none":
+            found += [*_represented(cell), *_injected(cell)]
+        elif cell.minor == max(c.minor for c in _like(cells, cell) if c.minor != "none"):
+            plain = [c for c in _like(cells, cell) if c.minor == "none"]
+            found += [_extrapolates(cell), *_orthogonal(cell), *_outside(cell, plain)]
+    return found
+
+
+def _like(cells: Sequence[Cell], cell: Cell) -> list[Cell]:
+    """The cells of the same family and seed."""
+    return [c for c in cells if (c.family, c.seed) == (cell.family, cell.seed)]
+
+
+def _converged(cell: Cell, threshold: float) -> Claim:
+    found = cell.behaviour
+    return _claim(
+        "predicts like Bayes on known tasks: KL to retrieval, nats",
+        cell,
+        found.mean("major", "retrieval"),
+        below=threshold,
+        interval=found.interval("major", "retrieval"),
+        null=found.mean("major", "learner"),
+        control="KL to the learner",
+    )
+
+
+# measure: (what is said, threshold, what chance is)
+_PROPERTIES = {
+    "within-cell share": ("P0, task and token fix the state: variance within cells", 0.02),
+    "interaction": ("P1, task and token add up: share of interaction", 0.005),
+    "total variation": ("P3, weights are the posterior: total variation", 0.06),
+    "correlation": ("P3, weights are the posterior: correlation", 0.95),
+}
+_CHANCE = {
+    "within-cell share": "tasks permuted",
+    "interaction": "cells permuted",
+    "total variation": "posteriors of others",
+    "correlation": "posteriors of others",
+}
+
+
+def _represented(cell: Cell) -> list[Claim]:
+    """P0, P1 and P3 in the last layer, at the end of the context."""
+    found = cell.representation
+    made = []
+    for measure, (told, threshold) in _PROPERTIES.items():
+        low, high = found.interval(measure)[-1].tolist()
+        side = "above" if measure == "correlation" else "below"
+        numbers = dict(interval=(low, high), null=float(found.null(measure)[-1].mean()))
+        options = numbers | {side: threshold, "control": _CHANCE[measure]}
+        made.append(_claim(told, cell, float(found[measure][-1]), **options))
+    return made
+
+
+def _injected(cell: Cell) -> list[Claim]:
+    found = cell.injection
+    reaches = _claim(
+        "a written mixture of tasks is predicted: KL to the mixture, nats",
+        cell,
+        found.mean("injected"),
+        below=0.05,
+        interval=found.interval("injected"),
+        null=found.mean("unsteered"),
+        control="nothing written",
+    )
+    more = (found.each("most likely task") - found.each("injected")).numpy()
+    beats = _claim(
+        "the mixture beats its most likely task: difference of KL, nats",
+        cell,
+        float(more.mean()),
+        above=0.0,
+        interval=bootstrap_interval(more),
+        null=found.mean("most likely task") - found.mean("random vectors"),
+        control="random vectors beat it",
+    )
+    return [reaches, beats]
+
+
+def _extrapolates(cell: Cell) -> Claim:
+    found = cell.behaviour
+    pairs = np.stack([found.each("ood", r).mean(1).numpy() for r in found.references[:2]], 1)
+
+    def ratio(rows: np.ndarray, axis: int) -> np.ndarray:
+        sums = pairs[rows.astype(int)].sum(-2 if axis == -1 else axis)
+        return np.log(sums[..., 0] / sums[..., 1])
+
+    return _claim(
+        "extrapolates on new tasks: log(KL to M1 / KL to M2)",
+        cell,
+        found.ratio("ood"),
+        above=0.0,
+        interval=bootstrap_interval(np.arange(len(pairs)), statistic=ratio),
+        null=found.ratio("major"),
+        control="known tasks",
+    )
+
+
+def _orthogonal(cell: Cell) -> list[Claim]:
+    found = cell.learning
+    rise = found.removal
+    # The largest in size: where no random direction hurts, ten times nothing would be no bar.
+    null = {
+        split: float(found.null[found.splits.index(split)].abs().max()) for split in found.splits
+    }
+    hurts = _claim(
+        "directions outside task and token spans carry new tasks: rise of cost, nats",
+        cell,
+        rise.mean("ood"),
+        above=10 * null["ood"],
+        words="above 10 x the largest random",
+        interval=rise.interval("ood"),
+        null=null["ood"],
+        control="largest of random directions",
+    )
+    low, high = rise.interval("major")
+    spares = replace(
+        hurts,
+        claim="removing them does not hurt on known tasks: rise of cost, nats",
+        value=rise.mean("major"),
+        interval=(low, high),
+        null=null["major"],
+        threshold="interval reaches 0 or below",
+        holds=low <= 0,
+    )
+    return [hurts, spares]
+
+
+def _outside(cell: Cell, plain: list[Cell]) -> list[Claim]:
+    """Against the model without minors, where there is one."""
+    found = cell.newcomers
+    return [
+        _claim(
+            "with minors, new tasks leave the task span: share inside",
+            cell,
+            found.share,
+            below=one.newcomers.share,
+            words="below that without minors",
+            interval=found.interval,
+            null=one.newcomers.share,
+            control="without minors",
+        )
+        for one in plain
+    ]
+
+
+def _claim(
+    told: str,
+    cell: Cell,
+    value: float,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    words: str | None = None,
+    **others: Any,
+) -> Claim:
+    """A claim that holds where the value is on its side of a threshold."""
+    if below is not None:
+        holds, said = value < below, f"below {below:g}"
+    else:
+        holds, said = value > above, f"above {above:g}"
+    place = cell.family, cell.minor, cell.seed
+    return Claim(told, *place, value, threshold=words or said, holds=holds, **others)

@@ -1,0 +1,102 @@
+"""What is measured in a trained model of a study of latent tasks: at its end and on its way."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ...activations import collect
+from ...bayes import (
+    Yardstick,
+    behaviour,
+    explained_by_counts,
+    injection,
+    learning_directions,
+    newcomers,
+    removal,
+    representation,
+    retrieval,
+    task_effects,
+)
+from ...files import replacing
+from ...geometry import Effects
+from ...training import Run
+from .plan import Plan
+
+# Sequences that the page shows token by token, one for each of the first major tasks.
+_SHOWN = 3
+
+
+def check(plan: Plan, run: Run, family: Any, seed: int, folder: Path) -> None:
+    """Every check of the last model, each saved when it is done."""
+    model, sizes = run.model(), plan.checks
+    for layer in range(plan.layers):
+        found = representation(model, family, layer=layer, seed=seed, **sizes["representation"])
+        found.save(_at(folder, f"representation-{layer}"))
+        options = dict(layer=layer, effects=found.effects, seed=seed)
+        written = injection(model, family, **options, **sizes["injection"])
+        written.save(_at(folder, f"injection-{layer}"))
+    options = dict(effects=found.effects, seed=seed)
+    written.save(_at(folder, "injection"))
+    behaviour(model, family, seed=seed, **sizes["behaviour"]).save(_at(folder, "behaviour"))
+    removal(model, family, **options, **sizes["removal"]).save(_at(folder, "removal"))
+    learnt = learning_directions(model, family, **options, **sizes["learning"])
+    learnt.save(_at(folder, "learning"))
+    explained = explained_by_counts(model, family, learnt.subspace, seed=seed, **sizes["explained"])
+    explained.save(_at(folder, "explained"))
+    new = newcomers(model, family, **options, **sizes["newcomers"])
+    new.save(_at(folder, "newcomers"))
+    _save_example(plan, model, family, found.effects, seed, folder)
+
+
+def _save_example(
+    plan: Plan, model: Any, family: Any, effects: Effects, seed: int, folder: Path
+) -> None:
+    """Weights and posterior at every position of a few sequences."""
+    from safetensors.torch import save_file
+
+    example: dict[str, Tensor] = {}
+    if plan.family != "regression":
+        tasks = torch.arange(min(_SHOWN, family.majors))
+        tokens = family.sample_tasks(tasks, plan.length, seed=seed).tokens
+        example = {"tokens": tokens, **_followed(model, family, effects, tokens)}
+    path = _at(folder, "example")
+    with replacing(path) as temporary:
+        save_file({name: value.contiguous() for name, value in example.items()}, temporary)
+
+
+def _followed(
+    model: Any, family: Any, effects: Effects, tokens: Int[Tensor, "n length"]
+) -> dict[str, Float[Tensor, "n length major"]]:
+    options = dict(layers=-1, progress=False)
+    (h,) = collect(model, tokens, "resid_post", **options).tensors.values()
+    weights = effects.interpolate(h, tokens)
+    return {"weights": weights, "posterior": retrieval(family.known(), tokens).posterior}
+
+
+def over_steps(
+    plan: Plan, run: Run, family: Any, seed: int, progress: bool
+) -> list[dict[str, Any]]:
+    """KL to every reference and the OOD share, at every checkpoint."""
+    sizes = plan.checks["over_steps"]
+    options = dict(length=plan.length, sequences=sizes["sequences"], seed=seed)
+    yardstick = Yardstick.of(family, **options)
+    records = []
+    for step in tqdm(run.steps, "checkpoints", disable=not progress):
+        model = run.model(step)
+        found = yardstick.measure(model)
+        effects = task_effects(model, family, per_cell=sizes["per_cell"], seed=seed)
+        options = dict(tasks=sizes["tasks"], sequences=sizes["per_task"], null=2, seed=seed)
+        new = newcomers(model, family, effects=effects, **options)
+        kl = {s: {r: found.mean(s, r) for r in found.references} for s in found.splits}
+        ratios = {split: found.ratio(split) for split in found.splits}
+        record = {"step": step, "kl": kl, "ratio": ratios, "share": new.share}
+        records.append(record | {"share_interval": list(new.interval), "chance": new.chance})
+    return records
+
+
+def _at(folder: Path, name: str) -> Path:
+    return folder / f"{name}.safetensors"
