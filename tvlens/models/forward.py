@@ -146,7 +146,12 @@ def logits_at(
         vocabulary: the tokens whose logits are wanted, in this order; all by default.
 
     Cost: one forward, less the unembedding of all other positions (31% of a forward of GPT-2).
+
+    Raises:
+        TvlensError: the model is a classifier, which has no logits at positions.
     """
+    if is_classifier(model):
+        raise TvlensError("a classifier has one row of logits per input, none at positions")
     rows = torch.arange(len(batch))[:, None]
 
     def keep(activation: Tensor, hook: Any) -> Tensor:
@@ -210,6 +215,11 @@ def before_unembedding(model: Any) -> str:
         return "unembed.hook_in"
     # HookedTransformer: the end of the last block; the final norm and the unembedding follow.
     return f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+
+
+def is_classifier(model: Any) -> bool:
+    """Whether the model's logits are one row per input, from a pooled state."""
+    return hasattr(getattr(model, "original_model", None), "classifier")
 
 
 def is_bidirectional(model: Any) -> bool:

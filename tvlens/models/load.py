@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import TvlensError, unknown
-from . import zoo
+from . import encoders, zoo
 
 
 def load(
@@ -113,16 +113,54 @@ def _boot(
 ) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
-    model = TransformerBridge.boot_transformers(
-        name,
-        device=device,
-        dtype=dtype,
-        revision=revision,
-        tokenizer=tokenizer,
-        trust_remote_code=trust_remote_code,
-    )
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if architecture := _architecture(name, options):
+        model = _from_module(
+            _pretrained(name, architecture, device, dtype, options),
+            tokenizer or _tokenizer(name, options),
+        )
+    else:
+        model = TransformerBridge.boot_transformers(
+            name, device=device, dtype=dtype, tokenizer=tokenizer, **options
+        )
+        encoders.count_positions(model.original_model, model.cfg)
     model.cfg.tvlens_revision = revision
     return model.eval()
+
+
+def _architecture(name: str, options: dict) -> str | None:
+    """The architecture of a model on disk or on the hub, if it is one that is hosted here.
+
+    TransformerLens would go by the family alone, and give a classifier another model's head.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(name, **options)
+    named = (config.architectures or [""])[0]
+    return named if named in encoders.register() else None
+
+
+def _pretrained(
+    name: str,
+    architecture: str,
+    device: str | torch.device | None,
+    dtype: torch.dtype,
+    options: dict,
+) -> Any:
+    import transformers
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    cls = getattr(transformers, architecture)
+    return cls.from_pretrained(name, dtype=dtype, **options).to(device)
+
+
+def _tokenizer(name: str, options: dict) -> Any:
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError):  # a folder of weights alone: tokens can still be given
+        return None
 
 
 def _is_hugging_face(source: Any) -> bool:
@@ -134,6 +172,7 @@ def _is_hugging_face(source: Any) -> bool:
 def _from_module(hf_model: Any, tokenizer: Any) -> Any:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
+    encoders.register()
     # Fused attention never materialises the attention pattern, so its hook would never fire.
     hf_model.set_attn_implementation("eager")
     name = Path(getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__).name
@@ -144,6 +183,7 @@ def _from_module(hf_model: Any, tokenizer: Any) -> Any:
         tokenizer=tokenizer,
         model_name=name,
     )
+    encoders.count_positions(hf_model, bridge.cfg)
     return bridge.eval()
 
 

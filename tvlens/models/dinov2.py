@@ -1,0 +1,133 @@
+"""DINOv2-small out of an ONNX graph, as a Hugging Face ViT.
+
+The two differ in LayerScale, a factor per dimension behind each sublayer, which is folded into the
+weights before it, and in the positions, which DINOv2 learned at 518 px and resizes to the picture.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import TvlensError
+from . import onnx
+
+LAYERS, HEADS, WIDTH, PATCH = 12, 6, 384, 14
+# Of the pictures it was trained on (ImageNet), per colour channel.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Places inside a block: ONNX name -> Hugging Face name.
+_LINEAR = {
+    "attention/attention/query": "attention.q_proj",
+    "attention/attention/key": "attention.k_proj",
+    "attention/attention/value": "attention.v_proj",
+    "attention/output/dense": "attention.o_proj",
+    "mlp/fc1": "mlp.fc1",
+    "mlp/fc2": "mlp.fc2",
+}
+_SCALED = {"attention/output/dense": "layer_scale1", "mlp/fc2": "layer_scale2"}
+_NORMS = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
+
+
+def vit(data: bytes, *, size: int = 224) -> Any:
+    """The backbone of the ONNX graph as a `ViTModel` for pictures of `size` pixels a side.
+
+    Raises:
+        TvlensError: the graph is not this model.
+    """
+    import transformers
+
+    config = transformers.ViTConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH,
+        hidden_act="gelu",
+        layer_norm_eps=1e-6,
+        image_size=size,
+        patch_size=PATCH,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        architectures=["ViTModel"],
+    )
+    model = transformers.ViTModel(config, add_pooling_layer=False)
+    try:
+        model.load_state_dict(_state(*onnx.read(data), size=size))
+    except (KeyError, RuntimeError) as error:
+        raise TvlensError(
+            f"this ONNX graph is not the DINOv2-small it should be: {error}"
+        ) from None
+    return model.eval()
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write the model, and how its pictures are to be prepared."""
+    model.save_pretrained(folder)
+    size = model.config.image_size
+    about = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": MEAN,
+        "image_std": STD,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(about, indent=1))
+
+
+def _state(weights: dict[str, Tensor], nodes: list[onnx.Node], *, size: int) -> dict[str, Tensor]:
+    # The exporter transposed the matrices and dropped their names; the operations keep them.
+    by_operation = {node.name: node.inputs for node in nodes}
+
+    def matrix(place: str) -> Tensor:
+        inputs = by_operation[f"/backbone/encoder/{place}/MatMul"]
+        return next(weights[name] for name in inputs if name in weights).T
+
+    trunk = "backbone.embeddings"
+    patches = f"{trunk}.patch_embeddings.projection"
+    found = {
+        "embeddings.cls_token": weights[f"{trunk}.cls_token"],
+        "embeddings.position_embeddings": _positions(weights, by_operation, size),
+        **_renamed(weights, patches, "embeddings.patch_embeddings.projection"),
+        **_renamed(weights, "backbone.layernorm", "layernorm"),
+    }
+    for layer in range(LAYERS):
+        ours, theirs = f"layers.{layer}", f"backbone.encoder.layer.{layer}"
+        for old, new in _NORMS.items():
+            found |= _renamed(weights, f"{theirs}.{old}", f"{ours}.{new}")
+        for old, new in _LINEAR.items():
+            weight = matrix(f"layer.{layer}/{old}")
+            bias = weights[f"{theirs}.{old.replace('/', '.')}.bias"]
+            if old in _SCALED:
+                scale = weights[f"{theirs}.{_SCALED[old]}.lambda1"]
+                weight, bias = scale[:, None] * weight, scale * bias
+            found |= {f"{ours}.{new}.weight": weight, f"{ours}.{new}.bias": bias}
+    return {name: tensor.contiguous() for name, tensor in found.items()}
+
+
+def _renamed(weights: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
+    return {f"{new}.{part}": weights[f"{old}.{part}"] for part in ("weight", "bias")}
+
+
+def _positions(
+    weights: dict[str, Tensor], by_operation: dict[str, list[str]], size: int
+) -> Float[Tensor, "1 position width"]:
+    of_class = weights[by_operation["/backbone/embeddings/Concat_6"][0]]
+    grid = weights[by_operation["/backbone/embeddings/Reshape_1"][0]]
+    return torch.cat([of_class.reshape(1, 1, -1), resized(grid, size // PATCH)], dim=1)
+
+
+def resized(grid: Float[Tensor, "1 old width"], side: int) -> Float[Tensor, "1 new width"]:
+    """Position embeddings of a square grid of patches, resized to `side` patches a side."""
+    old = round(grid.shape[1] ** 0.5)
+    square = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    square = torch.nn.functional.interpolate(
+        square, size=(side, side), mode="bicubic", align_corners=False
+    )
+    return square.permute(0, 2, 3, 1).reshape(1, side * side, -1)

@@ -1,0 +1,103 @@
+"""BERT-like encoders that TransformerLens does not host itself: bare ones and classifiers.
+
+Its BERT adapter knows the blocks, which are the same in the whole family; what differs is the name
+of the trunk inside the model and the head on top. Registered with TransformerLens' own factory,
+these models become a `TransformerBridge` like any other, with the same hook names. A classifier's
+last layer is `unembed`; it reads one pooled state per input, not one per position.
+"""
+
+import functools
+from typing import Any
+
+import torch
+
+# Architectures whose blocks are BERT's, by the name that Hugging Face gives them.
+_FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "Electra")
+_KINDS = ("Model", "ForSequenceClassification")
+ARCHITECTURES = (*(family + kind for family in _FAMILIES for kind in _KINDS), "RobertaForMaskedLM")
+
+
+@functools.cache
+def register() -> frozenset[str]:
+    """Make the architectures known to TransformerLens where it has no adapter of its own.
+
+    Returns the names of those that are hosted here.
+    """
+    from transformer_lens.factories.architecture_adapter_factory import (
+        SUPPORTED_ARCHITECTURES,
+        ArchitectureAdapterFactory,
+    )
+
+    ours = frozenset(ARCHITECTURES) - frozenset(SUPPORTED_ARCHITECTURES)
+    for name in ours:
+        ArchitectureAdapterFactory.register_adapter(name, _adapter())
+    return ours
+
+
+@functools.cache
+def _adapter() -> type:
+    from transformer_lens.model_bridge.supported_architectures.bert import BertArchitectureAdapter
+
+    class EncoderAdapter(BertArchitectureAdapter):
+        """BERT's blocks under the trunk and the head that the loaded model turns out to have."""
+
+        def prepare_model(self, hf_model: Any) -> None:
+            trunk = hf_model.base_model
+            prefix = "" if trunk is hf_model else hf_model.base_model_prefix + "."
+            mapping = self.component_mapping
+            for head in ("mlm_head", "unembed", "ln_final"):
+                del mapping[head]
+            for part in mapping.values():
+                part.name = prefix + part.name.removeprefix("bert.")
+            mapping |= _pooler(trunk, prefix) | _head(hf_model, self.cfg)
+
+    return EncoderAdapter
+
+
+def count_positions(hf_model: Any, cfg: Any) -> None:
+    """Set `cfg.n_ctx` to the positions that an encoder really has.
+
+    RoBERTa counts its positions from behind the padding token's; DeiT has a token more than ViT.
+    """
+    embeddings = getattr(hf_model.base_model, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    if isinstance(table, torch.Tensor) and table.ndim == 3:
+        cfg.n_ctx = table.shape[1]
+    elif isinstance(getattr(table, "original_component", table), torch.nn.Embedding):
+        reserved = 0 if table.padding_idx is None else table.padding_idx + 1
+        cfg.n_ctx = table.num_embeddings - reserved
+
+
+def _pooler(trunk: Any, prefix: str) -> dict[str, Any]:
+    from transformer_lens.model_bridge.generalized_components import LinearBridge
+
+    if getattr(trunk, "pooler", None) is None:
+        return {}
+    return {"pooler": LinearBridge(name=f"{prefix}pooler.dense")}
+
+
+def _head(hf_model: Any, cfg: Any) -> dict[str, Any]:
+    """The components behind the last block, of a classifier or a masked language model."""
+    from transformer_lens.model_bridge.generalized_components import (
+        LinearBridge,
+        NormalizationBridge,
+        UnembeddingBridge,
+    )
+
+    if hasattr(hf_model, "lm_head"):
+        norm = NormalizationBridge(
+            name="lm_head.layer_norm", config=cfg, use_native_layernorm_autograd=True
+        )
+        return {
+            "mlm_head": LinearBridge(name="lm_head.dense"),
+            "ln_final": norm,
+            "unembed": UnembeddingBridge(name="lm_head.decoder"),
+        }
+    if not hasattr(hf_model, "classifier"):
+        return {}
+    if hasattr(hf_model.classifier, "out_proj"):
+        return {
+            "head_dense": LinearBridge(name="classifier.dense"),
+            "unembed": UnembeddingBridge(name="classifier.out_proj"),
+        }
+    return {"unembed": UnembeddingBridge(name="classifier")}

@@ -1,0 +1,63 @@
+"""Readouts: which state stands for a whole input, as plain functions of the states of a layer.
+
+Each takes states `[row pos d]`, right-padded, and how many positions of each row are real.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import TvlensError, unknown
+
+States = Float[Tensor, "row pos d"]
+Readout = Callable[[States, Int[Tensor, " row"]], Float[Tensor, "row d"]]
+
+
+def first_token(states: States, lengths: Int[Tensor, " row"]) -> Float[Tensor, "row d"]:
+    """The state of the first position: the class token of BERT- and ViT-like models."""
+    _check(states, lengths)
+    return states[:, 0]
+
+
+def mean_token(states: States, lengths: Int[Tensor, " row"]) -> Float[Tensor, "row d"]:
+    """The mean over the real positions, special tokens included, as sentence encoders use it."""
+    _check(states, lengths)
+    lengths = lengths.to(states.device)
+    real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
+    # Not a product with the mask: what stands in the padding may be anything, even NaN.
+    kept = states.masked_fill(~real[..., None], 0)
+    return kept.sum(1) / lengths[:, None]
+
+
+def last_token(states: States, lengths: Int[Tensor, " row"]) -> Float[Tensor, "row d"]:
+    """The state of the last real position: what causal models have read everything by."""
+    _check(states, lengths)
+    lengths = lengths.to(states.device)
+    return states[torch.arange(len(states), device=states.device), lengths - 1]
+
+
+READOUTS: dict[str, Readout] = {"first": first_token, "mean": mean_token, "last": last_token}
+
+
+def readout(name: str | Readout) -> Readout:
+    """The readout called "first", "mean" or "last"; a function comes back as it is.
+
+    Raises:
+        TvlensError: no such readout.
+    """
+    if callable(name):
+        return name
+    if name not in READOUTS:
+        raise unknown("readout", name, READOUTS)
+    return READOUTS[name]
+
+
+def _check(states: States, lengths: Int[Tensor, " row"]) -> None:
+    outside = (lengths < 1) | (lengths > states.shape[1])
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise TvlensError(
+            f"input {row} has {int(lengths[row])} positions, but there are 1 to {states.shape[1]}"
+        )
