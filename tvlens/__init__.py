@@ -33,6 +33,9 @@ _WHERE = {
     "Subspace": "geometry",
     "simplex_weights": "geometry",
     "geometry": "geometry",
+    "PairMoments": "matrices",
+    "TaskMatrix": "matrices",
+    "matrices": "matrices",
     "bayes": "bayes",
     "training": "training",
     "studies": "studies",
@@ -42,10 +45,11 @@ _WHERE = {
 __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
-    from . import bayes, geometry, studies, training, viz
+    from . import bayes, geometry, matrices, studies, training, viz
     from .activations import collect
     from .errors import TvlensError
     from .geometry import Subspace, simplex_weights
+    from .matrices import PairMoments, TaskMatrix
     from .models import zoo
     from .models.load import load
     from .patching import (
