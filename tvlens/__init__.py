@@ -16,6 +16,7 @@ _WHERE = {
     "Site": "sites",
     "Task": "tasks",
     "Template": "tasks",
+    "Labelled": "labelled",
     "collect": "activations",
     "extract": "vectors",
     "evaluate": "vectors",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .activations import collect
     from .errors import TvlensError
     from .geometry import Subspace, simplex_weights
+    from .labelled import Labelled
     from .matrices import PairMoments, TaskMatrix
     from .models import zoo
     from .models.load import load

@@ -2,6 +2,7 @@
 
 from .forward import Batch, hooked, is_classifier, logits_at, run
 from .load import is_processed, load, model_name
+from .pictures import pixels
 from .readout import READOUTS, first_token, last_token, mean_token, readout
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "logits_at",
     "mean_token",
     "model_name",
+    "pixels",
     "readout",
     "run",
 ]

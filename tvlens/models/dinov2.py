@@ -14,10 +14,9 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from . import onnx
+from .pictures import MEAN, STD
 
 LAYERS, HEADS, WIDTH, PATCH = 12, 6, 384, 14
-# Of the pictures it was trained on (ImageNet), per colour channel.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Places inside a block: ONNX name -> Hugging Face name.
 _LINEAR = {

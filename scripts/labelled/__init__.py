@@ -1,0 +1,1 @@
+"""Builds tvlens/labelled/labelled.parquet: real labelled sets out of pinned packages."""
