@@ -38,6 +38,7 @@ _WHERE = {
     "TaskMatrix": "matrices",
     "matrices": "matrices",
     "bayes": "bayes",
+    "finetune": "training",
     "training": "training",
     "studies": "studies",
     "viz": "viz",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     )
     from .sites import Site
     from .tasks import Task, Template
+    from .training import finetune
     from .vectors import TaskVector, evaluate, extract
 
 

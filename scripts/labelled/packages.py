@@ -137,7 +137,7 @@ def opened(name: str, folder: Path) -> Callable[[str], bytes]:
         raw = unpacked.stdout
 
     # Open as long as the reader: the pictures are two thousand reads of one archive.
-    return functools.partial(_member, tarfile.open(fileobj=io.BytesIO(raw)))  # noqa: SIM115
+    return functools.partial(_member, tarfile.open(fileobj=io.BytesIO(raw)))
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:

@@ -84,7 +84,9 @@ def _small(png: bytes) -> np.ndarray:
 
 PICTURES: dict[str, tuple[Callable[[Path], Rows], str, str, str]] = {
     "digits": (digits, "handwritten digits", "scikit-learn (UCI optical digits)", "CC-BY-4.0"),
-    "emoji-noto": (emoji_noto, "the group of an emoji, as Noto draws it", "Noto Emoji", "Apache-2.0"),
+    "emoji-noto": (
+        emoji_noto, "the group of an emoji, as Noto draws it", "Noto Emoji", "Apache-2.0",
+    ),
     "emoji-twitter": (
         emoji_twitter, "the group of an emoji, as Twemoji draws it", "Twemoji", "CC-BY-4.0",
     ),

@@ -1,6 +1,8 @@
 """Any model with named hook points, and the zoo of weights that come as packages."""
 
 from .forward import Batch, hooked, is_classifier, logits_at, run
+from .head import classify, head
+from .inputs import batches
 from .load import is_processed, load, model_name
 from .pictures import pixels
 from .readout import READOUTS, first_token, last_token, mean_token, readout
@@ -8,7 +10,10 @@ from .readout import READOUTS, first_token, last_token, mean_token, readout
 __all__ = [
     "READOUTS",
     "Batch",
+    "batches",
+    "classify",
     "first_token",
+    "head",
     "hooked",
     "is_classifier",
     "is_processed",

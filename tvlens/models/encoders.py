@@ -14,7 +14,12 @@ import torch
 # Architectures whose blocks are BERT's, by the name that Hugging Face gives them.
 _FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "Electra")
 _KINDS = ("Model", "ForSequenceClassification")
-ARCHITECTURES = (*(family + kind for family in _FAMILIES for kind in _KINDS), "RobertaForMaskedLM")
+ARCHITECTURES = (
+    *(family + kind for family in _FAMILIES for kind in _KINDS),
+    "RobertaForMaskedLM",
+    "BertForMeanClassification",
+    "RobertaForMeanClassification",
+)
 
 
 @functools.cache
@@ -32,6 +37,22 @@ def register() -> frozenset[str]:
     for name in ours:
         ArchitectureAdapterFactory.register_adapter(name, _adapter())
     return ours
+
+
+def hosted() -> frozenset[str]:
+    """Every architecture that can be opened, here or by TransformerLens itself."""
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+    return register() | frozenset(SUPPORTED_ARCHITECTURES)
+
+
+def model_class(architecture: str) -> type:
+    """The class of an architecture: Hugging Face's, or one of those that read the mean."""
+    import transformers
+
+    from .mean import MEAN
+
+    return MEAN.get(architecture) or getattr(transformers, architecture)
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """`load`: any model, as the TransformerLens model itself."""
 
+import copy
 import os
 import warnings
 from pathlib import Path
@@ -74,21 +75,36 @@ def model_name(model: Any) -> str:
     return getattr(model.cfg, "model_name", None) or type(model).__name__
 
 
-def _from_name(name: str, *, tokenizer: Any, **options: Any) -> Any:
+def folder_of(name: str) -> str:
+    """Where Hugging Face finds the model called `name`: the folder of a zoo model or of the user,
+    or a hub id.
+
+    Raises:
+        TvlensError: no such folder, or a name that is none of these.
+    """
     if name in zoo.ZOO:
-        model = _boot(str(zoo.get(name)), tokenizer=tokenizer, **options)
-        model.cfg.model_name = name
-        return model
+        return str(zoo.get(name))
     if Path(name).is_dir():
-        model = _boot(str(Path(name)), tokenizer=tokenizer, **options)
-        model.cfg.model_name = Path(name).resolve().name
-        return model
+        return str(Path(name))
     if name.startswith((".", "/", "~")) or Path(name).exists():
         raise TvlensError(f"no model folder at {name!r}")
     if "/" not in name and name not in _names_without_organisation():
         raise unknown("model", name, zoo.ZOO, hint="or give a hub id such as 'org/name'")
+    return name
+
+
+def _from_name(name: str, **options: Any) -> Any:
+    folder = folder_of(name)
+    if folder == name and not Path(name).is_dir():
+        return _from_hub(name, **options)
+    model = _boot(folder, **options)
+    model.cfg.model_name = name if name in zoo.ZOO else Path(name).resolve().name
+    return model
+
+
+def _from_hub(name: str, **options: Any) -> Any:
     try:
-        return _boot(name, tokenizer=tokenizer, **options)
+        return _boot(name, **options)
     except (OSError, ConnectionError) as error:
         raise TvlensError(
             f"cannot get {name!r} from the hub ({_first_line(error)}); {zoo.cached_names()}"
@@ -115,10 +131,11 @@ def _boot(
 
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     if architecture := _architecture(name, options):
-        model = _from_module(
-            _pretrained(name, architecture, device, dtype, options),
-            tokenizer or _tokenizer(name, options),
-        )
+        source = _pretrained(name, architecture, device, dtype, options)
+        model = _from_module(source, _as_trained(tokenizer or tokenizer_of(name, **options)))
+        # Else `to_tokens` would cut the token that ends a text, which a language model must not
+        # see, but an encoder must.
+        model.cfg.tokenizer_appends_eos = False
     else:
         model = TransformerBridge.boot_transformers(
             name, device=device, dtype=dtype, tokenizer=tokenizer, **options
@@ -147,20 +164,30 @@ def _pretrained(
     dtype: torch.dtype,
     options: dict,
 ) -> Any:
-    import transformers
-
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    cls = getattr(transformers, architecture)
+    cls = encoders.model_class(architecture)
     return cls.from_pretrained(name, dtype=dtype, **options).to(device)
 
 
-def _tokenizer(name: str, options: dict) -> Any:
+def tokenizer_of(name: str, **options: Any) -> Any:
+    """The tokenizer of a folder or hub id, or None where there is none."""
     import transformers
 
     try:
         return transformers.AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError):  # a folder of weights alone: tokens can still be given
         return None
+
+
+def _as_trained(tokenizer: Any) -> Any:
+    """A tokenizer that TransformerLens takes as it is.
+
+    It sets others up anew, to begin texts with a first token, and loses the token that ends them.
+    """
+    if tokenizer is not None:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.init_kwargs["add_bos_token"] = True
+    return tokenizer
 
 
 def _is_hugging_face(source: Any) -> bool:

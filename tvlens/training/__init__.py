@@ -1,6 +1,8 @@
-"""Small transformers, trained from scratch and opened as TransformerLens models."""
+"""Small transformers trained from scratch and encoders finetuned, as TransformerLens models."""
 
 from .data import step_seed
+from .finetune import finetune
+from .finetuned import Finetuned, load_finetuned
 from .hooked import hooked
 from .loop import train
 from .objective import interleaved, loss
@@ -10,13 +12,16 @@ from .shape import Shape
 from .transformer import Transformer
 
 __all__ = [
+    "Finetuned",
     "Run",
     "Shape",
     "Transformer",
     "constant",
     "cosine",
+    "finetune",
     "hooked",
     "interleaved",
+    "load_finetuned",
     "load_run",
     "log_steps",
     "loss",

@@ -124,7 +124,7 @@ def open_run(folder: str | os.PathLike, shape: Shape, settings: dict) -> Run:
     wanted = json.loads(json.dumps({"shape": asdict(shape), **settings}))
     if (folder / SETTINGS).exists():
         there = load_run(folder).settings
-        if differs := _differences(there, wanted):
+        if differs := differences(there, wanted):
             raise TvlensError(
                 f"{folder} holds another run: {'; '.join(differs)}. Give another folder"
             )
@@ -156,13 +156,13 @@ def _record(line: str) -> dict[str, Any] | None:
         return None
 
 
-def _differences(there: dict, here: dict, prefix: str = "") -> list[str]:
+def differences(there: dict, here: dict, prefix: str = "") -> list[str]:
     """What two settings disagree on, named in full ("shape.layers: 2 there, 3 here")."""
     found = []
     for key in dict.fromkeys([*there, *here]):
         old, new = there.get(key), here.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{key}.")
+            found += differences(old, new, f"{prefix}{key}.")
         elif old != new:
             found.append(f"{prefix}{key}: {old} there, {new} here")
     return found

@@ -1,10 +1,11 @@
-"""Pictures of a training run."""
+"""Pictures of a training run and of a finetuning."""
 
 from typing import TYPE_CHECKING
 
 from .. import viz
 
 if TYPE_CHECKING:
+    from .finetuned import Finetuned
     from .run import Run
 
 
@@ -22,3 +23,17 @@ def figures(run: "Run"):
 
     shown = [curves("loss", y_title="loss")]
     return viz.row(*shown, *([curves(*names, y_title="metric")] if names else []))
+
+
+def finetuned_figures(finetuned: "Finetuned"):
+    """Training and validation loss, and validation accuracy, over the epochs."""
+    history = finetuned.history
+    epochs = [record["epoch"] for record in history]
+
+    def curves(y_title: str, **columns: str):
+        series = {name: [record[key] for record in history] for name, key in columns.items()}
+        title = finetuned.folder.name
+        return viz.lines(series, x=epochs, x_title="epoch", y_title=y_title, title=title)
+
+    losses = curves("loss (nats)", training="loss", validation="validation_loss")
+    return viz.row(losses, curves("accuracy", validation="accuracy"))

@@ -1,0 +1,252 @@
+"""Finetuning: planted problems are learnt, runs go on, folders open, heads are the model's own."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import transformers as hf
+
+import tvlens as tv
+from tvlens import Labelled, TvlensError
+from tvlens.models import Batch, batches, classify, head, readout, run
+from tvlens.models.mean import MEAN
+from tvlens.training import finetune, load_finetuned
+from tvlens.training.examples import Examples
+
+pytestmark = pytest.mark.tl3
+
+LOOP = importlib.import_module("tvlens.training.finetune")  # the function has its name
+
+FAST = dict(epochs=6, patience=6, lr=3e-3, head_lr=1e-2, batch_size=16, progress=False)
+WORDS = ("cat dog bus red green house tree", "one two three four five six seven")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """Folders of a tiny BERT, RoBERTa and ViT, texts with a tokenizer that marks both ends."""
+    from tokenizers.processors import TemplateProcessing
+
+    root = tmp_path_factory.mktemp("bases")
+    for kind in ("bert-bare", "roberta-bare", "vit"):
+        torch.manual_seed(0)
+        tiny._hugging_face(kind).save_pretrained(root / kind)
+        if kind != "vit":
+            tokenizer = tiny.tokenizer()
+            raw = tokenizer._tokenizer
+            raw.post_processor = TemplateProcessing(
+                single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+            )
+            hf.PreTrainedTokenizerFast(
+                tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+            ).save_pretrained(root / kind)
+    return root
+
+
+def planted_texts(n=160, seed=0):
+    """Texts of random words from one list or the other, which is their class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    texts = [" ".join(rng.choice(WORDS[k].split(), rng.integers(2, 6)))
+             for k in labels]  # fmt: skip
+    return Labelled("planted", texts, labels.tolist(), ["things", "numbers"])
+
+
+def planted_pictures(n=96, seed=0):
+    """Dark and light pictures."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    pictures = [rng.integers(0 + 120 * k, 130 + 120 * k, (8, 8, 3)).astype(np.uint8)
+                for k in labels]  # fmt: skip
+    return Labelled("shades", pictures, labels.tolist(), ["dark", "light"], kind="picture")
+
+
+@pytest.mark.parametrize(
+    ("base", "how"), [("bert-bare", "mean"), ("bert-bare", "first"), ("roberta-bare", "mean"),
+                      ("roberta-bare", "first"), ("vit", "first")]
+)  # fmt: skip
+def test_a_planted_problem_is_learnt_and_opens_again(bases, tmp_path, base, how):
+    data = planted_pictures() if base == "vit" else planted_texts()
+    train, validation, test = data.split(0)
+    # Random blocks learn more slowly to bring all words to the first token.
+    slow = dict(lr=1e-3, head_lr=3e-3, epochs=12, patience=12) if how == "first" else {}
+    options = FAST | (slow if data.kind == "text" else {})
+    tuned = finetune(
+        bases / base, train, validation, folder=tmp_path / "tuned", readout=how, **options
+    )
+    assert tuned.accuracy >= 0.9
+    assert tuned.history[-1]["loss"] < tuned.history[0]["loss"]
+    model = tuned.model()
+    if data.kind == "text":
+        rows = [model.to_tokens(text)[0].tolist() for text in test.inputs[:3]]
+        assert rows == next(iter(batches(model, test.inputs[:3])))
+        assert all(row[0] == 1 and row[-1] == 2 for row in rows)  # both ends are marked
+    logits = classify(model, validation.inputs)
+    right = (logits.argmax(1) == torch.tensor(validation.labels)).double().mean()
+    assert right == pytest.approx(tuned.accuracy)
+    # What the study of task matrices stands on: head of the read-out states is the model.
+    found = []
+    for part in batches(model, test.inputs, batch_size=7):
+        batch = Batch.of(model, part)
+        caught = {}
+
+        def catch(state, hook, caught=caught):
+            caught["state"] = state
+
+        logits = run(model, batch, hooks=[("blocks.2.hook_resid_post", catch)])
+        state = readout(tuned.settings["readout"])(caught["state"], batch.lengths)
+        with torch.no_grad():
+            torch.testing.assert_close(head(model)(state), logits, rtol=1e-4, atol=1e-5)
+        found.append(logits)
+    torch.testing.assert_close(torch.cat(found), classify(model, test.inputs))
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta"])
+def test_a_mean_classifier_reads_the_mean_of_real_positions(kind):
+    torch.manual_seed(0)
+    config = getattr(hf, f"{kind}Config")(**tiny._TEXT, num_labels=5)
+    source = MEAN[f"{kind}ForMeanClassification"](config).eval()
+    rows = tiny.ragged("text")
+    wanted = []
+    with torch.no_grad():
+        for row in rows:  # alone, and by hand
+            states = source.base_model(torch.tensor([row])).last_hidden_state
+            weight, bias = source.classifier.weight, source.classifier.bias
+            wanted.append(states[0].mean(0) @ weight.T + bias)
+    model = tv.load(source)
+    torch.testing.assert_close(run(model, Batch.of(model, rows)), torch.stack(wanted))
+
+
+@pytest.mark.parametrize("kind", [k for k in tiny.KINDS if "classifier" in k])
+def test_the_head_of_every_classifier(kind):
+    model, inputs = tiny.model(kind), tiny.ragged(kind)
+    states = tv.collect(model, inputs, "resid_post", layers=2, positions=0, progress=False)
+    with torch.no_grad():
+        got = head(model)(states["resid_post.2"][:, 0])
+    torch.testing.assert_close(got, run(model, Batch.of(model, inputs)), rtol=1e-4, atol=1e-5)
+
+
+class Stop(Exception):
+    pass
+
+
+def test_an_interrupted_run_goes_on_with_the_same_bits(bases, tmp_path, monkeypatch):
+    train, validation, _ = planted_texts().split(0)
+    options = FAST | dict(lr=1e-3, epochs=4)
+    whole = finetune(bases / "bert-bare", train, validation, folder=tmp_path / "whole", **options)
+    calls = []
+
+    def validated(*args, real=LOOP._validated):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Stop
+        return real(*args)
+
+    monkeypatch.setattr(LOOP, "_validated", validated)
+    folder = tmp_path / "stopped"
+    with pytest.raises(Stop):
+        finetune(bases / "bert-bare", train, validation, folder=folder, **options)
+    assert not folder.exists()
+    with pytest.raises(TvlensError, match=r"holds another run: seed: 0 there, 1 here"):
+        finetune(bases / "bert-bare", train, validation, folder=folder, seed=1, **options)
+    again = finetune(bases / "bert-bare", train, validation, folder=folder, **options)
+    assert len(calls) == 5  # two whole epochs, the one cut off, and two more
+
+    def numbers(run):
+        return [{k: v for k, v in r.items() if k != "seconds"} for r in run.history]
+
+    assert numbers(again) == numbers(whole)
+    one, other = (r.folder / "model.safetensors" for r in (whole, again))
+    assert one.read_bytes() == other.read_bytes()
+    monkeypatch.setattr(LOOP, "classifier", None)  # would be called to train
+    read = finetune(bases / "bert-bare", train, validation, folder=folder, **options)
+    assert read == load_finetuned(folder) == again
+    with pytest.raises(TvlensError, match=r"lr: 0.001 there, 0.1 here"):
+        finetune(bases / "bert-bare", train, validation, folder=folder, **options | {"lr": 0.1})
+
+
+def test_the_best_epoch_is_kept_and_patience_stops(bases, tmp_path):
+    rng = np.random.default_rng(0)
+    data = planted_texts(60)
+    noise = Labelled("noise", data.inputs, rng.integers(0, 2, 60).tolist(), data.classes)
+    train, validation, _ = noise.split(0)
+    options = FAST | dict(epochs=30, patience=2)
+    tuned = finetune(bases / "bert-bare", train, validation, folder=tmp_path / "noise", **options)
+    accuracies = [record["accuracy"] for record in tuned.history]
+    assert tuned.epoch == 1 + int(np.argmax(accuracies))
+    assert len(tuned.history) == tuned.epoch + 2 < 30
+    logits = classify(tuned.model(), validation.inputs)
+    assert (logits.argmax(1) == torch.tensor(validation.labels)).double().mean() == pytest.approx(
+        tuned.accuracy
+    )
+    assert len(tuned.to_dataframe()) == len(tuned.history)
+    assert "<" in tuned._repr_html_()
+
+
+def test_frozen_blocks_stay_and_the_others_move(bases, tmp_path):
+    train, validation, _ = planted_texts(60).split(0)
+    options = FAST | dict(epochs=1, frozen=2)
+    tuned = finetune(bases / "bert-bare", train, validation, folder=tmp_path / "top", **options)
+    base, ours = tv.load(bases / "bert-bare"), tuned.model()
+    rows = next(iter(batches(base, validation.inputs)))
+    before, after = (tv.collect(m, rows, "resid_post", progress=False) for m in (base, ours))
+    torch.testing.assert_close(before["resid_post.1"], after["resid_post.1"])
+    assert not torch.allclose(before["resid_post.2"], after["resid_post.2"], atol=1e-3)
+
+
+def test_batches_of_an_epoch_hold_every_row_once_and_little_padding():
+    lengths = np.random.default_rng(0).integers(1, 60, 203)
+    examples = Examples([[1] * n for n in lengths], torch.zeros(203, dtype=torch.long), {})
+    epochs = [examples.batches(16, seed=seed) for seed in (0, 0, 1)] + [examples.batches(16)]
+    for parts in epochs:
+        assert sorted(i for part in parts for i in part) == list(range(203))
+        padded = sum(len(part) * max(lengths[part]) for part in parts)
+        assert padded < 1.25 * lengths.sum()
+    assert epochs[0] == epochs[1] != epochs[2]
+
+
+def test_bad_finetunings(bases, tmp_path, monkeypatch):
+    train, validation, _ = planted_texts().split(0)
+    dark, light, _ = planted_pictures().split(0)
+    bert, vit = bases / "bert-bare", bases / "vit"
+
+    def refused(match, base=bert, a=train, b=validation, **options):
+        with pytest.raises(TvlensError, match=match):
+            finetune(base, a, b, folder=tmp_path / "bad", **FAST | options)
+
+    refused("no parts of one set", b=light)
+    refused("the same rows", b=train)
+    refused("unknown readout 'las'", readout="las")
+    refused("epochs must be at least 1", epochs=0)
+    refused("lr must be above 0", lr=0.0)
+    refused("frozen must be 0 to 3", frozen=4)
+    refused("no model folder", base=bases / "none")
+    refused("unknown model 'minilm-l7': did you mean 'minilm-l6'", base="minilm-l7")
+    refused("reads pictures, not texts", base=vit)
+    refused("reads texts, not pictures", a=dark, b=light)
+    refused("first token", base=vit, a=dark, b=light, readout="mean")
+    refused("loss is nan|loss is inf", lr=1e30, head_lr=1e30)
+    assert not (tmp_path / "bad").exists()
+    (tmp_path / "bad").mkdir()
+    refused("holds no finetuned encoder")
+    (tmp_path / "bad" / "finetune.json").write_text(json.dumps({}))
+    refused("holds no finetuned encoder")
+    with pytest.raises(TvlensError, match="no classifier"):
+        head(tv.load(bert))
+    with pytest.raises(TvlensError, match="reads texts, not pictures"):
+        next(batches(tv.load(bert), light.inputs))
+    with pytest.raises(TvlensError, match="no inputs"):
+        next(batches(tv.load(bert), []))
+
+
+def test_architectures_that_nothing_could_open_are_refused_first(tmp_path):
+    train, validation, _ = planted_texts().split(0)
+    config = hf.DistilBertConfig(
+        dim=32, n_layers=2, n_heads=4, hidden_dim=64, vocab_size=384, max_position_embeddings=96
+    )
+    hf.DistilBertModel(config).save_pretrained(tmp_path / "distil")
+    with pytest.raises(TvlensError, match="cannot open; it opens BertFor"):
+        finetune(tmp_path / "distil", train, validation, folder=tmp_path / "bad", **FAST)

@@ -1,0 +1,58 @@
+"""What stands behind the last block of a classifier, as a function of readout states."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import TvlensError
+from .forward import Batch, is_classifier, run
+from .inputs import Inputs, batches
+
+Head = Callable[[Float[Tensor, "row d"]], Float[Tensor, "row class"]]
+
+
+def head(model: Any) -> Head:
+    """From readout states after the last block to logits: final norm, pooler, classifier.
+
+    For a model that reads the mean, states are means. Gradients flow through.
+
+    Raises:
+        TvlensError: the model has no classifier.
+    """
+    _check(model)
+    source = model.original_model
+    trunk = source.base_model
+
+    def logits(states: Float[Tensor, "row d"]) -> Float[Tensor, "row class"]:
+        # Hugging Face's own modules take the first of several positions: give them one.
+        states = states[:, None]
+        if hasattr(trunk, "layernorm"):  # of ViT; BERT's norms are inside its blocks
+            states = trunk.layernorm(states)
+        if getattr(trunk, "pooler", None) is not None and not hasattr(trunk, "layernorm"):
+            states = trunk.pooler(states)
+        return source.classifier(states).flatten(0, -2)
+
+    return logits
+
+
+def classify(
+    model: Any, inputs: Inputs, *, batch_size: int = 32, max_tokens: int = 64
+) -> Float[Tensor, "row class"]:
+    """Logits of texts or pictures, on the CPU.
+
+    Raises:
+        TvlensError: the model has no classifier, or reads other inputs.
+    """
+    _check(model)
+    parts = batches(model, inputs, batch_size=batch_size, max_tokens=max_tokens)
+    return torch.cat([run(model, Batch.of(model, part)).cpu() for part in parts])
+
+
+def _check(model: Any) -> None:
+    if not is_classifier(model):
+        raise TvlensError(
+            "this model has no classifier: give one that was finetuned, or load a folder of one"
+        )
