@@ -213,7 +213,7 @@ def weight_distance(base: Any, tuned: Any) -> WeightDistance:
 
     Source: Ilharco et al. 2023 (the task vector of weights).
     """
-    moved, own, left_out = _squares(base, tuned)
+    moved, own, left_out = _squares(_trunk(base), _trunk(tuned))
     if not moved:
         raise TvlensError("the two models have no parameter in common")
     blocks = [_squares(a, b)[:2] for a, b in zip(base.blocks, tuned.blocks, strict=False)]
@@ -225,6 +225,12 @@ def weight_distance(base: Any, tuned: Any) -> WeightDistance:
         relative_by_layer=by_layer[:, 0] / by_layer[:, 1],
         left_out=tuple(left_out),
     )
+
+
+def _trunk(model: Any) -> Any:
+    """The model without its head, as Hugging Face names it: heads call their trunks differently."""
+    source = getattr(model, "original_model", model)
+    return getattr(source, "base_model", source)
 
 
 def _squares(base: Any, tuned: Any) -> tuple[list[float], list[float], list[str]]:
