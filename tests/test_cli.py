@@ -35,6 +35,8 @@ def run(*arguments, env=None):
         (["patch", "--clean", "a"], "give --task, or --clean, --corrupted and --right"),
         (["methods", "--method", "stat"], "did you mean 'state'"),
         (["methods", "-t", "antonym"], "at least two kinds"),
+        (["matrix", "--preset", "quik"], "did you mean 'quick'"),
+        (["matrix", "-d", "emoji-word"], "did you mean 'emoji-words'"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_two(arguments, message):

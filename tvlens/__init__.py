@@ -34,6 +34,9 @@ _WHERE = {
     "Subspace": "geometry",
     "simplex_weights": "geometry",
     "geometry": "geometry",
+    "PairMoments": "matrices",
+    "TaskMatrix": "matrices",
+    "matrices": "matrices",
     "bayes": "bayes",
     "finetune": "training",
     "training": "training",
@@ -44,11 +47,12 @@ _WHERE = {
 __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
-    from . import bayes, geometry, studies, training, viz
+    from . import bayes, geometry, matrices, studies, training, viz
     from .activations import collect
     from .errors import TvlensError
     from .geometry import Subspace, simplex_weights
     from .labelled import Labelled
+    from .matrices import PairMoments, TaskMatrix
     from .models import zoo
     from .models.load import load
     from .patching import (

@@ -18,6 +18,7 @@ from .errors import TvlensError
 from .files import replacing
 from .models.forward import (
     Batch,
+    Hook,
     Pictures,
     TokenRows,
     Vectors,
@@ -101,7 +102,7 @@ def collect(
         TvlensError: unknown site, a hook that never fires, a prompt beyond the context length.
     """
     addresses = _addresses(model, wanted, layers)
-    rows = _tokens(model, prompts)
+    rows = tokenised(model, prompts)
     everything = Batch.of(model, rows)
     shapes = {str(s): _stored_shape(model, s, everything, positions) for s in addresses}
     dtype = next(model.parameters()).dtype
@@ -133,7 +134,8 @@ def _addresses(model: Any, wanted: Any, layers: Any) -> list[Site]:
     return list(found.values())
 
 
-def _tokens(model: Any, prompts: Any) -> Any:
+def tokenised(model: Any, prompts: Any) -> Any:
+    """Token ids of texts; what is no text comes back as it is."""
     if isinstance(prompts, str):
         prompts = [prompts]
     if isinstance(prompts, Tensor) or not any(isinstance(p, str) for p in prompts):
@@ -180,14 +182,14 @@ def _stream(
     if last + 1 < model.cfg.n_layers:
         run(model, batch, hooks=hooks, stop_at_layer=last + 1)
     else:
-        run(model, batch, hooks=[*hooks, *_no_logits(model)])
+        run(model, batch, hooks=[*hooks, *without_logits(model)])
     if at is None:
         for site, activation in caught.items():
             caught[site] = activation * real.view(*real.shape, *[1] * (activation.ndim - 2))
     return caught
 
 
-def _no_logits(model: Any) -> list:
+def without_logits(model: Any) -> list[Hook]:
     """Unembed one position only, where logits are not read at all."""
     name = before_unembedding(model)
     if name != "unembed.hook_in" or name not in model.hook_dict or is_classifier(model):

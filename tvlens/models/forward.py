@@ -6,7 +6,7 @@ real token and needs no mask on any architecture; only encoders, which look both
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,6 +184,29 @@ def unembedding(model: Any, vocabulary: Sequence[int] | None) -> Iterator[None]:
         yield
     finally:
         del linear.__dict__["forward"]
+
+
+@contextlib.contextmanager
+def skipping(model: Any, blocks: Iterable[int]) -> Iterator[None]:
+    """Within, these blocks do not run: each hands on what it gets, through its output's hook.
+
+    TransformerLens' `start_at_layer` on a bridge would run the blocks below it all the same.
+    """
+    skipped = {model.blocks[i]: f"blocks.{i}.hook_resid_post" for i in blocks}
+    # TransformerLens' native models unpack a tuple where all others take the state itself.
+    native = type(getattr(model, "original_model", None)).__name__ == "NativeModel"
+
+    def handing_on(name: str) -> Callable:
+        point = model.hook_dict[name]
+        return lambda hidden, *_, **__: (point(hidden),) if native else point(hidden)
+
+    for block, name in skipped.items():
+        block.__dict__["forward"] = handing_on(name)
+    try:
+        yield
+    finally:
+        for block in skipped:
+            del block.__dict__["forward"]
 
 
 def before_unembedding(model: Any) -> str:

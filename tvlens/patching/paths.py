@@ -9,13 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..models.forward import Batch, run
+from ..models.forward import Batch, run, skipping
 from ..sites import Site
 from .comparison import Comparison, Prompts, compare
 from .metrics import Metric
 from .patch import exact
 from .result import PatchResult
-from .resume import skipping
 from .source import keeping, observe
 from .sweep import Cell, Choice
 
@@ -173,6 +172,6 @@ def _projected(
         (Site("resid_pre", receiver.layer).hook(model), lambda _, hook: stream.flatten(0, 1)),
         (receiver.hook(model), keeping(kept, receiver.layer)),
     ]
-    with skipping(model, receiver.layer):
+    with skipping(model, range(receiver.layer)):
         run(model, rows, hooks=hooks, stop_at_layer=receiver.layer + 1)
     return kept[receiver.layer].unflatten(0, (senders, batch))

@@ -8,8 +8,7 @@ position, and itself, but no other branch (tree attention).
 Whether a model takes this exactly is found out by running one patch both ways; see `patch`.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..models.forward import Batch, before_unembedding, hooked, is_bidirectional, run, unembedding
+from ..models.forward import (
+    Batch,
+    before_unembedding,
+    hooked,
+    is_bidirectional,
+    run,
+    skipping,
+    unembedding,
+)
 from ..sites import Site
 from .full import edits
 from .source import Observed, keeping
@@ -130,7 +137,7 @@ def resumed(
         ("unembed.hook_in", lambda activation, hook: activation[rows, ends]),
     ]
     narrow = unembedding(model, base.vocabulary)
-    with torch.no_grad(), narrow, skipping(model, layer), hooked(model, hooks):
+    with torch.no_grad(), narrow, skipping(model, range(layer)), hooked(model, hooks):
         logits = model(
             hidden.clone(),
             attention_mask=_masks(model, _tree(starts, owner, step), like=hidden),
@@ -142,21 +149,6 @@ def resumed(
     if early.any():
         logits = torch.where(early[..., None].to(logits.device), base.seen.logits[:, None], logits)
     return logits.transpose(0, 1)
-
-
-@contextlib.contextmanager
-def skipping(model: Any, layer: int) -> Iterator[None]:
-    """Blocks below `layer` hand their input on; `start_at_layer` of the bridge would run them."""
-    blocks = [model.blocks[i] for i in range(layer)]
-    # TransformerLens' native models unpack a tuple where all others take the state itself.
-    native = type(getattr(model, "original_model", None)).__name__ == "NativeModel"
-    for block in blocks:
-        block.__dict__["forward"] = lambda hidden, *_, **__: (hidden,) if native else hidden
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.__dict__["forward"]
 
 
 @dataclass(frozen=True)

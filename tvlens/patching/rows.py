@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.forward import Batch, before_unembedding, hooked, unembedding
+from ..models.forward import Batch, before_unembedding, hooked, skipping, unembedding
 from .full import edits
-from .resume import Base, skipping
+from .resume import Base
 from .sweep import Cell
 
 
@@ -68,7 +68,7 @@ def _skipping_blocks(
     prompts = base.prompts
     rows = Batch(prompts.inputs.repeat(count, 1), prompts.lengths.repeat(count))
     enter = (f"blocks.{layer}.hook_resid_pre", lambda activation, hook: hidden)
-    with skipping(model, layer), hooked(model, [enter, *hooks]):
+    with skipping(model, range(layer)), hooked(model, [enter, *hooks]):
         return model(rows.inputs, **rows.mask(model))
 
 

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvlens import PairMoments, TvlensError
+
+
+def normal(*shape, seed=0, mean=0.0):
+    return torch.tensor(np.random.default_rng([seed, *shape]).standard_normal(shape)) + mean
+
+
+def of(x, y):
+    return PairMoments().update(x, y)
+
+
+def assert_same(a, b, scale=1.0):
+    assert a.count == b.count
+    for name in ("mean_x", "mean_y", "xx", "xy", "yy"):
+        mine, theirs = getattr(a, name), getattr(b, name)
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9 * scale)
+
+
+def test_one_pass_in_batches_equals_numpy():
+    x, y = normal(57, 5, mean=3.0), normal(57, 3, seed=1)
+    moments = PairMoments()
+    for part in torch.arange(57).split(10):
+        moments.update(x[part], y[part])
+    centred, towards = x.numpy() - x.numpy().mean(0), y.numpy() - y.numpy().mean(0)
+    assert moments.count == 57
+    np.testing.assert_allclose(moments.mean_x, x.numpy().mean(0), atol=1e-12)
+    np.testing.assert_allclose(moments.xx, centred.T @ centred, atol=1e-10)
+    np.testing.assert_allclose(moments.xy, centred.T @ towards, atol=1e-10)
+    np.testing.assert_allclose(moments.yy, towards.T @ towards, atol=1e-10)
+
+
+def test_a_large_mean_does_not_eat_the_variance():
+    """Sums of raw squares would lose all 16 digits here."""
+    x, y = normal(400, 3), normal(400, 2, seed=1)
+    far = PairMoments()
+    for part in torch.arange(400).split(7):
+        far.update(x[part] + 1e8, y[part] - 1e8)
+    near = of(x, y)
+    torch.testing.assert_close(far.xx, near.xx, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(far.xy, near.xy, rtol=1e-6, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=5),
+    order=st.randoms(use_true_random=False),
+    shift=st.floats(-1e3, 1e3),
+)
+def test_merging_is_free_of_order_and_grouping(sizes, order, shift):
+    n = sum(sizes)
+    x, y = normal(n, 3) * 2 + shift, normal(n, 2, seed=1) - shift
+    whole = of(x, y)
+    parts = [of(a, b) for a, b in zip(x.split(sizes), y.split(sizes), strict=True)]
+    order.shuffle(parts)
+    while len(parts) > 1:  # any two neighbours, in any grouping
+        i = order.randrange(len(parts) - 1)
+        parts[i : i + 2] = [parts[i].merge(parts[i + 1])]
+    assert_same(parts[0], whole, scale=1 + abs(shift))
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(3, 30), k=st.integers(1, 29), shift=st.floats(-100, 100))
+def test_subtracting_undoes_merging(n, k, shift):
+    k = min(k, n - 1)
+    x, y = normal(n, 3) + shift, normal(n, 2, seed=1)
+    assert_same(of(x, y) - of(x[:k], y[:k]), of(x[k:], y[k:]), scale=1 + abs(shift) ** 2)
+
+
+def test_merging_leaves_both_as_they_were():
+    a, b = of(normal(5, 2), normal(5, 2)), of(normal(4, 2), normal(4, 2))
+    before = a.xx.clone()
+    both = a + b
+    both.update(normal(3, 2), normal(3, 2))
+    assert a.count == 5 and torch.equal(a.xx, before)
+    with_nothing = a.merge(PairMoments())
+    with_nothing.update(normal(3, 2), normal(3, 2))
+    assert a.count == 5 and torch.equal(a.xx, before)
+
+
+def test_stacked_layers_are_the_layers_one_by_one():
+    x, y = normal(3, 20, 4), normal(2, 20, 5)
+    stacked = PairMoments().update(x[:, :9], y[:, :9]).update(x[:, 9:], y[:, 9:])
+    for i in range(3):
+        for j in range(2):
+            assert_same(stacked.pair(i, j), of(x[i], y[j]))
+    other = PairMoments().update(x[:, :9], y[:, :9])
+    assert_same((stacked - other).pair(2, 1), of(x[2, 9:], y[1, 9:]))
+    assert_same(stacked.pair(1, 0).about_origin(), stacked.about_origin().pair(1, 0))
+    assert_same(stacked.pair(1).pair(tuned=1), of(x[1], y[1]))
+
+
+def test_raw_moments():
+    x, y = normal(9, 3, mean=2.0), normal(9, 2, mean=-1.0)
+    raw = of(x, y).about_origin()
+    torch.testing.assert_close(raw.xx, x.T @ x)
+    torch.testing.assert_close(raw.xy, x.T @ y)
+    assert not raw.mean_x.any()
+
+
+def test_saving(tmp_path):
+    moments = of(normal(9, 3), normal(9, 2))
+    moments.save(tmp_path / "m.safetensors")
+    assert_same(PairMoments.load(tmp_path / "m.safetensors"), moments)
+    with pytest.raises(TvlensError, match="holds no PairMoments"):
+        PairMoments.load(tmp_path / "none.safetensors")
+
+
+def test_states_in_low_precision_are_summed_in_float64():
+    x, y = normal(50, 3).float(), normal(50, 2).bfloat16()
+    assert_same(of(x, y), of(x.double(), y.double()))
+
+
+def test_bad_input():
+    x, y = normal(5, 3), normal(5, 2)
+    moments = of(x, y)
+    with pytest.raises(TvlensError, match="x has 5 rows and y has 4"):
+        moments.update(x, y[:4])
+    with pytest.raises(TvlensError, match="no rows"):
+        moments.update(x[:0], y[:0])
+    broken = x.clone()
+    broken[3, 1] = torch.nan
+    with pytest.raises(TvlensError, match=r"1 of 15 numbers in x are NaN.*first at \[3, 1\]"):
+        moments.update(broken, y)
+    with pytest.raises(TvlensError, match=r"x of shape \[3\], not \[4\]"):
+        moments.update(normal(5, 4), y)
+    with pytest.raises(TvlensError, match=r"x of shape \[3\], not \[4\]"):
+        moments.merge(of(normal(5, 4), y))
+    with pytest.raises(TvlensError, match="cannot take 9 pairs from 5"):
+        moments.subtract(of(normal(9, 3), normal(9, 2)))
+    with pytest.raises(TvlensError, match="were not part"):
+        moments.subtract(of(100 * normal(3, 3), normal(3, 2)))
+    with pytest.raises(TvlensError, match="no pairs yet"):
+        PairMoments().pair(0, 0)
+    with pytest.raises(TvlensError, match="base side is not stacked"):
+        moments.pair(0)
+    assert moments.count == 5  # nothing of it was taken in

@@ -1,0 +1,223 @@
+"""`PairMoments`: all that a linear map between two spaces of states needs to know of the data."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import TvlensError
+from ..geometry.saved import Saved
+
+_TENSORS = ("mean_x", "mean_y", "xx", "xy", "yy")
+
+
+@dataclass(eq=False)
+class PairMoments(Saved):
+    """Count, means and centred second moments of paired states, in float64.
+
+    Several base layers (or tuned ones) can be stacked in a leading axis of x (or y): the moments
+    of one space are then shared by all its pairs.
+
+    Attributes:
+        count: number of pairs.
+        mean_x, mean_y: means of the two sides.
+        xx, xy, yy: sums over pairs of products of deviations from the means.
+    """
+
+    count: int = 0
+    mean_x: Float[Tensor, "*base d_base"] | None = None
+    mean_y: Float[Tensor, "*tuned d_tuned"] | None = None
+    xx: Float[Tensor, "*base d_base d_base"] | None = None
+    xy: Float[Tensor, "... d_base d_tuned"] | None = None
+    yy: Float[Tensor, "*tuned d_tuned d_tuned"] | None = None
+
+    def __repr__(self) -> str:
+        if not self.count:
+            return "PairMoments(no pairs)"
+        sides = " to ".join(" x ".join(map(str, m.shape)) for m in (self.mean_x, self.mean_y))
+        return f"PairMoments({self.count} pairs, {sides})"
+
+    def update(
+        self, x: Float[Tensor, "*base n d_base"], y: Float[Tensor, "*tuned rows d_tuned"]
+    ) -> "PairMoments":
+        """Take in more pairs, in place; returns itself.
+
+        Args:
+            x: base states, one row per pair.
+            y: tuned states of the same inputs in the same order.
+
+        Raises:
+            TvlensError: different numbers of rows, none, a number that is not finite, or widths
+                other than before.
+
+        Source: Chan, Golub and LeVeque 1983, equation 2.1 (pairwise updates of centred sums).
+        """
+        _check_rows(x, y)
+        x, y = _exact("x", x), _exact("y", y)
+        mean_x, mean_y = x.mean(-2), y.mean(-2)
+        if not self.count:
+            self._begin(mean_x, mean_y)
+        self._check_like(mean_x, mean_y)
+        rows = x.shape[-2]
+        share = rows / (self.count + rows)
+        shift_x, shift_y = mean_x - self.mean_x, mean_y - self.mean_y
+        # The shift of the mean enters the sums like one more row of deviations.
+        lever = math.sqrt(self.count * share)
+        x = torch.cat([x - mean_x.unsqueeze(-2), lever * shift_x.unsqueeze(-2)], dim=-2)
+        y = torch.cat([y - mean_y.unsqueeze(-2), lever * shift_y.unsqueeze(-2)], dim=-2)
+        _add_products(self, x, y)
+        self.mean_x += share * shift_x
+        self.mean_y += share * shift_y
+        self.count += rows
+        return self
+
+    def merge(self, other: "PairMoments") -> "PairMoments":
+        """New moments of the pairs of both; the order does not matter, up to rounding.
+
+        Raises:
+            TvlensError: the other is of other widths or layers.
+        """
+        if not (self.count and other.count):
+            return (self if self.count else other)._copy()
+        self._check_like(other.mean_x, other.mean_y)
+        total = self.count + other.count
+        return self._combined(other, total, sign=1, weight=self.count * other.count / total)
+
+    def subtract(self, other: "PairMoments") -> "PairMoments":
+        """New moments without the pairs of `other`, such as those of a fold.
+
+        Raises:
+            TvlensError: the other's pairs cannot have been among these.
+        """
+        if not other.count:
+            return self._copy()
+        left = self.count - other.count
+        if left < 0:
+            raise TvlensError(f"cannot take {other.count} pairs from {self.count}")
+        self._check_like(other.mean_x, other.mean_y)
+        if not left:
+            return PairMoments()
+        found = self._combined(other, left, sign=-1, weight=self.count * other.count / left)
+        for name in ("xx", "yy"):
+            before, after = (getattr(m, name).diagonal(dim1=-2, dim2=-1) for m in (self, found))
+            if (after < -1e-6 * before.amax(-1, keepdim=True)).any():
+                raise TvlensError("the pairs to subtract were not part of these moments")
+        return found
+
+    __add__ = merge
+    __sub__ = subtract
+
+    def pair(self, base: int | None = None, tuned: int | slice | None = None) -> "PairMoments":
+        """The moments of one stacked base layer and one stacked tuned layer, as views.
+
+        Args:
+            base, tuned: place in the leading axis of that side; None where it has no such axis,
+                or to keep it.
+        """
+        self._check_any()
+        x_axes, y_axes = self.mean_x.ndim - 1, self.mean_y.ndim - 1
+        x = (slice(None),) * x_axes if base is None else (base,)
+        y = (slice(None),) * y_axes if tuned is None else (tuned,)
+        for name, place, axes in (("base", x, x_axes), ("tuned", y, y_axes)):
+            if len(place) > axes:
+                raise TvlensError(f"the {name} side is not stacked: leave {name} out")
+        return PairMoments(
+            self.count, self.mean_x[x], self.mean_y[y], self.xx[x], self.xy[x + y], self.yy[y]
+        )
+
+    def about_origin(self) -> "PairMoments":
+        """Raw moments in place of centred ones: the means are zero, as for maps without a bias."""
+        self._check_any()
+        x, y = self.mean_x, self.mean_y
+        return PairMoments(
+            self.count,
+            torch.zeros_like(x),
+            torch.zeros_like(y),
+            self.xx + self.count * _outer(x, x, same=True),
+            self.xy + self.count * _outer(x, y),
+            self.yy + self.count * _outer(y, y, same=True),
+        )
+
+    def _begin(self, x: Float[Tensor, "*base d_base"], y: Float[Tensor, "*tuned d_tuned"]) -> None:
+        self.mean_x, self.mean_y = torch.zeros_like(x), torch.zeros_like(y)
+        self.xx = x.new_zeros(*x.shape, x.shape[-1])
+        self.yy = y.new_zeros(*y.shape, y.shape[-1])
+        self.xy = x.new_zeros(*x.shape[:-1], *y.shape[:-1], x.shape[-1], y.shape[-1])
+
+    def _combined(self, other: "PairMoments", count: int, *, sign: int, weight: float):
+        """These sums plus or minus the other's, with what the shift of the means brings."""
+        x, y = other.mean_x - self.mean_x, other.mean_y - self.mean_y
+        share = other.count / count
+        return PairMoments(
+            count,
+            self.mean_x + sign * share * x,
+            self.mean_y + sign * share * y,
+            self.xx + sign * (other.xx + weight * _outer(x, x, same=True)),
+            self.xy + sign * (other.xy + weight * _outer(x, y)),
+            self.yy + sign * (other.yy + weight * _outer(y, y, same=True)),
+        )
+
+    def _copy(self) -> "PairMoments":
+        if not self.count:
+            return PairMoments()
+        return PairMoments(self.count, *(getattr(self, name).clone() for name in _TENSORS))
+
+    def _check_any(self) -> None:
+        if not self.count:
+            raise TvlensError("these moments hold no pairs yet: update them with states")
+
+    def _check_like(self, x: Tensor, y: Tensor) -> None:
+        for name, mine, theirs in (("x", self.mean_x, x), ("y", self.mean_y, y)):
+            if mine.shape != theirs.shape:
+                raise TvlensError(
+                    f"these moments have {name} of shape {list(mine.shape)}, "
+                    f"not {list(theirs.shape)}"
+                )
+
+
+def _check_rows(x: Float[Tensor, "..."], y: Float[Tensor, "..."]) -> None:
+    if x.ndim < 2 or y.ndim < 2:
+        raise TvlensError("x and y need a row per pair: give them two axes or more")
+    if x.shape[-2] != y.shape[-2]:
+        raise TvlensError(
+            f"x has {x.shape[-2]} rows and y has {y.shape[-2]}: row i of both must be one input"
+        )
+    if not x.shape[-2]:
+        raise TvlensError("x and y have no rows")
+
+
+def _exact(name: str, states: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The states in float64, on their device where it has float64."""
+    # Nearly always the sum tells at a glance; one that overflows is looked at closely.
+    if not states.sum().isfinite() and (bad := ~states.isfinite()).any():
+        first = bad.nonzero()[0].tolist()
+        raise TvlensError(
+            f"{int(bad.sum())} of {bad.numel()} numbers in {name} are NaN or infinite, "
+            f"first at {first}"
+        )
+    states = states.detach()
+    return states.cpu().double() if states.device.type == "mps" else states.double()
+
+
+def _add_products(
+    moments: PairMoments, x: Float[Tensor, "*base n d_base"], y: Float[Tensor, "*tuned n d_tuned"]
+) -> None:
+    """Add X'X, X'Y and Y'Y in place: the sums are larger than a batch, so they are not copied."""
+    x, y = x.reshape(-1, *x.shape[-2:]), y.reshape(-1, *y.shape[-2:])
+    moments.xx.view(-1, *moments.xx.shape[-2:]).baddbmm_(x.mT, x)
+    moments.yy.view(-1, *moments.yy.shape[-2:]).baddbmm_(y.mT, y)
+    cross = moments.xy.view(len(x), len(y), *moments.xy.shape[-2:])
+    for layer, sums in zip(x, cross, strict=True):
+        sums.baddbmm_(layer.T.expand(len(y), -1, -1), y)
+
+
+def _outer(
+    x: Float[Tensor, "*base d_base"], y: Float[Tensor, "*tuned d_tuned"], *, same: bool = False
+) -> Float[Tensor, "... d_base d_tuned"]:
+    """Outer products of every stacked x with every stacked y, or each with its own."""
+    if same:
+        return x.unsqueeze(-1) * x.unsqueeze(-2)
+    rows, columns = x.reshape(-1, 1, x.shape[-1], 1), y.reshape(1, -1, 1, y.shape[-1])
+    return (rows * columns).reshape(*x.shape[:-1], *y.shape[:-1], x.shape[-1], y.shape[-1])

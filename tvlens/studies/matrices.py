@@ -1,0 +1,252 @@
+"""Does a linear map stand in for finetuning? Task matrices on many datasets, each beside a probe.
+
+The third study, after "Task Matrices: Linear Maps for Cross-Model Finetuning Transfer" (arXiv
+2512.14880). Unlike there, layer, penalty and rank are chosen on a validation part, and the probe
+reads the same layer as the matrix.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm.auto import tqdm
+
+from ..errors import TvlensError, unknown
+from ..files import write
+from ..labelled import PRESETS as HUB
+from ..labelled import Labelled
+from ..matrices.evaluation import SELECTIONS
+from ..matrices.report import MATRIX
+from ..models import model_name
+from ..training.examples import digest
+from ..viz import Page
+from .matrix_case import Case, study
+from .matrix_claims import PROBE, Claim, claims
+from .matrix_twins import capped, given_twins, made_twins
+
+# The base that a twin is finetuned from where none is given.
+BASES = {"text": "minilm-l6", "picture": "dinov2-small-56"}
+
+
+class Preset(NamedTuple):
+    """How much is done: sets, rows of the training part, epochs of finetuning, seeds of curves."""
+
+    data: tuple[str, ...] | None
+    limit: int | None
+    epochs: int
+    seeds: tuple[int, ...]
+
+
+PRESETS = {
+    "quick": Preset(("emoji-words", "chat-topic", "color-name"), 300, 3, (0,)),
+    "full": Preset(None, None, 8, (0, 1, 2)),
+}
+
+
+@dataclass(frozen=True)
+class MatrixStudy:
+    """Task matrices on several datasets.
+
+    Attributes:
+        cases: by dataset.
+        settings: what made them.
+    """
+
+    cases: dict[str, Case]
+    settings: dict
+
+    def __repr__(self) -> str:
+        wins = [case.report.difference(MATRIX, PROBE).verdict for case in self.cases.values()]
+        counted = ", ".join(f"{kind} {wins.count(kind)}" for kind in ("wins", "ties", "loses"))
+        return f"MatrixStudy({len(wins)} datasets; against the same-layer probe: {counted})"
+
+    def to_dataframe(self):
+        """One row per dataset: sizes, layer, accuracies, share of the gap, lead over the probe."""
+        import pandas as pd
+
+        return pd.DataFrame([row(case) for case in self.cases.values()])
+
+    def claims(self) -> list[Claim]:
+        """What the paper claims, beside what was found here."""
+        return claims(list(self.cases.values()))
+
+    def page(self) -> Page:
+        """The report page."""
+        from .matrices_page import page
+
+        return page(self)
+
+    def _repr_html_(self) -> str:
+        return self.page().html()
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Write `report.json` and `index.html` into a folder; returns the page."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = {
+            "settings": self.settings,
+            "claims": [claim._asdict() for claim in self.claims()],
+            "datasets": {name: _numbers(case) for name, case in self.cases.items()},
+        }
+        write(folder / "report.json", json.dumps(numbers, ensure_ascii=False, indent=1))
+        return self.page().write(folder / "index.html")
+
+
+def row(case: Case) -> dict:
+    """The line of one dataset in the table of all."""
+    report, facts = case.report, case.facts
+    low, high = report.interval()
+    lead = report.difference(MATRIX, PROBE)
+    below, above = report.interval(PROBE)
+    return {
+        "dataset": case.name,
+        "kind": facts["kind"],
+        "classes": facts["classes"],
+        "train": facts["train"],
+        "test": facts["test"],
+        "layer": int(report.layer[0]),
+        "rank": int(report.rank[0]) or min(case.matrix.weight.shape),
+        "base_probe": report.accuracy(PROBE),
+        "base_probe_low": below,
+        "base_probe_high": above,
+        "task_matrix": report.accuracy(),
+        "low": low,
+        "high": high,
+        "finetuned": report.accuracy("finetuned"),
+        "share_of_gap": _share(case),
+        "lead": lead.value,
+        "lead_low": lead.low,
+        "lead_high": lead.high,
+        "verdict": lead.verdict,
+        "identity": report.accuracy("identity") if "identity" in report.names else None,
+        "permuted": report.accuracy("permuted"),
+        "agreement": report.agreement(),
+        "oracle": case.oracle,
+    }
+
+
+def _share(case: Case) -> float | None:
+    """Of the way from the probe to the finetuned model, where that is a way up."""
+    gap = case.report.difference("finetuned", PROBE)
+    return case.report.share_of_gap() if gap.low > 0 else None
+
+
+def _numbers(case: Case) -> dict:
+    """All of one dataset as JSON."""
+    report = case.report
+    return {
+        "result": row(case),
+        "facts": case.facts,
+        "methods": report.to_dataframe().to_dict("records"),
+        "by_layer": {
+            "layers": list(report.layers),
+            "accuracy": report.by_layer[0].tolist(),
+            "r2": report.by_layer_r2[0].tolist(),
+        },
+        "ranks": case.ranks.to_dataframe().to_dict("records"),
+        "spectrum": case.matrix.spectrum().tolist(),
+        "layer_pairs_r2": case.layers.r2.tolist(),
+        "samples": case.samples.to_dataframe().to_dict("records") if case.samples else None,
+    }
+
+
+def run(
+    base: Any = None,
+    tuned: Any = None,
+    data: str | Labelled | Sequence[str | Labelled] | None = None,
+    *,
+    preset: str = "quick",
+    readout: str | None = None,
+    selection: str = "validation",
+    seed: int = 0,
+    folder: str | os.PathLike = "out/matrices",
+    progress: bool = True,
+) -> MatrixStudy:
+    """Fit, choose, test and compare the task matrices of several datasets.
+
+    Args:
+        base: model, zoo name, folder or hub id; by default one for texts and one for pictures.
+        tuned: its finetuned twin: model, name or folder, or one for each dataset by name. By
+            default a twin is finetuned on each dataset, and kept in the folder.
+        data: sets of `Labelled.names()`, or ones of your own; by default those of the preset.
+        preset: "quick" (three small sets of texts, 300 training rows each) or "full".
+        readout: "first", "mean" or "last", for twins that are given; by default what the twin's
+            folder says, or "mean" for texts without a classifier and "first" otherwise.
+        selection: "validation"; or "oracle", which chooses on the test part, as the paper does.
+        folder: where finished datasets are kept, so that an interrupted run goes on from there,
+            and where page and JSON are written.
+
+    Raises:
+        TvlensError: unknown names, models that are no twins, or a base model without a name to
+            finetune it by.
+    """
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    if selection not in SELECTIONS:
+        raise unknown("selection", selection, SELECTIONS)
+    chosen = PRESETS[preset]
+    sets = _sets(data, chosen)
+    _check(base, tuned, sets)
+    folder = Path(folder)
+    settings = {"preset": preset, "selection": selection, "seed": seed, "limit": chosen.limit}
+    options = dict(selection=selection, seeds=[seed + s for s in chosen.seeds], progress=False)
+    cases = {}
+    for name, one in tqdm(sets.items(), "datasets", disable=not progress):
+        origin, twin = base or BASES[one.kind], _of(tuned, name)
+        key = settings | {"epochs": chosen.epochs, "rows": digest(one), "readout": readout}
+        key |= {"base": _named(origin), "tuned": _named(twin)}
+        kept = Case.kept(folder / name, name, key)
+        if kept is None:
+            parts = capped(one, chosen.limit, seed)
+            if twin is None:
+                training = dict(epochs=chosen.epochs, seed=seed, folder=folder / "twins")
+                twins = made_twins(origin, parts, progress=progress, **training)
+            else:
+                twins = given_twins(origin, twin, readout, one)
+            kept = study(twins, name, parts, curve=True, batch_size=32, **options)
+            kept.facts.update(base=key["base"], tuned=key["tuned"] or "finetuned here")
+            kept.save(folder / name, key)
+        cases[name] = kept
+    made = next(iter(cases.values())).facts["versions"]
+    found = MatrixStudy(cases, settings | {"epochs": chosen.epochs, "versions": made})
+    found.save(folder)
+    return found
+
+
+def _check(base: Any, tuned: Any, sets: Mapping[str, Labelled]) -> None:
+    """Raise TvlensError where it is not said what to compare."""
+    if tuned is None and base is not None and not isinstance(base, str | os.PathLike):
+        raise TvlensError("to finetune a base model, give its name or folder in place of itself")
+    for name in tuned if isinstance(tuned, Mapping) else ():
+        if name not in sets:
+            raise unknown("dataset of a tuned model", name, sets)
+
+
+def _sets(data: Any, preset: Preset) -> dict[str, Labelled]:
+    """The sets by name."""
+    if data is None:
+        data = preset.data or Labelled.names()
+    listed = [data] if isinstance(data, str | Labelled) else list(data)
+    if not listed:
+        raise TvlensError("no dataset to study")
+    sets = [one if isinstance(one, Labelled) else _load(one) for one in listed]
+    return {one.name: one for one in sets}
+
+
+def _load(name: str) -> Labelled:
+    """A packed set, or one that `datasets` reads: a preset of it, a hub id, or a folder."""
+    elsewhere = name in HUB or "/" in name or Path(name).is_dir()
+    return Labelled.from_dataset(name) if elsewhere else Labelled.load(name)
+
+
+def _of(tuned: Any, name: str) -> Any:
+    return tuned.get(name) if isinstance(tuned, Mapping) else tuned
+
+
+def _named(model: Any) -> str | None:
+    return (
+        str(model) if model is None or isinstance(model, str | os.PathLike) else model_name(model)
+    )

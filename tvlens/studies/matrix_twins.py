@@ -1,0 +1,97 @@
+"""Twins for the study of task matrices: a base model and what finetuning made of it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import TvlensError
+from ..labelled import Labelled
+from ..matrices.curves import subset
+from ..matrices.examples import Head
+from ..matrices.twins import check_twins
+from ..models import head, is_classifier, load
+from ..training import finetune, load_finetuned
+
+
+@dataclass(frozen=True)
+class Twins:
+    """A base model and its finetuned twin.
+
+    Attributes:
+        base, tuned: models with named hook points.
+        readout: which state both are read by.
+        head: from the tuned model's last states to logits; None for a twin without a classifier,
+            which then decides by a ridge probe on its own last states.
+    """
+
+    base: Any
+    tuned: Any
+    readout: str
+    head: Head | None
+
+
+def capped(data: Labelled, limit: int | None, seed: int) -> tuple[Labelled, Labelled, Labelled]:
+    """The three parts of a set, the first of at most `limit` rows and the others of half as many.
+
+    Every class keeps its share.
+    """
+    parts = data.split(seed)
+    if limit is None:
+        return parts
+    return tuple(
+        part if len(part) <= size else part.subset(subset(torch.tensor(part.labels), size).tolist())
+        for part, size in zip(parts, (limit, limit // 2, limit // 2), strict=True)
+    )
+
+
+def made_twins(
+    base: str,
+    parts: Sequence[Labelled],
+    *,
+    folder: Path,
+    seed: int,
+    progress: bool,
+    **training: Any,
+) -> Twins:
+    """A twin finetuned on these parts, in a folder where it is found again."""
+    key = json.dumps([base, [len(part) for part in parts], seed, training])
+    place = folder / f"{parts[0].name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    tuned = finetune(
+        base, parts[0], parts[1], folder=place, seed=seed, progress=progress, **training
+    )
+    return given_twins(load(base), tuned.model(), tuned.settings["readout"], parts[0])
+
+
+def given_twins(base: Any, tuned: Any, readout: str | None, data: Labelled) -> Twins:
+    """Twins that are at hand already, as models, names or folders.
+
+    Raises:
+        TvlensError: models that are no twins, or a classifier of another number of classes.
+    """
+    if isinstance(tuned, str | os.PathLike) and readout is None:
+        readout = _recorded(tuned)
+    base, tuned = (load(m) if isinstance(m, str | os.PathLike) else m for m in (base, tuned))
+    check_twins(base, tuned)
+    decides = head(tuned) if is_classifier(tuned) else None
+    if decides is not None:
+        classes = tuned.original_model.config.num_labels
+        if classes != len(data.classes):
+            raise TvlensError(
+                f"the tuned model knows {classes} classes, {data.name} has {len(data.classes)}"
+            )
+    pooled = "mean" if data.kind == "text" and decides is None else "first"
+    return Twins(base, tuned, readout or pooled, decides)
+
+
+def _recorded(folder: str | os.PathLike) -> str | None:
+    """The readout of a twin that `finetune` made."""
+    try:
+        return load_finetuned(folder).settings["readout"]
+    except TvlensError:
+        return None
