@@ -1,0 +1,5 @@
+"""`python -m tvlens.cli`."""
+
+from . import main
+
+main()

@@ -1,0 +1,47 @@
+"""`tvlens matrix`: does the task move to a finetuned twin."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import OpenOption, OutOption, interruptible, say
+
+
+def matrix(
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", "-d", help="Labelled set or hub id; repeat; the preset's if none."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Zoo name, hub id or folder; MiniLM or DINOv2 by the data if none."),
+    ] = None,
+    tuned: Annotated[
+        str | None,
+        typer.Option(help="Its finetuned twin; one is finetuned on each set if none."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="quick (three small sets) or full.")] = "quick",
+    readout: Annotated[
+        str | None, typer.Option(help="first, mean or last state, for a twin that is given.")
+    ] = None,
+    selection: Annotated[
+        str, typer.Option(help="validation, or oracle: chosen on the test part.")
+    ] = "validation",
+    seed: Annotated[int, typer.Option(help="Of splits, finetuning and draws.")] = 0,
+    out: OutOption = Path("out/matrices"),
+    open_page: OpenOption = False,
+) -> None:
+    """Fit linear maps from a base model to its finetuned twin; finished sets are kept."""
+    from ..studies import matrices as study
+
+    options = {"preset": preset, "readout": readout, "selection": selection, "seed": seed}
+    with interruptible():
+        result = study.run(base, tuned, data, folder=out, **options)
+    shown = ["dataset", "layer", "base_probe", "task_matrix", "low", "high", "finetuned"]
+    shown += ["share_of_gap", "lead", "lead_low", "lead_high", "verdict"]
+    table = result.to_dataframe()[shown]
+    print(table.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.2f}"))
+    for claim in result.claims():
+        print(f"{claim.verdict:6} {claim.claim} ({claim.found})")
+    say(out, open_page)

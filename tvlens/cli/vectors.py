@@ -1,0 +1,94 @@
+"""`tvlens demo`, `vectors` and `methods`: where the task is."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import ModelOption, OpenOption, OutOption, interruptible, say
+
+DEMO_TASKS = ["singular-plural", "irregular-past", "first-letter", "country-capital"]
+
+
+def demo(out: OutOption = Path("out/demo"), open_page: OpenOption = False) -> None:
+    """Find, test and show the vectors of four tasks in SmolLM2-135M."""
+    _study("smollm2-135m", DEMO_TASKS, out=out, open_page=open_page)
+
+
+def vectors(
+    task: Annotated[
+        list[str], typer.Option("--task", "-t", help="Catalogue name or file; repeat for more.")
+    ],
+    model: ModelOption = "smollm2-135m",
+    template: Annotated[
+        str, typer.Option(help="qa, arrow, colon, or a text with {x}, {y}.")
+    ] = "qa",
+    shots: Annotated[int, typer.Option(min=1, help="Demonstrations per context.")] = 6,
+    contexts: Annotated[int, typer.Option(min=1, help="Contexts averaged.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of splits, contexts and controls.")] = 0,
+    processed: Annotated[bool, typer.Option(help="Fold norms, centre weights.")] = False,
+    out: OutOption = Path("out/vectors"),
+    open_page: OpenOption = False,
+) -> None:
+    """Extract and evaluate task vectors; a table here, a page and a JSON in a folder."""
+    options = {"template": template, "shots": shots, "contexts": contexts, "seed": seed}
+    _study(model, task, out=out, open_page=open_page, processed=processed, **options)
+
+
+def methods(
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", "-t", help="Catalogue name or file; the whole catalogue if none."),
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Repeat for more; all if none.")
+    ] = None,
+    model: ModelOption = "smollm2-135m",
+    items: Annotated[int, typer.Option(min=2, help="At most so many test items a task.")] = 40,
+    seed: Annotated[int, typer.Option(help="Of splits, contexts and controls.")] = 0,
+    out: OutOption = Path("out/methods"),
+    open_page: OpenOption = False,
+) -> None:
+    """Compare every way of extracting a task vector; finished ones are kept in the folder."""
+    from ..models.load import load
+    from ..studies import methods as study
+    from ..tasks import Task
+
+    chosen = [Task.load(name) for name in task] if task else None
+    options = {"methods": method} if method else {}
+    study.check(chosen, **options)
+    with interruptible():
+        result = study.run(load(model), chosen, items=items, seed=seed, folder=out, **options)
+    print(result.table().to_string(float_format=lambda v: f"{v:.2f}"))
+    say(out, open_page)
+
+
+def _study(model_name: str, tasks: list[str], *, out: Path, open_page: bool, **options) -> None:
+    """Run a study of vectors, print its table, and say where the page is."""
+    from ..models.load import load
+    from ..studies import vectors as study
+    from ..tasks import Task, Template
+
+    # Names are checked before the model is fetched: a typing error should cost a moment.
+    chosen = [Task.load(name) for name in tasks]
+    Template.of(options.get("template", "qa"))
+    with interruptible():
+        model = load(model_name, processed=options.pop("processed", False))
+        result = study.run(model, chosen, folder=out, **options)
+    print(_table(result))
+    say(out, open_page)
+
+
+def _table(study) -> str:
+    """First-token accuracies on the test part, a row per task."""
+    import pandas as pd
+
+    rows = []
+    for name, report in study.reports.items():
+        low, high = report.interval
+        row = {"task": name, "n": report.conditions["vector"].count, "layer": report.layer}
+        row |= {"zero-shot": report.zero_shot, "vector": report.accuracy}
+        row |= {"95%": f"[{low:.2f}, {high:.2f}]", "whole answer": report.full_accuracy}
+        row |= {"few-shot": report.few_shot} | report.controls
+        rows.append(row)
+    return pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.2f}")
