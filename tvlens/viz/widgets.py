@@ -66,7 +66,9 @@ def colored_tokens_multi(
     require_same_length("labels", len(labels), "columns of values", values.shape[1])
     spec = record(shape, list(tokens), torch.from_numpy(values), list(labels))
     alt = f"{len(tokens)} tokens coloured by one of: {', '.join(labels)}"
-    return widget(spec, title, caption, alt, height=160 + 20 * len(labels))
+    # About 80 characters stand in a line, of labels and of tokens.
+    lines = sum(1 + sum(map(len, words)) // 80 for words in (labels, tokens))
+    return widget(spec, title, caption, alt, height=90 + 24 * lines)
 
 
 def attention_heads(

@@ -83,8 +83,9 @@ _LEARNING = (
     "counts that a learner keeps."
 )
 _STEPS = (
-    "Blue above 0: nearer to extrapolation (M2); red below 0: nearer to retrieval (M1). The share "
-    "is that of the mean states of new tasks, token-corrected, inside the span of the task vectors."
+    "Orange, above 0: nearer to extrapolation (M2). Blue, below 0: nearer to retrieval (M1). The "
+    "share is that of the mean states of new tasks, token-corrected, inside the span of the task "
+    "vectors."
 )
 
 
@@ -226,7 +227,7 @@ def _over_steps(cells: list["Cell"]) -> list:
         title="mean states of new tasks, last layer",
     )
     ends = dict.fromkeys((next(iter(rows)), list(rows)[-1]))
-    return [viz.row(*maps), viz.row(shares, *[_distances(name, rows[name]) for name in ends])]
+    return [*maps, viz.row(shares, *[_distances(name, rows[name]) for name in ends])]
 
 
 def _doublings(cell: "Cell") -> list[float]:

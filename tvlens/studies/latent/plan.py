@@ -100,7 +100,7 @@ class Plan:
         return asdict(self)
 
 
-_DICE = Plan("dice", 64, 2, 64, 800, 64, 3e-3, ("none", 9), 0.3, converged=0.003)
+_DICE = Plan("dice", 64, 2, 64, 1000, 64, 3e-3, ("none", 9), 0.3, converged=0.003)
 # A regression predicts less sharply and a chain needs an induction head: more layers and steps.
 _CPU = (
     replace(_DICE, steps=3000),
