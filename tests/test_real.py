@@ -5,6 +5,7 @@ import torch
 
 import tvlens as tv
 from tvlens import zoo
+from tvlens.models import classify
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real")]
 
@@ -63,3 +64,21 @@ def test_the_readme_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert names["guess"].rank_correlation(names["result"]) > 0.9
     assert "' tigers'" in capsys.readouterr().out
     assert (tmp_path / "plural.safetensors").exists()
+
+
+def test_minilm_is_finetuned_and_opens_again(tmp_path):
+    train, validation, test = tv.Labelled.load("emoji-words").split(0)
+    tuned = tv.finetune("minilm-l6", train, validation, folder=tmp_path / "tuned", epochs=2)
+    logits = classify(tuned.model(), test.inputs)
+    accuracy = (logits.argmax(1) == torch.tensor(test.labels)).double().mean()
+    assert min(tuned.accuracy, accuracy) >= 0.8
+
+
+def test_dinov2_is_finetuned_and_opens_again(tmp_path):
+    train, validation, test = tv.Labelled.load("digits").split(0)
+    few = train.subset(range(0, len(train), 4))
+    options = dict(folder=tmp_path / "tuned", frozen=6, epochs=3)
+    tuned = tv.finetune("dinov2-small-56", few, validation, **options)
+    logits = classify(tuned.model(), test.inputs)
+    accuracy = (logits.argmax(1) == torch.tensor(test.labels)).double().mean()
+    assert min(tuned.accuracy, accuracy) >= 0.5  # 27 updates; chance is .1

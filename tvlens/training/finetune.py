@@ -30,10 +30,10 @@ def finetune(
     *,
     folder: str | os.PathLike,
     readout: str | None = None,
-    epochs: int = 8,
+    epochs: int = 4,
     patience: int = 2,
     batch_size: int = 32,
-    lr: float = 1e-4,
+    lr: float | None = None,
     head_lr: float = 1e-3,
     weight_decay: float = 0.01,
     max_tokens: int = 64,
@@ -57,8 +57,8 @@ def finetune(
             default "mean" for texts and "first" for pictures.
         epochs: passes over the training part, at most.
         patience: stop after so many epochs without a better accuracy.
-        lr, head_lr: peaks of the learning rates of the encoder and of what reads it out; both
-            follow a cosine down to zero.
+        lr, head_lr: peaks of the learning rates of the encoder (by default 1e-4 for texts, 2e-5
+            for pictures) and of what reads it out; both follow a cosine down to zero.
         weight_decay: of all weights, decoupled (Loshchilov and Hutter 2019).
         max_tokens: longer texts are cut, special tokens counted.
         frozen: so many lower blocks, and the embeddings, stay as they are in the base.
@@ -71,7 +71,9 @@ def finetune(
             encoder or readout that cannot be opened afterwards, a loss that is not finite, or a
             folder that holds another run.
     """
-    readout = readout or ("first" if train.kind == "picture" else "mean")
+    pictures = train.kind == "picture"
+    readout = readout or ("first" if pictures else "mean")
+    lr = (2e-5 if pictures else 1e-4) if lr is None else lr
     settings = {
         "base": str(base),
         "data": train.name,
