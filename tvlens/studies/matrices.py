@@ -67,7 +67,8 @@ class MatrixStudy:
         """One row per dataset: sizes, layer, accuracies, share of the gap, lead over the probe."""
         import pandas as pd
 
-        return pd.DataFrame([row(case) for case in self.cases.values()])
+        rows = [row(case) for case in self.cases.values()]
+        return pd.DataFrame(rows).astype({"share_of_gap": float})
 
     def claims(self) -> list[Claim]:
         """What the paper claims, beside what was found here."""
