@@ -61,7 +61,12 @@ def test_one_table_over_all_datasets(made):
         assert case.matrix.layer == line.layer and len(report.labels) == line.test
         assert line.oracle >= line.task_matrix - 0.35
         assert case.layers.r2.shape == (3, 3) and case.samples.sizes[-1] == line.train
-    numbers = json.loads((folder / "report.json").read_text())
+
+    def never(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    written = (folder / "report.json").read_text()
+    numbers = json.loads(written, parse_constant=never)
     assert list(numbers["datasets"]) == ["planted", "again"] and len(numbers["claims"]) == 7
     assert "lead of the task matrix over the probe" in (folder / "index.html").read_text()
 

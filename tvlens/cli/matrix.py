@@ -43,5 +43,5 @@ def matrix(
     table = result.to_dataframe()[shown]
     print(table.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.2f}"))
     for claim in result.claims():
-        print(f"{claim.verdict:6} {claim.claim} ({claim.found})")
+        print(f"{claim.verdict:8} {claim.claim} ({claim.found})")
     say(out, open_page)

@@ -206,11 +206,20 @@ def _add_products(
 ) -> None:
     """Add X'X, X'Y and Y'Y in place: the sums are larger than a batch, so they are not copied."""
     x, y = x.reshape(-1, *x.shape[-2:]), y.reshape(-1, *y.shape[-2:])
-    moments.xx.view(-1, *moments.xx.shape[-2:]).baddbmm_(x.mT, x)
-    moments.yy.view(-1, *moments.yy.shape[-2:]).baddbmm_(y.mT, y)
+    for states, sums in ((x, moments.xx), (y, moments.yy)):
+        for layer, own in zip(states, sums.view(-1, *sums.shape[-2:]), strict=True):
+            own += gram(layer)
     cross = moments.xy.view(len(x), len(y), *moments.xy.shape[-2:])
     for layer, sums in zip(x, cross, strict=True):
         sums.baddbmm_(layer.T.expand(len(y), -1, -1), y)
+
+
+def gram(states: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
+    """X'X. NumPy sees that it is symmetric and computes one half; PyTorch computes both."""
+    if states.device.type != "cpu":
+        return states.T @ states
+    array = states.numpy()
+    return torch.from_numpy(array.T @ array)
 
 
 def _outer(

@@ -41,7 +41,7 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "quick": Preset(("emoji-words", "chat-topic", "color-name"), 300, 3, (0,)),
+    "quick": Preset(("emoji-words", "chat-topic", "color-name"), 250, 4, (0,)),
     "full": Preset(None, None, 8, (0, 1, 2)),
 }
 
@@ -67,7 +67,8 @@ class MatrixStudy:
         """One row per dataset: sizes, layer, accuracies, share of the gap, lead over the probe."""
         import pandas as pd
 
-        return pd.DataFrame([row(case) for case in self.cases.values()])
+        rows = [row(case) for case in self.cases.values()]
+        return pd.DataFrame(rows).astype({"share_of_gap": float})
 
     def claims(self) -> list[Claim]:
         """What the paper claims, beside what was found here."""
@@ -140,17 +141,22 @@ def _numbers(case: Case) -> dict:
     return {
         "result": row(case),
         "facts": case.facts,
-        "methods": report.to_dataframe().to_dict("records"),
+        "methods": _records(report.to_dataframe()),
         "by_layer": {
             "layers": list(report.layers),
             "accuracy": report.by_layer[0].tolist(),
             "r2": report.by_layer_r2[0].tolist(),
         },
-        "ranks": case.ranks.to_dataframe().to_dict("records"),
+        "ranks": _records(case.ranks.to_dataframe()),
         "spectrum": case.matrix.spectrum().tolist(),
         "layer_pairs_r2": case.layers.r2.tolist(),
-        "samples": case.samples.to_dataframe().to_dict("records") if case.samples else None,
+        "samples": _records(case.samples.to_dataframe()) if case.samples else None,
     }
+
+
+def _records(frame: Any) -> list[dict]:
+    """Rows as JSON knows them: it has no NaN."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
 def run(
@@ -172,7 +178,7 @@ def run(
         tuned: its finetuned twin: model, name or folder, or one for each dataset by name. By
             default a twin is finetuned on each dataset, and kept in the folder.
         data: sets of `Labelled.names()`, or ones of your own; by default those of the preset.
-        preset: "quick" (three small sets of texts, 300 training rows each) or "full".
+        preset: "quick" (three small sets of texts, 250 training rows each) or "full".
         readout: "first", "mean" or "last", for twins that are given; by default what the twin's
             folder says, or "mean" for texts without a classifier and "first" otherwise.
         selection: "validation"; or "oracle", which chooses on the test part, as the paper does.
@@ -202,7 +208,8 @@ def run(
         if kept is None:
             parts = capped(one, chosen.limit, seed)
             if twin is None:
-                training = dict(epochs=chosen.epochs, seed=seed, folder=folder / "twins")
+                training = dict(epochs=chosen.epochs, batch_size=16, seed=seed)
+                training["folder"] = folder / "twins"
                 twins = made_twins(origin, parts, progress=progress, **training)
             else:
                 twins = given_twins(origin, twin, readout, one)
@@ -247,6 +254,6 @@ def _of(tuned: Any, name: str) -> Any:
 
 
 def _named(model: Any) -> str | None:
-    return (
-        str(model) if model is None or isinstance(model, str | os.PathLike) else model_name(model)
-    )
+    if model is None:
+        return None
+    return str(model) if isinstance(model, str | os.PathLike) else model_name(model)

@@ -35,17 +35,16 @@ def page(study: "MatrixStudy") -> viz.Page:
 _TABLE = (
     "A task matrix maps states of the base model at one layer to the finetuned model's last "
     "states; the finetuned head decides. The linear probe (ridge regression to the labels) reads "
-    "the same "
-    "layer of the base model and learns from the same examples. Brackets are 95% bootstrap "
-    "intervals over test examples; the lead over the probe is paired by example. The share of the "
-    "gap is how much of the way from the probe to the finetuned model the matrix goes; it is left "
-    "out where the finetuned model is not clearly better than the probe. The last column chose "
-    "layer, penalty and rank on the test part, as the paper does: it flatters, and is here for "
-    "comparison only."
+    "the same layer of the base model and learns from the same examples. Brackets are 95% "
+    "bootstrap intervals over test examples; the lead over the probe is paired by example. "
+    "The share of the gap is how much of the way from the probe to the finetuned model the matrix "
+    "goes; it is left out where the finetuned model is not clearly better than the probe. "
+    "The last column chose layer, penalty and rank on the test part, as the paper does: it "
+    "flatters, and is here for comparison only."
 )
 _CLAIMS = (
     "A claim of superiority holds where the interval of the difference lies above zero on every "
-    "dataset, is mixed where it does on some, and fails where it does on none."
+    "dataset, is mixed where it does on some, and is not seen where it does on none."
 )
 
 
@@ -86,17 +85,14 @@ def _table(study: "MatrixStudy") -> viz.Figure:
         rows.append(
             {
                 "dataset": found["dataset"],
-                "classes": found["classes"],
-                "train": found["train"],
-                "test": found["test"],
                 "layer": found["layer"],
-                "probe, same layer": probe,
+                "probe": probe,
                 "task matrix": _with_ends(found, "task_matrix", "low", "high"),
                 "finetuned": f"{found['finetuned']:.2f}",
-                "share of the gap": "" if share is None or share != share else f"{share:.2f}",
-                "lead over the probe": lead,
+                "of gap": "" if share is None or share != share else f"{share:.2f}",
+                "lead": lead,
                 "verdict": found["verdict"],
-                "chosen on test": f"{found['oracle']:.2f}",
+                "on test": f"{found['oracle']:.2f}",
             }
         )
     return viz.table(rows)
@@ -104,7 +100,7 @@ def _table(study: "MatrixStudy") -> viz.Figure:
 
 def _with_ends(found: dict, value: str, low: str, high: str, *, sign: str = "") -> str:
     a, b, c = (format(found[k], f"{sign}.2f") for k in (value, low, high))
-    return f"{a} [{b}, {c}]"
+    return f"{a} [{b}, {c}]".replace(" ", "\u00a0")
 
 
 def _leads(cases: list["Case"]) -> viz.Figure:
@@ -147,7 +143,7 @@ def _figures(case: "Case") -> list:
     spectrum = viz.lines(
         {label(MATRIX): case.matrix.spectrum()},
         x=range(1, min(case.matrix.weight.shape) + 1),
-        x_title="rank",
+        x_title="direction",
         y_title="singular value",
         title="spectrum of W",
     )

@@ -13,7 +13,7 @@ _NEAR = 0.01
 
 
 class Claim(NamedTuple):
-    """What was claimed, what was found, and whether it "holds", is "mixed", or "fails"."""
+    """What was claimed, what was found, and whether it "holds", is "mixed", or "not seen" there."""
 
     claim: str
     found: str
@@ -43,10 +43,10 @@ def verdicts(cases: Sequence[Case], other: str) -> dict[str, list[str]]:
 
 
 def _judged(wins: int, ties: int, loses: int) -> str:
-    """A claim of more holds where it is seen on every dataset, and fails where on none."""
+    """A claim of more holds where it is seen on every dataset, and is not seen where on none."""
     if wins and not ties and not loses:
         return "holds"
-    return "mixed" if wins else "fails"
+    return "mixed" if wins else "not seen"
 
 
 def _against(cases: Sequence[Case], other: str, claim: str) -> Claim:
