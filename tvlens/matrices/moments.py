@@ -65,9 +65,11 @@ class PairMoments(Saved):
         shift_x, shift_y = mean_x - self.mean_x, mean_y - self.mean_y
         # The shift of the mean enters the sums like one more row of deviations.
         lever = math.sqrt(self.count * share)
-        x = torch.cat([x - mean_x.unsqueeze(-2), lever * shift_x.unsqueeze(-2)], dim=-2)
-        y = torch.cat([y - mean_y.unsqueeze(-2), lever * shift_y.unsqueeze(-2)], dim=-2)
-        _add_products(self, x, y)
+        for deviations in (
+            (x - mean_x.unsqueeze(-2), y - mean_y.unsqueeze(-2)),
+            (lever * shift_x.unsqueeze(-2), lever * shift_y.unsqueeze(-2)),
+        ):
+            _add_products(self, *deviations)
         self.mean_x += share * shift_x
         self.mean_y += share * shift_y
         self.count += rows
@@ -208,18 +210,11 @@ def _add_products(
     x, y = x.reshape(-1, *x.shape[-2:]), y.reshape(-1, *y.shape[-2:])
     for states, sums in ((x, moments.xx), (y, moments.yy)):
         for layer, own in zip(states, sums.view(-1, *sums.shape[-2:]), strict=True):
-            own += gram(layer)
+            own.addmm_(layer.T, layer)
     cross = moments.xy.view(len(x), len(y), *moments.xy.shape[-2:])
-    for layer, sums in zip(x, cross, strict=True):
-        sums.baddbmm_(layer.T.expand(len(y), -1, -1), y)
-
-
-def gram(states: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
-    """X'X. NumPy sees that it is symmetric and computes one half; PyTorch computes both."""
-    if states.device.type != "cpu":
-        return states.T @ states
-    array = states.numpy()
-    return torch.from_numpy(array.T @ array)
+    for layer, row in zip(x, cross, strict=True):
+        for target, own in zip(y, row, strict=True):
+            own.addmm_(layer.T, target)
 
 
 def _outer(

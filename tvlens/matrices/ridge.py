@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from .moments import PairMoments, gram
+from .moments import PairMoments
 
 # Penalties to choose from, in units of the mean eigenvalue of X'X.
 GRID = tuple(10 ** (k / 4) for k in range(-40, 17))
@@ -86,7 +86,8 @@ class Ridge:
 
     def explained(self, ridge: float) -> Float[Tensor, "d_tuned d_tuned"]:
         """C'(S + r)^-1 C, whose top eigenvectors span the best map of reduced rank."""
-        return gram(self.cross / (self.values + ridge).sqrt()[:, None])
+        cross = self.cross / (self.values + ridge).sqrt()[:, None]
+        return cross.T @ cross
 
     def errors(self, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
         """Sum of squared residuals over pairs and dimensions at each penalty."""

@@ -42,7 +42,7 @@ class Preset(NamedTuple):
 
 PRESETS = {
     "quick": Preset(("emoji-words", "chat-topic", "color-name"), 250, 4, (0,)),
-    "full": Preset(None, None, 8, (0, 1, 2)),
+    "full": Preset(None, None, 4, (0, 1, 2)),
 }
 
 
