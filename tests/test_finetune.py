@@ -27,6 +27,7 @@ WORDS = ("cat dog bus red green house tree", "one two three four five six seven"
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     """Folders of a tiny BERT, RoBERTa and ViT, texts with a tokenizer that marks both ends."""
+    from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing
 
     root = tmp_path_factory.mktemp("bases")
@@ -34,8 +35,7 @@ def bases(tmp_path_factory):
         torch.manual_seed(0)
         tiny._hugging_face(kind).save_pretrained(root / kind)
         if kind != "vit":
-            tokenizer = tiny.tokenizer()
-            raw = tokenizer._tokenizer
+            raw = Tokenizer.from_str(tiny.tokenizer()._tokenizer.to_str())  # the other is shared
             raw.post_processor = TemplateProcessing(
                 single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
             )

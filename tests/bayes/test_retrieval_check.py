@@ -133,7 +133,9 @@ def test_planted_combinations_are_found_where_they_are(follows):
     null = found.null("turned vectors")[1]
     if follows:
         assert weights.correlation > 0.99
-        assert weights.distance < 0.06 < weights.uniform_distance
+        # Corners are prompts of one task, so a corner's weight is its share of demonstrations.
+        shares = torch.nn.functional.one_hot(found.sources, 3).double().mean(1)
+        assert (found.weights[1] - shares).abs().max() < 0.1
         assert found.share.values[1] < 0.02 < 0.5 < null.min()
         assert found.pure_share.values[1] < 0.02
         slopes = found.places["proportions"]
@@ -219,7 +221,7 @@ def test_the_study_writes_its_page_and_goes_on_from_its_folder(tmp_path, monkeyp
     def never(*args, **options):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(study, "retrieval_check", never)
+    monkeypatch.setattr(study.study, "retrieval_check", never)
     again = study.run(model, [TASKS], folder=tmp_path, progress=False, **SMALL)
     assert again.claims() == claims
     with pytest.raises(AssertionError, match="made again"):

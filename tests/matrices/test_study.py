@@ -11,7 +11,7 @@ import transformers as hf
 import tvlens as tv
 from tvlens import Labelled, TvlensError
 from tvlens.studies import matrices as study
-from tvlens.studies.matrix_claims import verdicts
+from tvlens.studies.matrices.claims import verdicts
 
 PRESET = study.Preset(None, 60, 6, (0,))
 WORDS = ("cat dog bus red green house tree", "one two three four five six seven")
@@ -83,8 +83,8 @@ def test_finished_datasets_are_not_studied_again(made, base, monkeypatch):
     def never(*_, **__):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(study, "study", never)
-    monkeypatch.setattr(study, "made_twins", never)
+    monkeypatch.setattr(study.study, "study", never)
+    monkeypatch.setattr(study.study, "made_twins", never)
     again = study.run(base, data=sets, **options)
     assert again.to_dataframe().equals(found.to_dataframe())
     assert json.dumps([c._asdict() for c in again.claims()]) == json.dumps(

@@ -150,6 +150,21 @@ def explained(
     return torch.stack(weights), torch.stack(residual)
 
 
+def _by_chance(
+    points: Float[Tensor, "layer prompt d_model"], vertices: Float[Tensor, "task layer d_model"]
+) -> tuple[Float[Tensor, "layer prompt task"], Float[Tensor, "layer prompt"]]:
+    """As `explained`; a control whose vertices fall together tells nothing: even weights."""
+    parts = []
+    for p, v in zip(points.unbind(0), vertices.unbind(1), strict=True):
+        try:
+            parts.append(explained(p[None], v[:, None]))
+        except TvlensError:
+            even = torch.full((1, len(p), len(v)), 1 / len(v), dtype=torch.float64)
+            parts.append((even, (p.double() - v.double().mean(0)).square().sum(-1)[None]))
+    weights, residual = zip(*parts, strict=True)
+    return torch.cat(weights), torch.cat(residual)
+
+
 def _size(points: Float[Tensor, "layer prompt d_model"]) -> Float[Tensor, "layer prompt"]:
     return points.double().square().sum(-1)
 
@@ -166,7 +181,7 @@ def _nulls(
     rng, size = np.random.default_rng(seed), _size(points).sum(-1)
 
     def one(control: Control) -> Float[Tensor, "layer 2"]:
-        weights, residual = explained(points, control(states, rng))
+        weights, residual = _by_chance(points, control(states, rng))
         found = agreement(weights, alpha, resamples=2, null=1).correlation
         return torch.stack([residual.sum(-1) / size, found], -1)
 

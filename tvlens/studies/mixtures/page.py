@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from .. import viz
-from ..bayes.mixtures.show import (
+from ... import viz
+from ...bayes.mixtures.show import (
     correlation_figure,
     distance_figure,
     injection_figure,
@@ -13,8 +13,8 @@ from ..bayes.mixtures.show import (
 )
 
 if TYPE_CHECKING:
-    from ..bayes import RetrievalCheck
-    from .mixtures import MixtureStudy
+    from ...bayes import RetrievalCheck
+    from .study import MixtureStudy
 
 
 def page(study: "MixtureStudy") -> viz.Page:

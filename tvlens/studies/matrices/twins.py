@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from ..errors import TvlensError
-from ..labelled import Labelled
-from ..matrices.curves import subset
-from ..matrices.examples import Head
-from ..matrices.twins import check_twins
-from ..models import head, is_classifier, load
-from ..training import finetune, load_finetuned
+from ...errors import TvlensError
+from ...labelled import Labelled
+from ...matrices.curves import subset
+from ...matrices.examples import Head
+from ...matrices.twins import check_twins
+from ...models import head, is_classifier, load
+from ...training import finetune, load_finetuned
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from .. import viz
-from ..matrices.report import MATRIX
-from ..matrices.show import (
+from ... import viz
+from ...matrices.report import MATRIX
+from ...matrices.show import (
     label,
     layer_figure,
     map_figure,
@@ -12,11 +12,11 @@ from ..matrices.show import (
     rank_figure,
     sample_figure,
 )
-from .matrix_claims import PROBE, verdicts
+from .claims import PROBE, verdicts
 
 if TYPE_CHECKING:
-    from .matrices import MatrixStudy
-    from .matrix_case import Case
+    from .case import Case
+    from .study import MatrixStudy
 
 
 def page(study: "MatrixStudy") -> viz.Page:

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import TvlensError
-from ..files import write
-from ..labelled import Labelled
-from ..matrices import (
+from ...errors import TvlensError
+from ...files import write
+from ...labelled import Labelled
+from ...matrices import (
     Examples,
     LayerMap,
     LayerMoments,
@@ -31,10 +31,10 @@ from ..matrices import (
     states,
     weight_distance,
 )
-from ..matrices.examples import Head
-from ..models import batches
-from ..vectors.extract import provenance
-from .matrix_twins import Twins
+from ...matrices.examples import Head
+from ...models import batches
+from ...vectors.extract import provenance
+from .twins import Twins
 
 # Ranks offered to the selection; None is the whole matrix.
 _RANKS = (8, 32, 128, None)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..matrices.report import MATRIX
-from .matrix_case import Case
+from ...matrices.report import MATRIX
+from .case import Case
 
 PROBE = "ridge_probe"
 

@@ -14,18 +14,19 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from ..errors import TvlensError, unknown
-from ..files import write
-from ..labelled import PRESETS as HUB
-from ..labelled import Labelled
-from ..matrices.evaluation import SELECTIONS
-from ..matrices.report import MATRIX
-from ..models import model_name
-from ..training.examples import digest
-from ..viz import Page
-from .matrix_case import Case, study
-from .matrix_claims import PROBE, Claim, claims
-from .matrix_twins import capped, given_twins, made_twins
+from ...errors import TvlensError, unknown
+from ...files import write
+from ...labelled import PRESETS as HUB
+from ...labelled import Labelled
+from ...matrices.evaluation import SELECTIONS
+from ...matrices.report import MATRIX
+from ...models import model_name
+from ...training.examples import digest
+from ...viz import Page
+from .case import Case, study
+from .claims import PROBE, Claim, claims
+from .rows import numbers, row
+from .twins import capped, given_twins, made_twins
 
 # The base that a twin is finetuned from where none is given.
 BASES = {"text": "minilm-l6", "picture": "dinov2-small-56"}
@@ -76,7 +77,7 @@ class MatrixStudy:
 
     def page(self) -> Page:
         """The report page."""
-        from .matrices_page import page
+        from .page import page
 
         return page(self)
 
@@ -87,76 +88,13 @@ class MatrixStudy:
         """Write `report.json` and `index.html` into a folder; returns the page."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        numbers = {
+        found = {
             "settings": self.settings,
             "claims": [claim._asdict() for claim in self.claims()],
-            "datasets": {name: _numbers(case) for name, case in self.cases.items()},
+            "datasets": {name: numbers(case) for name, case in self.cases.items()},
         }
-        write(folder / "report.json", json.dumps(numbers, ensure_ascii=False, indent=1))
+        write(folder / "report.json", json.dumps(found, ensure_ascii=False, indent=1))
         return self.page().write(folder / "index.html")
-
-
-def row(case: Case) -> dict:
-    """The line of one dataset in the table of all."""
-    report, facts = case.report, case.facts
-    low, high = report.interval()
-    lead = report.difference(MATRIX, PROBE)
-    below, above = report.interval(PROBE)
-    return {
-        "dataset": case.name,
-        "kind": facts["kind"],
-        "classes": facts["classes"],
-        "train": facts["train"],
-        "test": facts["test"],
-        "layer": int(report.layer[0]),
-        "rank": int(report.rank[0]) or min(case.matrix.weight.shape),
-        "base_probe": report.accuracy(PROBE),
-        "base_probe_low": below,
-        "base_probe_high": above,
-        "task_matrix": report.accuracy(),
-        "low": low,
-        "high": high,
-        "finetuned": report.accuracy("finetuned"),
-        "share_of_gap": _share(case),
-        "lead": lead.value,
-        "lead_low": lead.low,
-        "lead_high": lead.high,
-        "verdict": lead.verdict,
-        "identity": report.accuracy("identity") if "identity" in report.names else None,
-        "permuted": report.accuracy("permuted"),
-        "agreement": report.agreement(),
-        "oracle": case.oracle,
-    }
-
-
-def _share(case: Case) -> float | None:
-    """Of the way from the probe to the finetuned model, where that is a way up."""
-    gap = case.report.difference("finetuned", PROBE)
-    return case.report.share_of_gap() if gap.low > 0 else None
-
-
-def _numbers(case: Case) -> dict:
-    """All of one dataset as JSON."""
-    report = case.report
-    return {
-        "result": row(case),
-        "facts": case.facts,
-        "methods": _records(report.to_dataframe()),
-        "by_layer": {
-            "layers": list(report.layers),
-            "accuracy": report.by_layer[0].tolist(),
-            "r2": report.by_layer_r2[0].tolist(),
-        },
-        "ranks": _records(case.ranks.to_dataframe()),
-        "spectrum": case.matrix.spectrum().tolist(),
-        "layer_pairs_r2": case.layers.r2.tolist(),
-        "samples": _records(case.samples.to_dataframe()) if case.samples else None,
-    }
-
-
-def _records(frame: Any) -> list[dict]:
-    """Rows as JSON knows them: it has no NaN."""
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
 def run(
