@@ -1,7 +1,5 @@
 """The check on tiny models: plain loops, planted combinations, and bad input."""
 
-import copy
-
 import numpy as np
 import pytest
 import tiny
@@ -126,7 +124,7 @@ class Planted:
 
 @pytest.mark.parametrize("follows", [True, False])
 def test_planted_combinations_are_found_where_they_are(follows):
-    model = copy.deepcopy(tiny.model("native"))
+    model = tiny.model.__wrapped__("native")  # not the shared one
     Planted(model, 1, follows)
     found = retrieval_check(model, TASKS, **(SMALL | {"count": 60, "contexts": 12}))
     weights = found.weights_follow["proportions"].at(1)
@@ -193,7 +191,7 @@ def test_wrong_input_is_named(change, message):
 
 
 def test_scrambling_keeps_entries_and_is_undone():
-    model = copy.deepcopy(tiny.model("gpt2"))
+    model = tiny.model.__wrapped__("gpt2")  # not the shared one
     tokens = torch.tensor(tiny.ragged("text", (6,)))
     with torch.no_grad():
         before = model(tokens)
