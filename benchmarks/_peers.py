@@ -1,7 +1,8 @@
 """Other libraries' way to one patch: a head's output at the last position, one full forward each.
 
 They wrap the Hugging Face model itself. Each takes (model, clean, corrupted, heads, metric) and
-gives the metric under every patch, `[head, batch]`. Install with `pip install -e .[peers]`.
+gives the metric under every patch, `[head, batch]`. Install with
+`pip install -e .[nnsight,pyvene]`.
 """
 
 import functools
