@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 METHOD_LABELS = {
     MATRIX: "task matrix",
     "finetuned": "finetuned model",
-    "ridge_probe": "linear probe (ridge), same layer",
-    "ridge_probe_own_layer": "linear probe (ridge), its own best layer",
-    "logistic_probe": "linear probe (logistic), same layer",
+    "ridge_probe": "ridge probe, same layer",
+    "ridge_probe_own_layer": "ridge probe, best layer",
+    "logistic_probe": "logistic probe, same layer",
     "identity": "finetuned head, W = I",
     "mean_shift": "finetuned head, mean shift",
     "procrustes": "rotation (Procrustes)",
-    "permuted": "task matrix of permuted pairs",
-    "constant": "finetuned head on the mean state",
+    "permuted": "matrix of permuted pairs",
+    "constant": "finetuned head, mean state",
     "majority": "most common label",
 }
 

@@ -61,7 +61,7 @@ def _summary(study: "MatrixStudy") -> list[str]:
     return [
         "Asked: can one linear map of a base model's states stand in for finetuning, and does it "
         "do more than a linear probe of the same states?",
-        f"Against the probe at the same layer, on {n} dataset{'s' * (n > 1)}: it wins on "
+        f"Found: against the probe at the same layer, on {n} dataset{'s' * (n > 1)}: it wins on "
         f"{_listed(against['wins'])}, ties on {_listed(against['ties'])}, loses on "
         f"{_listed(against['loses'])}. From the finetuned model it is not told apart on {near}.",
         f"Trust: matrices fitted to permuted pairs reach at most {chance:.2f}. Layer, penalty and "
