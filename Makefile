@@ -14,7 +14,7 @@ test: lint
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 test-tl3: $(VENV3)/.installed
-	$(VENV3)/bin/python -m pytest -m "tl3 and not slow"
+	$(VENV3)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "tl3 and not slow"
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -197,7 +197,7 @@ def test_a_slower_way_that_disagrees_is_not_taken_either(monkeypatch):
 def test_small_groups_and_lack_of_memory_change_nothing(monkeypatch):
     model = tiny.model("llama")
     clean, corrupted = pair()
-    options = dict(site="z", metric=METRIC, positions="all")
+    options = dict(site="z", metric=METRIC, positions=[-3, -2, -1])
     whole = tv.patch(model, clean, corrupted, **options)
     torch.testing.assert_close(
         tv.patch(model, clean, corrupted, batch_tokens=1, **options).values, whole.values
@@ -234,7 +234,7 @@ def test_max_memory_makes_passes_smaller(monkeypatch):
         return real(model, base, cells, *rest)
 
     monkeypatch.setattr(patch_module, "resumed", counting)
-    options = dict(site="z", metric=METRIC, positions="all")
+    options = dict(site="z", metric=METRIC, positions=[-3, -2, -1])
     tv.patch(model, clean, corrupted, **options)  # checks itself
     largest = []
     results = []

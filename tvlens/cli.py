@@ -1,4 +1,4 @@
-"""The command line: `tvlens demo`, `vectors`, `methods`, `patch`, `tasks`, `zoo`."""
+"""The command line: `tvlens demo`, `vectors`, `methods`, `patch`, `mixtures`, `tasks`, `zoo`."""
 
 import contextlib
 import sys
@@ -131,14 +131,44 @@ def patch(
     _say(out, open_page)
 
 
-def _positions(text: str) -> str | list[int] | None:
-    """What --positions means: all of them in turn, all together, or some."""
+def _positions(text: str) -> str | int | list[int] | None:
+    """What --positions means: all of them in turn, all together, one, or some."""
     if text in ("all", "together"):
         return None if text == "together" else "all"
     try:
-        return [int(number) for number in text.split(",")]
+        numbers = [int(number) for number in text.split(",")]
+        return numbers if len(numbers) > 1 else numbers[0]
     except ValueError:
         raise TvlensError(f"--positions {text!r}: give all, together, or numbers") from None
+
+
+@app.command()
+def mixtures(
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task", "-t", help="Tasks on the same inputs, a,b or a,b,c; repeat for more sets."
+        ),
+    ] = None,
+    model: ModelOption = "smollm2-135m",
+    shots: Annotated[int, typer.Option(min=1, help="Demonstrations a prompt.")] = 6,
+    count: Annotated[int, typer.Option(min=2, help="Mixed prompts a set of tasks.")] = 252,
+    noise: Annotated[float, typer.Option(help="Share of wrong labels Bayes reckons with.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of splits, prompts and controls.")] = 0,
+    out: OutOption = Path("out/mixtures"),
+    open_page: OpenOption = False,
+) -> None:
+    """Mix demonstrations of tasks: do states and answers follow the posterior over tasks?"""
+    from .models.load import load
+    from .studies import mixtures as study
+    from .tasks import Task
+
+    sets = [[Task.load(name) for name in names.split(",")] for names in task or []]
+    options = {"shots": shots, "count": count, "noise": noise, "seed": seed}
+    with _interruptible():
+        result = study.run(load(model), sets or study.MIXTURES, folder=out, **options)
+    print(result.to_dataframe().to_string(index=False, float_format=lambda v: f"{v:.2f}"))
+    _say(out, open_page)
 
 
 @app.command()

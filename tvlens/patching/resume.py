@@ -73,13 +73,13 @@ def base_run(
         for l in range(min(layers), model.cfg.n_layers)
     ]
     hooks.append((before_unembedding(model), lambda activation, hook: activation[rows, at]))
-    cache, options = _new_cache(model, len(prompts))
+    cache, options = _new_cache(model, prompts)
     with unembedding(model, vocabulary):
         logits = run(model, prompts, hooks=hooks, **options)
     return Base(prompts, Observed(own, prompts.lengths, logits), vocabulary, resid, cache)
 
 
-def _new_cache(model: Any, batch: int) -> tuple[Any, dict[str, Any]]:
+def _new_cache(model: Any, prompts: Batch) -> tuple[Any, dict[str, Any]]:
     """An empty cache of the model's kind, and the options that have a run fill it."""
     if can_resume(model):
         from transformers import DynamicCache
@@ -91,8 +91,10 @@ def _new_cache(model: Any, batch: int) -> tuple[Any, dict[str, Any]]:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
         device = next(model.parameters()).device
-        cache = TransformerLensKeyValueCache.init_cache(model.cfg, device, batch)
-        return cache, {"past_kv_cache": cache}
+        cache = TransformerLensKeyValueCache.init_cache(model.cfg, device, len(prompts))
+        # Without a mask it asks the tokenizer for one, which small trained models do not have.
+        seen = torch.ones(len(prompts), prompts.inputs.shape[1], dtype=torch.long, device=device)
+        return cache, {"past_kv_cache": cache, "attention_mask": seen}
     return None, {}
 
 

@@ -29,14 +29,15 @@ def _map(result: "PatchResult"):
     effect = result.effect.reshape(result.effect.shape[0] if result.axes else 1, -1)
     rows = _labels(result, result.axes[0]) if result.axes else ["patch"]
     columns = [""]
-    for axis in result.axes[1:]:
+    beside = [axis for axis in result.axes[1:] if len(result.coordinates[axis]) > 1]
+    for axis in beside:
         columns = [f"{c} {label}".strip() for c in columns for label in _labels(result, axis)]
     return viz.heatmap(
         effect,
         rows=rows,
-        columns=columns if result.axes[1:] else ["effect"],
+        columns=columns if beside else ["effect"],
         row_title=result.axes[0] if result.axes else "",
-        column_title=" x ".join(result.axes[1:]),
+        column_title=" x ".join(beside),
         value_title="effect",
         diverging=True,
         title=f"patching {result.site}",

@@ -1,5 +1,5 @@
 """Whole studies, each a readable script over the other rooms."""
 
-from . import methods, patching, vectors
+from . import methods, mixtures, patching, vectors
 
-__all__ = ["methods", "patching", "vectors"]
+__all__ = ["methods", "mixtures", "patching", "vectors"]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .. import viz
+from ..stats import bootstrap_interval
 
 if TYPE_CHECKING:
     from .methods import MethodStudy
@@ -42,7 +43,9 @@ def _summary(study: "MethodStudy") -> list[str]:
     mean = dict(zip(study.methods, study.accuracy.mean(0).tolist(), strict=True))
     ranked = sorted(mean, key=mean.__getitem__, reverse=True)
     few = [_any(study, task).few_shot for task in study.tasks]
-    shown = ", ".join(f"{method} {mean[method]:.2f}" for method in ranked)
+    shown = ", ".join(
+        f"{method} {mean[method]:.2f} {_over_tasks(study, method)}" for method in ranked
+    )
     controls = [
         report.controls[name]
         for by in study.reports.values()
@@ -54,12 +57,20 @@ def _summary(study: "MethodStudy") -> list[str]:
     return [
         f"Asked: of {len(study.methods)} ways to extract a task vector, which works on "
         f"{len(study.tasks)} tasks?",
-        f"Mean accuracy on test items: {shown}; demonstrations give {sum(few) / len(few):.2f}. "
-        f"Best on so many tasks: {wins}.",
+        f"Mean accuracy on test items, with 95% intervals over tasks: {shown}; demonstrations give "
+        f"{sum(few) / len(few):.2f}. "
+        f"Best on so many tasks (the first named where equal): {wins}.",
         f"Trust: one seed; random vectors of the same length and other tasks' vectors reach "
         f"{torch.tensor(controls).mean():.2f} on average, {max(controls):.2f} at most; layers "
         "were chosen on other items.",
     ]
+
+
+def _over_tasks(study: "MethodStudy", method: str) -> str:
+    if len(study.tasks) < 2:
+        return ""
+    low, high = bootstrap_interval(study.accuracy[:, study.methods.index(method)].numpy())
+    return f"[{low:.2f}, {high:.2f}]"
 
 
 def _any(study: "MethodStudy", task: str):
@@ -89,7 +100,10 @@ def _table(study: "MethodStudy") -> viz.Figure:
         for method in study.methods:
             found = study.reports[task][method]
             low, high = found.interval
-            row[method] = f"{found.accuracy:.2f} [{low:.2f}, {high:.2f}] at {found.layer}"
+            # Two lines in a narrow cell, broken between the number and its interval.
+            row[method] = (
+                f"{found.accuracy:.2f}\u00a0at\u00a0{found.layer} [{low:.2f},\u00a0{high:.2f}]"
+            )
         row |= {"zero-shot": report.zero_shot, "few-shot": report.few_shot}
         rows.append(row)
     return viz.table(rows)

@@ -1,0 +1,106 @@
+"""Mixed prompts: what they show, how often, and how likely it is."""
+
+from collections import Counter
+
+import pytest
+import tiny
+import torch
+
+from tvlens import Task, TvlensError
+from tvlens.bayes import aligned, label_likelihood, mixed_prompts, pure_prompts
+from tvlens.bayes.mixtures.mixture import answer_tokens, compositions, tellable
+from tvlens.tasks import TEMPLATES, Template, build
+
+WORDS = [a + b for a in "bcdfghjk" for b in ("an", "el", "ip")]
+
+
+@pytest.fixture
+def tasks():
+    return aligned([Task(c, [(w, c + w) for w in WORDS]) for c in "xyz"])
+
+
+def draw(tasks, **options):
+    options = {"shots": 3, "count": 40} | options
+    return mixed_prompts(tiny.tokenizer(), tasks, TEMPLATES["qa"], **options)
+
+
+def test_aligned_keeps_the_common_inputs_in_one_order():
+    one = Task("one", [("a", "1"), ("b", "2"), ("c", "3")])
+    two = Task("two", [("c", "6"), ("d", "7"), ("b", "5")])
+    found = aligned([one, two])
+    assert [task.pairs for task in found] == [(("b", "2"), ("c", "3")), (("b", "5"), ("c", "6"))]
+
+
+def test_every_division_comes_equally_often_with_its_own_labels(tasks):
+    mixtures = draw(tasks)
+    counts = Counter(tuple(m.sources.count(k) for k in range(3)) for m in mixtures)
+    assert counts == dict.fromkeys(compositions(3, 3), 4)
+    assert len({m.sources for m in mixtures}) > 15  # orders differ
+    for m in mixtures:
+        query = tasks[0].pairs[m.query][0]
+        inputs = [x for x, _ in m.demonstrations]
+        assert len({*inputs, query}) == 4
+        assert [y for _, y in m.demonstrations] == [
+            "xyz"[k] + x for k, x in zip(m.sources, inputs, strict=True)
+        ]
+        text = "".join(f"Q: {x}\nA: {y}\n\n" for x, y in m.demonstrations)
+        assert m.prompt.text == f"{text}Q: {query}\nA:"
+    assert max(Counter(m.query for m in mixtures).values()) == 2  # 40 prompts, 24 queries
+    assert draw(tasks) == mixtures
+    assert draw(tasks, seed=1) != mixtures
+    assert {m.query for m in draw(tasks, queries=[3, 5])} == {3, 5}
+
+
+def test_pure_prompts_differ_in_labels_only(tasks):
+    found = pure_prompts(tiny.tokenizer(), tasks, TEMPLATES["qa"], shots=3, queries=[0, 7])
+    assert [(m.query, m.sources[0]) for m in found] == [(q, k) for q in (0, 7) for k in range(3)]
+    for three in (found[:3], found[3:]):
+        assert len({tuple(x for x, _ in m.demonstrations) for m in three}) == 1
+
+
+def test_likelihood_is_a_distribution_over_labels():
+    tasks = aligned([Task("a", [("p", "1"), ("q", "2")]), Task("b", [("p", "1"), ("q", "3")])])
+    mixtures = draw_all(tasks)
+    found = label_likelihood(tasks, mixtures, noise=0.2)
+    for m, rows in zip(mixtures, found, strict=True):
+        (pair,), (row,) = m.demonstrations, rows.tolist()
+        # Three labels in all; "1" fits both tasks.
+        wanted = [0.8 if dict(task.pairs)[pair[0]] == pair[1] else 0.1 for task in tasks]
+        assert row == pytest.approx(wanted)
+    ambiguous = [m for m in mixtures if m.demonstrations[0] == ("p", "1")]
+    assert (label_likelihood(tasks, ambiguous, noise=0.0) == 1).all()
+
+
+def draw_all(tasks):
+    return draw(tasks, shots=1, count=12)
+
+
+def test_answers_that_begin_alike_do_not_tell():
+    tokenizer = tiny.tokenizer()
+    tasks = aligned([Task("a", [("p", "cat"), ("q", "x")]), Task("b", [("p", "cats"), ("q", "y")])])
+    template = Template("{x}:{y}\n")
+    answers = answer_tokens(tokenizer, tasks, template)
+    wanted = [
+        [build(tokenizer, template, [], x, dict(t.pairs)[x]).answer[0] for t in tasks] for x in "pq"
+    ]
+    assert answers.tolist() == wanted
+    assert tellable(torch.tensor([[1, 1], [1, 2], [3, 2]])) == [1, 2]
+
+
+def test_wrong_input_is_named(tasks):
+    one = Task("one", [("a", "1")])
+    with pytest.raises(TvlensError, match="at least two tasks"):
+        aligned([one])
+    with pytest.raises(TvlensError, match="same name"):
+        aligned([one, one])
+    with pytest.raises(TvlensError, match="one, two share no input"):
+        aligned([one, Task("two", [("b", "1")])])
+    with pytest.raises(TvlensError, match="answer all common inputs alike"):
+        aligned([one, Task("two", [("a", "1"), ("b", "3")])])
+    with pytest.raises(TvlensError, match="24 shots and a query need 25"):
+        draw(tasks, shots=24)
+    with pytest.raises(TvlensError, match="noise is 1"):
+        label_likelihood(tasks, [], noise=1.0)
+    other = aligned([Task("a", [("p", "1")]), Task("b", [("p", "2")])])
+    with pytest.raises(TvlensError, match="of none of the tasks"):
+        label_likelihood(other, draw(tasks))

@@ -1,0 +1,244 @@
+"""The check on tiny models: plain loops, planted combinations, and bad input."""
+
+import copy
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import tvlens as tv
+from tvlens import Task, TvlensError
+from tvlens.bayes import RetrievalCheck, retrieval_check
+from tvlens.studies import mixtures as study
+from tvlens.tasks import Template
+
+WORDS = [a + b for a in "bcdfghjk" for b in ("an", "el", "ip")]
+TASKS = [Task(c, [(w, c + w) for w in WORDS]) for c in "xyz"]
+OTHERS = [Task(c, [(w, c + w) for w in WORDS]) for c in "uvw"]
+TEMPLATE = "{x}:{y}\n"
+SMALL = dict(others=OTHERS, template=TEMPLATE, shots=3, contexts=4, count=30, repeats=2, null=1)
+
+
+@pytest.fixture(scope="module")
+def check():
+    return retrieval_check(tiny.model("llama"), TASKS, **SMALL)
+
+
+def test_vectors_are_those_that_extract_finds(check):
+    model = tiny.model("llama")
+    for k, task in enumerate(TASKS):
+        train, _, _ = task.split(seed=0)
+        options = {"template": TEMPLATE, "shots": 3, "contexts": 4, "seed": 0}
+        wanted = tv.extract(model, train, **options).values
+        torch.testing.assert_close(check.vectors[k], wanted)
+
+
+def test_parts_share_no_input(check):
+    parts = [set(check.settings[name]) for name in ("extract", "select", "test")]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(WORDS)
+
+
+def test_states_and_probabilities_are_those_of_single_prompts():
+    """One prompt at a time, through run_with_cache, against the batched reading."""
+    from tvlens.bayes.mixtures.delimiter import Delimiter
+    from tvlens.tasks import build
+
+    for name in ("gpt2", "llama", "native"):
+        model = tiny.model(name)
+        place = Delimiter(model, "resid_post", 3, False)
+        template = Template.of(TEMPLATE)
+        prompts = [
+            build(model.tokenizer, template, TASKS[0].pairs[:i], "fan") for i in (0, 3, 1, 2)
+        ]
+        answers = torch.tensor([[5, 9], [7, 8], [100, 3], [1, 2]])
+        states, probabilities = place.read(prompts, answers)
+        vectors = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+        written = place.written(prompts, answers, 1, vectors)
+        assert torch.allclose(place.written(prompts, answers, 1, None), probabilities)
+        for i, prompt in enumerate(prompts):
+            tokens = torch.tensor([prompt.tokens])
+            logits, cache = model.run_with_cache(tokens)
+            wanted = torch.stack([cache["resid_post", l][0, -1] for l in range(3)])
+            torch.testing.assert_close(states[:, i], wanted, rtol=1e-4, atol=1e-5)
+            p = logits[0, -1].double().softmax(-1)[answers[i]]
+            torch.testing.assert_close(probabilities[i], p, rtol=1e-4, atol=1e-8)
+
+            def put(value, hook, vector=vectors[i]):
+                return torch.cat([value[:, :-1], vector.expand(1, 1, -1)], 1)
+
+            logits = model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.hook_resid_post", put)])
+            p = logits[0, -1].double().softmax(-1)[answers[i]]
+            torch.testing.assert_close(written[i], p, rtol=1e-4, atol=1e-8)
+
+
+def test_results_add_up(check):
+    k = len(TASKS)
+    assert check.weights.shape == (3, 30, k) and check.posterior.shape == (3, 30, k)
+    ones = torch.ones(3, 30, dtype=torch.float64)
+    torch.testing.assert_close(check.weights.sum(-1), ones)
+    torch.testing.assert_close(check.posterior.sum(-1), ones)
+    assert (check.residual <= check.size * (1 + 1e-9)).all()  # the mean vector leaves all of it
+    assert check.layer == int(check.selection.argmax())
+    counts = torch.nn.functional.one_hot(check.sources, k).sum(1)
+    clear = (counts + 1) / (3 + k)
+    assert (check.posterior[0] - clear).abs().max() < 0.01  # little noise, clear labels
+    assert set(check.conditions) >= {"combination", "most likely task", "nothing"}
+    assert check.injected.shape == (6, len(check.mixed_queries), k)
+
+
+class Planted:
+    """Writes, at one layer of a model, mean + query part + combination of fixed task vectors.
+
+    The weights are (n_k + 1) / (n + K), with n_k labels of task k among the tokens so far.
+    """
+
+    def __init__(self, model, layer, follows=True):
+        generator = torch.Generator().manual_seed(3)
+        self.tokens, self.follows = None, follows
+        self.theta = torch.randn(3, 32, generator=generator)
+        self.by_token = torch.randn(384, 32, generator=generator)
+        tokenizer = model.tokenizer
+        self.colon = tokenizer(":", add_special_tokens=False)["input_ids"][0]
+        self.labels = [tokenizer(c, add_special_tokens=False)["input_ids"][0] for c in "xyz"]
+        model.register_forward_pre_hook(self.keep, with_kwargs=True)
+        model.blocks[layer].hook_resid_post.add_hook(self.write, is_permanent=True)
+
+    def keep(self, module, args, options):
+        self.tokens = args[0] if args else options["input"]
+
+    def weights(self, row, stop):
+        label_places = [i + 1 for i, t in enumerate(row[:stop]) if t == self.colon and i + 1 < stop]
+        seen = [self.labels.index(row[i]) for i in label_places if row[i] in self.labels]
+        counts = torch.bincount(torch.tensor(seen, dtype=torch.long), minlength=3)
+        if not self.follows:  # as unequal, but it looks at another task's labels in every prompt
+            counts = counts[torch.randperm(3, generator=torch.Generator().manual_seed(sum(row)))]
+        return (counts + 1) / (len(seen) + 3)
+
+    def write(self, value, hook):
+        edited = value.clone()
+        for b, row in enumerate(self.tokens.tolist()):
+            for at in [i for i, t in enumerate(row) if t == self.colon]:
+                query = self.by_token[row[at - 2 : at]].sum(0)
+                edited[b, at] = 5 + query + self.weights(row, at + 1) @ self.theta
+        return edited
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_planted_combinations_are_found_where_they_are(follows):
+    model = copy.deepcopy(tiny.model("native"))
+    Planted(model, 1, follows)
+    found = retrieval_check(model, TASKS, **(SMALL | {"count": 60, "contexts": 12}))
+    weights = found.weights_follow["proportions"].at(1)
+    null = found.null("turned vectors")[1]
+    if follows:
+        assert weights.correlation > 0.99
+        assert weights.distance < 0.06 < weights.uniform_distance
+        assert found.share.values[1] < 0.02 < 0.5 < null.min()
+        assert found.pure_share.values[1] < 0.02
+        slopes = found.places["proportions"]
+        torch.testing.assert_close(slopes, torch.full_like(slopes, 1 / 6), atol=0.01, rtol=0)
+    else:
+        assert weights.correlation_interval[0] < 0.25 and weights.correlation < 0.5
+        assert weights.distance > 0.8 * weights.null_distance.mean()
+
+
+def test_saved_shown_and_the_same_again(check, tmp_path):
+    check.save(tmp_path / "c.safetensors")
+    again = RetrievalCheck.load(tmp_path / "c.safetensors")
+    assert repr(again) == repr(check) and again.settings == check.settings
+    pandas_equal = again.to_dataframe().equals(check.to_dataframe())
+    assert pandas_equal and len(check.to_dataframe()) == 4 * 3 + 3 + 6
+    assert "tvlens-vega" in check._repr_html_()
+    same = retrieval_check(tiny.model("llama"), TASKS, **SMALL)
+    assert torch.equal(same.weights, check.weights) and torch.equal(same.injected, check.injected)
+    assert torch.equal(same.null_share, check.null_share)
+    with pytest.raises(TvlensError, match="unknown control"):
+        check.null("turned")
+    with pytest.raises(TvlensError, match="unknown measure"):
+        check.null("turned vectors", "angle")
+
+
+def test_two_tasks_show_themselves_too():
+    found = retrieval_check(tiny.model("gpt2"), TASKS[:2], **SMALL)
+    assert found.weights.shape[-1] == 2
+    assert "tvlens-vega" in found._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(tasks=TASKS[:1]), "at least two tasks"),
+        (dict(tasks=["gerund", "gerunds"]), "did you mean 'gerund'"),
+        (dict(tasks=["country-capital", "gerund"]), "share no input"),
+        (dict(others=OTHERS[:2]), "at least 3"),
+        (dict(others=[*OTHERS, TASKS[0]]), "'x' is among the tasks"),
+        (dict(shots=9), "9 shots and a query need 10"),
+        (dict(shots=0), "0 shots"),
+        (dict(noise=1.0), "noise is 1"),
+        (dict(count=1), "count is 1"),
+        (dict(null=0), "null is below 1"),
+        (dict(posteriors={}), "no noise model"),
+        (dict(template=" {x}: {y}\n"), "begin with the same token"),
+        (dict(site="residue"), "residue"),
+    ],
+)
+def test_wrong_input_is_named(change, message):
+    options = SMALL | change
+    tasks = options.pop("tasks", TASKS)
+    with pytest.raises(TvlensError, match=message):
+        retrieval_check(tiny.model("llama"), tasks, **options)
+
+
+def test_scrambling_keeps_entries_and_is_undone():
+    model = copy.deepcopy(tiny.model("gpt2"))
+    tokens = torch.tensor(tiny.ragged("text", (6,)))
+    with torch.no_grad():
+        before = model(tokens)
+        matrix = next(p for p in model.parameters() if p.ndim > 1)
+        kept = matrix.detach().clone()
+        with pytest.raises(RuntimeError), study.scrambled(model):
+            assert not torch.equal(matrix, kept)
+            torch.testing.assert_close(matrix.flatten().sort()[0], kept.flatten().sort()[0])
+            assert not torch.equal(model(tokens), before)
+            raise RuntimeError
+        assert torch.equal(model(tokens), before)
+
+
+def test_the_study_writes_its_page_and_goes_on_from_its_folder(tmp_path, monkeypatch):
+    model = tiny.model("llama")
+    found = study.run(model, [TASKS], folder=tmp_path, progress=False, **SMALL)
+    assert list(found.checks) == ["x + y + z"]
+    claims = found.claims()
+    assert {row["holds"] for row in claims} <= {"yes", "no"}
+    assert all(row["low"] <= row["value"] <= row["high"] for row in claims)
+    assert np.isfinite([row["null value"] for row in claims]).all()
+    text = (tmp_path / "index.html").read_text()
+    assert "With scrambled weights" in text and "NaN" not in (tmp_path / "report.json").read_text()
+
+    def never(*args, **options):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(study, "retrieval_check", never)
+    again = study.run(model, [TASKS], folder=tmp_path, progress=False, **SMALL)
+    assert again.claims() == claims
+    with pytest.raises(AssertionError, match="made again"):
+        study.run(model, [TASKS], folder=tmp_path, progress=False, **SMALL, seed=1)
+    with pytest.raises(TvlensError, match="no tasks to mix"):
+        study.run(model, [])
+    with pytest.raises(TvlensError, match="same tasks"):
+        study.run(model, [TASKS, TASKS])
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("real")
+def test_smollm2_mixes_verb_forms_as_their_numbers_say(smollm2):
+    tasks = ("present-past", "gerund", "third-person")
+    found = retrieval_check(smollm2, tasks, count=56, contexts=10, repeats=2, null=5)
+    weights = found.weights_follow["proportions"].at(found.layer)
+    assert 18 <= found.layer <= 23
+    assert weights.correlation > 0.85
+    assert weights.distance_interval[1] < weights.uniform_distance
+    assert found.share.interval[found.layer, 1] < found.null("other tasks")[found.layer].min()
+    written = found.injection_follows
+    assert written["combination"].distance < written["most likely task"].distance - 0.03

@@ -1,0 +1,151 @@
+"""How well distributions over tasks follow a reference: correlation and total variation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ...errors import TvlensError
+from ...geometry.saved import Saved
+from ...geometry.shares import resampled
+from ..categorical import rows_on_simplex
+
+
+@dataclass(frozen=True)
+class Agreement(Saved):
+    """Agreement of weights with a reference, at every layer where there are several.
+
+    Attributes:
+        correlation: Pearson's, over prompts and tasks together; 0 for weights that never vary.
+        correlation_interval: 95% bootstrap interval (low, high).
+        distance: mean total variation, from 0 to 1.
+        distance_interval: 95% bootstrap interval (low, high).
+        null_correlation, null_distance: the same with the reference's prompts permuted.
+        uniform_distance: total variation from the reference of weights that are all alike.
+    """
+
+    correlation: Float[Tensor, "*layer"]
+    correlation_interval: Float[Tensor, "*layer 2"]
+    distance: Float[Tensor, "*layer"]
+    distance_interval: Float[Tensor, "*layer 2"]
+    null_correlation: Float[Tensor, "*layer draw"]
+    null_distance: Float[Tensor, "*layer draw"]
+    uniform_distance: float
+
+    def at(self, layer: int) -> "Agreement":
+        """The agreement at one layer."""
+        kept = {k: v[layer] for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return Agreement(**kept, uniform_distance=self.uniform_distance)
+
+    def __repr__(self) -> str:
+        if self.correlation.ndim:
+            return f"Agreement at {len(self.correlation)} layers"
+        return f"Agreement(correlation {self.correlation:.3f}, distance {self.distance:.3f})"
+
+    def _repr_html_(self) -> str:
+        from .show import agreement_figure
+
+        return agreement_figure(self)._repr_html_()
+
+    def to_dataframe(self):
+        """One row per layer: both measures with their intervals and nulls."""
+        import pandas as pd
+
+        columns: dict[str, object] = {}
+        if self.correlation.ndim:
+            columns["layer"] = range(len(self.correlation))
+        for name in ("correlation", "distance"):
+            ends = getattr(self, f"{name}_interval").reshape(-1, 2)
+            null = getattr(self, f"null_{name}").reshape(len(ends), -1)
+            columns[name] = getattr(self, name).reshape(-1).tolist()
+            columns |= {f"{name}_low": ends[:, 0].tolist(), f"{name}_high": ends[:, 1].tolist()}
+            columns[f"null_{name}"] = null.mean(-1).tolist()
+        return pd.DataFrame(columns | {"uniform_distance": self.uniform_distance})
+
+
+def agreement(
+    weights: Float[Tensor, "*layer prompt task"],
+    reference: Float[Tensor, "row k"],
+    *,
+    clusters: Int[Tensor, " row"] | None = None,
+    resamples: int = 1000,
+    null: int = 200,
+    seed: int = 0,
+) -> Agreement:
+    """Hold distributions over tasks against a reference's, prompt by prompt.
+
+    Args:
+        weights: rows on the simplex.
+        reference: rows on the simplex, such as a posterior.
+        clusters: prompts with one label are resampled together, because they share something such
+            as their query; every prompt by itself if not given.
+        resamples: bootstrap samples.
+        null: permutations of the reference's prompts.
+
+    Raises:
+        TvlensError: rows that are no distributions, other shapes, or fewer than two clusters.
+    """
+    if weights.shape[-2:] != reference.shape:
+        raise TvlensError(
+            f"weights of {list(weights.shape[-2:])} and a reference of {list(reference.shape)}"
+        )
+    x = rows_on_simplex(weights.double(), name="weights").cpu()
+    y = rows_on_simplex(reference.double(), name="reference").cpu()
+    sums = _sums(x, y)
+    drawn = cluster_draws(clusters, len(y), resamples=resamples, seed=seed).to(sums)
+    low_high = torch.tensor([0.025, 0.975], dtype=sums.dtype)
+    boot = drawn @ sums  # [*layer draw sum]
+    permuted = _permuted(x, y, null, seed)
+    return Agreement(
+        _correlation(sums.sum(-2)),
+        torch.quantile(_correlation(boot), low_high, dim=-1).movedim(0, -1),
+        _distance(sums.sum(-2)),
+        torch.quantile(_distance(boot), low_high, dim=-1).movedim(0, -1),
+        _correlation(permuted),
+        _distance(permuted),
+        float((y - 1 / y.shape[-1]).abs().sum(-1).mean() / 2),
+    )
+
+
+def cluster_draws(
+    clusters: Int[Tensor, " prompt"] | None, prompts: int, *, resamples: int, seed: int
+) -> Float[Tensor, "draw prompt"]:
+    """How often each prompt is in every bootstrap sample of whole clusters."""
+    if clusters is None:
+        clusters = torch.arange(prompts)
+    names, own = clusters.unique(return_inverse=True)
+    if len(names) < 2:
+        raise TvlensError("intervals need at least two clusters of prompts")
+    drawn = resampled(np.zeros(len(names), dtype=int), resamples, seed)
+    return torch.from_numpy(drawn)[:, own]
+
+
+def _sums(x: Float[Tensor, "*layer prompt task"], y: Tensor) -> Float[Tensor, "*layer prompt 5"]:
+    """What every prompt adds: squares, product, total variation, and itself."""
+    x, y = torch.broadcast_tensors(x, y)
+    # Rows sum to 1, so the mean over prompts and tasks is 1 / K in every sample.
+    a, b = x - 1 / x.shape[-1], y - 1 / y.shape[-1]
+    parts = [a * a, b * b, a * b, (x - y).abs() / 2]
+    return torch.stack([*(part.sum(-1) for part in parts), torch.ones_like(x[..., 0])], -1)
+
+
+def _correlation(sums: Float[Tensor, "*layer 5"]) -> Float[Tensor, "*layer"]:
+    xx, yy, xy, *_ = sums.unbind(-1)
+    size = (xx * yy).sqrt()
+    # Rounding leaves a little variance in weights that are all alike.
+    varies = (xx > 1e-12 * sums[..., 4]) & (yy > 1e-12 * sums[..., 4])
+    return torch.where(varies, xy / size.clamp_min(1e-300), 0)
+
+
+def _distance(sums: Float[Tensor, "*layer 5"]) -> Float[Tensor, "*layer"]:
+    return sums[..., 3] / sums[..., 4]
+
+
+def _permuted(
+    x: Float[Tensor, "*layer prompt task"], y: Tensor, null: int, seed: int
+) -> Float[Tensor, "*layer draw 5"]:
+    rng = np.random.default_rng(seed)
+    orders = [torch.from_numpy(rng.permutation(len(y))) for _ in range(null)]
+    return torch.stack([_sums(x, y[order]).sum(-2) for order in orders], -2)

@@ -1,0 +1,258 @@
+"""Is in-context learning of a language model Bayesian retrieval? Prompts that mix tasks, tested."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..bayes import Agreement, RetrievalCheck, retrieval_check
+from ..errors import TvlensError
+from ..files import write
+from ..models.load import model_name
+from ..tasks import Task, Template
+
+# Tasks on the same words, which a small model does from demonstrations.
+MIXTURES = (
+    ("present-past", "gerund", "third-person"),
+    ("comparative", "superlative"),
+    ("country-capital", "country-region", "country-language"),
+)
+
+
+@dataclass(frozen=True)
+class MixtureStudy:
+    """Retrieval checks of several sets of tasks in one model.
+
+    Attributes:
+        checks: by the tasks' names, joined with " + ".
+        control: the first set in the same model with scrambled weights. Attention averages labels
+            in any network, so that correlation with their numbers alone is nothing learnt.
+        settings: everything needed to run it again.
+    """
+
+    checks: dict[str, RetrievalCheck]
+    control: RetrievalCheck
+    settings: dict
+
+    def claims(self) -> list[dict]:
+        """One row per set and claim: number, 95% interval, what its null gives, verdict."""
+        return [
+            {"tasks": name} | row
+            for name, check in self.checks.items()
+            for row in claims(check, self.control)
+        ]
+
+    def to_dataframe(self):
+        """The table of claims."""
+        import pandas as pd
+
+        return pd.DataFrame(self.claims())
+
+    def page(self):
+        """The report page."""
+        from .mixtures_page import page
+
+        return page(self)
+
+    def _repr_html_(self) -> str:
+        return self.page().html()
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Write `report.json` and `index.html` into a folder; returns the page's path."""
+        folder = Path(folder)
+        numbers = {
+            "settings": self.settings,
+            "claims": self.claims(),
+            "layers": {name: check.layer for name, check in self.checks.items()},
+            "places": {
+                name: {of: slopes.tolist() for of, slopes in check.places.items()}
+                for name, check in self.checks.items()
+            },
+            "agreement": {
+                name: json.loads(check.to_dataframe().to_json(orient="records"))
+                for name, check in self.checks.items()
+            },
+        }
+        write(folder / "report.json", json.dumps(numbers, ensure_ascii=False, indent=1))
+        return self.page().write(folder / "index.html")
+
+
+def run(
+    model: Any,
+    tasks: Sequence[Sequence[str | Task]] = MIXTURES,
+    *,
+    folder: str | os.PathLike | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> MixtureStudy:
+    """Check several sets of tasks that have inputs in common.
+
+    Args:
+        model: any causal model with a tokenizer that `load` gives.
+        tasks: sets of two or more tasks each.
+        folder: where finished checks are kept, so that an interrupted run goes on from there, and
+            where the page and the JSON are written.
+        options: of `tv.bayes.retrieval_check`.
+
+    Raises:
+        TvlensError: no tasks, unknown names, sets without common inputs.
+    """
+    chosen = [
+        [task if isinstance(task, Task) else Task.load(task) for task in group] for group in tasks
+    ]
+    named = {" + ".join(task.name for task in group): group for group in chosen}
+    if not named:
+        raise TvlensError("no tasks to mix")
+    if len(named) < len(chosen):
+        raise TvlensError("two sets have the same tasks")
+    checks = {
+        name: _kept(model, name, group, folder, options)
+        for name, group in tqdm(named.items(), "mixing", disable=not progress)
+    }
+    name, group = next(iter(named.items()))
+    with scrambled(model):
+        control = _kept(model, name, group, folder, options, prefix="scrambled-")
+    first = checks[name]
+    kept = ("model", "revision", "processed", "dtype", "versions", "template", "shots", "contexts")
+    kept += ("count", "repeats", "noise", "null", "seed", "site")
+    settings = {k: first.settings[k] for k in kept} | {
+        "tasks": [list(c.tasks) for c in checks.values()]
+    }
+    study = MixtureStudy(checks, control, settings)
+    if folder is not None:
+        study.save(folder)
+    return study
+
+
+@contextlib.contextmanager
+def scrambled(model: Any, *, seed: int = 0) -> Iterator[None]:
+    """Within, the entries of every weight matrix are permuted: same sizes, nothing learnt."""
+    generator = torch.Generator().manual_seed(seed)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    kept = [p.detach().clone() for p in matrices]
+    try:
+        with torch.no_grad():
+            for p in matrices:
+                order = torch.randperm(p.numel(), generator=generator).to(p.device)
+                p.copy_(p.flatten()[order].view_as(p))
+        yield
+    finally:
+        with torch.no_grad():
+            for p, old in zip(matrices, kept, strict=True):
+                p.copy_(old)
+
+
+def _kept(
+    model: Any,
+    name: str,
+    tasks: Sequence[Task],
+    folder: str | os.PathLike | None,
+    options: Mapping[str, Any],
+    *,
+    prefix: str = "",
+) -> RetrievalCheck:
+    """The check from the folder, if it was made with the same options, else a new one, saved."""
+    file = None if folder is None else Path(folder) / f"{prefix}{name.replace(' ', '')}.safetensors"
+    key = {k: _plain(v) for k, v in options.items() if k not in _NO_MATTER}
+    key |= {"model": model_name(model), "tasks": _plain(tasks)}
+    if file is not None and file.is_file():
+        try:
+            check = RetrievalCheck.load(file)
+        except (TvlensError, TypeError):
+            check = None  # another version's file is no reason to stop
+        if check is not None and check.settings.get("key") == key:
+            return check
+    check = retrieval_check(model, tasks, **options)
+    check.settings["key"] = key
+    if file is not None:
+        check.save(file)
+    return check
+
+
+# Options that change the speed and not the result.
+_NO_MATTER = ("batch_size", "progress")
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON: tasks by their pairs, templates by their text, functions by their name."""
+    if isinstance(value, Task):
+        return [value.name, [list(pair) for pair in value]]
+    if isinstance(value, Mapping):
+        return list(value)
+    if isinstance(value, Template):
+        return value.demonstration
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(one) for one in value]
+    return value
+
+
+def claims(check: RetrievalCheck, control: RetrievalCheck) -> list[dict]:
+    """What a check says at its layer, each claim with its interval, its null and a verdict."""
+    name, layer = check.noise_models[0], check.layer
+    weights = check.weights_follow[name].at(layer)
+    outputs = check.weights_follow["behaviour"].at(layer)
+    written = check.injection_follows
+    best = min((k for k in written if k != "combination"), key=lambda k: float(written[k].distance))
+    low, high = check.share.interval[layer].tolist()
+    nulls = {c: float(check.null(c)[layer].quantile(0.05)) for c in check.controls}
+    nearest = min(nulls, key=nulls.__getitem__)
+    others = {c: float(check.null(c, "correlation")[layer].quantile(0.95)) for c in check.controls}
+    unlearnt = control.weights_follow[name].correlation.max()
+    others["best layer of scrambled weights"] = float(unlearnt)
+    rival = max(others, key=others.__getitem__)
+    return [
+        _claim(
+            "share of the state that convex combinations leave",
+            (float(check.share.values[layer]), low, high),
+            (nearest, nulls[nearest]),
+            high < nulls[nearest],
+        ),
+        _claim(
+            f"correlation of weights and posterior ({name})",
+            _number(weights, "correlation"),
+            (rival, others[rival]),
+            float(weights.correlation_interval[0]) > others[rival],
+        ),
+        _nearer(f"distance of weights and posterior ({name})", weights),
+        _nearer("distance of weights and behaviour", outputs),
+        *(
+            _nearer(f"distance of behaviour and posterior ({k})", found)
+            for k, found in check.behaviour_follows.items()
+        ),
+        _claim(
+            "distance of outputs from the combination written in",
+            _number(written["combination"], "distance"),
+            (best, float(written[best].distance)),
+            float(written["combination"].distance_interval[1])
+            < float(written[best].distance_interval[0]),
+        ),
+    ]
+
+
+def _claim(
+    claim: str,
+    number: tuple[float, float, float],
+    null: tuple[str, float],
+    holds: bool,
+) -> dict:
+    value, low, high = number
+    row = {"claim": claim, "value": value, "low": low, "high": high}
+    return row | {"null": null[0], "null value": null[1], "holds": "yes" if holds else "no"}
+
+
+def _number(found: Agreement, measure: str) -> tuple[float, float, float]:
+    return float(getattr(found, measure)), *getattr(found, f"{measure}_interval").tolist()
+
+
+def _nearer(claim: str, found: Agreement) -> dict:
+    """Whether weights are nearer to the reference than weights that are all alike."""
+    holds = float(found.distance_interval[1]) < found.uniform_distance
+    return _claim(
+        claim, _number(found, "distance"), ("uniform weights", found.uniform_distance), holds
+    )
