@@ -1,8 +1,10 @@
 """`load`: any model, as the TransformerLens model itself."""
 
+import contextlib
 import copy
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 
 from ..errors import TvlensError, unknown
 from . import encoders, zoo
+from .processor import load_processor
 
 
 def load(
@@ -17,6 +20,7 @@ def load(
     *,
     processed: bool = False,
     tokenizer: Any = None,
+    processor: Any = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
@@ -30,6 +34,7 @@ def load(
             `HookedTransformer` (TransformerLens 3.9); the last two come back as they are.
         processed: fold layer norms and centre weights (irreversible); raw weights by default.
         tokenizer: for a loaded Hugging Face model, which carries none.
+        processor: of a loaded vision-language model, likewise; its tokenizer is taken too.
         device: where to put a model that is read from disk; the accelerator if there is one.
         dtype: of the weights read from disk.
         revision: branch, tag or commit of a hub id.
@@ -51,7 +56,7 @@ def load(
                 trust_remote_code=trust_remote_code,
             )
         elif _is_hugging_face(source):
-            model = _from_module(source, tokenizer)
+            model = _from_module(source, tokenizer or getattr(processor, "tokenizer", None))
         elif hasattr(source, "hook_dict") and hasattr(source, "cfg"):
             model = source
         else:
@@ -59,6 +64,8 @@ def load(
                 f"cannot load a {type(source).__name__}: give a name, a folder, a Hugging Face "
                 "model, a TransformerBridge or a HookedTransformer"
             )
+        if processor is not None:
+            model.processor = processor
         if processed and not is_processed(model):
             _process(model)
     return model
@@ -97,7 +104,7 @@ def _from_name(name: str, **options: Any) -> Any:
     folder = folder_of(name)
     if folder == name and not Path(name).is_dir():
         return _from_hub(name, **options)
-    model = _boot(folder, **options)
+    model = _tiny_vlm(folder, **options) if _is_tiny_vlm(folder) else _boot(folder, **options)
     model.cfg.model_name = name if name in zoo.ZOO else Path(name).resolve().name
     return model
 
@@ -137,12 +144,61 @@ def _boot(
         # see, but an encoder must.
         model.cfg.tokenizer_appends_eos = False
     else:
-        model = TransformerBridge.boot_transformers(
-            name, device=device, dtype=dtype, tokenizer=tokenizer, **options
-        )
+        with _without_torchvision():
+            model = TransformerBridge.boot_transformers(
+                name, device=device, dtype=dtype, tokenizer=tokenizer, **options
+            )
         encoders.count_positions(model.original_model, model.cfg)
+        if getattr(model.cfg, "is_multimodal", False) and model.processor is None:
+            model.processor = load_processor(name, **options)
     model.cfg.tvlens_revision = revision
     return model.eval()
+
+
+@contextlib.contextmanager
+def _without_torchvision() -> Iterator[None]:
+    """TransformerLens would ask for torchvision, or install it and with it another torch, where a
+    processor of videos wants it; pictures do without, by way of Pillow.
+    """
+    from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
+    from transformer_lens.model_bridge.sources import transformers as source
+
+    check = getattr(ArchitectureAdapter, "_check_required_libraries", None)
+
+    def check_others(self: Any) -> None:
+        self.required_libraries = [n for n in self.required_libraries if n != "torchvision"]
+        check(self)
+
+    replaced = {
+        (ArchitectureAdapter, "_check_required_libraries"): check_others,
+        (getattr(source, "helpers", source), "_ensure_torchvision"): lambda: False,
+    }
+    # TransformerLens 3.9 has neither.
+    kept = {(owner, n): getattr(owner, n) for owner, n in replaced if hasattr(owner, n)}
+    for owner, name in kept:
+        setattr(owner, name, replaced[owner, name])
+    try:
+        yield
+    finally:
+        for (owner, name), value in kept.items():
+            setattr(owner, name, value)
+
+
+def _is_tiny_vlm(folder: str) -> bool:
+    from .tiny_vlm import is_saved
+
+    return is_saved(folder)
+
+
+def _tiny_vlm(
+    folder: str, *, device: str | torch.device | None, dtype: torch.dtype, **_: Any
+) -> Any:
+    from . import tiny_vlm
+
+    hf_model, processor = tiny_vlm.open_saved(folder, dtype=dtype)
+    model = _from_module(hf_model.to(device or "cpu"), processor.tokenizer)
+    model.processor = processor
+    return model
 
 
 def _architecture(name: str, options: dict) -> str | None:
@@ -200,16 +256,21 @@ def _from_module(hf_model: Any, tokenizer: Any) -> Any:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
     encoders.register()
+    if type(hf_model).__name__ == "PicturedLlama":
+        from . import tiny_vlm
+
+        tiny_vlm.register()
     # Fused attention never materialises the attention pattern, so its hook would never fire.
     hf_model.set_attn_implementation("eager")
     name = Path(getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__).name
-    bridge = build_bridge_from_module(
-        hf_model,
-        type(hf_model).__name__,
-        hf_config=hf_model.config,
-        tokenizer=tokenizer,
-        model_name=name,
-    )
+    with _without_torchvision():
+        bridge = build_bridge_from_module(
+            hf_model,
+            type(hf_model).__name__,
+            hf_config=hf_model.config,
+            tokenizer=tokenizer,
+            model_name=name,
+        )
     encoders.count_positions(hf_model, bridge.cfg)
     return bridge.eval()
 

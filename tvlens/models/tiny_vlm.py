@@ -8,6 +8,7 @@ model, block by block, so everything that works on that model works here.
 Source: Liu et al. 2023, "Visual Instruction Tuning", section 4.1 (only the projector is trained).
 """
 
+import functools
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from transformers import LlamaForCausalLM
 
 from ..errors import TvlensError
 from ..files import replacing_folder
+from .processor import SoftProcessor
 
 SETTINGS, WEIGHTS = "tiny-vlm.json", "projector.safetensors"
 
@@ -196,8 +198,14 @@ def is_saved(folder: str | os.PathLike) -> bool:
     return (Path(folder) / SETTINGS).is_file()
 
 
-def open_saved(folder: str | os.PathLike, **options: Any) -> tuple[PicturedLlama, Any, Form]:
-    """The model that `save` wrote, its tokenizer and its form.
+def processor_of(model: PicturedLlama, tokenizer: Any) -> SoftProcessor:
+    """What makes tokens and pixels for a model out of texts and pictures."""
+    form, size = model.eye.form, model.eye.vit.config.image_size
+    return SoftProcessor(tokenizer, image_token=form.placeholder, tokens=form.tokens, size=size)
+
+
+def open_saved(folder: str | os.PathLike, **options: Any) -> tuple[PicturedLlama, SoftProcessor]:
+    """The model that `save` wrote, and its processor.
 
     Raises:
         TvlensError: the folder holds no such model.
@@ -216,4 +224,22 @@ def open_saved(folder: str | os.PathLike, **options: Any) -> tuple[PicturedLlama
     projector = Projector(states, hidden, len(weights["outer.bias"]))
     projector.load_state_dict(weights)
     model, tokenizer = assemble(form, projector=projector, **options)
-    return model, tokenizer, form
+    return model, processor_of(model, tokenizer)
+
+
+@functools.cache
+def register() -> None:
+    """Make the model known to TransformerLens: a Llama to it, which also takes pixels."""
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+    from transformer_lens.model_bridge.supported_architectures.llama import (
+        LlamaArchitectureAdapter,
+    )
+
+    class PicturedLlamaAdapter(LlamaArchitectureAdapter):
+        """Llama's blocks; the bridge lets pixel values through."""
+
+        def __init__(self, cfg: Any) -> None:
+            super().__init__(cfg)
+            self.cfg.is_multimodal = True
+
+    ArchitectureAdapterFactory.register_adapter(PicturedLlama.__name__, PicturedLlamaAdapter)
