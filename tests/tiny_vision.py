@@ -115,7 +115,9 @@ def _qwen():
             out_hidden_size=32,
         ),
         text_config=_TEXT
-        | dict(rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}),
+        | dict(
+            rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+        ),
         image_token_id=image,
         video_token_id=video,
         vision_start_token_id=start,
@@ -162,17 +164,13 @@ def _tiny_vlm():
 
     tokenizer = _tokenizer("<empty_output>")
     form = tiny_vlm.Form(layers=(1, 2), grid=1, hidden=16)
-    vit = hf.ViTModel(
-        hf.ViTConfig(**_SIZE, image_size=16, patch_size=4), add_pooling_layer=False
-    )
+    vit = hf.ViTModel(hf.ViTConfig(**_SIZE, image_size=16, patch_size=4), add_pooling_layer=False)
     model = tiny_vlm.PicturedLlama(hf.LlamaConfig(**_TEXT))
     tiny_vlm.fitted(model, tokenizer, vit, form)
     return model, tiny_vlm.processor_of(model, tokenizer)
 
 
-_MAKE = dict(
-    zip(NAMES, [_llava, _onevision, _smolvlm, _qwen, _gemma, _tiny_vlm], strict=True)
-)
+_MAKE = dict(zip(NAMES, [_llava, _onevision, _smolvlm, _qwen, _gemma, _tiny_vlm], strict=True))
 
 
 @functools.cache

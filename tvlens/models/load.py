@@ -143,45 +143,38 @@ def _boot(
         # Else `to_tokens` would cut the token that ends a text, which a language model must not
         # see, but an encoder must.
         model.cfg.tokenizer_appends_eos = False
-    else:
-        with _without_torchvision():
-            model = TransformerBridge.boot_transformers(
-                name, device=device, dtype=dtype, tokenizer=tokenizer, **options
-            )
-        encoders.count_positions(model.original_model, model.cfg)
-        if getattr(model.cfg, "is_multimodal", False) and model.processor is None:
+        if getattr(model.cfg, "is_multimodal", False):
             model.processor = load_processor(name, **options)
+    else:
+        model = TransformerBridge.boot_transformers(
+            name, device=device, dtype=dtype, tokenizer=tokenizer, **options
+        )
+        encoders.count_positions(model.original_model, model.cfg)
     model.cfg.tvlens_revision = revision
     return model.eval()
 
 
 @contextlib.contextmanager
 def _without_torchvision() -> Iterator[None]:
-    """TransformerLens would ask for torchvision, or install it and with it another torch, where a
-    processor of videos wants it; pictures do without, by way of Pillow.
+    """TransformerLens refuses models that also watch videos where torchvision is missing; pictures
+    do without, by way of Pillow.
     """
     from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
-    from transformer_lens.model_bridge.sources import transformers as source
 
     check = getattr(ArchitectureAdapter, "_check_required_libraries", None)
+    if check is None:  # TransformerLens 3.9
+        yield
+        return
 
     def check_others(self: Any) -> None:
         self.required_libraries = [n for n in self.required_libraries if n != "torchvision"]
         check(self)
 
-    replaced = {
-        (ArchitectureAdapter, "_check_required_libraries"): check_others,
-        (getattr(source, "helpers", source), "_ensure_torchvision"): lambda: False,
-    }
-    # TransformerLens 3.9 has neither.
-    kept = {(owner, n): getattr(owner, n) for owner, n in replaced if hasattr(owner, n)}
-    for owner, name in kept:
-        setattr(owner, name, replaced[owner, name])
+    ArchitectureAdapter._check_required_libraries = check_others
     try:
         yield
     finally:
-        for (owner, name), value in kept.items():
-            setattr(owner, name, value)
+        ArchitectureAdapter._check_required_libraries = check
 
 
 def _is_tiny_vlm(folder: str) -> bool:
@@ -202,15 +195,17 @@ def _tiny_vlm(
 
 
 def _architecture(name: str, options: dict) -> str | None:
-    """The architecture of a model on disk or on the hub, if it is one that is hosted here.
+    """The architecture of a model on disk or on the hub, if it is one that is opened here.
 
-    TransformerLens would go by the family alone, and give a classifier another model's head.
+    TransformerLens would go by the family alone, and give a classifier another model's head; and
+    where the processor of a vision-language model asks for torchvision, it would install that,
+    and with it another torch.
     """
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(name, **options)
     named = (config.architectures or [""])[0]
-    return named if named in encoders.register() else None
+    return named if named in encoders.register() or hasattr(config, "vision_config") else None
 
 
 def _pretrained(

@@ -108,9 +108,7 @@ class SoftProcessor:
         self.tokenizer, self.image_token = tokenizer, image_token
         self.tokens, self.size = tokens, size
 
-    def image_processor(
-        self, images: Sequence[np.ndarray]
-    ) -> Float[Tensor, "picture 3 size size"]:
+    def image_processor(self, images: Sequence[np.ndarray]) -> Float[Tensor, "picture 3 size size"]:
         """Pixel values of pictures `uint8 [height, width, 3]`."""
         return pixels(images, size=self.size)
 

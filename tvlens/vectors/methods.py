@@ -58,7 +58,9 @@ class Draw:
         asked = self.task.shown(query, self.query)
         return build(reader(self.model), self.template, demonstrations, *asked)
 
-    def states(self, prompts: Sequence[Prompt] | Sequence[Sequence[int]]) -> Float[Tensor, "layer prompt d_model"]:
+    def states(
+        self, prompts: Sequence[Prompt] | Sequence[Sequence[int]]
+    ) -> Float[Tensor, "layer prompt d_model"]:
         """States at the last token of every prompt."""
         found = collect(
             self.model,

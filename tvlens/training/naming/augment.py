@@ -1,4 +1,4 @@
-"""The same drawing seen differently: moved, turned, waving, blurred, in other colours and places."""
+"""The same drawing seen otherwise: moved, turned, waving, blurred, in other colours and places."""
 
 from collections.abc import Sequence
 
