@@ -71,7 +71,7 @@ def test_arrays_and_pils_pictures():
     np.testing.assert_array_equal(Image("x", colour).pixels(), colour)
     np.testing.assert_array_equal(Image("x", Pillow.fromarray(colour)).pixels(), colour)
     for wrong in (colour.astype(float), colour[None], colour[..., :2], colour[:0]):
-        with pytest.raises(TvlensError, match="image of 'x' is .*not uint8"):
+        with pytest.raises(TvlensError, match=r"image of 'x' is .*not uint8"):
             Image("x", wrong).pixels()
 
 

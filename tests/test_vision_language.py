@@ -155,7 +155,10 @@ def test_folders_open_with_their_processors(name, tmp_path):
     torch.manual_seed(0)
     hf_model, processor = tiny_vision._MAKE[name]()
     hf_model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
+    for part in (processor.image_processor, processor.tokenizer):
+        part.save_pretrained(tmp_path)
+    if name == "llava":  # one without a video processor cannot save itself
+        processor.save_pretrained(tmp_path)
     logits = []
     for loaded in (tv.load(tmp_path), tiny_vision.model(name)):
         batch = Batch.of(loaded, prompts(loaded))
@@ -168,5 +171,5 @@ def test_a_processor_that_makes_other_tokens():
     model = tiny_vision.model("llava")
     prompt = copy.copy(prompts(model)[0])
     object.__setattr__(prompt, "text", prompt.text + "!")
-    with pytest.raises(TvlensError, match="makes other tokens of .* than the prompt has"):
+    with pytest.raises(TvlensError, match=r"makes other tokens of .* than the prompt has"):
         tv.collect(model, [prompt], progress=False)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Drawing = Float[Tensor, "4 height width"]
+Layer = Float[Tensor, "4 size size"]
 View = Float[Tensor, "3 size size"]
 
 
@@ -36,12 +37,12 @@ def _premultiplied(drawing: np.ndarray) -> Drawing:
     return torch.cat([values[:3] * values[3:], values[3:]])
 
 
-def _enlarged(drawing: Drawing, size: int) -> Drawing:
+def _enlarged(drawing: Drawing, size: int) -> Layer:
     shape = (size, size)
     return F.interpolate(drawing[None], size=shape, mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
-def _moved(drawing: Drawing, size: int, rng: np.random.Generator) -> Drawing:
+def _moved(drawing: Drawing, size: int, rng: np.random.Generator) -> Layer:
     """Turned by up to 25 degrees, 0.6 to 1.25 times as large, shifted, and perhaps waving."""
     angle, scale = np.radians(rng.uniform(-25, 25)), rng.uniform(0.6, 1.25)
     shift = rng.uniform(-0.25, 0.25, 2)
@@ -56,7 +57,7 @@ def _moved(drawing: Drawing, size: int, rng: np.random.Generator) -> Drawing:
     return F.grid_sample(drawing[None], grid.float(), align_corners=False)[0]
 
 
-def _recoloured(layer: Drawing, rng: np.random.Generator) -> Drawing:
+def _recoloured(layer: Layer, rng: np.random.Generator) -> Layer:
     """Other brightness, contrast and saturation; hues nearly stay, or flags would be others."""
     colour, alpha = layer[:3], layer[3:]
     grey = colour.mean(0, keepdim=True)
@@ -79,7 +80,7 @@ def _background(size: int, rng: np.random.Generator) -> View:
     return (first * (1 - share) + second * share + noise).clamp(0, 1)
 
 
-def _over(layer: Drawing, background: View) -> View:
+def _over(layer: Layer, background: View) -> View:
     return layer[:3] + (1 - layer[3:]) * background
 
 

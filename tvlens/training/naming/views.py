@@ -1,4 +1,4 @@
-"""What the frozen encoder sees of every picture, kept on disk: it stays the same, so it runs once."""
+"""What the frozen encoder sees of every picture, kept on disk: it never changes, once is enough."""
 
 import json
 import os
