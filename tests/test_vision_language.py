@@ -12,8 +12,6 @@ from tvlens.patching.comparison import compare
 from tvlens.patching.full import full
 from tvlens.tasks import TEMPLATES, build, contexts
 
-pytestmark = pytest.mark.tl3
-
 PAIRS = [("cat", "cats"), ("dog", "dogs"), ("bus", "buses"), ("red", "reds"), ("green", "greens")]
 PAIRS += [("cow", "cows"), ("sun", "suns"), ("toe", "toes")]
 TASK = Task(

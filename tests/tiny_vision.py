@@ -156,7 +156,10 @@ def _gemma():
     )
     images = hf.Gemma3ImageProcessorPil(size={"height": 16, "width": 16}, **_RGB)
     processor = hf.Gemma3Processor(image_processor=images, tokenizer=tokenizer, image_seq_length=4)
-    return hf.Gemma3ForConditionalGeneration(config), processor
+    model = hf.Gemma3ForConditionalGeneration(config)
+    # It begins at zero, and every picture would look the same.
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
+    return model, processor
 
 
 def _tiny_vlm():

@@ -1,4 +1,4 @@
-"""The command line: `tvlens demo`, `vectors`, `methods`, `patch`, `mixtures`, `tasks`, `zoo`."""
+"""The command line: `tvlens demo`, `vectors`, `methods`, `patch`, `mixtures`, `train-vlm`, `tasks`, `zoo`."""
 
 import contextlib
 import sys
