@@ -1,4 +1,4 @@
-"""The command line: `tvlens demo`, `vectors`, `methods`, `patch`, `mixtures`, `train-vlm`, `tasks`, `zoo`."""
+"""The command line: `tvlens demo`, `vectors`, `methods`, `patch`, `train-vlm`, `zoo` and others."""
 
 import contextlib
 import sys
