@@ -15,8 +15,10 @@ _WHERE = {
     "zoo": "models.zoo",
     "Site": "sites",
     "Task": "tasks",
+    "Image": "tasks",
     "Template": "tasks",
     "Labelled": "labelled",
+    "Pictures": "pictures",
     "collect": "activations",
     "extract": "vectors",
     "evaluate": "vectors",
@@ -39,6 +41,7 @@ _WHERE = {
     "matrices": "matrices",
     "bayes": "bayes",
     "finetune": "training",
+    "train_vlm": "training.naming",
     "training": "training",
     "studies": "studies",
     "viz": "viz",
@@ -67,9 +70,11 @@ if TYPE_CHECKING:
         probability,
         rank,
     )
+    from .pictures import Pictures
     from .sites import Site
-    from .tasks import Task, Template
+    from .tasks import Image, Task, Template
     from .training import finetune
+    from .training.naming import train_vlm
     from .vectors import TaskVector, evaluate, extract
 
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import io
+import re
 import subprocess
 import sys
 import tarfile
@@ -23,7 +24,7 @@ class Package:
 
 
 PACKAGES = {
-    package.name.split("=")[0].split("@")[0]: package
+    re.sub(r"(?<=.)[=@].*", "", package.name): package
     for package in (
         Package(
             "pip",
@@ -72,6 +73,60 @@ PACKAGES = {
             "color-name-list@14.29.0",
             "color-name-list-14.29.0.tgz",
             "f752799d73906aa5ed09e56e76cb213e0a5af1758d6b73cc8b89ef2d9fe5d509",
+        ),
+        Package(
+            "npm",
+            "@iconify-json/cif@1.2.7",
+            "iconify-json-cif-1.2.7.tgz",
+            "804801450b77e3b2c9a2b716fb45b44ee2a97e702e21ac6bca6358d0f7eb13c8",
+        ),
+        Package(
+            "npm",
+            "@iconify-json/circle-flags@1.2.11",
+            "iconify-json-circle-flags-1.2.11.tgz",
+            "ee9a03f6a6fdd79cc6325bdcb7bb93b83d331e60b16e226188f154a64b6bb4a9",
+        ),
+        Package(
+            "npm",
+            "@iconify-json/emojione@1.2.3",
+            "iconify-json-emojione-1.2.3.tgz",
+            "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+        ),
+        Package(
+            "npm",
+            "@iconify-json/flag@1.2.12",
+            "iconify-json-flag-1.2.12.tgz",
+            "42246bc20f6154739a192172d71ffe477747ad38278f2e912ec43f4dcb5a15e0",
+        ),
+        Package(
+            "npm",
+            "@iconify-json/flagpack@1.2.8",
+            "iconify-json-flagpack-1.2.8.tgz",
+            "165ea189ef6ee00b8c10d66c0a2702a6afe1d89d7feafdc3a02a459d65580483",
+        ),
+        Package(
+            "npm",
+            "@iconify-json/fluent-emoji@1.2.7",
+            "iconify-json-fluent-emoji-1.2.7.tgz",
+            "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
+        ),
+        Package(
+            "npm",
+            "@iconify-json/fluent-emoji-flat@1.2.6",
+            "iconify-json-fluent-emoji-flat-1.2.6.tgz",
+            "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+        ),
+        Package(
+            "npm",
+            "@iconify-json/fxemoji@1.2.2",
+            "iconify-json-fxemoji-1.2.2.tgz",
+            "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
+        ),
+        Package(
+            "npm",
+            "@iconify-json/twemoji@1.2.5",
+            "iconify-json-twemoji-1.2.5.tgz",
+            "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
         ),
         Package(
             "apt",

@@ -10,6 +10,7 @@ from .lists import tasks, zoo
 from .matrix import matrix
 from .mixtures import mixtures
 from .patch import patch
+from .train_vlm import train_vlm
 from .vectors import demo, methods, vectors
 
 app = typer.Typer(
@@ -18,8 +19,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, vectors, methods, patch, mixtures, latent, matrix, tasks):
-    app.command()(command)
+for command in (demo, vectors, methods, patch, mixtures, latent, matrix, train_vlm, tasks):
+    app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(zoo, name="zoo")
 
 

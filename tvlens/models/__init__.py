@@ -5,6 +5,7 @@ from .head import classify, head
 from .inputs import batches
 from .load import is_processed, load, model_name
 from .pictures import pixels
+from .processor import reader
 from .readout import READOUTS, first_token, last_token, mean_token, readout
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "mean_token",
     "model_name",
     "pixels",
+    "reader",
     "readout",
     "run",
 ]

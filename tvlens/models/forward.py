@@ -6,8 +6,8 @@ real token and needs no mask on any architecture; only encoders, which look both
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,11 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
+from .processor import has_images, looked_at
 
 Hook = tuple[str, Callable]
 Pictures = Float[Tensor, "row channel height width"]
 Vectors = Float[Tensor, "row pos input"]
-TokenRows = Sequence[Sequence[int]] | Sequence[Int[Tensor, " _"]] | Int[Tensor, "row pos"]
+# Token ids, or `Prompt`s, which may show images.
+TokenRows = Sequence[Any] | Int[Tensor, "row pos"]
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,22 @@ class Batch:
     Attributes:
         inputs: token ids, right-padded, pixel values, or a vector per position.
         lengths: how many positions of each row are real.
+        seen: what the processor makes of the prompts' images, by the names that the model's
+            forward gives it; rows stand one behind the other along the first axis.
     """
 
     inputs: Int[Tensor, "row pos"] | Pictures | Vectors
     lengths: Int[Tensor, " row"]
+    seen: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: Any, prompts: TokenRows | Pictures | Vectors) -> "Batch":
-        """Pad token lists for `model`, or take pictures and vectors as they are.
+    def of(
+        cls, model: Any, prompts: TokenRows | Pictures | Vectors, *, look: bool = True
+    ) -> "Batch":
+        """Pad token lists or prompts for `model`, or take pictures and vectors as they are.
+
+        Args:
+            look: prepare the prompts' images; without them a batch only tells its lengths.
 
         Raises:
             TvlensError: no prompts, an empty one, or one beyond the context length.
@@ -44,16 +54,38 @@ class Batch:
         if isinstance(prompts, Tensor) and prompts.is_floating_point():
             positions = prompts.shape[1] if prompts.ndim == 3 else model.cfg.n_ctx
             return cls(prompts, torch.full((len(prompts),), positions))
-        rows = [torch.as_tensor(p, dtype=torch.long) for p in prompts]
+        rows = [torch.as_tensor(getattr(p, "tokens", p), dtype=torch.long) for p in prompts]
         if not rows:
             raise TvlensError("no prompts to run")
         lengths = torch.tensor([len(row) for row in rows])
-        _check_lengths(lengths, model.cfg.n_ctx)
+        _check_lengths(lengths, model.cfg.n_ctx, prompts)
         # 0 is an ordinary token everywhere: whatever stands behind a prompt is never looked at.
-        return cls(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths)
+        inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        if not look or not has_images(prompts):
+            return cls(inputs, lengths)
+        return cls(inputs, lengths, looked_at(model, prompts, width=inputs.shape[1]))
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def to(self, device: Any) -> "Batch":
+        """The same batch with its inputs and images on a device."""
+        seen = {key: value.to(device) for key, value in self.seen.items()}
+        return Batch(self.inputs.to(device), self.lengths, seen)
+
+    def repeat(self, count: int) -> "Batch":
+        """All rows, `count` times one behind the other."""
+
+        def repeated(tensor: Tensor) -> Tensor:
+            return tensor.repeat(count, *[1] * (tensor.ndim - 1))
+
+        seen = {key: repeated(value) for key, value in self.seen.items()}
+        return Batch(repeated(self.inputs), self.lengths.repeat(count), seen)
+
+    def options(self, model: Any) -> dict[str, Tensor]:
+        """Everything that the model's forward takes beside the inputs."""
+        device = next(model.parameters()).device
+        return self.mask(model) | {key: value.to(device) for key, value in self.seen.items()}
 
     def mask(self, model: Any) -> dict[str, Int[Tensor, "row pos"]]:
         """The option that keeps padding out of sight, for models that look both ways."""
@@ -80,14 +112,17 @@ class Batch:
         return absolute
 
 
-def _check_lengths(lengths: Int[Tensor, " row"], context: int | None) -> None:
+def _check_lengths(lengths: Int[Tensor, " row"], context: int | None, prompts: Any) -> None:
     if (lengths == 0).any():
         raise TvlensError(f"prompt {int((lengths == 0).nonzero()[0])} is empty")
     if context and int(lengths.max()) > context:
         row = int(lengths.argmax())
+        spans = getattr(prompts[row], "image_spans", ())
+        taken = sum(stop - start for start, stop in spans)
+        images = f", {taken} of them for {len(spans)} images" if spans else ""
         raise TvlensError(
-            f"prompt {row} has {int(lengths[row])} tokens, but the model's context is {context}: "
-            "use fewer shots or shorter inputs"
+            f"prompt {row} has {int(lengths[row])} tokens{images}, but the model's context is "
+            f"{context}: use fewer shots or shorter inputs"
         )
 
 
@@ -127,7 +162,7 @@ def hooked(model: Any, hooks: Sequence[Hook]) -> Iterator[None]:
 def run(model: Any, batch: Batch, *, hooks: Sequence[Hook] = (), **options: Any) -> Any:
     """Run a batch under hooks, without gradients; `options` go to the model's own forward."""
     device = next(model.parameters()).device
-    options |= batch.mask(model)
+    options |= batch.options(model)
     with torch.no_grad(), hooked(model, hooks):
         return model(batch.inputs.to(device), **options)
 

@@ -1,8 +1,10 @@
 """`load`: any model, as the TransformerLens model itself."""
 
+import contextlib
 import copy
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 
 from ..errors import TvlensError, unknown
 from . import encoders, zoo
+from .processor import load_processor
 
 
 def load(
@@ -17,6 +20,7 @@ def load(
     *,
     processed: bool = False,
     tokenizer: Any = None,
+    processor: Any = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
@@ -30,6 +34,7 @@ def load(
             `HookedTransformer` (TransformerLens 3.9); the last two come back as they are.
         processed: fold layer norms and centre weights (irreversible); raw weights by default.
         tokenizer: for a loaded Hugging Face model, which carries none.
+        processor: of a loaded vision-language model, likewise; its tokenizer is taken too.
         device: where to put a model that is read from disk; the accelerator if there is one.
         dtype: of the weights read from disk.
         revision: branch, tag or commit of a hub id.
@@ -51,7 +56,7 @@ def load(
                 trust_remote_code=trust_remote_code,
             )
         elif _is_hugging_face(source):
-            model = _from_module(source, tokenizer)
+            model = _from_module(source, tokenizer or getattr(processor, "tokenizer", None))
         elif hasattr(source, "hook_dict") and hasattr(source, "cfg"):
             model = source
         else:
@@ -59,6 +64,8 @@ def load(
                 f"cannot load a {type(source).__name__}: give a name, a folder, a Hugging Face "
                 "model, a TransformerBridge or a HookedTransformer"
             )
+        if processor is not None:
+            model.processor = processor
         if processed and not is_processed(model):
             _process(model)
     return model
@@ -97,7 +104,7 @@ def _from_name(name: str, **options: Any) -> Any:
     folder = folder_of(name)
     if folder == name and not Path(name).is_dir():
         return _from_hub(name, **options)
-    model = _boot(folder, **options)
+    model = _tiny_vlm(folder, **options) if _is_tiny_vlm(folder) else _boot(folder, **options)
     model.cfg.model_name = name if name in zoo.ZOO else Path(name).resolve().name
     return model
 
@@ -136,6 +143,8 @@ def _boot(
         # Else `to_tokens` would cut the token that ends a text, which a language model must not
         # see, but an encoder must.
         model.cfg.tokenizer_appends_eos = False
+        if getattr(model.cfg, "is_multimodal", False):
+            model.processor = load_processor(name, **options)
     else:
         model = TransformerBridge.boot_transformers(
             name, device=device, dtype=dtype, tokenizer=tokenizer, **options
@@ -145,16 +154,58 @@ def _boot(
     return model.eval()
 
 
-def _architecture(name: str, options: dict) -> str | None:
-    """The architecture of a model on disk or on the hub, if it is one that is hosted here.
+@contextlib.contextmanager
+def _without_torchvision() -> Iterator[None]:
+    """TransformerLens refuses models that also watch videos where torchvision is missing; pictures
+    do without, by way of Pillow.
+    """
+    from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
 
-    TransformerLens would go by the family alone, and give a classifier another model's head.
+    check = getattr(ArchitectureAdapter, "_check_required_libraries", None)
+    if check is None:  # TransformerLens 3.9
+        yield
+        return
+
+    def check_others(self: Any) -> None:
+        self.required_libraries = [n for n in self.required_libraries if n != "torchvision"]
+        check(self)
+
+    ArchitectureAdapter._check_required_libraries = check_others
+    try:
+        yield
+    finally:
+        ArchitectureAdapter._check_required_libraries = check
+
+
+def _is_tiny_vlm(folder: str) -> bool:
+    from .tiny_vlm import is_saved
+
+    return is_saved(folder)
+
+
+def _tiny_vlm(
+    folder: str, *, device: str | torch.device | None, dtype: torch.dtype, **_: Any
+) -> Any:
+    from . import tiny_vlm
+
+    hf_model, processor = tiny_vlm.open_saved(folder, dtype=dtype)
+    model = _from_module(hf_model.to(device or "cpu"), processor.tokenizer)
+    model.processor = processor
+    return model
+
+
+def _architecture(name: str, options: dict) -> str | None:
+    """The architecture of a model on disk or on the hub, if it is one that is opened here.
+
+    TransformerLens would go by the family alone, and give a classifier another model's head; and
+    where the processor of a vision-language model asks for torchvision, it would install that,
+    and with it another torch.
     """
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(name, **options)
     named = (config.architectures or [""])[0]
-    return named if named in encoders.register() else None
+    return named if named in encoders.register() or hasattr(config, "vision_config") else None
 
 
 def _pretrained(
@@ -200,16 +251,21 @@ def _from_module(hf_model: Any, tokenizer: Any) -> Any:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
     encoders.register()
+    if type(hf_model).__name__ == "PicturedLlama":
+        from . import tiny_vlm
+
+        tiny_vlm.register()
     # Fused attention never materialises the attention pattern, so its hook would never fire.
     hf_model.set_attn_implementation("eager")
     name = Path(getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__).name
-    bridge = build_bridge_from_module(
-        hf_model,
-        type(hf_model).__name__,
-        hf_config=hf_model.config,
-        tokenizer=tokenizer,
-        model_name=name,
-    )
+    with _without_torchvision():
+        bridge = build_bridge_from_module(
+            hf_model,
+            type(hf_model).__name__,
+            hf_config=hf_model.config,
+            tokenizer=tokenizer,
+            model_name=name,
+        )
     encoders.count_positions(hf_model, bridge.cfg)
     return bridge.eval()
 

@@ -129,6 +129,6 @@ def _gradients(
     hooks += [(Site(site, l).hook(model), keep(l)) for l in compared.source.activations]
     hooks += [(before_unembedding(model), lambda activation, hook: activation[rows, at])]
     with torch.enable_grad(), hooked(model, hooks), unembedding(model, compared.base.vocabulary):
-        logits = model(prompts.inputs, **prompts.mask(model))
+        logits = model(prompts.inputs, **prompts.options(model))
         value = compared.measure(logits)[list(compared.metrics).index(name)].sum()
     return dict(zip(kept, torch.autograd.grad(value, list(kept.values())), strict=True))

@@ -22,7 +22,8 @@ from .resume import Base, base_run
 from .source import Observed, observe, source_of
 from .sweep import Cell, Choice, Sweep, sweep
 
-# Texts, token lists, or a tensor whose rows may be padded with the tokenizer's own padding.
+# Texts, token lists, `Prompt`s, or a tensor whose rows may be padded with the tokenizer's own
+# padding.
 Prompts = str | Sequence[str] | TokenRows
 
 
@@ -151,7 +152,7 @@ def _prompts(model: Any, prompts: Prompts) -> Batch:
         prompts = _unpadded(model, prompts if prompts.ndim == 2 else prompts[None])
     rows = [model.to_tokens(p)[0].tolist() if isinstance(p, str) else p for p in prompts]
     batch = Batch.of(model, rows)  # too long a prompt is an error before any forward
-    return Batch(batch.inputs.to(next(model.parameters()).device), batch.lengths)
+    return batch.to(next(model.parameters()).device)
 
 
 def _unpadded(model: Any, tokens: Int[Tensor, "batch pos"]) -> list[Int[Tensor, " _"]]:
@@ -181,8 +182,16 @@ def _check_sides(given: Any, own: Batch) -> None:
         return
     if len(given) != len(own):
         raise TvlensError(f"{len(given)} clean prompts and {len(own)} corrupted ones")
-    if torch.equal(given.lengths, own.lengths) and torch.equal(given.inputs, own.inputs):
+    if torch.equal(given.lengths, own.lengths) and _equal(given, own):
         raise TvlensError("clean and corrupted are the same prompts: there is nothing to patch")
+
+
+def _equal(given: Batch, own: Batch) -> bool:
+    """Whether two batches of the same lengths hold the same tokens and images."""
+    seen = given.seen.keys() == own.seen.keys() and all(
+        torch.equal(given.seen[key], own.seen[key]) for key in own.seen
+    )
+    return seen and torch.equal(given.inputs, own.inputs)
 
 
 def _check_alignment(given: Any, own: Batch, cell: Cell) -> None:

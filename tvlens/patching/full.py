@@ -28,7 +28,9 @@ def check_writable(model: Any, prompts: Batch, site: Site) -> None:
     # One token attends to itself whatever its query and key are.
     if site.component in known or int(prompts.lengths[0]) < 2:
         return
-    batch = Batch(prompts.inputs[:1, : prompts.lengths[0]], prompts.lengths[:1])
+    batch = prompts  # which images are the first prompt's, only the processor knows
+    if not prompts.seen:
+        batch = Batch(prompts.inputs[:1, : prompts.lengths[0]], prompts.lengths[:1])
     noise = torch.Generator().manual_seed(0)
 
     def disturb(activation: Tensor, hook_point: Any) -> Tensor:
@@ -58,7 +60,7 @@ def full(
 ) -> Float[Tensor, "cell batch position vocab"]:
     """Logits at `reads` with each patch's part written in. Cost: a forward of all rows each."""
     batch, count = len(prompts), len(cells)
-    rows = Batch(prompts.inputs.repeat(count, 1), prompts.lengths.repeat(count))
+    rows = prompts.repeat(count)
 
     def where(j: int) -> tuple:
         return torch.arange(j * batch, (j + 1) * batch), cells[j].place(prompts.lengths)

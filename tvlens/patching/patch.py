@@ -133,7 +133,7 @@ def _engine(
         return full(model, base.prompts, group, parts, reads, base.vocabulary)
 
     # A pattern's keys would have to be those of its own branch.
-    able = can_resume(model) and cells[0].site.component != "pattern"
+    able = can_resume(model, base.prompts) and cells[0].site.component != "pattern"
     if able and agrees(model, base, cells, "resume at a position", tree, whole):
         return tree, lambda cell: len(lengths) * int((lengths - cell.start(lengths)).max())
     width = base.prompts.inputs.shape[1]

@@ -50,10 +50,18 @@ class Base:
     cache: Any
 
 
-def can_resume(model: Any) -> bool:
-    """Whether a model has what the engine uses: a causal Hugging Face model behind a bridge."""
+def can_resume(model: Any, prompts: Batch) -> bool:
+    """Whether a model has what the engine uses: a causal Hugging Face model behind a bridge.
+
+    What a processor says of every token (that it is part of an image) bends masks or positions,
+    and what says of a picture where its patches stand bends positions too: no branch is told that.
+    """
     adapter = getattr(model, "adapter", None)
-    return (
+    bent = any(
+        key.endswith("grid_thw") or value.shape == prompts.inputs.shape
+        for key, value in prompts.seen.items()
+    )
+    return not bent and (
         getattr(adapter, "supports_kv_cache", False)
         and not is_bidirectional(model)
         and "unembed.hook_in" in model.hook_dict
@@ -88,7 +96,7 @@ def base_run(
 
 def _new_cache(model: Any, prompts: Batch) -> tuple[Any, dict[str, Any]]:
     """An empty cache of the model's kind, and the options that have a run fill it."""
-    if can_resume(model):
+    if can_resume(model, prompts):
         from transformers import DynamicCache
 
         # One of our own keeps every position; a model's would drop those behind a window.

@@ -66,10 +66,10 @@ def _skipping_blocks(
 ) -> Tensor:
     """The model's own forward, whose lower blocks hand on what they get."""
     prompts = base.prompts
-    rows = Batch(prompts.inputs.repeat(count, 1), prompts.lengths.repeat(count))
+    rows = prompts.repeat(count)
     enter = (f"blocks.{layer}.hook_resid_pre", lambda activation, hook: hidden)
     with skipping(model, range(layer)), hooked(model, [enter, *hooks]):
-        return model(rows.inputs, **rows.mask(model))
+        return model(rows.inputs, **rows.options(model))
 
 
 def _from_cache(

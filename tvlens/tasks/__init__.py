@@ -1,13 +1,16 @@
 """Tasks as input-output pairs, and prompts whose token positions are known by construction."""
 
-from .prompt import Pair, Prompt, beginning_token, build, contexts, plain, shuffled_labels
+from .image import Image
+from .prompt import Pair, Prompt, Shown, beginning_token, build, contexts, plain, shuffled_labels
 from .task import Task
 from .template import TEMPLATES, Template
 
 __all__ = [
     "TEMPLATES",
+    "Image",
     "Pair",
     "Prompt",
+    "Shown",
     "Task",
     "Template",
     "beginning_token",

@@ -1,16 +1,19 @@
 """`Prompt`: tokens whose roles are known because the prompt was built from its parts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import TvlensError
+from .image import Image
+from .markers import expansions, tokenizer_of
 from .task import Task
 from .template import Template
 
 Pair = tuple[str, str]
+Shown = tuple[str | Image, str]
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,15 @@ class Prompt:
     """A few-shot prompt (zero-shot without demonstrations) with the places of its parts.
 
     Attributes:
-        text: the whole prompt without its beginning-of-text token.
+        text: the whole prompt without its beginning-of-text token; an image is one marker.
         tokens: token ids up to the last delimiter, beginning-of-text token first.
         answer: token ids of the expected answer; empty if none was given.
         inputs: (start, stop) token positions of every input, the query's last.
         delimiters: position of the last token of every delimiter, the query's last.
         labels: (start, stop) token positions of every demonstration's label.
+        images: those that stand there as inputs, in order.
+        image_spans: (start, stop) token positions of each of them, as the processor expands it.
+        instruction: (start, stop) token positions of the task as a request, if it was given one.
     """
 
     text: str
@@ -32,30 +38,53 @@ class Prompt:
     inputs: tuple[tuple[int, int], ...]
     delimiters: tuple[int, ...]
     labels: tuple[tuple[int, int], ...]
+    images: tuple[Image, ...] = ()
+    image_spans: tuple[tuple[int, int], ...] = ()
+    instruction: tuple[int, int] | None = None
+
+    def answered(self) -> "Prompt":
+        """The same prompt with all of its answer that a model reads: all but the last token."""
+        return replace(self, tokens=self.tokens + self.answer[:-1])
 
     def __len__(self) -> int:
         return len(self.tokens)
 
 
 def build(
-    tokenizer: Any, template: Template, demonstrations: Sequence[Pair], query: str, answer: str = ""
+    reader: Any,
+    template: Template,
+    demonstrations: Sequence[Shown],
+    query: str | Image,
+    answer: str = "",
+    *,
+    instruction: str = "",
 ) -> Prompt:
     """Write a prompt and tokenise it whole; every part's tokens follow from its characters.
 
+    Args:
+        reader: a tokenizer, or the processor of a model that reads images too.
+        demonstrations: each with its input as text or image (`Task.shown`), as the query.
+        instruction: the task as a request; it stands first, on a line of its own.
+
     Raises:
-        TvlensError: an answer that tokenizes to nothing, or that shares a token with the
-            delimiter, or a tokenizer without character offsets.
+        TvlensError: an answer that tokenizes to nothing, a delimiter or a label that shares its
+            tokens with its neighbours, images without a processor, or a tokenizer without
+            character offsets.
     """
-    parts = [(role, text) for pair in demonstrations for role, text in _parts(template, *pair)]
+    tokenizer = tokenizer_of(reader)
+    parts: list[tuple[str, str | Image]] = [("instruction", instruction + "\n")] * bool(instruction)
+    parts += [part for pair in demonstrations for part in _parts(template, *pair)]
     parts += _parts(template, query, answer)[:4]
-    pieces, owners = _tokenize(tokenizer, [text for _, text in parts])
-    spans = [_span(owners, i) for i in range(len(parts))]
     roles = [role for role, _ in parts]
+    images = [part for _, part in parts if isinstance(part, Image)]
+    texts = expansions(reader, [part for _, part in parts])
+    pieces, owners = _tokenize(tokenizer, texts)
+    spans = [_span(owners, i) for i in range(len(parts))]
     by_role = {
         r: [s for s, role in zip(spans, roles, strict=True) if role == r] for r in set(roles)
     }
     start, end = by_role["delimiter"][-1]
-    alone, _ = _tokenize(tokenizer, [text for _, text in parts[:-1]])
+    alone, _ = _tokenize(tokenizer, texts[:-1])
     if start == end or pieces[:end] != alone:
         raise TvlensError(
             f"template {template.demonstration!r} merges its delimiter with {query!r} or "
@@ -63,13 +92,20 @@ def build(
         )
     if answer and len(pieces) == end:
         raise TvlensError(f"the answer {answer!r} of {query!r} tokenizes to nothing")
+    _check_labels(template, demonstrations, by_role["label"][:-1])
+    marker = getattr(reader, "image_token", "")
+    shown = [marker if isinstance(part, Image) else part for _, part in parts[:-1]]
+    seen = [s for s, (_, part) in zip(spans, parts, strict=True) if isinstance(part, Image)]
     return Prompt(
-        text="".join(text for _, text in parts[:-1]),
+        text="".join(shown),
         tokens=tuple(pieces[:end]),
         answer=tuple(pieces[end:]),
         inputs=tuple(by_role["input"]),
         delimiters=tuple(stop - 1 for _, stop in by_role["delimiter"]),
         labels=tuple(by_role["label"][:-1]),
+        images=tuple(images),
+        image_spans=tuple(seen),
+        instruction=by_role.get("instruction", [None])[0],
     )
 
 
@@ -105,14 +141,26 @@ def contexts(task: Task, *, shots: int, count: int, seed: int = 0) -> list[tuple
     return [([task.pairs[i] for i in d[:-1]], task.pairs[d[-1]]) for d in draws]
 
 
-def shuffled_labels(demonstrations: Sequence[Pair], *, seed: int = 0) -> list[Pair]:
+def shuffled_labels(demonstrations: Sequence[Shown], *, seed: int = 0) -> list[Shown]:
     """The same inputs and the same labels, but no input keeps its own label's place."""
     shift = int(np.random.default_rng(seed).integers(1, max(2, len(demonstrations))))
     labels = [y for _, y in demonstrations]
     return [(x, labels[(i + shift) % len(labels)]) for i, (x, _) in enumerate(demonstrations)]
 
 
-def _parts(template: Template, x: str, y: str) -> list[tuple[str, str]]:
+def _check_labels(
+    template: Template, demonstrations: Sequence[Shown], spans: Sequence[tuple[int, int]]
+) -> None:
+    """A label without a token of its own cannot be told from what stands around it."""
+    for (x, y), (start, stop) in zip(demonstrations, spans, strict=True):
+        if y and start == stop:
+            raise TvlensError(
+                f"template {template.demonstration!r} hides the label {y!r} of {x!r}: it shares "
+                "its only token with what follows; put a space or a line end behind {y}"
+            )
+
+
+def _parts(template: Template, x: str | Image, y: str) -> list[tuple[str, str | Image]]:
     return [
         ("prefix", template.prefix),
         ("input", x),

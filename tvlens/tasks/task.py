@@ -3,8 +3,8 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import TvlensError, unknown
 from ..files import write
+from .image import Image, Source
 
 _CATALOGUE = resources.files("tvlens.tasks") / "catalogue"
 
@@ -26,6 +27,9 @@ class Task:
         description: one plain phrase.
         instruction: the task as a request ("The plural of the word:"), where there is one.
         kind: what sort of task it is ("countries", "word form", ...).
+        images: input -> its picture, where it has one: a file, pixels `uint8 [height, width, 3]`
+            or a PIL image. Every input may have a picture, be a text, or both.
+        texts: whether inputs can be shown as texts; if not, they only name their pictures.
     """
 
     name: str
@@ -33,9 +37,12 @@ class Task:
     description: str = ""
     instruction: str = ""
     kind: str = ""
+    images: Mapping[str, Source] = field(default_factory=dict, compare=False, repr=False)
+    texts: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "pairs", tuple(_checked(self.name, self.pairs)))
+        _check_images(self)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -79,18 +86,23 @@ class Task:
         *,
         input: str = "input",
         output: str = "output",
+        image: str = "",
         name: str = "",
     ) -> "Task":
-        """Read a CSV file with a header; `input` and `output` name its columns."""
+        """Read a CSV file with a header; `input` and `output` name its columns, and `image` one of
+        files, which may be empty and stand relative to the CSV file.
+        """
         try:
             with open(path, encoding="utf-8", newline="") as file:
                 reader = csv.DictReader(file)
                 columns = reader.fieldnames or []
-                _check_columns(path, columns, input, output)
-                rows = [(row[input], row[output]) for row in reader]
+                _check_columns(path, columns, input, output, *[image] * bool(image))
+                rows = [(row[input], row[output], row.get(image)) for row in reader]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise TvlensError(f"{path} is no task: {error}") from error
-        return cls(name or Path(path).stem, tuple(rows))
+        pairs = tuple((x, y) for x, y, _ in rows)
+        files = {x.strip(): Path(path).parent / file for x, _, file in rows if file}
+        return cls(name or Path(path).stem, pairs, images=files)
 
     @classmethod
     def from_json(cls, path: str | os.PathLike, *, name: str = "") -> "Task":
@@ -104,6 +116,7 @@ class Task:
         about = {}
         if isinstance(data, dict) and isinstance(data.get("pairs"), list):
             about = {k: data.get(k, "") for k in ("description", "instruction", "kind")}
+            about |= {k: data[k] for k in ("images", "texts") if k in data}
             name = name or data.get("name", "")
             data = data["pairs"]
         return cls(name or Path(path).stem, tuple(_json_pairs(path, data)), **about)
@@ -128,8 +141,51 @@ class Task:
         return cls(Path(title).stem, tuple((str(x), str(y)) for x, y in pairs))
 
     def to_json(self, path: str | os.PathLike) -> None:
-        """Write the task as JSON that `from_json` reads back."""
-        write(path, json.dumps(vars(self), ensure_ascii=False, indent=1))
+        """Write the task as JSON that `from_json` reads back.
+
+        Raises:
+            TvlensError: pictures that are no files.
+        """
+        about = {k: v for k, v in vars(self).items() if k not in ("images", "texts")}
+        if self.images:
+            memory = [x for x, i in self.images.items() if not isinstance(i, str | os.PathLike)]
+            if memory:
+                raise TvlensError(f"the image of {memory[0]!r} is no file: JSON cannot hold it")
+            files = {x: os.fspath(image) for x, image in self.images.items()}
+            about |= {"images": files, "texts": self.texts}
+        write(path, json.dumps(about, ensure_ascii=False, indent=1))
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What all its inputs can be shown as: "text", "image" or both."""
+        with_image = all(x in self.images for x, _ in self.pairs)
+        return ("text",) * self.texts + ("image",) * with_image
+
+    def shown(self, pair: tuple[str, str], modality: str) -> tuple[str | Image, str]:
+        """A pair with its input as it stands in a prompt: itself, or its picture.
+
+        Raises:
+            TvlensError: the input has no picture, or is no text.
+        """
+        x, y = pair
+        if modality not in ("text", "image"):
+            raise unknown("modality", modality, ("text", "image"))
+        if modality == "image" and x not in self.images:
+            raise TvlensError(f"{self.name}: {x!r} has no image; give Task(..., images=...)")
+        if modality == "text" and not self.texts:
+            raise TvlensError(f"{self.name}: {x!r} only names its image, it is no text")
+        return (Image(x, self.images[x]) if modality == "image" else x), y
+
+    def with_images(self, images: Mapping[str, Source]) -> "Task":
+        """The pairs whose inputs have a picture here, with it.
+
+        Raises:
+            TvlensError: none has.
+        """
+        pairs = tuple(pair for pair in self.pairs if pair[0] in images)
+        if not pairs:
+            raise TvlensError(f"{self.name}: none of its inputs has an image here")
+        return replace(self, pairs=pairs, images={x: images[x] for x, _ in pairs})
 
     def split(
         self, *, seed: int = 0, extract: float = 0.35, select: float = 0.2
@@ -157,7 +213,8 @@ class Task:
     def subset(self, indices: Iterable[int]) -> "Task":
         """The same task with only the pairs at these indices, in this order."""
         pairs = tuple(self.pairs[int(i)] for i in indices)
-        return Task(self.name, pairs, self.description, self.instruction, self.kind)
+        images = {x: self.images[x] for x, _ in pairs if x in self.images}
+        return replace(self, pairs=pairs, images=images)
 
 
 def _index() -> dict[str, dict]:
@@ -180,6 +237,18 @@ def _checked(name: str, pairs: Sequence) -> list[tuple[str, str]]:
     if not checked:
         raise TvlensError(f"{name}: a task needs at least one pair")
     return list(checked.items())
+
+
+def _check_images(task: Task) -> None:
+    """Pictures belong to inputs, and their files are there; they are read when they are shown."""
+    inputs = {x for x, _ in task.pairs}
+    for x, image in task.images.items():
+        if x not in inputs:
+            raise TvlensError(f"{task.name}: there is an image of {x!r}, but no such input")
+        if isinstance(image, str | os.PathLike) and not Path(image).is_file():
+            raise TvlensError(f"{task.name}: the image of {x!r} is missing: no file {image}")
+    if not task.texts and (without := sorted(inputs - set(task.images))):
+        raise TvlensError(f"{task.name}: {without[0]!r} is no text and has no image")
 
 
 def _check_columns(source: object, columns: Sequence[str], *wanted: str) -> None:

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
+from ..models import reader
 from ..stats import bootstrap_interval
-from ..tasks import Prompt, Task, Template, build, shuffled_labels
+from ..tasks import Prompt, Shown, Task, Template, build, shuffled_labels
 from .extract import METHODS, extract
 from .report import Condition, VectorReport
 from .score import Row, score
@@ -37,6 +38,8 @@ def evaluate(
     template: str | Template | None = None,
     mode: str | None = None,
     baseline: VectorReport | None = None,
+    modality: str | None = None,
+    demonstrations: Task | None = None,
     seed: int = 0,
     batch_tokens: int = 2048,
     progress: bool = False,
@@ -54,6 +57,9 @@ def evaluate(
         mode: "replace", "add" or "turn"; by default as the vector's method does.
         baseline: a report of another vector of the same examples on the same test items, whose
             conditions without a vector are taken over instead of being run again.
+        modality: how queries show their inputs: "text" or "image"; as in extraction by default.
+        demonstrations: the task with the images of the vector's own examples; needed where these
+            were shown as images, for the few-shot conditions.
         seed: of demonstrations, random vectors and bootstrap.
         batch_tokens: tokens per forward.
 
@@ -75,14 +81,18 @@ def evaluate(
         )
         return torch.stack([found.first, found.full], dim=-1).double().numpy()
 
-    queries = _zero_shot(model, template, select)
+    asked = modality or vector.meta.get("query", "text")
+    shots = _shots(vector, demonstrations)
+    queries = _zero_shot(model, template, select, asked)
     sweep = layer_sweep(model, vector, queries, mode=mode, progress=progress).double().numpy()
     means = sweep.mean(axis=0)
     layer = max(range(len(means)), key=lambda l: (means[l, 0], means[l, 1], -l))
     wrong = _wrong_vectors(model, vector, wrong, seed)
-    settings = _settings(vector, select, test, wrong, template, mode, seed)
+    settings = _settings(vector, select, test, wrong, template, mode, seed) | {"modality": asked}
     known = _taken_over(baseline, settings)
-    outcomes = _outcomes(right, model, vector, layer, template, test, wrong, seed, known)
+    outcomes = _outcomes(
+        right, model, vector, layer, template, test, wrong, seed, known, asked, shots
+    )
     found = {name: _condition(name, outcomes[name], seed) for name in outcomes} | known
     intervals = [bootstrap_interval(column, seed=seed) for column in sweep[:, :, 0].T]
     return VectorReport(
@@ -105,9 +115,11 @@ def _outcomes(
     wrong: Sequence[TaskVector],
     seed: int,
     known: dict[str, Condition],
+    asked: str,
+    shots: Sequence[Shown],
 ) -> dict[str, np.ndarray]:
     """Right or wrong under every condition not yet known, `[item, repeat, first/full]`."""
-    queries = _zero_shot(model, template, test)
+    queries = _zero_shot(model, template, test, asked)
     written = {
         "vector": [vector.values[layer]],
         "random": _random_like(vector.values[layer], np.random.default_rng(seed)),
@@ -121,7 +133,7 @@ def _outcomes(
         return outcomes
     outcomes["zero_shot"] = right([Row(q) for q in queries])[:, None]
     if vector.examples:
-        for name, prompts in _few_shot(model, template, vector, test, seed).items():
+        for name, prompts in _few_shot(model, template, vector, test, seed, asked, shots).items():
             outcomes[name] = right([Row(p) for p in prompts])[:, None]
         outcomes["most_common"] = _most_common(vector, test)[:, None]
     return outcomes
@@ -140,23 +152,41 @@ def _taken_over(baseline: VectorReport | None, settings: dict) -> dict[str, Cond
     return {n: c for n, c in baseline.conditions.items() if n in _WITHOUT_VECTOR}
 
 
-def _zero_shot(model: Any, template: Template, task: Task) -> list[Prompt]:
-    return [build(model.tokenizer, template, [], x, y) for x, y in task]
+def _zero_shot(model: Any, template: Template, task: Task, modality: str) -> list[Prompt]:
+    return [build(reader(model), template, [], *task.shown(pair, modality)) for pair in task]
+
+
+def _shots(vector: TaskVector, task: Task | None) -> list[Shown]:
+    """The vector's examples as demonstrations, shown as in extraction."""
+    if vector.meta.get("modality", "text") == "text":
+        return list(vector.examples)
+    if task is None:
+        raise TvlensError(
+            "the vector's examples were shown as images: give demonstrations=, the task it was "
+            "extracted from"
+        )
+    return [task.shown(pair, "image") for pair in vector.examples]
 
 
 def _few_shot(
-    model: Any, template: Template, vector: TaskVector, test: Task, seed: int
+    model: Any,
+    template: Template,
+    vector: TaskVector,
+    test: Task,
+    seed: int,
+    asked: str,
+    examples: Sequence[Shown],
 ) -> dict[str, list[Prompt]]:
     """Prompts with demonstrations from the vector's own examples, labels right and shuffled."""
-    examples = vector.examples
     shots = min(vector.meta.get("shots", 6), len(examples))
     few, shuffled = [], []
-    for i, (x, y) in enumerate(test):
+    for i, pair in enumerate(test):
+        x, y = test.shown(pair, asked)
         drawn = np.random.default_rng([seed, i]).choice(len(examples), shots, replace=False)
         shown = [examples[j] for j in drawn]
-        few.append(build(model.tokenizer, template, shown, x, y))
+        few.append(build(reader(model), template, shown, x, y))
         mixed = shuffled_labels(shown, seed=seed + i)
-        shuffled.append(build(model.tokenizer, template, mixed, x, y))
+        shuffled.append(build(reader(model), template, mixed, x, y))
     return {"few_shot": few, "shuffled_labels": shuffled}
 
 

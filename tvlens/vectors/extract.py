@@ -30,6 +30,8 @@ def extract(
     shots: int = 6,
     contexts: int = 20,
     site: str = "resid_post",
+    modality: str = "text",
+    query: str | None = None,
     seed: int = 0,
     batch_size: int = 16,
     progress: bool = False,
@@ -45,6 +47,8 @@ def extract(
         shots: demonstrations per context; each context's query is a dummy, not among them.
         contexts: how many contexts are averaged.
         site: the component to read.
+        modality: how demonstrations show their inputs: "text", or "image" (of `Task.images`).
+        query: how the contexts' dummy queries show theirs; as the demonstrations by default.
         seed: of the draw of contexts.
         batch_size: contexts per forward. Cost: contexts / batch_size forwards; "function" also
             patches every head.
@@ -62,6 +66,8 @@ def extract(
         shots=shots,
         count=contexts,
         site=component(site),
+        modality=modality,
+        query=query or modality,
         seed=seed,
         batch_size=batch_size,
         progress=progress,
@@ -72,6 +78,8 @@ def extract(
         "template": template.demonstration,
         "shots": shots,
         "contexts": contexts,
+        "modality": modality,
+        "query": query or modality,
         "seed": seed,
         "prompts": [prompt.text for prompt in draw.prompts()],
     }

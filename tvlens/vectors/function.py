@@ -14,7 +14,7 @@ from ..activations import collect
 from ..models.forward import Batch, logits_at, run
 from ..patching import PatchResult, patch, probability
 from ..sites import Site
-from ..tasks import Prompt, beginning_token, build, contexts, shuffled_labels
+from ..tasks import Prompt, beginning_token, contexts, shuffled_labels
 from .methods import Draw, Extracted
 
 Heads = Sequence[tuple[int, int]]
@@ -53,7 +53,7 @@ def function(draw: Draw, *, heads: int = 10, trials: int = 25) -> Extracted:
 
 def answered(model: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts whose first answer token is the likeliest; all of them where none is."""
-    batch = Batch.of(model, [prompt.tokens for prompt in prompts])
+    batch = Batch.of(model, prompts)
     best = logits_at(model, batch, batch.positions(-1))[:, 0].argmax(-1).tolist()
     right = [p for p, token in zip(prompts, best, strict=True) if p.answer[0] == token]
     return right or list(prompts)
@@ -63,7 +63,7 @@ def mean_outputs(draw: Draw, prompts: Sequence[Prompt]) -> Float[Tensor, "layer 
     """Every head's mean output at the last token, before the output matrix."""
     found = collect(
         draw.model,
-        [prompt.tokens for prompt in prompts],
+        prompts,
         "z",
         positions=-1,
         batch_size=draw.batch_size,
@@ -80,14 +80,13 @@ def indirect_effects(
     # Other contexts than those that the means come from.
     drawn = contexts(draw.task, shots=shots, count=trials, seed=draw.seed + 1)
     prompts = [
-        build(draw.model.tokenizer, draw.template, shuffled_labels(shown, seed=i), *query)
-        for i, (shown, query) in enumerate(drawn)
+        draw.prompt(shuffled_labels(shown, seed=i), query) for i, (shown, query) in enumerate(drawn)
     ]
     source = {Site("z", l).hook(draw.model): mean[None, None] for l, mean in enumerate(means)}
     return patch(
         draw.model,
         source,
-        [prompt.tokens for prompt in prompts],
+        prompts,
         site="z",
         positions=-1,
         metric=probability([prompt.answer[0] for prompt in prompts]),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..activations import collect
 from ..errors import TvlensError
+from ..models import reader
 from ..tasks import Pair, Prompt, Task, Template, build, contexts, plain
 
 
@@ -23,6 +24,7 @@ class Draw:
 
     Attributes:
         drawn: demonstrations and query of every context.
+        modality, query: how inputs are shown in demonstrations and in queries: "text" or "image".
         site: the component to read.
         seed: of further draws.
     """
@@ -35,6 +37,8 @@ class Draw:
     seed: int
     batch_size: int
     progress: bool
+    modality: str = "text"
+    query: str = "text"
 
     @classmethod
     def of(
@@ -46,10 +50,17 @@ class Draw:
 
     def prompts(self) -> list[Prompt]:
         """The few-shot prompts, with the queries' answers."""
-        tokenizer = getattr(self.model, "tokenizer", None)
-        return [build(tokenizer, self.template, shown, *query) for shown, query in self.drawn]
+        return [self.prompt(shown, query) for shown, query in self.drawn]
 
-    def states(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "layer prompt d_model"]:
+    def prompt(self, shown: Sequence[Pair], query: Pair) -> Prompt:
+        """One prompt, with inputs as texts or images."""
+        demonstrations = [self.task.shown(pair, self.modality) for pair in shown]
+        asked = self.task.shown(query, self.query)
+        return build(reader(self.model), self.template, demonstrations, *asked)
+
+    def states(
+        self, prompts: Sequence[Prompt] | Sequence[Sequence[int]]
+    ) -> Float[Tensor, "layer prompt d_model"]:
         """States at the last token of every prompt."""
         found = collect(
             self.model,
@@ -71,7 +82,7 @@ def state(draw: Draw) -> Extracted:
 
     Source: Hendel et al. 2023, "In-Context Learning Creates Task Vectors", section 3.
     """
-    return draw.states([p.tokens for p in draw.prompts()]).mean(1), {"mode": "replace"}
+    return draw.states(draw.prompts()).mean(1), {"mode": "replace"}
 
 
 def difference(draw: Draw) -> Extracted:
@@ -79,10 +90,8 @@ def difference(draw: Draw) -> Extracted:
 
     It is added, so that a bare query's state moves to where demonstrations bring it on average.
     """
-    tokenizer, queries = draw.model.tokenizer, [query for _, query in draw.drawn]
-    bare = [build(tokenizer, draw.template, [], *query) for query in queries]
-    with_shots = draw.states([p.tokens for p in draw.prompts()])
-    without = draw.states([p.tokens for p in bare])
+    with_shots = draw.states(draw.prompts())
+    without = draw.states([draw.prompt([], query) for _, query in draw.drawn])
     return (with_shots - without).mean(1), {"mode": "add"}
 
 
@@ -96,6 +105,8 @@ def in_context(draw: Draw) -> Extracted:
 
     Source: Liu et al. 2023, "In-context Vectors", equation 3.
     """
+    if "image" in (draw.modality, draw.query):
+        raise TvlensError("'in-context' reads inputs as texts of their own, it takes no images")
     words = [[draw.template.gap + word for word in side] for side in zip(*draw.task, strict=True)]
     tokenizer = draw.model.tokenizer
     inputs, outputs = ([plain(tokenizer, word) for word in side] for side in words)

@@ -81,7 +81,7 @@ def score(
 def _right(model: Any, rows: Sequence[Row], site: str, mode: str) -> Bool[Tensor, "row answer"]:
     """Which tokens of each answer the model gives; padding behind a short answer counts right."""
     # The answer's last token is never read as input.
-    batch = Batch.of(model, [r.prompt.tokens + r.prompt.answer[:-1] for r in rows])
+    batch = Batch.of(model, [r.prompt.answered() for r in rows])
     delimiter = torch.tensor([len(r.prompt.tokens) - 1 for r in rows])
     answers = torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(r.prompt.answer) for r in rows], batch_first=True, padding_value=-1

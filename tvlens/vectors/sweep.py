@@ -56,7 +56,7 @@ def _of_one_length(
     compared = compare(
         model,
         vector,
-        [[*prompt.tokens, *prompt.answer[:-1]] for prompt in prompts],
+        [prompt.answered() for prompt in prompts],
         site=vector.site,
         metric={"first": _right(answers, 1), "full": _right(answers, answers.shape[1])},
         layers="all",

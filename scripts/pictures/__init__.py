@@ -1,0 +1,1 @@
+"""Builds tvlens/pictures/pictures.parquet: the same things as many artists draw them."""

@@ -1,0 +1,205 @@
+import io
+
+import numpy as np
+import pytest
+import tiny
+import tiny_vision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+import tvlens as tv
+from tvlens import Image, Task, Template, TvlensError
+from tvlens.tasks import TEMPLATES, build
+
+PAIRS = [("cat", "cats"), ("dog", "dogs"), ("bus", "buses"), ("red", "reds"), ("green", "greens")]
+PICTURES = {x: tiny_vision.picture(i, 16 + 8 * (i % 2)) for i, (x, _) in enumerate(PAIRS)}
+
+
+@pytest.fixture
+def task():
+    return Task("plural", PAIRS, instruction="The plural of:", images=PICTURES)
+
+
+def file_of(mode: str, form: str = "PNG") -> bytes:
+    """A picture of some mode, half of it see-through where the mode can be."""
+    target = io.BytesIO()
+    half = Pillow.new("RGBA", (4, 2), (200, 40, 40, 255))
+    half.paste((0, 0, 0, 0), (2, 0, 4, 2))
+    half.convert(mode).save(target, form)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L", "1"])
+def test_pictures_of_every_mode(mode, tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(file_of(mode))
+    seen = Image("x", path).pixels()
+    assert seen.dtype == np.uint8 and seen.shape == (2, 4, 3)
+    np.testing.assert_array_equal(Image("x", path.read_bytes()).pixels(), seen)
+    if mode in ("RGBA", "LA"):  # what shows through is white, not what is stored below it
+        assert (seen[:, 2:] == 255).all()
+    if mode in ("RGB", "RGBA"):
+        assert (seen[:, :2] == (200, 40, 40)).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (37, 3)])
+@pytest.mark.parametrize("name", tiny_vision.NAMES)
+def test_pictures_of_odd_sizes(name, size):
+    if name == "qwen" and max(size) / min(size) > 200:
+        pytest.skip("its processor refuses them")
+    model = tiny_vision.model(name)
+    shown = Image("x", tiny_vision.picture(0, *size))
+    prompt = build(model.processor, TEMPLATES["qa"], [], shown, "cats")
+    found = tv.collect(model, [prompt], "resid_post", positions=-1, progress=False)
+    assert all(bool(states.isfinite().all()) for states in found.values())
+
+
+def test_sixteen_bits_are_not_cut():
+    values = np.array([[0, 30000], [60000, 65535]], dtype=np.uint16)
+    target = io.BytesIO()
+    Pillow.fromarray(values).save(target, "PNG")
+    seen = Image("x", target.getvalue()).pixels()[..., 0]
+    np.testing.assert_allclose(seen, values / 257, atol=1)
+
+
+def test_arrays_and_pils_pictures():
+    grey = np.array([[0, 255]], dtype=np.uint8)
+    assert Image("x", grey).pixels().tolist() == [[[0] * 3, [255] * 3]]
+    assert Image("x", grey[..., None]).pixels().tolist() == [[[0] * 3, [255] * 3]]
+    colour = tiny_vision.picture(1)
+    np.testing.assert_array_equal(Image("x", colour).pixels(), colour)
+    np.testing.assert_array_equal(Image("x", Pillow.fromarray(colour)).pixels(), colour)
+    for wrong in (colour.astype(float), colour[None], colour[..., :2], colour[:0]):
+        with pytest.raises(TvlensError, match=r"image of 'x' is .*not uint8"):
+            Image("x", wrong).pixels()
+
+
+def test_broken_files(tmp_path):
+    for name, content in {"empty": b"", "text": b"no picture", "cut": file_of("RGB")[:40]}.items():
+        path = tmp_path / f"{name}.png"
+        path.write_bytes(content)
+        with pytest.raises(TvlensError, match=f"cannot read the image of 'x', .*{name}.png"):
+            Image("x", path).pixels()
+    with pytest.raises(TvlensError, match="cannot read the image of 'x', 10 bytes"):
+        Image("x", b"no picture").pixels()
+
+
+def test_tasks_with_images(task, tmp_path):
+    assert task.modalities == ("text", "image")
+    assert Task("t", PAIRS).modalities == ("text",)
+    assert Task("t", PAIRS, images=PICTURES, texts=False).modalities == ("image",)
+    some = task.subset([0, 2])
+    assert set(some.images) == {"cat", "bus"}
+    parts = Task("t", PAIRS * 1, images=PICTURES).split(extract=0.4, select=0.2)
+    assert [set(p.images) for p in parts] == [{x for x, _ in p} for p in parts]
+    bare = Task("t", PAIRS).with_images({"dog": PICTURES["dog"], "cow": PICTURES["cat"]})
+    assert bare.pairs == (("dog", "dogs"),)
+    with pytest.raises(TvlensError, match="none of its inputs has an image"):
+        Task("t", PAIRS).with_images({})
+    with pytest.raises(TvlensError, match="image of 'cow', but no such input"):
+        Task("t", PAIRS, images={"cow": PICTURES["cat"]})
+    with pytest.raises(TvlensError, match="image of 'cat' is missing: no file"):
+        Task("t", PAIRS, images={"cat": tmp_path / "cat.png"})
+    with pytest.raises(TvlensError, match="'bus' is no text and has no image"):
+        Task("t", PAIRS[:3], images={"cat": PICTURES["cat"], "dog": PICTURES["dog"]}, texts=False)
+    with pytest.raises(TvlensError, match="unknown modality 'images': did you mean 'image'"):
+        task.shown(PAIRS[0], "images")
+    with pytest.raises(TvlensError, match="'cat' has no image"):
+        Task("t", PAIRS).shown(PAIRS[0], "image")
+    with pytest.raises(TvlensError, match="'cat' only names its image"):
+        Task("t", PAIRS, images=PICTURES, texts=False).shown(PAIRS[0], "text")
+
+
+def test_files_of_tasks_with_images(tmp_path):
+    (tmp_path / "cat.png").write_bytes(file_of("P"))
+    (tmp_path / "t.csv").write_text("input,output,file\ncat,cats,cat.png\ndog,dogs,\n")
+    task = Task.from_csv(tmp_path / "t.csv", image="file")
+    assert task.pairs == (("cat", "cats"), ("dog", "dogs")) and set(task.images) == {"cat"}
+    task.to_json(tmp_path / "t.json")
+    again = Task.from_json(tmp_path / "t.json")
+    assert again.pairs == task.pairs
+    seen = [one.shown(("cat", "cats"), "image")[0].pixels() for one in (task, again)]
+    np.testing.assert_array_equal(*seen)
+    with pytest.raises(TvlensError, match="image of 'cat' is no file"):
+        Task("t", PAIRS, images=PICTURES).to_json(tmp_path / "x.json")
+    with pytest.raises(TvlensError, match="no column 'picture'"):
+        Task.from_csv(tmp_path / "t.csv", image="picture")
+
+
+@pytest.mark.parametrize("name", tiny_vision.NAMES)
+@settings(max_examples=8, deadline=None)
+@given(
+    modes=st.lists(st.sampled_from(["text", "image"]), min_size=1, max_size=3),
+    template=st.sampled_from(sorted(TEMPLATES)),
+    instruction=st.sampled_from(["", "The plural of:"]),
+)
+def test_positions_are_known_by_construction(name, modes, template, instruction):
+    """Every part read back from its own tokens, and the whole from the processor itself."""
+    processor = tiny_vision.model(name).processor
+    task = Task("plural", PAIRS, images=PICTURES)
+    *shown, (query, answer) = [task.shown(p, m) for p, m in zip(PAIRS, modes, strict=False)]
+    prompt = build(processor, TEMPLATES[template], shown, query, answer, instruction=instruction)
+    decode = processor.tokenizer.decode
+
+    def read(span):
+        return decode(prompt.tokens[slice(*span)], clean_up_tokenization_spaces=False).strip()
+
+    images = [x for x, _ in [*shown, (query, answer)] if isinstance(x, Image)]
+    assert list(prompt.images) == images
+    for span, mode, (x, _) in zip(prompt.inputs, modes, PAIRS, strict=False):
+        assert (span in prompt.image_spans) == (mode == "image")
+        if mode == "text":
+            assert read(span) == x
+    assert [read(span) for span in prompt.labels] == [y for _, y in PAIRS[: len(shown)]]
+    delimiter = TEMPLATES[template].delimiter.strip()
+    assert all(delimiter.endswith(read((p, p + 1))) for p in prompt.delimiters)
+    assert (read(prompt.instruction) == instruction) if instruction else not prompt.instruction
+    if not images:
+        return
+    outputs = processor(
+        text=[prompt.text], images=[[i.pixels() for i in images]], add_special_tokens=False
+    )
+    assert tuple(outputs["input_ids"][0]) == prompt.tokens[1:]
+    soft = {processor.tokenizer.convert_tokens_to_ids(processor.image_token)}
+    inside = {i for span in prompt.image_spans for i in range(*span)}
+    placed = {i for i, token in enumerate(prompt.tokens) if token in soft}
+    assert placed and placed <= inside
+
+
+def test_texts_that_hold_the_marker(task):
+    processor = tiny_vision.model("llava").processor
+    shown = [task.shown(PAIRS[0], "image")]
+    with pytest.raises(TvlensError, match="'a <image> b' holds '<image>', which stands for"):
+        build(processor, TEMPLATES["qa"], shown, "a <image> b", "c")
+
+
+def test_a_hidden_label():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {c: i for i, c in enumerate("<a:bc")} | {"bc": 5}
+    raw = Tokenizer(models.BPE(vocab=vocab, merges=[("b", "c")]))
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<")
+    with pytest.raises(TvlensError, match="hides the label 'b' of 'a'"):
+        build(fast, Template("{x}:{y}c"), [("a", "b")], "a", "b")
+
+
+def test_images_on_a_text_model(task):
+    model = tiny.model("llama")
+    for options in ({"modality": "image"}, {"query": "image"}):
+        with pytest.raises(TvlensError, match=r"Image\('\w+'\) cannot be shown: .* text alone"):
+            tv.extract(model, task, shots=2, contexts=2, **options)
+    prompt = build(
+        tiny_vision.model("llava").processor, TEMPLATES["qa"], [], Image("x", PICTURES["cat"])
+    )
+    with pytest.raises(TvlensError, match="reads no images"):
+        tv.collect(model, [prompt], progress=False)
+
+
+def test_more_images_than_the_context_holds(task):
+    model = tiny_vision.model("smolvlm")
+    many = [task.shown(pair, "image") for pair in PAIRS] * 3
+    prompt = build(model.processor, TEMPLATES["qa"], many, "cat", "cats")
+    with pytest.raises(TvlensError, match=r"prompt 0 has 6\d\d tokens, \d+ of them for 15 images"):
+        tv.collect(model, [prompt], progress=False)

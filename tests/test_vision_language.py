@@ -1,0 +1,173 @@
+import copy
+import sys
+
+import pytest
+import tiny_vision
+import torch
+
+import tvlens as tv
+from tvlens import Task, TvlensError
+from tvlens.models.forward import Batch, logits_at
+from tvlens.patching.comparison import compare
+from tvlens.patching.full import full
+from tvlens.tasks import TEMPLATES, build, contexts
+
+PAIRS = [("cat", "cats"), ("dog", "dogs"), ("bus", "buses"), ("red", "reds"), ("green", "greens")]
+PAIRS += [("cow", "cows"), ("sun", "suns"), ("toe", "toes")]
+TASK = Task(
+    "plural",
+    PAIRS,
+    images={x: tiny_vision.picture(i, 16 + 8 * (i % 2)) for i, (x, _) in enumerate(PAIRS)},
+)
+
+
+@pytest.fixture(params=tiny_vision.NAMES)
+def model(request):
+    return tiny_vision.model(request.param)
+
+
+def prompts(model):
+    """Unlike in length and number of images; one has none."""
+    image, text = ([TASK.shown(pair, mode) for pair in PAIRS] for mode in ("image", "text"))
+    shown = [([image[0], text[1]], image[2]), ([text[3]], image[4]), ([], image[1])]
+    shown += [([text[0]], text[1])]
+    return [build(model.processor, TEMPLATES["qa"], s, *q) for s, q in shown]
+
+
+def plain_logits(name, prompt):
+    """What Hugging Face's own model gives at the last position, without any bridge."""
+    torch.manual_seed(0)
+    hf_model, processor = tiny_vision._MAKE[name]()
+    ids = torch.tensor([prompt.tokens])
+    options = {}
+    if prompt.images:
+        images = [[image.pixels() for image in prompt.images]]
+        options = dict(
+            processor(
+                text=[prompt.text], images=images, add_special_tokens=False, return_tensors="pt"
+            )
+        )
+        told = options.pop("input_ids").shape
+        options.pop("attention_mask")
+        for key, value in options.items():
+            if value.shape == told:
+                options[key] = torch.nn.functional.pad(value, (1, 0))
+    with torch.no_grad():
+        return hf_model.eval()(input_ids=ids, **options).logits[0, -1]
+
+
+@pytest.mark.parametrize("name", tiny_vision.NAMES)
+def test_ragged_prompts_give_hugging_faces_logits(name):
+    model = tiny_vision.model(name)
+    shown = prompts(model)
+    batch = Batch.of(model, shown)
+    found = logits_at(model, batch, batch.positions(-1))[:, 0]
+    wanted = torch.stack([plain_logits(name, prompt) for prompt in shown])
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    blind = logits_at(model, Batch.of(model, shown, look=False), batch.positions(-1))[:, 0]
+    changed = (found - blind).abs().amax(-1) > 1e-4
+    assert changed.tolist() == [True, True, True, False]  # the pictures matter where they are
+
+
+def test_collecting_together_is_collecting_alone(model):
+    shown = prompts(model)
+    together = tv.collect(model, shown, ["resid_post", "z"], batch_size=3, progress=False)
+    for row, prompt in enumerate(shown):
+        alone = tv.collect(model, [prompt], ["resid_post", "z"], progress=False)
+        for site, states in alone.items():
+            torch.testing.assert_close(
+                together[site][row, : len(prompt)], states[0], atol=1e-5, rtol=1e-4
+            )
+
+
+def test_a_vector_of_images_is_the_mean_of_their_states(model):
+    vector = tv.extract(model, TASK, shots=2, contexts=3, modality="image", query="text")
+    assert vector.meta["modality"] == "image" and vector.meta["query"] == "text"
+    drawn = contexts(TASK, shots=2, count=3, seed=0)
+    built = [
+        build(model.processor, TEMPLATES["qa"], [TASK.shown(p, "image") for p in s], *q)
+        for s, q in drawn
+    ]
+    states = tv.collect(model, built, "resid_post", positions=-1, progress=False)
+    wanted = states.stack("resid_post")[:, :, 0].mean(1)
+    torch.testing.assert_close(vector.values, wanted, atol=1e-5, rtol=1e-4)
+    other = tv.extract(model, TASK, shots=2, contexts=3)
+    assert not torch.allclose(vector.values, other.values, atol=1e-3)
+
+
+def both_shown(model, items):
+    """One prompt for each item, as an image behind a text."""
+    shown = [TASK.shown(PAIRS[1], "text")]
+    queries = [TASK.shown(PAIRS[i], "image")[0] for i in items]
+    return [build(model.processor, TEMPLATES["arrow"], shown, query) for query in queries]
+
+
+@pytest.mark.parametrize("site, positions", [("resid_post", [5, -1]), ("z", -1)])
+def test_patches_are_those_of_whole_runs(model, site, positions):
+    """Prompts that differ in nothing but their pictures: patching all of them swaps the runs."""
+    sides = [both_shown(model, side) for side in ((0, 4), (2, 6))]
+    metric = tv.logit_difference([5, 6], [7, 8])
+    result = tv.patch(model, *sides, site=site, positions=positions, metric=metric)
+    grid = dict(site=site, metric=metric, layers="all", heads="all", positions=positions)
+    compared = compare(model, *sides, **grid, seed=0)
+    cells = compared.grid.cells
+    parts = [compared.part(cell) for cell in cells]
+    slow = full(
+        model, compared.base.prompts, cells, parts, compared.reads, compared.base.vocabulary
+    )
+    wanted = torch.stack([compared.measure(one)[0] for one in slow])
+    torch.testing.assert_close(result.values.flatten(0, -2), wanted, atol=1e-5, rtol=1e-4)
+    assert float((result.values - result.baseline).abs().max()) > 1e-6
+
+
+def test_swapping_the_last_state_of_the_last_layer_swaps_the_answer(model):
+    sides = [both_shown(model, [i]) for i in (0, 2)]
+    metric = tv.logit_difference([5], [7])
+    result = tv.patch(model, *sides, site="resid_post", positions=-1, metric=metric)
+    batch = Batch.of(model, sides[0])
+    clean = metric(logits_at(model, batch, batch.positions(-1)))
+    torch.testing.assert_close(result.values[-1], clean, atol=1e-5, rtol=1e-4)
+    with pytest.raises(TvlensError, match="the same prompts"):
+        tv.patch(model, sides[0], sides[0], site="z", positions=-1, metric=metric)
+
+
+def test_evaluation_from_images_to_texts_and_back():
+    model = tiny_vision.model("tiny-vlm")
+    parts = [TASK.subset(rows) for rows in ([0, 1, 2], [3, 4], [5, 6, 7])]
+    other = Task("shout", [(x, x.upper()) for x, _ in PAIRS])
+    wrong = tv.extract(model, other, shots=2, contexts=2)
+    for modality, asked in (("text", "image"), ("image", "text")):
+        vector = tv.extract(model, parts[0], shots=2, contexts=2, modality=modality)
+        options = dict(select=parts[1], test=parts[2], wrong=wrong, modality=asked)
+        report = tv.evaluate(model, vector, demonstrations=parts[0], **options)
+        assert report.meta["modality"] == asked
+        assert set(report.controls) >= {"random", "wrong_task"}
+    with pytest.raises(TvlensError, match="give demonstrations="):
+        tv.evaluate(model, vector, **options)
+    with pytest.raises(TvlensError, match="takes no images"):
+        tv.extract(model, parts[0], method="in-context", shots=2, contexts=2, modality="image")
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen"])
+def test_folders_open_with_their_processors(name, tmp_path):
+    torch.manual_seed(0)
+    hf_model, processor = tiny_vision._MAKE[name]()
+    hf_model.save_pretrained(tmp_path)
+    for part in (processor.image_processor, processor.tokenizer):
+        part.save_pretrained(tmp_path)
+    if name == "llava":  # one without a video processor cannot save itself
+        processor.save_pretrained(tmp_path)
+    logits = []
+    for loaded in (tv.load(tmp_path), tiny_vision.model(name)):
+        batch = Batch.of(loaded, prompts(loaded))
+        logits.append(logits_at(loaded, batch, batch.positions(-1)))
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-4)
+    assert "torchvision" not in sys.modules
+
+
+def test_a_processor_that_makes_other_tokens():
+    model = tiny_vision.model("llava")
+    prompt = copy.copy(prompts(model)[0])
+    object.__setattr__(prompt, "text", prompt.text + "!")
+    with pytest.raises(TvlensError, match=r"makes other tokens of .* than the prompt has"):
+        tv.collect(model, [prompt], progress=False)

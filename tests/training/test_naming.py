@@ -1,0 +1,155 @@
+import json
+
+import pytest
+import tiny_vision
+import torch
+
+import tvlens as tv
+from tvlens import Pictures, TvlensError
+from tvlens.models import tiny_vlm
+from tvlens.training import naming
+from tvlens.training.naming import captions as said
+from tvlens.training.naming.views import views
+
+
+@pytest.fixture
+def tiny_parts(monkeypatch):
+    """A tiny language model and a tiny eye in place of the real ones."""
+
+    def assemble(form, *, projector=None, seed=0, **_):
+        torch.manual_seed(0)
+        model, processor = tiny_vision._tiny_vlm()
+        if projector is None:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                projector = tiny_vlm.Projector(64, form.hidden, 32)
+        model.projector = projector
+        return model.eval(), processor.tokenizer
+
+    monkeypatch.setattr(tiny_vlm, "assemble", assemble)
+    return tiny_vlm.Form(layers=(1, 2), grid=1, hidden=16)
+
+
+@pytest.fixture(scope="module")
+def few():
+    things = ["lion", "tiger", "red apple", "banana", "France", "Japan", "hammer", "rose"]
+    return Pictures.load().where(names=things)
+
+
+def options(form, pictures, **more):
+    found = dict(form=form, pictures=pictures, unseen=0.4, view_count=2, epochs=3, lr=1e-2)
+    return found | dict(progress=False) | more
+
+
+def test_training_learns_and_resumes_to_the_same_bits(tiny_parts, few, tmp_path, monkeypatch):
+    whole = naming.train_vlm(tmp_path / "whole", **options(tiny_parts, few))
+    losses = [record["loss"] for record in whole.history]
+    assert losses[-1] < losses[0]
+    assert {"new_artist", "new_things", "new_both"} <= set(whole.to_dataframe().columns)
+
+    class Stopped(Exception):
+        pass
+
+    real, calls = said.loss, []
+
+    def stopping(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Stopped
+        return real(*args)
+
+    monkeypatch.setattr("tvlens.training.naming.train.loss", stopping)
+    with pytest.raises(Stopped):
+        naming.train_vlm(tmp_path / "cut", **options(tiny_parts, few))
+    monkeypatch.setattr("tvlens.training.naming.train.loss", real)
+    again = naming.train_vlm(tmp_path / "cut", **options(tiny_parts, few))
+    weights = [(run.folder / "model" / tiny_vlm.WEIGHTS).read_bytes() for run in (whole, again)]
+    assert weights[0] == weights[1]
+    done = naming.train_vlm(tmp_path / "cut", **options(tiny_parts, few))
+    assert done.history == again.history
+    with pytest.raises(TvlensError, match=r"lr: 0\.01 there, 0\.001 here"):
+        naming.train_vlm(tmp_path / "cut", **options(tiny_parts, few, lr=1e-3))
+    with pytest.raises(TvlensError, match="holds no training of a tiny-vlm"):
+        naming.load_named(tmp_path)
+
+
+def test_only_the_projector_is_trained(tiny_parts, few, tmp_path):
+    frozen = tiny_vlm.assemble(tiny_parts)[0].state_dict()
+    run = naming.train_vlm(tmp_path / "run", **options(tiny_parts, few, epochs=1))
+    kept = json.loads((run.folder / "model" / tiny_vlm.SETTINGS).read_text())
+    assert kept["layers"] == [1, 2] and kept["language"] == "smollm2-135m"
+    model, _ = tiny_vlm.open_saved(run.folder / "model")
+    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, frozen[k])}
+    assert moved and all(name.startswith("projector.") for name in moved)
+    loaded = tv.load(run.folder / "model")
+    assert loaded.processor.tokens == 2 and loaded.cfg.model_name == "model"
+    with pytest.raises(TvlensError, match="holds no tiny-vlm"):
+        tiny_vlm.open_saved(tmp_path)
+
+
+def test_views_are_made_once(few, tmp_path, monkeypatch):
+    model, _ = tiny_vision._tiny_vlm()
+    first = views(model.eye, few, folder=tmp_path, count=2, progress=False)
+    assert first.shape[:3] == (len(few), 2, 2) and first.dtype == torch.float16
+    monkeypatch.setattr(tiny_vlm.Eye, "forward", None)  # may not run again
+    torch.testing.assert_close(
+        views(model.eye, few, folder=tmp_path, count=2, progress=False), first
+    )
+    with pytest.raises(TvlensError, match=r"views of other settings \(views\)"):
+        views(model.eye, few, folder=tmp_path, count=3, progress=False)
+
+
+def test_names_are_scored_as_greedy_decoding_gives_them():
+    model, processor = tiny_vision._tiny_vlm()
+    tokenizer = processor.tokenizer
+    soft = torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(0))
+    found = [
+        said.Caption.of(tokenizer, said.PHRASES[i], n) for i, n in enumerate(["a", "cat", "b"])
+    ]
+    written = []
+    for one, caption in zip(soft, found, strict=True):
+        ids, parts = [], []
+        for part in (caption.before, one, caption.behind):
+            embed = model.get_input_embeddings()
+            parts.append(part if part is one else embed(torch.tensor(part)))
+        state = torch.cat(parts)
+        for _ in caption.name:
+            ids.append(int(model(inputs_embeds=state[None]).logits[0, -1].argmax()))
+            state = torch.cat([state, model.get_input_embeddings()(torch.tensor(ids[-1:]))])
+        written.append(ids)
+    own = [said.Caption(c.before, c.behind, ids) for c, ids in zip(found, written, strict=True)]
+    assert said.named(model, soft, own).tolist() == [True] * 3
+    assert said.named(model, soft, [own[0], *found[1:]]).tolist() == [True, False, False]
+
+
+def test_soft_tokens_stand_where_the_placeholders_are():
+    model, processor = tiny_vision._tiny_vlm()
+    pixels = processor.image_processor([tiny_vision.picture(i) for i in (0, 1)])
+    soft = model.soft_tokens(pixels)
+    states = model.eye.vit(pixels, output_hidden_states=True).hidden_states
+    joined = torch.cat([states[1], states[2]], dim=-1)
+    seen = torch.stack([joined[:, 0], joined[:, 1:].mean(1)], dim=1)  # class token, one cell
+    torch.testing.assert_close(soft, model.projector(seen), atol=1e-5, rtol=1e-4)
+    hole = model.placeholder
+    ids = torch.tensor([[5, hole, hole, 6], [hole, hole, 7, 8]])
+    embedded = model.get_input_embeddings()(ids)
+    embedded[0, 1:3], embedded[1, :2] = soft[0], soft[1]
+    with torch.no_grad():
+        wanted = model(inputs_embeds=embedded).logits
+        torch.testing.assert_close(model(ids, pixel_values=pixels).logits, wanted)
+        plain = torch.tensor([[5, 6, 7]])
+        embeds = model.get_input_embeddings()(plain)
+        torch.testing.assert_close(model(plain).logits, model(inputs_embeds=embeds).logits)
+    with pytest.raises(TvlensError, match=r"1 pictures make 2 soft tokens, .* hold 4 placeholders"):
+        model(ids, pixel_values=pixels[:1])
+
+
+def test_every_picture_is_looked_at_once(monkeypatch):
+    model, processor = tiny_vision._tiny_vlm()
+    pixels = processor.image_processor([tiny_vision.picture(i) for i in (0, 1, 0)])
+    looked, real = [], model.eye.forward
+    monkeypatch.setattr(model.eye, "forward", lambda p: (looked.append(len(p)), real(p))[1])
+    first = model.soft_tokens(pixels)
+    torch.testing.assert_close(first[0], first[2])
+    torch.testing.assert_close(model.soft_tokens(pixels[1:]), first[1:])
+    assert looked == [2]

@@ -1,0 +1,25 @@
+"""`tvlens train-vlm`: a small vision-language model that names pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import interruptible
+
+
+def train_vlm(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the run; its model is in model/.")
+    ] = Path("out/tiny-vlm"),
+    views: Annotated[int, typer.Option(min=1, help="Views of every training picture.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the projector, views, parts and order.")] = 0,
+) -> None:
+    """Teach tiny-vlm (DINOv2-small, a projector, SmolLM2) to name pictures; resumable."""
+    from ..training.naming import train_vlm as train
+
+    with interruptible():
+        result = train(out, view_count=views, epochs=epochs, seed=seed)
+    print(result.to_dataframe().to_string(index=False, float_format=lambda v: f"{v:.3f}"))
+    print(f"\nmodel: {result.folder / 'model'}")
