@@ -166,7 +166,7 @@ def _projected(
 ) -> Float[Tensor, "sender batch pos ..."]:
     """The receiver's activation when its block reads each of these streams."""
     senders, batch = stream.shape[:2]
-    rows = Batch(prompts.inputs.repeat(senders, 1), prompts.lengths.repeat(senders))
+    rows = prompts.repeat(senders)
     kept: dict[int, Tensor] = {}
     hooks = [
         (Site("resid_pre", receiver.layer).hook(model), lambda _, hook: stream.flatten(0, 1)),
