@@ -94,8 +94,8 @@ def _summary(study: "LatentStudy") -> list[str]:
     seeds = f"{len(study.seeds)} seeds" if len(study.seeds) > 1 else "one seed"
     missed = [f for f in verdicts(study.claims) if f["holds"] not in ("yes", _all(study))]
     told = "; ".join(
-        f"{f['claim']} is {f['value']:.3g} with {f['model'].split(', ')[1]}, not {f['threshold']}"
-        + (f" ({f['holds']} seeds)" if len(study.seeds) > 1 else "")
+        f"{f['claim']} is {f['value']:.3g} with {f['model'].split(', ')[1]}, and should be "
+        f"{f['threshold']}" + (f" (so in {f['holds']} seeds)" if len(study.seeds) > 1 else "")
         for f in missed
     )
     return [
