@@ -52,9 +52,11 @@ def images_only(cls: type) -> type:
     return type(cls.__name__, (cls,), {"check_argument_for_proper_class": check})
 
 
-def has_images(prompts: Sequence[Any]) -> bool:
-    """Whether any of these prompts shows an image."""
-    return any(getattr(prompt, "images", ()) for prompt in prompts)
+def has_images(prompts: Sequence[Any] | Tensor) -> bool:
+    """Whether any of these prompts shows an image; token ids do not."""
+    return not isinstance(prompts, Tensor) and any(
+        getattr(prompt, "images", ()) for prompt in prompts
+    )
 
 
 def looked_at(model: Any, prompts: Sequence[Any], *, width: int) -> dict[str, Tensor]:
