@@ -1,6 +1,5 @@
 """`Prediction`: a reference's posterior and predictive at every position."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,8 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError
-from ..files import replacing
+from ..saved import read_tensors, write_tensors
 
 
 @dataclass(frozen=True)
@@ -125,28 +123,14 @@ class Prediction:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a safetensors file with everything else as JSON in its header. Atomic."""
-        from safetensors.torch import save_file
-
         tensors = {"posterior": self.posterior, "evidence": self.evidence} | _parts(self.predictive)
         plain = {name: getattr(self, name) for name in ("majors", "rest", "reference")}
-        with replacing(path) as temporary:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()},
-                temporary,
-                metadata={"tvlens.prediction": json.dumps(plain)},
-            )
+        write_tensors(path, tensors, kind="tvlens.prediction", about=plain)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Prediction":
         """Read what `save` wrote."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                plain = json.loads((file.metadata() or {})["tvlens.prediction"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise TvlensError(f"{path} holds no prediction ({error})") from error
+        tensors, plain = read_tensors(path, kind="tvlens.prediction", what="prediction")
         own = {name: tensors.pop(name) for name in ("posterior", "evidence")}
         return cls(**own, predictive=_whole(tensors), **plain)
 

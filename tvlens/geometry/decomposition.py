@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
+from ..saved import Saved
 from .cells import Cells, labelled
-from .saved import Saved
 from .shares import between_cells, each_cell, estimate, main_effects, whole
 
 

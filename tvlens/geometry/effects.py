@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
+from ..saved import Saved
 from . import checks
 from .cells import Cells, labelled
-from .saved import Saved
 from .simplex import simplex_weights
 
 

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
+from ..saved import Saved
 from . import checks
-from .saved import Saved
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
+from ..saved import Saved
 from . import checks
-from .saved import Saved
 
 # Numbers of one block of the distances' sums; bounds memory at some hundred MB.
 _TOGETHER = 2**24

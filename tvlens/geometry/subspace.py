@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..models.forward import Hook, hooked
+from ..saved import Saved
 from . import checks
 from .axes import principal, spanned
 from .orthogonality import Orthogonality, orthogonality, principal_angles
 from .removal import removal
-from .saved import Saved
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..geometry.saved import Saved
+from ..saved import Saved
 from ..stats import bootstrap_interval
 from .evaluation import evaluate
 from .examples import Examples, Head, decide

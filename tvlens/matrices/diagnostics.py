@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..geometry.saved import Saved
+from ..saved import Saved
 from .gathering import LayerMoments
 from .matrix import TaskMatrix
 from .moments import PairMoments

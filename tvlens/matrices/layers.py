@@ -1,16 +1,13 @@
 """`TaskMatrices`: the task matrices of a model's layers."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from ..errors import TvlensError
-from ..files import replacing
+from ..saved import parted, read_tensors, write_tensors
 from ..sites import Site
 from .matrix import TaskMatrix
 
@@ -88,17 +85,13 @@ class TaskMatrices(Mapping):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write all of them to one safetensors file. Atomic."""
-        from safetensors.torch import save_file
-
         tensors, plain = {}, []
         for i, matrix in enumerate(self.matrices):
-            values = {f.name: getattr(matrix, f.name) for f in fields(matrix)}
-            own = {k: v for k, v in values.items() if isinstance(v, Tensor)}
+            own, rest = parted(matrix)
             # Copies: several matrices may share a tensor, which the file format does not allow.
-            tensors |= {f"{i}.{name}": t.clone().contiguous() for name, t in own.items()}
-            plain.append({k: v for k, v in values.items() if k not in own})
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={"tvlens.TaskMatrices": json.dumps(plain)})
+            tensors |= {f"{i}.{name}": t.clone() for name, t in own.items()}
+            plain.append(rest)
+        write_tensors(path, tensors, kind="tvlens.TaskMatrices", about=plain)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "TaskMatrices":
@@ -107,14 +100,8 @@ class TaskMatrices(Mapping):
         Raises:
             TvlensError: no such file, or it holds no task matrices.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                plain = json.loads((file.metadata() or {})["tvlens.TaskMatrices"])
-                for name in file.keys():  # noqa: SIM118
-                    place, attribute = name.split(".")
-                    plain[int(place)][attribute] = file.get_tensor(name)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise TvlensError(f"{path} holds no task matrices ({error})") from error
+        tensors, plain = read_tensors(path, kind="tvlens.TaskMatrices", what="task matrices")
+        for name, tensor in tensors.items():
+            place, attribute = name.split(".")
+            plain[int(place)][attribute] = tensor
         return cls(tuple(TaskMatrix(**one) for one in plain))

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..geometry.saved import Saved
 from ..models.readout import Readout
+from ..saved import Saved
 from .attach import attached, place
 from .moments import PairMoments
 from .rank import check_rank, output_axes, reduced

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..geometry.saved import Saved
+from ..saved import Saved
 
 _TENSORS = ("mean_x", "mean_y", "xx", "xy", "yy")
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError, unknown
-from ..geometry.saved import Saved
+from ..saved import Saved
 from .examples import Examples
 from .matrix import TaskMatrix
 

@@ -1,9 +1,7 @@
 """`PatchResult`: what each patch did to a metric, per example, with its uncertainty."""
 
-import json
 import os
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..files import replacing
+from ..saved import read_tensors, write_tensors
 
 
 @dataclass(frozen=True)
@@ -153,31 +151,17 @@ class PatchResult:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a safetensors file with everything else as JSON in its header. Atomic."""
-        from safetensors.torch import save_file
-
         tensors = {"values": self.values, "baseline": self.baseline}
         tensors |= {} if self.clean is None else {"clean": self.clean}
         tensors |= {f"attention.{name}": p for name, p in self.attention.items()}
         names = ("axes", "coordinates", "site", "tokens", "source_tokens", "settings")
         plain = {name: getattr(self, name) for name in names}
-        with replacing(path) as temporary:
-            save_file(
-                {k: t.contiguous() for k, t in tensors.items()},
-                temporary,
-                metadata={"tvlens.patch": json.dumps(plain)},
-            )
+        write_tensors(path, tensors, kind="tvlens.patch", about=plain)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "PatchResult":
         """Read what `save` wrote."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                plain: dict[str, Any] = json.loads((file.metadata() or {})["tvlens.patch"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise TvlensError(f"{path} holds no patching result ({error})") from error
+        tensors, plain = read_tensors(path, kind="tvlens.patch", what="patching result")
         plain["axes"] = tuple(plain["axes"])
         attention = {k[10:]: t for k, t in tensors.items() if k.startswith("attention.")}
         kept = {k: tensors.get(k) for k in ("values", "baseline", "clean")}

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..files import replacing
+from ..saved import write_tensors
 
 FOLDER = "checkpoints"
 
@@ -29,14 +29,11 @@ def save(
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Write a checkpoint, whole or not at all."""
-    from safetensors.torch import save_file
-
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
-    with replacing(path_at(folder, step)) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+    write_tensors(path_at(folder, step), tensors)
 
 
 def restore(

@@ -1,7 +1,6 @@
 """`TaskVector`: one direction per layer that carries a task, with its provenance."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..files import replacing
 from ..models.forward import Hook, hooked
 from ..models.load import model_name
+from ..saved import read_tensors, write_tensors
 from ..sites import Site
 
 MODES = ("replace", "add", "turn")
@@ -190,11 +189,8 @@ class TaskVector:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a safetensors file; provenance stands in its header as JSON. Atomic."""
-        from safetensors.torch import save_file
-
-        header = {"tvlens": json.dumps({"site": self.site, "meta": self.meta})}
-        with replacing(path) as temporary:
-            save_file({"values": self.values.contiguous()}, temporary, metadata=header)
+        about = {"site": self.site, "meta": self.meta}
+        write_tensors(path, {"values": self.values}, kind="tvlens", about=about)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "TaskVector":
@@ -203,14 +199,9 @@ class TaskVector:
         Raises:
             TvlensError: no such file, or it holds no task vector.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {})["tvlens"])
-                return cls(file.get_tensor("values"), header["site"], header["meta"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise TvlensError(f"{path} holds no task vector ({error})") from error
+        needs = ("values", "site", "meta")
+        tensors, about = read_tensors(path, kind="tvlens", what="task vector", needs=needs)
+        return cls(tensors["values"], about["site"], about["meta"])
 
     def _check_like(self, other: "TaskVector") -> None:
         if self.values.shape != other.values.shape or self.site != other.site:

@@ -12,9 +12,9 @@ from torch import Tensor
 from ...activations import collect
 from ...errors import unknown
 from ...geometry import Effects, Subspace
-from ...geometry.saved import Saved
 from ...models.forward import Batch
 from ...models.load import model_name
+from ...saved import Saved
 from ...stats import bootstrap_interval
 from ..pool import at_least
 from ..sequences import Data

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import TvlensError, unknown
-from ...geometry.saved import Saved
 from ...models.load import model_name
+from ...saved import Saved
 from ...stats import bootstrap_interval
 from ..chains import unigram_inference, unigram_retrieval
 from ..divergence import relative_distance

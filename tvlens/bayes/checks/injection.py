@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...errors import TvlensError, unknown
 from ...geometry import Effects, Subspace
-from ...geometry.saved import Saved
 from ...models.forward import Hook
 from ...models.load import model_name
+from ...saved import Saved
 from ...sites import Site
 from ...stats import bootstrap_interval
 from ..divergence import kl

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ...geometry import Effects, Subspace
 from ...geometry.orthogonality import Orthogonality
-from ...geometry.saved import Saved
 from ...models.load import model_name
+from ...saved import Saved
 from ...stats import bootstrap_interval
 from ..pool import at_least
 from .predictives import check_model

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ...errors import TvlensError
 from ...geometry import Effects, Subspace
-from ...geometry.saved import Saved
 from ...models.forward import Batch
 from ...models.load import model_name
+from ...saved import Saved
 from ..pool import at_least
 from ..sequences import Data
 from .ablation import Removal, mean_state, removal

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...errors import unknown
 from ...geometry import Effects, balanced_effects, simplex_weights
-from ...geometry.saved import Saved
 from ...models.load import model_name
+from ...saved import Saved
 from ..pool import at_least
 from .predictives import check_model
 from .probes import most_seen, probes, states

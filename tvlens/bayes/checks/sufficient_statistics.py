@@ -11,8 +11,8 @@ from torch import Tensor
 from ...activations import collect
 from ...errors import TvlensError
 from ...geometry import Subspace
-from ...geometry.saved import Saved
 from ...models.load import model_name
+from ...saved import Saved
 from ..pool import at_least
 from ..references import counts
 from ..regression import LinearRegression

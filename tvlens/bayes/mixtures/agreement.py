@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import TvlensError
-from ...geometry.saved import Saved
 from ...geometry.shares import resampled
+from ...saved import Saved
 from ..categorical import rows_on_simplex
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import unknown
-from ...geometry.saved import Saved
+from ...saved import Saved
 from .agreement import Agreement, agreement, cluster_draws
 
 

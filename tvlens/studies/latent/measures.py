@@ -21,8 +21,8 @@ from ...bayes import (
     retrieval,
     task_effects,
 )
-from ...files import replacing
 from ...geometry import Effects
+from ...saved import write_tensors
 from ...training import Run
 from .plan import Plan
 
@@ -56,16 +56,12 @@ def _save_example(
     plan: Plan, model: Any, family: Any, effects: Effects, seed: int, folder: Path
 ) -> None:
     """Weights and posterior at every position of a few sequences."""
-    from safetensors.torch import save_file
-
     example: dict[str, Tensor] = {}
     if plan.family != "regression":
         tasks = torch.arange(min(_SHOWN, family.majors))
         tokens = family.sample_tasks(tasks, plan.length, seed=seed).tokens
         example = {"tokens": tokens, **_followed(model, family, effects, tokens)}
-    path = _at(folder, "example")
-    with replacing(path) as temporary:
-        save_file({name: value.contiguous() for name, value in example.items()}, temporary)
+    write_tensors(_at(folder, "example"), example)
 
 
 def _followed(

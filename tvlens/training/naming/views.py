@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...errors import TvlensError
-from ...files import replacing, write
+from ...files import write
 from ...models.pictures import pixels
 from ...models.tiny_vlm import Eye
 from ...pictures import Pictures
+from ...saved import write_tensors
 from .augment import augmented, plain
 
 # Pictures of one file: the most that an interruption costs.
@@ -50,8 +51,7 @@ def views(
         rows = range(start, min(start + _CHUNK, len(pictures)))
         if not path.exists():
             seen = torch.stack([_seen(eye, pictures, row, count, seed) for row in rows])
-            with replacing(path) as temporary:
-                save_file({"states": seen}, temporary)
+            write_tensors(path, {"states": seen})
         parts.append(load_file(path)["states"])
     return torch.cat(parts)
 
