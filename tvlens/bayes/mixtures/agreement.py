@@ -109,6 +109,13 @@ def agreement(
     )
 
 
+def correlation(
+    weights: Float[Tensor, "*layer prompt task"], reference: Float[Tensor, "row k"]
+) -> Float[Tensor, "*layer"]:
+    """Pearson's correlation of `agreement` alone: distributions over tasks as they are given."""
+    return _correlation(_sums(weights.double(), reference.double()).sum(-2))
+
+
 def cluster_draws(
     clusters: Int[Tensor, " prompt"] | None, prompts: int, *, resamples: int, seed: int
 ) -> Float[Tensor, "draw prompt"]:

@@ -14,7 +14,7 @@ from ...geometry import simplex_weights
 from ...sites import component
 from ...tasks import Task, Template
 from ...vectors.extract import provenance
-from .agreement import agreement
+from .agreement import correlation
 from .delimiter import Delimiter
 from .experiment import Experiment
 from .mixture import aligned, label_likelihood
@@ -182,8 +182,7 @@ def _nulls(
 
     def one(control: Control) -> Float[Tensor, "layer 2"]:
         weights, residual = _by_chance(points, control(states, rng))
-        found = agreement(weights, alpha, resamples=2, null=1).correlation
-        return torch.stack([residual.sum(-1) / size, found], -1)
+        return torch.stack([residual.sum(-1) / size, correlation(weights, alpha)], -1)
 
     numbers = [torch.stack([one(c) for _ in range(draws)], 1) for c in controls.values()]
     return torch.stack(numbers)
