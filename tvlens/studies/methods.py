@@ -1,6 +1,5 @@
 """Which way of extracting a task vector works? Every method on every task, one page, one JSON."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +12,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import TvlensError, unknown
-from ..files import write
 from ..models.load import model_name
 from ..tasks import Task, Template
 from ..vectors import METHODS, TaskVector, VectorReport, evaluate, extract
 from ..vectors.extract import provenance
 from .kept import kept_report, kept_vector
+from .reported import Reported
 
 # How many other tasks' vectors stand behind the wrong-task control.
 _WRONG = 2
 
 
 @dataclass(frozen=True)
-class MethodStudy:
+class MethodStudy(Reported):
     """Every method's vector of every task, evaluated alike.
 
     Attributes:
@@ -91,16 +90,10 @@ class MethodStudy:
 
         return page(self)
 
-    def _repr_html_(self) -> str:
-        return self.page().html()
-
-    def save(self, folder: str | os.PathLike) -> Path:
-        """Write `report.json` and `index.html` into a folder; returns the page's path."""
-        folder = Path(folder)
+    def to_json(self) -> dict[str, Any]:
+        """All numbers and settings, as plain data."""
         reports = {t: {m: r.to_json() for m, r in by.items()} for t, by in self.reports.items()}
-        numbers = {"settings": self.settings, "tasks": reports}
-        write(folder / "report.json", json.dumps(numbers, ensure_ascii=False, indent=1))
-        return self.page().write(folder / "index.html")
+        return {"settings": self.settings, "tasks": reports}
 
 
 def run(

@@ -1,6 +1,5 @@
 """Which heads, layers and positions matter? One exact sweep on a task or on two texts, one page."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +8,13 @@ from typing import Any
 
 from .. import viz
 from ..errors import TvlensError
-from ..files import write
 from ..patching import PatchResult, log_probability, logit_difference, patch, probability
 from ..patching.metrics import Metric
 from ..patching.sweep import Choice
 from ..sites import component
 from ..tasks import Task, Template, build, contexts, plain, shuffled_labels
 from ..vectors.extract import provenance
+from .reported import Reported, listed
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class PatchStudy:
+class PatchStudy(Reported):
     """A sweep of patches with its page."""
 
     result: PatchResult
@@ -55,20 +54,17 @@ class PatchStudy:
             viz.Section("The largest effects", _TABLE, [viz.table(_top(self.result))]),
         ]
         title = f"Patching {self.result.site} in {self.settings['model']}"
-        return viz.Page(title, _summary(self), sections, _plain(self.settings))
+        return viz.Page(title, _summary(self), sections, listed(self.settings))
 
-    def _repr_html_(self) -> str:
-        return self.page().html()
+    def to_json(self) -> dict[str, Any]:
+        """All numbers and settings, as plain data."""
+        rows = self.to_dataframe().to_dict(orient="records")
+        return {"settings": self.settings, "patches": rows}
 
     def save(self, folder: str | os.PathLike) -> Path:
         """Write the values, `report.json` and `index.html` into a folder; returns the page."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.result.save(folder / "patches.safetensors")
-        rows = self.to_dataframe().to_dict(orient="records")
-        numbers = {"settings": self.settings, "patches": rows}
-        write(folder / "report.json", json.dumps(numbers, ensure_ascii=False, indent=1))
-        return self.page().write(folder / "index.html")
+        self.result.save(Path(folder) / "patches.safetensors")
+        return super().save(folder)
 
 
 _MAP = (
@@ -203,8 +199,3 @@ def _summary(study: PatchStudy) -> list[str]:
     if count < 6:
         lines[-1] += "With so few prompts, intervals and p-values say little."
     return lines
-
-
-def _plain(settings: dict) -> dict:
-    versions = {f"version of {k}": v for k, v in settings["versions"].items()}
-    return {k: v for k, v in settings.items() if k != "versions"} | versions

@@ -1,6 +1,5 @@
 """Where does a model keep its tasks? Task vectors of several tasks, one page, one JSON."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +13,15 @@ from tqdm.auto import tqdm
 
 from ..activations import collect
 from ..errors import TvlensError
-from ..files import write
 from ..models.load import model_name
 from ..tasks import Prompt, Task, Template, build, contexts
 from ..vectors import TaskVector, VectorReport, evaluate, extract, top_tokens
 from .kept import kept_report
+from .reported import Reported
 
 
 @dataclass(frozen=True)
-class VectorStudy:
+class VectorStudy(Reported):
     """Vectors of several tasks in one model, and what each is good for.
 
     Attributes:
@@ -63,21 +62,15 @@ class VectorStudy:
 
         return page(self)
 
-    def _repr_html_(self) -> str:
-        return self.page().html()
-
-    def save(self, folder: str | os.PathLike) -> Path:
-        """Write `report.json` and `index.html` into a folder; returns the page's path."""
-        folder = Path(folder)
-        numbers = {
+    def to_json(self) -> dict[str, Any]:
+        """All numbers and settings, as plain data."""
+        return {
             "settings": self.settings,
             "layer": self.layer,
             "tasks": {name: report.to_json() for name, report in self.reports.items()},
             "cosines": {"tasks": list(self.vectors), "values": self.cosines.tolist()},
             "written": self.written,
         }
-        write(folder / "report.json", json.dumps(numbers, ensure_ascii=False, indent=1))
-        return self.page().write(folder / "index.html")
 
 
 def run(

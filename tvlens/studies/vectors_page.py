@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import viz
 from ..vectors.show import condition_figure, layer_figure
+from .reported import listed
 
 if TYPE_CHECKING:
     from ..vectors import VectorReport
@@ -26,7 +27,7 @@ def page(study: "VectorStudy") -> viz.Page:
         viz.Section("What a vector alone writes", _WRITES, [_written(study)]),
     ]
     title = f"Task vectors in {study.settings['model']}"
-    return viz.Page(title, _summary(study), sections, _settings(study))
+    return viz.Page(title, _summary(study), sections, listed(study.settings))
 
 
 _RESULTS = (
@@ -178,8 +179,3 @@ def _written(study: "VectorStudy") -> viz.Figure:
             row[name] = "  ".join(f"{token!r} {p:.2f}" for token, p in written[layer][:4])
         rows.append(row)
     return viz.table(rows)
-
-
-def _settings(study: "VectorStudy") -> dict:
-    plain = {k: v for k, v in study.settings.items() if k != "versions"}
-    return plain | {f"version of {k}": v for k, v in study.settings["versions"].items()}

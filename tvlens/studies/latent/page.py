@@ -17,6 +17,7 @@ from ...bayes.checks.show import (
     removal_figure,
     simplex_figure,
 )
+from ..reported import listed
 from .claims import minors, verdicts
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def page(study: "LatentStudy") -> viz.Page:
     for family in study.families:
         sections += _family(study, family)
     title = f"Two modes of task inference: {', '.join(study.families)}"
-    return viz.Page(title, _summary(study), sections, _settings(study))
+    return viz.Page(title, _summary(study), sections, listed(study.settings))
 
 
 _CLAIMS = (
@@ -251,8 +252,3 @@ def _distances(name: str, cell: "Cell"):
         y_title="KL, nats",
         title=f"from the model to M1 and M2, {name}",
     )
-
-
-def _settings(study: "LatentStudy") -> dict:
-    plain = {k: v for k, v in study.settings.items() if k != "versions"}
-    return plain | {f"version of {k}": v for k, v in study.settings["versions"].items()}

@@ -5,13 +5,11 @@ Reproduces "Task Vector Geometry Underlies Dual Modes of Task Inference in Trans
 combination of task vectors; on new tasks it learns from the context, outside their span.
 """
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import joblib
@@ -20,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ...bayes.pool import at_least
 from ...errors import TvlensError, unknown
-from ...files import write
+from ..reported import Reported
 from .cell import Cell, finished, load, make
 from .claims import Claim, claims, verdicts
 from .plan import FAMILIES, PRESETS, Plan
@@ -33,7 +31,7 @@ Spot = tuple[Plan, int | str, int]
 
 
 @dataclass(frozen=True)
-class LatentStudy:
+class LatentStudy(Reported):
     """A grid of trained models, and what was found in them.
 
     Attributes:
@@ -94,17 +92,11 @@ class LatentStudy:
 
         return page(self)
 
-    def _repr_html_(self) -> str:
-        return self.page().html()
-
-    def save(self, folder: str | os.PathLike) -> Path:
-        """Write `report.json` and `index.html` into a folder; returns the page's path."""
-        folder = Path(folder)
+    def to_json(self) -> dict[str, Any]:
+        """All numbers and settings, as plain data."""
         steps = {cell.name: cell.steps for cell in self.cells}
         told = [claim.to_json() for claim in self.claims]
-        numbers = {"settings": self.settings, "claims": told, "steps": steps}
-        write(folder / "report.json", json.dumps(numbers, ensure_ascii=False, indent=1))
-        return self.page().write(folder / "index.html")
+        return {"settings": self.settings, "claims": told, "steps": steps}
 
 
 def run(

@@ -12,6 +12,7 @@ from ...matrices.show import (
     rank_figure,
     sample_figure,
 )
+from ..reported import listed
 from .claims import PROBE, verdicts
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ def page(study: "MatrixStudy") -> viz.Page:
         viz.Section("Claims", _CLAIMS, [viz.table([_claim(c) for c in study.claims()])]),
         *[viz.Section(case.name, _about(case), _figures(case)) for case in cases],
     ]
-    shown = {k: v for k, v in study.settings.items() if k != "versions"}
-    shown |= {f"version of {k}": v for k, v in study.settings["versions"].items()}
-    return viz.Page("Task matrices", _summary(study), sections, shown)
+    return viz.Page("Task matrices", _summary(study), sections, listed(study.settings))
 
 
 _TABLE = (

@@ -5,7 +5,6 @@ The third study, after "Task Matrices: Linear Maps for Cross-Model Finetuning Tr
 reads the same layer as the matrix.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from ...errors import TvlensError, unknown
-from ...files import write
 from ...labelled import PRESETS as HUB
 from ...labelled import Labelled
 from ...matrices.evaluation import SELECTIONS
@@ -23,6 +21,7 @@ from ...matrices.report import MATRIX
 from ...models import model_name
 from ...training.examples import digest
 from ...viz import Page
+from ..reported import Reported
 from .case import Case, study
 from .claims import PROBE, Claim, claims
 from .rows import numbers, row
@@ -48,7 +47,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class MatrixStudy:
+class MatrixStudy(Reported):
     """Task matrices on several datasets.
 
     Attributes:
@@ -81,20 +80,13 @@ class MatrixStudy:
 
         return page(self)
 
-    def _repr_html_(self) -> str:
-        return self.page().html()
-
-    def save(self, folder: str | os.PathLike) -> Path:
-        """Write `report.json` and `index.html` into a folder; returns the page."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        found = {
+    def to_json(self) -> dict[str, Any]:
+        """All numbers and settings, as plain data."""
+        return {
             "settings": self.settings,
             "claims": [claim._asdict() for claim in self.claims()],
             "datasets": {name: numbers(case) for name, case in self.cases.items()},
         }
-        write(folder / "report.json", json.dumps(found, ensure_ascii=False, indent=1))
-        return self.page().write(folder / "index.html")
 
 
 def run(

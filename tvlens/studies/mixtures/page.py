@@ -11,6 +11,7 @@ from ...bayes.mixtures.show import (
     share_figure,
     weights_figure,
 )
+from ..reported import listed
 
 if TYPE_CHECKING:
     from ...bayes import RetrievalCheck
@@ -33,7 +34,7 @@ def page(study: "MixtureStudy") -> viz.Page:
     sections.append(viz.Section("With scrambled weights", _CONTROL, [control]))
     sections.append(viz.Section("How it was measured", _METHOD))
     title = f"Prompts that mix tasks in {study.settings['model']}"
-    return viz.Page(title, _summary(study), sections, _settings(study))
+    return viz.Page(title, _summary(study), sections, listed(study.settings))
 
 
 _CLAIMS = (
@@ -114,8 +115,3 @@ def _table(study: "MixtureStudy") -> viz.Figure:
         shown |= {"95% interval": f"[{row['low']:.2f}, {row['high']:.2f}]", "null": row["null"]}
         rows.append(shown | {"null value": row["null value"], "holds": row["holds"]})
     return viz.table(rows)
-
-
-def _settings(study: "MixtureStudy") -> dict:
-    plain = {k: v for k, v in study.settings.items() if k != "versions"}
-    return plain | {f"version of {k}": v for k, v in study.settings["versions"].items()}

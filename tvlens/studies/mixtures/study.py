@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 
 from ...bayes import RetrievalCheck, retrieval_check
 from ...errors import TvlensError
-from ...files import write
 from ...models.load import model_name
 from ...tasks import Task, Template
+from ..reported import Reported
 from .claims import claims
 
 # Tasks on the same words, which a small model does from demonstrations.
@@ -27,7 +27,7 @@ MIXTURES = (
 
 
 @dataclass(frozen=True)
-class MixtureStudy:
+class MixtureStudy(Reported):
     """Retrieval checks of several sets of tasks in one model.
 
     Attributes:
@@ -61,13 +61,9 @@ class MixtureStudy:
 
         return page(self)
 
-    def _repr_html_(self) -> str:
-        return self.page().html()
-
-    def save(self, folder: str | os.PathLike) -> Path:
-        """Write `report.json` and `index.html` into a folder; returns the page's path."""
-        folder = Path(folder)
-        numbers = {
+    def to_json(self) -> dict[str, Any]:
+        """All numbers and settings, as plain data."""
+        return {
             "settings": self.settings,
             "claims": self.claims(),
             "layers": {name: check.layer for name, check in self.checks.items()},
@@ -80,8 +76,6 @@ class MixtureStudy:
                 for name, check in self.checks.items()
             },
         }
-        write(folder / "report.json", json.dumps(numbers, ensure_ascii=False, indent=1))
-        return self.page().write(folder / "index.html")
 
 
 def run(
