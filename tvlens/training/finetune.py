@@ -19,7 +19,8 @@ from . import checkpoint
 from .data import step_seed
 from .encoder import READOUTS, classifier, freeze, parameters
 from .examples import Examples, digest
-from .finetuned import ABOUT, Finetuned, best, check_same, load_finetuned
+from .finetuned import ABOUT, Finetuned, best, load_finetuned
+from .run import check_same
 from .schedules import cosine
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TvlensError
-from .run import differences
 
 ABOUT = "finetune.json"
 
@@ -82,9 +81,3 @@ def load_finetuned(folder: str | os.PathLike) -> Finetuned:
 def best(history: list[dict[str, float]]) -> dict[str, float]:
     """The record of the first epoch of the highest validation accuracy."""
     return max(history, key=lambda record: record["accuracy"])
-
-
-def check_same(folder: Path, there: dict, here: dict) -> None:
-    """Raise TvlensError where a folder was made with other settings; names what differs."""
-    if found := differences(there, here):
-        raise TvlensError(f"{folder} holds another run: {'; '.join(found)}. Give another folder")

@@ -123,11 +123,7 @@ def open_run(folder: str | os.PathLike, shape: Shape, settings: dict) -> Run:
     folder = Path(folder)
     wanted = json.loads(json.dumps({"shape": asdict(shape), **settings}))
     if (folder / SETTINGS).exists():
-        there = load_run(folder).settings
-        if differs := differences(there, wanted):
-            raise TvlensError(
-                f"{folder} holds another run: {'; '.join(differs)}. Give another folder"
-            )
+        check_same(folder, load_run(folder).settings, wanted)
         checkpoint.remove_leftovers(folder)
     elif checkpoint.steps_at_hand(folder):
         raise TvlensError(f"{folder} holds checkpoints, but no {SETTINGS}: give another folder")
@@ -154,6 +150,12 @@ def _record(line: str) -> dict[str, Any] | None:
         return json.loads(line)
     except ValueError:  # the last line of a run that was killed while it wrote
         return None
+
+
+def check_same(folder: str | os.PathLike, there: dict, here: dict) -> None:
+    """Raise TvlensError where a folder was made with other settings; names what differs."""
+    if found := differences(there, here):
+        raise TvlensError(f"{folder} holds another run: {'; '.join(found)}. Give another folder")
 
 
 def differences(there: dict, here: dict, prefix: str = "") -> list[str]:
