@@ -21,7 +21,7 @@ from ...models.tiny_vlm import Form
 from ...pictures import HELD_OUT, Pictures
 from .. import checkpoint
 from ..data import step_seed
-from ..run import differences
+from ..run import check_same
 from ..schedules import cosine
 from .captions import PHRASES, Caption, loss, named
 from .views import States, views
@@ -124,11 +124,10 @@ def train_vlm(
     }
     settings = json.loads(json.dumps(settings))
     history = _history(folder, settings)
+    if len(history) == epochs and (folder / "model").exists():
+        return load_named(folder)
     parts = split(pictures, held_out=held_out, unseen=unseen, seed=seed)
     model, tokenizer = tiny_vlm.assemble(form, seed=step_seed(seed, 0))
-    if len(history) == epochs:
-        return load_named(folder)
-
     seen = {
         name: views(
             model.eye,
@@ -235,8 +234,7 @@ def _history(folder: Path, settings: dict) -> list[dict[str, float]]:
     if not (folder / ABOUT).exists():
         return []
     there = load_named(folder)
-    if differs := differences(there.settings, settings):
-        raise TvlensError(f"{folder} holds another run: {'; '.join(differs)}. Give another folder")
+    check_same(folder, there.settings, settings)
     checkpoint.remove_leftovers(folder)
     return there.history
 
