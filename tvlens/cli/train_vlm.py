@@ -15,11 +15,12 @@ def train_vlm(
     views: Annotated[int, typer.Option(min=1, help="Views of every training picture.")] = 4,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = 10,
     seed: Annotated[int, typer.Option(help="Of the projector, views, parts and order.")] = 0,
+    device: Annotated[str, typer.Option(help="Where it computes, such as cuda.")] = "cpu",
 ) -> None:
     """Teach tiny-vlm (DINOv2-small, a projector, SmolLM2) to name pictures; resumable."""
     from ..training.naming import train_vlm as train
 
     with interruptible():
-        result = train(out, view_count=views, epochs=epochs, seed=seed)
+        result = train(out, view_count=views, epochs=epochs, seed=seed, device=device)
     print(result.to_dataframe().to_string(index=False, float_format=lambda v: f"{v:.3f}"))
     print(f"\nmodel: {result.folder / 'model'}")

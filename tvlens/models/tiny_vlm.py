@@ -68,8 +68,8 @@ class Eye(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "picture 3 size size"]
     ) -> Float[Tensor, "picture token state"]:
-        states = self.vit(pixels, output_hidden_states=True).hidden_states
-        states = torch.cat([states[layer] for layer in self.form.layers], dim=-1)
+        seen = self.vit(pixels.to(self.vit.dtype), output_hidden_states=True).hidden_states
+        states = torch.cat([seen[layer] for layer in self.form.layers], dim=-1).float()
         side = round((states.shape[1] - 1) ** 0.5)
         patches = states[:, 1:].unflatten(1, (side, side)).movedim(-1, 1)
         cells = nn.functional.adaptive_avg_pool2d(patches, self.form.grid)
@@ -134,22 +134,28 @@ class PicturedLlama(LlamaForCausalLM):
 
 
 def assemble(
-    form: Form, *, projector: Projector | None = None, seed: int = 0, **options: Any
+    form: Form,
+    *,
+    projector: Projector | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
 ) -> tuple[PicturedLlama, Any]:
     """The model of this form and its tokenizer; with a new projector where none is given.
 
     Args:
-        options: for Hugging Face's `from_pretrained`, such as `dtype`.
+        dtype: of the frozen parts; the projector stays in single precision.
+        options: for Hugging Face's `from_pretrained` of the language model.
     """
     import transformers
 
     from .load import folder_of, tokenizer_of
 
     language = folder_of(form.language)
-    model = PicturedLlama.from_pretrained(language, **{"dtype": torch.float32} | options)
+    model = PicturedLlama.from_pretrained(language, dtype=dtype, **options)
     tokenizer = tokenizer_of(language)
     vit = transformers.AutoModel.from_pretrained(
-        folder_of(form.vision), dtype=torch.float32, add_pooling_layer=False
+        folder_of(form.vision), dtype=dtype, add_pooling_layer=False
     )
     return fitted(model, tokenizer, vit, form, projector=projector, seed=seed), tokenizer
 

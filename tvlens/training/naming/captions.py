@@ -49,9 +49,10 @@ def predicted(
     embed = model.get_input_embeddings()
     rows, places, wanted, owners = [], [], [], []
     for i, (caption, picture) in enumerate(zip(captions, soft, strict=True)):
-        before, rest = (embed(torch.tensor(ids)) for ids in (caption.before, caption.behind))
-        name = embed(torch.tensor(caption.name[:-1]))  # the last one is never read
-        row = torch.cat([before, picture, rest, name])
+        # The last token of the name is never read.
+        parts = (caption.before, caption.behind, caption.name[:-1])
+        before, rest, name = (embed(torch.tensor(ids, device=model.device)) for ids in parts)
+        row = torch.cat([before, picture.to(name.dtype), rest, name])
         rows.append(row)
         last = len(row) - len(name) - 1
         places += range(last, last + len(caption.name))
@@ -60,8 +61,8 @@ def predicted(
     # Padded on the right, where a causal model never looks.
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     states = model.model(inputs_embeds=padded).last_hidden_state
-    owners = torch.tensor(owners)
-    return model.lm_head(states[owners, torch.tensor(places)]), torch.tensor(wanted), owners
+    places, wanted, owners = torch.tensor([places, wanted, owners], device=model.device)
+    return model.lm_head(states[owners, places]).float(), wanted, owners
 
 
 def loss(
@@ -83,4 +84,4 @@ def named(
     """Whether greedy decoding gives each picture's whole name and then ends the line."""
     logits, wanted, owners = predicted(model, soft, captions)
     wrong = (logits.argmax(-1) != wanted).long()
-    return torch.zeros(len(captions), dtype=torch.long).index_add(0, owners, wrong) == 0
+    return wrong.new_zeros(len(captions)).index_add(0, owners, wrong) == 0

@@ -88,6 +88,8 @@ def train_vlm(
     lr: float = 1e-3,
     weight_decay: float = 0.01,
     seed: int = 0,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> Named:
     """Train the projector with AdamW; encoder and language model stay as they are.
@@ -103,13 +105,17 @@ def train_vlm(
         view_count: views of every training picture: itself on white, and random ones.
         epochs: in each, every training picture is named once, in a random view and phrase.
         seed: of the projector, the views, the things left out and the order.
+        dtype: of the frozen parts; by default bfloat16 where the device multiplies matrices in it
+            (a GPU, a CPU with AMX), else float32.
 
-    Cost: by default 17,000 views, at 0.12 s each on one core, and 38,000 names, at 0.1 s each.
+    Cost: by default 17,000 views and 38,000 names, on one core of a CPU at 0.1 s each in float32,
+    at 0.03 s each in bfloat16 with AMX.
 
     Raises:
         TvlensError: the folder holds a run of other settings; a loss that is not finite.
     """
     form, pictures, folder = form or Form(), pictures or Pictures.load(), Path(folder)
+    dtype = dtype or _quick_dtype(device)
     settings = {
         "form": asdict(form),
         "pictures": len(pictures),
@@ -121,13 +127,17 @@ def train_vlm(
         "lr": lr,
         "weight_decay": weight_decay,
         "seed": seed,
+        "dtype": str(dtype).removeprefix("torch."),
     }
     settings = json.loads(json.dumps(settings))
     history = _history(folder, settings)
     if len(history) == epochs and (folder / "model").exists():
         return load_named(folder)
     parts = split(pictures, held_out=held_out, unseen=unseen, seed=seed)
-    model, tokenizer = tiny_vlm.assemble(form, seed=step_seed(seed, 0))
+    # Fused attention's backward pass in bfloat16 is many times slower than the plain one on CPUs.
+    options = {"dtype": dtype, "attn_implementation": "eager"}
+    model, tokenizer = tiny_vlm.assemble(form, seed=step_seed(seed, 0), **options)
+    model.to(device)
     seen = {
         name: views(
             model.eye,
@@ -162,7 +172,7 @@ def train_vlm(
                     group["lr"] = cosine((epoch - 1) * per_epoch + k, steps, lr)
                 looks = rng.integers(view_count, size=len(rows))
                 said = rng.integers(len(PHRASES), size=len(rows))
-                soft = projector(seen["train"][rows, looks].float())
+                soft = projector(seen["train"][rows, looks].to(device).float())
                 told = [captions["train"][r][p] for r, p in zip(rows, said, strict=True)]
                 cost = loss(model, soft, told)
                 cost.backward()
@@ -219,10 +229,17 @@ def accuracies(
         for start in range(0, len(seen[name]), batch_size):
             part = slice(start, start + batch_size)
             with torch.no_grad():
-                soft = model.projector(seen[name][part, 0].float())
+                soft = model.projector(seen[name][part, 0].to(model.device).float())
             right.append(named(model, soft, [c[0] for c in captions[name][part]]))
         found[name] = _share(torch.cat(right))
     return found
+
+
+def _quick_dtype(device: str | torch.device) -> torch.dtype:
+    """Half precision where it is the quicker one."""
+    on_cpu = torch.device(device).type == "cpu"
+    quick = torch.cpu.get_capabilities().get("amx_bf16", False) if on_cpu else True
+    return torch.bfloat16 if quick else torch.float32
 
 
 def _share(right: Tensor) -> float:

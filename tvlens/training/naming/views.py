@@ -62,13 +62,14 @@ def _seen(
     size, drawing = eye.vit.config.image_size, pictures.pixels(row)
     shown = [plain(drawing, size=size)]
     shown += [augmented(drawing, size=size, seed=(seed, row, view)) for view in range(1, count)]
-    return eye(pixels(shown, size=size)).half()
+    return eye(pixels(shown, size=size).to(eye.vit.device)).half().cpu()
 
 
 def _check_same(folder: Path, eye: Eye, pictures: Pictures, count: int, seed: int) -> None:
     """Write what the views are made from, or compare it with what is there."""
     form = asdict(eye.form)
     about = {key: form[key] for key in ("vision", "layers", "grid")}
+    about |= {"dtype": str(eye.vit.dtype).removeprefix("torch.")}
     about |= {"pictures": len(pictures), "first": pictures.names[0], "views": count, "seed": seed}
     about = json.loads(json.dumps(about))
     path = folder / "about.json"
