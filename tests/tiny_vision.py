@@ -166,7 +166,7 @@ def _tiny_vlm():
     from tvlens.models import tiny_vlm
 
     tokenizer = _tokenizer("<empty_output>")
-    form = tiny_vlm.Form(layers=(1, 2), grid=1, hidden=16)
+    form = tiny_vlm.Form(layers=(1, 2), tokens=2, hidden=16)
     vit = hf.ViTModel(hf.ViTConfig(**_SIZE, image_size=16, patch_size=4), add_pooling_layer=False)
     model = tiny_vlm.PicturedLlama(hf.LlamaConfig(**_TEXT))
     tiny_vlm.fitted(model, tokenizer, vit, form)

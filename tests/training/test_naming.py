@@ -7,8 +7,10 @@ import torch
 import tvlens as tv
 from tvlens import Pictures, TvlensError
 from tvlens.models import tiny_vlm
+from tvlens.tasks import Template, plain
 from tvlens.training import naming
 from tvlens.training.naming import captions as said
+from tvlens.training.naming.start import begin, spread
 from tvlens.training.naming.views import views
 
 
@@ -22,12 +24,12 @@ def tiny_parts(monkeypatch):
         if projector is None:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                projector = tiny_vlm.Projector(64, form.hidden, 32)
+                projector = tiny_vlm.Projector(128, form.hidden, form.tokens, 32)
         model.projector = projector
         return model.eval(), processor.tokenizer
 
     monkeypatch.setattr(tiny_vlm, "assemble", assemble)
-    return tiny_vlm.Form(layers=(1, 2), grid=1, hidden=16)
+    return tiny_vlm.Form(layers=(1, 2), tokens=2, hidden=16)
 
 
 @pytest.fixture(scope="module")
@@ -99,27 +101,43 @@ def test_views_are_made_once(few, tmp_path, monkeypatch):
         views(model.eye, few, folder=tmp_path, count=3, progress=False)
 
 
-def test_names_are_scored_as_greedy_decoding_gives_them():
+@pytest.mark.parametrize("template", said.TEMPLATES)
+def test_names_are_scored_as_greedy_decoding_gives_them(template):
+    """Token by token, over whole texts, without anything read beforehand."""
     model, processor = tiny_vision._tiny_vlm()
-    tokenizer = processor.tokenizer
+    tokenizer, embed = processor.tokenizer, model.get_input_embeddings()
     soft = torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(0))
-    found = [
-        said.Caption.of(tokenizer, said.PHRASES[i], n) for i, n in enumerate(["a", "cat", "b"])
-    ]
+    phrase, form = said.Phrase.of(model, tokenizer, template), Template.of(template)
+    shown = "".join(form.demonstration.format(x=word, y=word) for word in said.COPIED)
+    before = plain(tokenizer, shown + form.prefix)
     written = []
-    for one, caption in zip(soft, found, strict=True):
-        ids, parts = [], []
-        for part in (caption.before, one, caption.behind):
-            embed = model.get_input_embeddings()
-            parts.append(part if part is one else embed(torch.tensor(part)))
-        state = torch.cat(parts)
-        for _ in caption.name:
+    for one, length in zip(soft, (2, 4, 3), strict=True):
+        state, ids = torch.cat([embed(torch.tensor(before)), one]), []
+        state = torch.cat([state, embed(torch.tensor(phrase.behind))])
+        for _ in range(length):
             ids.append(int(model(inputs_embeds=state[None]).logits[0, -1].argmax()))
-            state = torch.cat([state, model.get_input_embeddings()(torch.tensor(ids[-1:]))])
+            state = torch.cat([state, embed(torch.tensor(ids[-1:]))])
         written.append(ids)
-    own = [said.Caption(c.before, c.behind, ids) for c, ids in zip(found, written, strict=True)]
-    assert said.named(model, soft, own).tolist() == [True] * 3
-    assert said.named(model, soft, [own[0], *found[1:]]).tolist() == [True, False, False]
+    for ids, one in zip(written, soft, strict=True):
+        ending = said.Phrase(phrase.read, phrase.behind, ids[-1])
+        assert said.named(model, one[None], ending, [ids[:-1]]).tolist() == [True]
+        other = [*ids[:-2], ids[-2] ^ 1]
+        assert said.named(model, one[None], ending, [other]).tolist() == [False]
+    # Padding of the others changes nothing.
+    names = [ids[:-1] for ids in written]
+    together = said.predicted(model, soft, phrase, names)
+    for i in range(3):
+        alone = said.predicted(model, soft[i : i + 1], phrase, names[i : i + 1])
+        torch.testing.assert_close(together[0][together[2] == i], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_name_ends_as_the_copied_words_do():
+    _, processor = tiny_vision._tiny_vlm()
+    model, _ = tiny_vision._tiny_vlm()
+    for template in said.TEMPLATES:
+        phrase = said.Phrase.of(model, processor.tokenizer, template)
+        assert processor.tokenizer.decode([phrase.end]).startswith("\n")
+    assert not set(said.COPIED) & set(Pictures.load().names)
 
 
 def test_soft_tokens_stand_where_the_placeholders_are():
@@ -153,3 +171,23 @@ def test_every_picture_is_looked_at_once(monkeypatch):
     torch.testing.assert_close(first[0], first[2])
     torch.testing.assert_close(model.soft_tokens(pixels[1:]), first[1:])
     assert looked == [2]
+
+
+def test_the_start_is_the_best_linear_map():
+    """Where the rank allows all of it, sklearn's ridge regression; a name's words spread out."""
+    from sklearn.linear_model import Ridge
+
+    generator = torch.Generator().manual_seed(0)
+    states, words = torch.randn(60, 2, 4, generator=generator), torch.randn(60, 2, 3)
+    projector = tiny_vlm.Projector(8, 16, 2, 3).eval()
+    begin(projector, states, words)
+    seen = torch.nn.functional.layer_norm(states.flatten(1), (8,)).numpy()
+    ridge = Ridge(alpha=60 * 2e-4).fit(seen, words.flatten(1).numpy())
+    wanted = torch.tensor(ridge.predict(seen)).view(60, 2, 3)
+    torch.testing.assert_close(projector(states), wanted.float(), atol=1e-4, rtol=1e-3)
+    narrow = tiny_vlm.Projector(8, 4, 2, 3).eval()
+    begin(narrow, states, words)
+    centred = (narrow(states) - narrow(states).mean(0)).flatten(1)
+    assert torch.linalg.matrix_rank(centred, atol=1e-4) == 2
+    assert spread([7], 3) == [7, 7, 7] and spread([1, 2, 3], 4) == [1, 1, 2, 3]
+    assert spread([1, 2, 3, 4, 5], 2) == [1, 3]

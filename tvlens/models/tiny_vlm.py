@@ -39,6 +39,7 @@ class Form:
         vision: ViT, likewise.
         layers: hidden states of the ViT that are read, side by side; 0 is the embedding.
         grid: patches are averaged in a grid of so many cells a side.
+        tokens: soft tokens of a picture.
         hidden: width inside the projector.
         placeholder: a token of the language model that no text holds.
     """
@@ -46,13 +47,14 @@ class Form:
     language: str = "smollm2-135m"
     vision: str = "dinov2-small"
     layers: tuple[int, ...] = (6, 7, 8, 9, 10, 11)
-    grid: int = 2
-    hidden: int = 1152
+    grid: int = 1
+    tokens: int = 4
+    hidden: int = 768
     placeholder: str = "<empty_output>"
 
     @property
-    def tokens(self) -> int:
-        """Soft tokens of a picture: the class token, and a mean for every cell."""
+    def seen(self) -> int:
+        """States of a picture: the class token's, and a mean for every cell."""
         return 1 + self.grid**2
 
 
@@ -67,7 +69,7 @@ class Eye(nn.Module):
     @torch.no_grad()
     def forward(
         self, pixels: Float[Tensor, "picture 3 size size"]
-    ) -> Float[Tensor, "picture token state"]:
+    ) -> Float[Tensor, "picture seen state"]:
         seen = self.vit(pixels.to(self.vit.dtype), output_hidden_states=True).hidden_states
         states = torch.cat([seen[layer] for layer in self.form.layers], dim=-1).float()
         side = round((states.shape[1] - 1) ** 0.5)
@@ -77,16 +79,25 @@ class Eye(nn.Module):
 
 
 class Projector(nn.Module):
-    """All that is trained: states of the encoder to embeddings of the language model."""
+    """All that is trained: states of the encoder to embeddings of the language model.
 
-    def __init__(self, states: int, hidden: int, width: int):
+    Every soft token hears of all states, so that each can stand for a word of the name.
+    """
+
+    def __init__(self, states: int, hidden: int, tokens: int, width: int):
         super().__init__()
+        self.tokens = tokens
         self.norm = nn.LayerNorm(states)
         self.inner = nn.Linear(states, hidden)
-        self.outer = nn.Linear(hidden, width)
+        self.drop = nn.Dropout(0.1)
+        self.outer = nn.Linear(hidden, tokens * width)
 
-    def forward(self, states: Float[Tensor, "*row state"]) -> Float[Tensor, "*row d_model"]:
-        return self.outer(nn.functional.gelu(self.inner(self.norm(states))))
+    def forward(
+        self, states: Float[Tensor, "*row seen state"]
+    ) -> Float[Tensor, "*row token d_model"]:
+        inner = self.inner(self.norm(states.flatten(-2)))
+        outer = self.outer(self.drop(nn.functional.gelu(inner)))
+        return outer.unflatten(-1, (self.tokens, -1))
 
 
 class PicturedLlama(LlamaForCausalLM):
@@ -180,14 +191,14 @@ def fitted(
     if projector is None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            states = vit.config.hidden_size * len(form.layers)
-            projector = Projector(states, form.hidden, model.config.hidden_size)
+            states = vit.config.hidden_size * len(form.layers) * form.seen
+            projector = Projector(states, form.hidden, form.tokens, model.config.hidden_size)
         # Soft tokens begin as long as words are.
         scale = model.get_input_embeddings().weight.std()
         with torch.no_grad():
             projector.outer.weight *= 3 * scale
             projector.outer.bias.zero_()
-    return model.requires_grad_(False).eval().see(Eye(vit, form), projector, placeholder)
+    return model.requires_grad_(False).see(Eye(vit, form), projector, placeholder).eval()
 
 
 def save(projector: Projector, form: Form, folder: str | os.PathLike) -> None:
@@ -195,7 +206,8 @@ def save(projector: Projector, form: Form, folder: str | os.PathLike) -> None:
     from safetensors.torch import save_file
 
     with replacing_folder(folder) as whole:
-        save_file(projector.state_dict(), whole / WEIGHTS)
+        # Half precision is what the states were trained on; the file is half as large, too.
+        save_file({k: v.half() for k, v in projector.state_dict().items()}, whole / WEIGHTS)
         (whole / SETTINGS).write_text(json.dumps(asdict(form), indent=1))
 
 
@@ -227,7 +239,8 @@ def open_saved(folder: str | os.PathLike, **options: Any) -> tuple[PicturedLlama
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise TvlensError(f"{folder} holds no tiny-vlm ({error})") from error
     hidden, states = weights["inner.weight"].shape
-    projector = Projector(states, hidden, len(weights["outer.bias"]))
+    width = len(weights["outer.bias"]) // form.tokens
+    projector = Projector(states, hidden, form.tokens, width)
     projector.load_state_dict(weights)
     model, tokenizer = assemble(form, projector=projector, **options)
     return model, processor_of(model, tokenizer)

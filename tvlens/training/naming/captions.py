@@ -1,4 +1,10 @@
-"""What is said about a picture, and how well the model says it."""
+"""What is said about a picture, and how well the model says it.
+
+A language model names what it has just read where a prompt shows it copying: behind a few words
+and their copies, it says the name of a thing that stands there in its own words' embeddings nine
+times of ten, and never without them. So the projector need not learn to prompt as well: it only
+has to give the picture embeddings that read as the thing's name.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,78 +16,102 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...models.tiny_vlm import PicturedLlama
-from ...tasks import beginning_token
+from ...tasks import Template, beginning_token
 
-# What stands before a picture, and between it and its name. The first one is the test's.
-PHRASES = (
-    ("", " is called"),
-    ("Here is ", ". Its name is"),
-    ("Q: What is this? ", "\nA:"),
-    ("Look at ", ", a picture of"),
-)
+# Words that no picture of the pack shows; each is copied.
+COPIED = ("river", "Siberia", "wooden table", "sparrow")
+
+# The ways in which they are written. The first one is the test's.
+TEMPLATES = ("qa", "colon")
+
+Names = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Caption:
-    """A phrase with a name: token ids before the picture, behind it, and of the name."""
+class Phrase:
+    """What stands around a picture.
 
-    before: list[int]
+    Attributes:
+        read: keys and values of every layer for what stands before it; it is always the same.
+        behind: token ids between the picture and its name.
+        end: the token that ends a name.
+    """
+
+    read: list[tuple[Tensor, Tensor]]
     behind: list[int]
-    name: list[int]
+    end: int
 
     @classmethod
-    def of(cls, tokenizer: Any, phrase: tuple[str, str], name: str) -> "Caption":
-        """Tokens of a phrase and a name, which a line end closes."""
+    @torch.no_grad()
+    def of(cls, model: PicturedLlama, tokenizer: Any, template: str) -> "Phrase":
+        """Let the model read the copied words, written with a template."""
+        form = Template.of(template)
+        shown = (form.demonstration.format(x=word, y=word) for word in COPIED)
+        before = [beginning_token(tokenizer), *_ids(tokenizer, "".join(shown) + form.prefix)]
+        found = model.model(torch.tensor([before], device=model.device), use_cache=True)
+        read = [(layer.keys, layer.values) for layer in found.past_key_values.layers]
+        # Two line ends are one token or two, by what follows.
+        ended = _ids(tokenizer, f" {COPIED[0]}{form.separator}{form.prefix or COPIED[1]}")
+        end = ended[len(named_ids(tokenizer, COPIED[0]))]
+        return cls(read, _ids(tokenizer, form.delimiter), end)
 
-        def ids(text: str) -> list[int]:
-            return tokenizer(text, add_special_tokens=False)["input_ids"]
+    def cache(self, rows: int) -> Any:
+        """What the model has read when a picture begins, for so many rows."""
+        from transformers import DynamicCache
 
-        before, behind = phrase
-        return cls([beginning_token(tokenizer), *ids(before)], ids(behind), ids(f" {name}\n"))
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(self.read):
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+        return cache
+
+
+def named_ids(tokenizer: Any, name: str) -> list[int]:
+    """Token ids of a name as it stands behind a delimiter."""
+    return _ids(tokenizer, f" {name}")
 
 
 def predicted(
     model: PicturedLlama,
     soft: Float[Tensor, "row token d_model"],
-    captions: Sequence[Caption],
+    phrase: Phrase,
+    names: Names,
 ) -> tuple[Float[Tensor, "predicted vocab"], Tensor, Tensor]:
-    """Logits wherever a token of a name follows, these tokens, and whose row each is."""
+    """Logits wherever a token of a name or its end follows, these tokens, and whose row each is."""
     embed = model.get_input_embeddings()
     rows, places, wanted, owners = [], [], [], []
-    for i, (caption, picture) in enumerate(zip(captions, soft, strict=True)):
-        # The last token of the name is never read.
-        parts = (caption.before, caption.behind, caption.name[:-1])
-        before, rest, name = (embed(torch.tensor(ids, device=model.device)) for ids in parts)
-        row = torch.cat([before, picture.to(name.dtype), rest, name])
-        rows.append(row)
-        last = len(row) - len(name) - 1
-        places += range(last, last + len(caption.name))
-        wanted += caption.name
-        owners += [i] * len(caption.name)
+    for i, (name, picture) in enumerate(zip(names, soft, strict=True)):
+        # The end is never read.
+        behind = embed(torch.tensor([*phrase.behind, *name], device=model.device))
+        rows.append(torch.cat([picture.to(behind.dtype), behind]))
+        last = len(rows[-1]) - len(name) - 1
+        places += range(last, last + len(name) + 1)
+        wanted += [*name, phrase.end]
+        owners += [i] * (len(name) + 1)
     # Padded on the right, where a causal model never looks.
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    states = model.model(inputs_embeds=padded).last_hidden_state
+    states = model.model(inputs_embeds=padded, past_key_values=phrase.cache(len(rows)))
     places, wanted, owners = torch.tensor([places, wanted, owners], device=model.device)
-    return model.lm_head(states[owners, places]).float(), wanted, owners
+    logits = model.lm_head(states.last_hidden_state[owners, places])
+    return logits.float(), wanted, owners
 
 
 def loss(
-    model: PicturedLlama,
-    soft: Float[Tensor, "row token d_model"],
-    captions: Sequence[Caption],
+    model: PicturedLlama, soft: Float[Tensor, "row token d_model"], phrase: Phrase, names: Names
 ) -> Float[Tensor, ""]:
-    """Mean surprise at the tokens of the names, in nats."""
-    logits, wanted, _ = predicted(model, soft, captions)
+    """Mean surprise at the tokens of the names and their ends, in nats."""
+    logits, wanted, _ = predicted(model, soft, phrase, names)
     return F.cross_entropy(logits, wanted)
 
 
 @torch.no_grad()
 def named(
-    model: PicturedLlama,
-    soft: Float[Tensor, "row token d_model"],
-    captions: Sequence[Caption],
+    model: PicturedLlama, soft: Float[Tensor, "row token d_model"], phrase: Phrase, names: Names
 ) -> Bool[Tensor, " row"]:
-    """Whether greedy decoding gives each picture's whole name and then ends the line."""
-    logits, wanted, owners = predicted(model, soft, captions)
+    """Whether greedy decoding gives each picture's whole name and then ends it."""
+    logits, wanted, owners = predicted(model, soft, phrase, names)
     wrong = (logits.argmax(-1) != wanted).long()
-    return wrong.new_zeros(len(captions)).index_add(0, owners, wrong) == 0
+    return wrong.new_zeros(len(names)).index_add(0, owners, wrong) == 0
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from .. import checkpoint
 from ..data import step_seed
 from ..run import check_same
 from ..schedules import cosine
-from .captions import PHRASES, Caption, loss, named
+from .captions import TEMPLATES, Names, Phrase, loss, named, named_ids
+from .start import begin, spread
 from .views import States, views
 
 ABOUT = "naming.json"
@@ -37,8 +38,8 @@ class Named:
         folder: what `tvlens.load` opens, when training has ended.
         settings: everything that decides the numbers, as JSON.
         history: one record per epoch: loss, and accuracy of whole names under "new_artist"
-            (trained things, the held-out hand), "new_things" (things that no training saw, by
-            known hands) and "new_both".
+            (trained things, the held-out hand; its kinds of things apart as well), "new_things"
+            (things that no training saw, by known hands) and "new_both".
     """
 
     folder: Path
@@ -84,8 +85,8 @@ def train_vlm(
     unseen: float = 0.1,
     view_count: int = 4,
     epochs: int = 10,
-    batch_size: int = 16,
-    lr: float = 1e-3,
+    batch_size: int = 32,
+    lr: float = 1e-4,
     weight_decay: float = 0.01,
     seed: int = 0,
     dtype: torch.dtype | None = None,
@@ -93,6 +94,8 @@ def train_vlm(
     progress: bool = True,
 ) -> Named:
     """Train the projector with AdamW; encoder and language model stay as they are.
+
+    It begins at the best linear map from the encoder's states to the embeddings of the names.
 
     The encoder sees every view once, and its states are kept in the folder. An interrupted run
     goes on behind its last view or its last whole epoch, and ends with the same bits.
@@ -149,40 +152,34 @@ def train_vlm(
         )
         for name, part in parts.items()
     }
-    # Each name in each phrase; the tests use the first one.
-    captions = {
-        name: [[Caption.of(tokenizer, p, one) for p in PHRASES] for one in part.names]
-        for name, part in parts.items()
+    phrases = [Phrase.of(model, tokenizer, template) for template in TEMPLATES]
+    names = {
+        part: [named_ids(tokenizer, name) for name in one.names] for part, one in parts.items()
     }
     projector = model.projector.requires_grad_(True)
     optimizer = torch.optim.AdamW(projector.parameters(), weight_decay=weight_decay, fused=True)
     if history:
         checkpoint.restore(folder, len(history), projector, optimizer)
+    else:
+        embedded = model.get_input_embeddings().weight.float()
+        ids = [spread(name, form.tokens) for name in names["train"]]
+        words = embedded[torch.tensor(ids)].repeat_interleave(view_count, 0)
+        begin(projector, seen["train"].flatten(0, 1).to(device).float(), words)
     count = len(parts["train"])
     per_epoch, done = math.ceil(count / batch_size), len(history)
     steps, hidden = epochs * per_epoch, None if progress else True
     with tqdm(total=steps, initial=done * per_epoch, desc="naming", disable=hidden) as bar:
         for epoch in range(done + 1, epochs + 1):
-            began, total = time.perf_counter(), 0.0
-            rng = np.random.default_rng(step_seed(seed, epoch))
-            order = rng.permutation(count)
-            for k in range(per_epoch):
-                rows = order[k * batch_size : (k + 1) * batch_size]
-                for group in optimizer.param_groups:
-                    group["lr"] = cosine((epoch - 1) * per_epoch + k, steps, lr)
-                looks = rng.integers(view_count, size=len(rows))
-                said = rng.integers(len(PHRASES), size=len(rows))
-                soft = projector(seen["train"][rows, looks].to(device).float())
-                told = [captions["train"][r][p] for r, p in zip(rows, said, strict=True)]
-                cost = loss(model, soft, told)
-                cost.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                total += len(rows) * cost.item()
-                bar.update()
-                bar.set_postfix(loss=f"{cost.item():.3f}")
-            record = {"epoch": epoch, "loss": total / count}
-            record |= accuracies(model, seen, captions)
+            began = time.perf_counter()
+            plan = _plan(epoch, count, batch_size, view_count, seed)
+            rates = [cosine((epoch - 1) * per_epoch + k, steps, lr) for k in range(per_epoch)]
+            with torch.random.fork_rng():
+                torch.manual_seed(step_seed(seed, epoch))
+                taught = (seen["train"], names["train"], phrases)
+                cost = _epoch(model, optimizer, *taught, plan, rates, bar)
+            record = {"epoch": epoch, "loss": cost} | accuracies(
+                model, seen, names, parts["new_artist"].kinds, phrases[0]
+            )
             _check_finite(record)
             record["seconds"] = round(time.perf_counter() - began, 1)
             history.append(record)
@@ -193,6 +190,45 @@ def train_vlm(
     if not (folder / "model").exists():
         tiny_vlm.save(projector, form, folder / "model")
     return load_named(folder)
+
+
+def _plan(
+    epoch: int, count: int, batch_size: int, views: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """Rows, their views and the phrase of every batch: every row once."""
+    rng = np.random.default_rng(step_seed(seed, epoch))
+    order, looks = rng.permutation(count), rng.integers(views, size=count)
+    starts = range(0, count, batch_size)
+    said = rng.integers(len(TEMPLATES), size=len(starts)).tolist()
+    parts = ((order[i : i + batch_size], looks[i : i + batch_size]) for i in starts)
+    return [(*part, phrase) for part, phrase in zip(parts, said, strict=True)]
+
+
+def _epoch(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    seen: States,
+    names: Names,
+    phrases: Sequence[Phrase],
+    plan: Sequence[tuple[np.ndarray, np.ndarray, int]],
+    rates: Sequence[float],
+    bar: tqdm,
+) -> float:
+    """One pass over the training pictures; returns the mean loss."""
+    model.projector.train()
+    total = 0.0
+    for (rows, looks, said), rate in zip(plan, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        soft = model.projector(seen[rows, looks].to(model.device).float())
+        cost = loss(model, soft, phrases[said], [names[row] for row in rows])
+        cost.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total += len(rows) * cost.item()
+        bar.update()
+        bar.set_postfix(loss=f"{cost.item():.3f}")
+    return total / sum(len(rows) for rows, _, _ in plan)
 
 
 def split(
@@ -218,20 +254,31 @@ def split(
 def accuracies(
     model: Any,
     seen: Mapping[str, States],
-    captions: Mapping[str, list[list[Caption]]],
+    names: Mapping[str, Names],
+    kinds: Sequence[str],
+    phrase: Phrase,
     *,
     batch_size: int = 64,
 ) -> dict[str, float]:
-    """Share of whole names right in each of the test parts, from the picture on white."""
+    """Share of whole names right in each of the test parts, from the picture on white.
+
+    Args:
+        kinds: of the pictures under "new_artist", whose shares are given apart too.
+    """
+    model.projector.eval()
     found = {}
-    for name in ("new_artist", "new_things", "new_both"):
+    for part in ("new_artist", "new_things", "new_both"):
         right = []
-        for start in range(0, len(seen[name]), batch_size):
-            part = slice(start, start + batch_size)
+        for start in range(0, len(seen[part]), batch_size):
+            rows = slice(start, start + batch_size)
             with torch.no_grad():
-                soft = model.projector(seen[name][part, 0].to(model.device).float())
-            right.append(named(model, soft, [c[0] for c in captions[name][part]]))
-        found[name] = _share(torch.cat(right))
+                soft = model.projector(seen[part][rows, 0].to(model.device).float())
+            right.append(named(model, soft, phrase, names[part][rows]))
+        right = torch.cat(right)
+        found[part] = _share(right)
+        if part == "new_artist":
+            for kind in sorted(set(kinds)):
+                found[kind] = _share(right[torch.tensor([k == kind for k in kinds])])
     return found
 
 
