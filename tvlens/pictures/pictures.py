@@ -1,6 +1,7 @@
 """`Pictures`: drawings of named things by several artists, out of the pack or of one's own."""
 
 import io
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -9,7 +10,9 @@ import numpy as np
 
 from ..errors import TvlensError, unknown
 
-_PACK = resources.files("tvlens.pictures") / "pictures.parquet"
+_FOLDER = resources.files("tvlens.pictures")
+_PACK = _FOLDER / "pictures.parquet"
+_OTHER_NAMES = _FOLDER / "other_names.json"
 
 # The artist whose hand no training sees.
 HELD_OUT = "noto"
@@ -106,6 +109,17 @@ class Pictures:
                 f"such as .where(artist={self.artists[0]!r})"
             )
         return found
+
+    def of(self, words: Iterable[str]) -> dict[str, bytes]:
+        """A drawing for each of these words that names a drawn thing, as `Task(images=...)` takes
+        it; a thing goes by its other names too ("cherry" is shown by "cherries").
+
+        Raises:
+            TvlensError: two drawings of one thing; choose an artist first.
+        """
+        drawn, other = self.by_name(), json.loads(_OTHER_NAMES.read_text())
+        things = {word: word if word in drawn else other.get(word) for word in words}
+        return {word: drawn[thing] for word, thing in things.items() if thing in drawn}
 
     def held_out_things(self, *, share: float = 0.1, seed: int = 0) -> frozenset[str]:
         """A random share of the things of every kind, for training to leave out."""

@@ -52,6 +52,16 @@ class Image:
             where = f"{len(source)} bytes" if isinstance(source, bytes) else source
             raise TvlensError(f"cannot read the image of {self.name!r}, {where}: {error}") from None
 
+    def thumbnail(self, *, side: int = 64) -> bytes:
+        """A PNG file of the picture that fits into a square of `side` pixels, for display."""
+        from PIL import Image as Pillow
+
+        small = Pillow.fromarray(self.pixels())
+        small.thumbnail((side, side))
+        file = io.BytesIO()
+        small.save(file, "PNG", optimize=True)
+        return file.getvalue()
+
 
 def _from_array(name: str, values: np.ndarray) -> Any:
     from PIL import Image as Pillow
