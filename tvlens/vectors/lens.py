@@ -12,23 +12,28 @@ from ..tasks import beginning_token
 from .vector import TaskVector
 
 
-def vector_logits(model: Any, vector: TaskVector) -> Float[Tensor, "layer vocab"]:
-    """Logits of each layer's vector put in place of the last state (the logit lens).
+def lens(model: Any, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+    """Logits of states put in place of the last state (the logit lens).
 
-    The head is the model's own, on any architecture: every layer's vector takes the place of the
-    last block's output in one row of a single forward pass.
+    The head is the model's own, on any architecture and version: every state takes the place of
+    the last block's output in one row of a forward pass of one token.
 
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
     """
-    vector.check(model, other_model=True)
     last = Site("resid_post", model.cfg.n_layers - 1).hook(model)
-    batch = Batch.of(model, [[beginning_token(model.tokenizer)]] * len(vector.values))
+    batch = Batch.of(model, [[beginning_token(model.tokenizer)]] * len(states))
 
     def put(activation: Tensor, hook: Any) -> Tensor:
-        return vector.values[:, None].to(activation)
+        return states[:, None].to(activation)
 
     zeros = torch.zeros(len(batch), 1, dtype=torch.long)
     return logits_at(model, batch, zeros, hooks=[(last, put)])[:, 0].float().cpu()
+
+
+def vector_logits(model: Any, vector: TaskVector) -> Float[Tensor, "layer vocab"]:
+    """Logits of each layer's vector alone, by the lens."""
+    vector.check(model, other_model=True)
+    return lens(model, vector.values)
 
 
 def top_tokens(model: Any, vector: TaskVector, *, k: int = 8) -> list[list[tuple[str, float]]]:

@@ -43,10 +43,12 @@ class Scores:
     Attributes:
         first: the answer's first token is the most likely one.
         full: greedy decoding gives every token of the answer.
+        said: the most likely token at the delimiter, whether right or not.
     """
 
     first: Bool[Tensor, " row"]
     full: Bool[Tensor, " row"]
+    said: Int[Tensor, " row"]
 
 
 def score(
@@ -68,18 +70,31 @@ def score(
     for row in rows:
         if not row.prompt.answer:
             raise TvlensError(f"prompt {row.prompt.text!r} was built without its answer")
-    first = torch.zeros(len(rows), dtype=torch.bool)
-    full = torch.zeros(len(rows), dtype=torch.bool)
+    first, full = (torch.zeros(len(rows), dtype=torch.bool) for _ in range(2))
+    said = torch.zeros(len(rows), dtype=torch.long)
     with tqdm(total=len(rows), desc="scoring", disable=None if progress else True) as bar:
         for chunk in _chunks(rows, batch_tokens):
-            right = _right(model, [rows[i] for i in chunk], site, mode)
+            right, said[chunk] = _right(model, [rows[i] for i in chunk], site, mode)
             first[chunk], full[chunk] = right[:, 0], right.all(dim=1)
             bar.update(len(chunk))
-    return Scores(first, full)
+    return Scores(first, full, said)
 
 
-def _right(model: Any, rows: Sequence[Row], site: str, mode: str) -> Bool[Tensor, "row answer"]:
-    """Which tokens of each answer the model gives; padding behind a short answer counts right."""
+def lenient(said: str, answer: str) -> bool:
+    """Whether one of the two begins with the other, as in Luo et al. 2024: "C" is Canberra.
+
+    Source: the evaluation code of "Task Vectors are Cross-Modal".
+    """
+    said, answer = said.strip(), answer.strip()
+    return bool(said) and (answer.startswith(said) or said.startswith(answer))
+
+
+def _right(
+    model: Any, rows: Sequence[Row], site: str, mode: str
+) -> tuple[Bool[Tensor, "row answer"], Int[Tensor, " row"]]:
+    """Which tokens of each answer the model gives, and its first token; padding behind a short
+    answer counts right.
+    """
     # The answer's last token is never read as input.
     batch = Batch.of(model, [r.prompt.answered() for r in rows])
     delimiter = torch.tensor([len(r.prompt.tokens) - 1 for r in rows])
@@ -89,7 +104,8 @@ def _right(model: Any, rows: Sequence[Row], site: str, mode: str) -> Bool[Tensor
     positions = delimiter[:, None] + torch.arange(answers.shape[1])
     inside = positions.clamp(max=int(batch.lengths.max()) - 1)
     logits = logits_at(model, batch, inside, hooks=_writes(model, rows, delimiter, site, mode))
-    return (logits.argmax(-1).cpu() == answers) | (answers == -1)
+    likeliest = logits.argmax(-1).cpu()
+    return (likeliest == answers) | (answers == -1), likeliest[:, 0]
 
 
 def _writes(

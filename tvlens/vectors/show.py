@@ -7,6 +7,7 @@ import torch
 from .. import viz
 
 if TYPE_CHECKING:
+    from .phases import Phases
     from .report import VectorReport
     from .vector import TaskVector
 
@@ -84,4 +85,17 @@ def head_figure(vector: "TaskVector"):
         annotate=False,
         marked=[tuple(head) for head in vector.meta["heads"]],
         title=f"{vector.name}: indirect effect by head",
+    )
+
+
+def phase_figure(found: "Phases", *, title: str = "what the last token is about"):
+    """Mean reciprocal rank of every group of words over depth, with intervals over prompts."""
+    ends = found.intervals()
+    return viz.lines(
+        dict(zip(found.groups, found.mean, strict=True)),
+        x_title="layer",
+        y_title="mean reciprocal rank",
+        bands={name: (e[:, 0], e[:, 1]) for name, e in zip(found.groups, ends, strict=True)},
+        y_domain=(0, 1),
+        title=title,
     )

@@ -213,7 +213,10 @@ class TaskVector:
     def _combined(self, values: Tensor, method: str, parts: Sequence["TaskVector"]) -> "TaskVector":
         examples = dict.fromkeys(pair for part in parts for pair in part.examples)
         meta = self.meta | {
-            "task": f" {'-' if method == 'difference' else '+'} ".join(p.name for p in parts),
+            # Sets of one task are that task still.
+            "task": f" {'-' if method == 'difference' else '+'} ".join(
+                dict.fromkeys(part.name for part in parts)
+            ),
             "method": method,
             "examples": [list(pair) for pair in examples],
             "of": [part.meta for part in parts],
