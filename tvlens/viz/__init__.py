@@ -8,6 +8,7 @@ from .charts import histogram, intervals
 from .curves import lines
 from .figure import Figure
 from .figures import Figures, row, stack
+from .gallery import pictures
 from .heatmaps import heatmap
 from .notebook import load
 from .page import Page, Section
@@ -35,6 +36,7 @@ __all__ = [
     "intervals",
     "lines",
     "load",
+    "pictures",
     "row",
     "scatter",
     "stack",

@@ -27,6 +27,11 @@ FIGURE_STYLE = """
 .tvlens-circuitsvis td,.tvlens-circuitsvis th{padding:2px 7px}
 .tvlens-row{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr));
   gap:0 28px;align-items:start}
+.tvlens-pictures{display:flex;flex-wrap:wrap;gap:10px 14px}
+.tvlens-picture{display:flex;flex-direction:column;align-items:center;width:72px;font-size:12px;
+  line-height:1.3;text-align:center;overflow-wrap:anywhere}
+.tvlens-picture img{width:56px;height:56px;background:#fff;border-radius:6px}
+.tvlens-circuitsvis .tvlens-thumbnail{height:32px;vertical-align:middle;background:#fff}
 .tvlens-table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}
 .tvlens-table th,.tvlens-table td{padding:5px 14px 5px 0;text-align:left;vertical-align:top;
   border-bottom:1px solid rgba(128,128,128,.25)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .arrays import Numbers, array, require_same_length
 from .figure import Figure
+from .gallery import thumbnail
 from .props import record, require_labels, widget
 
 _LOWEST_LOG_PROB = -1000.0
@@ -17,6 +18,7 @@ def colored_tokens(
     values: Numbers,
     *,
     value_range: tuple[float, float] | None = None,
+    pictures: Mapping[int, bytes] | None = None,
     title: str = "",
     caption: str = "",
 ) -> Figure:
@@ -26,6 +28,7 @@ def colored_tokens(
         tokens: [pos].
         values: [pos].
         value_range: values with the strongest colours; by default the smallest and the largest.
+        pictures: position -> PNG file that stands there in place of its token, which names it.
 
     Raises:
         ValueError: different lengths, or values that are not finite.
@@ -36,6 +39,9 @@ def colored_tokens(
     require_same_length("tokens", len(tokens), "values", len(values))
     low, high = value_range or (None, None)
     spec = record(shape, list(tokens), values, min_value=low, max_value=high)
+    for at, file in (pictures or {}).items():
+        # CircuitsVis sets tokens as innerHTML, which here is a gift.
+        spec["props"]["tokens"][at] = thumbnail(file, tokens[at])
     alt = f"{len(tokens)} tokens coloured by value"
     return widget(spec, title, caption, alt, height=100, padding_bottom=_TOOLTIP)
 
