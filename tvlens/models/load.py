@@ -25,6 +25,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    **options: Any,
 ) -> Any:
     """Open a model with named hook points and return the TransformerLens model itself.
 
@@ -39,9 +40,11 @@ def load(
         dtype: of the weights read from disk.
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run code that comes with a hub model; off unless asked for.
+        options: for Hugging Face's `from_pretrained` of a model given by name, such as `device_map`
+            or `quantization_config`.
 
     Raises:
-        TvlensError: no such model, or the hub cannot be reached.
+        TvlensError: no such model, the hub cannot be reached, or options for a loaded model.
     """
     # TransformerLens warns about its own deprecated parts while it builds a model.
     with warnings.catch_warnings():
@@ -54,7 +57,10 @@ def load(
                 revision=revision,
                 tokenizer=tokenizer,
                 trust_remote_code=trust_remote_code,
+                **options,
             )
+        elif options:
+            raise TvlensError(f"{next(iter(options))!r} is for models that are loaded by name")
         elif _is_hugging_face(source):
             model = _from_module(source, tokenizer or getattr(processor, "tokenizer", None))
         elif hasattr(source, "hook_dict") and hasattr(source, "cfg"):
@@ -133,12 +139,16 @@ def _boot(
     dtype: torch.dtype,
     revision: str | None,
     trust_remote_code: bool,
+    **loading: Any,
 ) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    if architecture := _architecture(name, options):
-        source = _pretrained(name, architecture, device, dtype, options)
+    architecture = _architecture(name, options)
+    if architecture:
+        source = _pretrained(
+            name, encoders.model_class(architecture), device, dtype, options, loading
+        )
         model = _from_module(source, _as_trained(tokenizer or tokenizer_of(name, **options)))
         # Else `to_tokens` would cut the token that ends a text, which a language model must not
         # see, but an encoder must.
@@ -146,8 +156,14 @@ def _boot(
         if getattr(model.cfg, "is_multimodal", False):
             model.processor = load_processor(name, **options)
     else:
+        if loading:
+            from transformers import AutoModelForCausalLM
+
+            loading = {
+                "hf_model": _pretrained(name, AutoModelForCausalLM, device, dtype, options, loading)
+            }
         model = TransformerBridge.boot_transformers(
-            name, device=device, dtype=dtype, tokenizer=tokenizer, **options
+            name, device=device, dtype=dtype, tokenizer=tokenizer, **options, **loading
         )
         encoders.count_positions(model.original_model, model.cfg)
     model.cfg.tvlens_revision = revision
@@ -210,14 +226,17 @@ def _architecture(name: str, options: dict) -> str | None:
 
 def _pretrained(
     name: str,
-    architecture: str,
+    cls: Any,
     device: str | torch.device | None,
     dtype: torch.dtype,
     options: dict,
+    loading: dict,
 ) -> Any:
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    cls = encoders.model_class(architecture)
-    return cls.from_pretrained(name, dtype=dtype, **options).to(device)
+    model = cls.from_pretrained(name, dtype=dtype, **options, **loading)
+    # Where a map of devices or a quantiser has put it, it stays.
+    if "device_map" in loading or "quantization_config" in loading:
+        return model
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def tokenizer_of(name: str, **options: Any) -> Any:
