@@ -5,6 +5,7 @@ import sys
 import typer
 
 from ..errors import TvlensError
+from .crossmodal import crossmodal
 from .latent import latent
 from .lists import tasks, zoo
 from .matrix import matrix
@@ -19,7 +20,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, vectors, methods, patch, mixtures, latent, matrix, train_vlm, tasks):
+COMMANDS = (demo, vectors, methods, patch, mixtures, latent, crossmodal, matrix, train_vlm, tasks)
+for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(zoo, name="zoo")
 

@@ -1,5 +1,5 @@
 """Whole studies, each a readable script over the other rooms."""
 
-from . import latent, matrices, methods, mixtures, patching, vectors
+from . import crossmodal, latent, matrices, methods, mixtures, patching, vectors
 
-__all__ = ["latent", "matrices", "methods", "mixtures", "patching", "vectors"]
+__all__ = ["crossmodal", "latent", "matrices", "methods", "mixtures", "patching", "vectors"]

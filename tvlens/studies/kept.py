@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import TvlensError
+from ..saved import read_tensors, write_tensors
 from ..vectors import TaskVector, VectorReport
 
 
@@ -41,3 +44,21 @@ def kept_vector(
     if file is not None:
         vector.save(file)
     return vector
+
+
+def kept_tensors(
+    file: Path | None, key: dict[str, Any], make: Callable[[], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The tensors in `file` if they were made with the settings `key`, else new ones, saved."""
+    key = json.loads(json.dumps(key))
+    if file is not None and file.is_file():
+        try:
+            tensors, about = read_tensors(file, kind="tvlens", what="outcomes")
+        except TvlensError:
+            tensors, about = {}, None  # another version's file is no reason to stop
+        if about == key:
+            return tensors
+    tensors = make()
+    if file is not None:
+        write_tensors(file, tensors, kind="tvlens", about=key)
+    return tensors

@@ -1,0 +1,204 @@
+import json
+
+import numpy as np
+import pytest
+import tiny
+import tiny_vision
+import torch
+
+import tvlens as tv
+from tvlens import Pictures, Task, TvlensError
+from tvlens.models.forward import Batch, run
+from tvlens.studies import crossmodal
+from tvlens.studies.crossmodal import conflicts as against
+from tvlens.studies.crossmodal.claims import claims
+from tvlens.studies.crossmodal.conditions import CONDITIONS, MODALITIES, outcomes
+from tvlens.studies.crossmodal.result import Share, TaskResult, summarised
+from tvlens.studies.crossmodal.sources import Draws, _mislabelled, queries, vectors_of
+from tvlens.studies.crossmodal.study import Preset
+from tvlens.tasks import Template
+from tvlens.vectors.score import lenient
+
+DRAWS = Draws(shots=2, sets=2, contexts=2, template=Template.of("qa").demonstration, seed=0)
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return tiny_vision.model("tiny-vlm")
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    names = ["animal-class", "food-color", "food-flavor"]
+    return [task.subset(range(14)) for task in crossmodal.pictured(names)]
+
+
+@pytest.fixture(scope="module")
+def study(vlm, tasks, tmp_path_factory):
+    preset = Preset((), seeds=2, select=2, test=4, sets=2, contexts=2)
+    folder = tmp_path_factory.mktemp("crossmodal")
+    options = dict(preset="tiny", shots=2, folder=folder, progress=False, language_model=vlm)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(crossmodal.PRESETS, "tiny", preset)
+        yield crossmodal.run(vlm, tasks, **options), options
+
+
+def test_every_condition_is_there_with_its_interval(study, tasks):
+    found, options = study
+    table = found.to_dataframe()
+    assert len(table) == len(tasks) * len(MODALITIES) * len(CONDITIONS)
+    assert ((table["low"] <= table["first"]) & (table["first"] <= table["high"])).all()
+    # Two seeds of four items: an item scores five random vectors, and one of everything else.
+    counts = table.set_index("condition")["n"]
+    assert set(counts["other_patch"]) == {8} and set(counts["random"]) == {40}
+    written = json.loads((options["folder"] / "report.json").read_text())
+    assert set(written["tasks"]) == {task.name for task in tasks}
+    assert {one["asked"] for one in written["conflicts"]} <= {"food-color", "food-flavor"}
+    assert set(written["layers"].values()) <= {0, 1}
+
+
+def test_an_interrupted_run_goes_on(study, vlm, tasks, monkeypatch):
+    found, options = study
+
+    def never(*_, **__):
+        raise AssertionError("this was kept")
+
+    for place in ("sources.extract", "seeded.sweeps", "seeded.outcomes"):
+        monkeypatch.setattr(f"tvlens.studies.crossmodal.{place}", never)
+    monkeypatch.setitem(crossmodal.PRESETS, "tiny", Preset((), 2, 2, 4, 2, 2))
+    again = crossmodal.run(vlm, tasks, **options)
+    assert again.to_dataframe().equals(found.to_dataframe())
+
+
+def test_the_page_carries_its_pictures(study):
+    _, options = study
+    page = (options["folder"] / "index.html").read_text()
+    assert page.count("data:image/png;base64,") >= 3 * 12 + 3
+    assert "https://" not in page.split("<script", 1)[0]
+    tokens = [s for s in page.split("<script") if "ColoredTokens" in s and "tvlens-thumbnail" in s]
+    assert len(tokens) == 1, "the prompt shows its pictures among its tokens"
+
+
+def test_a_vector_out_of_words_is_written_where_it_should_be(vlm, tasks):
+    """Against one item at a time, the vector applied by hand, and argmax over all logits."""
+    train, select, test = tasks[0].split(seed=0)
+    others = tasks[1].split(seed=0)
+    vectors = {t.name: vectors_of(vlm, t, DRAWS) for t in (train, others[0])}
+    ways = [f"{s} to {m}" for s in ("text", "image", "instruction", "ensemble") for m in MODALITIES]
+    layers = dict.fromkeys(ways, 1) | {"text to image": 0}
+    found = outcomes(vlm, train.name, vectors, (train, select, test), layers, DRAWS)
+    words = vectors[train.name]["text"]
+    wanted = []
+    for prompt in queries(vlm, "qa", test, "image"):
+        with words.applied(vlm, layer=0):
+            logits = run(vlm, Batch.of(vlm, [prompt]))
+        wanted.append(float(logits[0, -1].argmax() == prompt.answer[0]))
+    assert found["image"]["other_patch"][:, 0, 0].tolist() == wanted
+    assert found["image"]["random"].shape == (len(test), 5, 3)
+    assert found["image"]["wrong_task"].shape == (len(test), 1, 3)
+    sets = torch.stack([vectors[train.name][f"text {i}"].values for i in range(2)])
+    torch.testing.assert_close(words.values, sets.mean(0))
+    assert words.name == train.name and len(words.examples) == len(train)
+
+
+def test_shuffled_labels_are_others_labels(tasks):
+    mixed = _mislabelled(tasks[0], seed=3)
+    names = Task("names", [(x, x) for x, _ in tasks[0]])
+    moved = _mislabelled(names, seed=3)
+    assert sorted(y for _, y in mixed) == sorted(y for _, y in tasks[0])
+    assert all(x != y for x, y in moved) and [x for x, _ in mixed] == [x for x, _ in tasks[0]]
+
+
+def test_conflicts_ask_only_items_that_both_tasks_answer(vlm):
+    foods = crossmodal.pictured(["food-color", "food-flavor"])
+    parts = {task.name: task.split(seed=0) for task in foods}
+    train, own, rival = against._common(parts, "food-color", "food-flavor")
+    known = {x for part in parts["food-flavor"][1:] for x, _ in part}
+    assert {x for x, _ in own} <= known and [x for x, _ in own] == [x for x, _ in rival]
+    assert not {x for x, _ in train} & {x for x, _ in own}
+    same = {"a": parts["food-color"], "b": parts["food-color"]}
+    vectors = {name: {"text": tv.TaskVector(torch.zeros(2, 32))} for name in same}
+    assert against.conflicts(vlm, same, vectors, 0, DRAWS) == [], "two names, the same answers"
+
+
+def test_the_papers_measure_is_lenient():
+    assert lenient(" C", "Canberra") and lenient(" Canberra is", " Canberra")
+    assert not lenient(" D", "Canberra") and not lenient(" ", "Canberra")
+
+
+def share(value: float, half: float = 0.05) -> Share:
+    ends = ({"first": value - half}, {"first": value + half})
+    return Share({"first": value}, *ends, [value], 10)
+
+
+def planted(**image: float) -> TaskResult:
+    values = dict(no_context=0, random=0, wrong_task=0, shuffled_patch=0, same_patch=0.1)
+    values |= dict(other_few_shot=0.1, ensemble_patch=0.3, one_set_patch=0.3, other_patch=0.5)
+    shares = {name: share(value) for name, value in (values | image).items()}
+    words = {name: share(value) for name, value in dict(values, same_few_shot=0.8).items()}
+    return TaskResult("planted", {"image": shares, "text": words}, {}, (1, 1, 1))
+
+
+def test_claims_follow_the_numbers():
+    class Study:
+        shape, phases, conflicts = None, {}, []
+
+        def __init__(self, *tasks):
+            self.tasks = dict(enumerate(tasks))
+
+    def verdict(*tasks, which=0):
+        return claims(Study(*tasks))[which].verdict
+
+    assert verdict(planted()) == "holds"
+    assert verdict(planted(wrong_task=0.45)) == "not seen"
+    assert verdict(planted(), planted(random=0.5)) == "mixed"
+    assert verdict(planted(), which=1) == "holds"
+    assert verdict(planted(other_few_shot=0.45), which=1) == "mixed"
+    assert verdict(planted(other_few_shot=0.6), which=1) == "not seen"
+    unable = planted()
+    unable.shares["text"]["same_few_shot"] = share(0.2)
+    assert verdict(unable) == "not seen" and len(claims(Study(unable))) == 1
+
+
+def test_an_items_seeds_are_averaged_before_items_are_resampled():
+    ones, zeros = torch.ones(2, 1, 3), torch.zeros(2, 1, 3)
+    found = summarised([["a", "b"], ["a", "b"]], [ones.double(), zeros.double()], seed=0)
+    assert found.value["first"] == 0.5 and found.low["first"] == found.high["first"] == 0.5
+    assert found.seeds == [1.0, 0.0] and found.count == 4
+
+
+def test_pictured_things_go_by_their_other_names():
+    noto = Pictures.load().where(artist="noto")
+    drawn = noto.of(["cherry", "lion", "nothing"])
+    assert list(drawn) == ["cherry", "lion"]
+    assert drawn["cherry"] == noto.by_name()["cherries"]
+    for name, least in {"country-capital": 100, "food-color": 60, "animal-young": 60}.items():
+        (task,) = crossmodal.pictured([name])
+        assert len(task) >= least and task.modalities == ("text", "image")
+    own = Task("mine", [("lion", "roar")], images={"lion": tiny_vision.picture(0)})
+    assert crossmodal.pictured([own]) == [own]
+
+
+def test_mistakes_are_named(vlm, tasks):
+    with pytest.raises(TvlensError, match="reads text alone"):
+        crossmodal.run(tiny.model("gpt2"), tasks)
+    with pytest.raises(TvlensError, match="unknown preset"):
+        crossmodal.run(vlm, tasks, preset="quik")
+    with pytest.raises(TvlensError, match="two tasks have the same name"):
+        crossmodal.pictured([tasks[0], tasks[0]])
+    with pytest.raises(TvlensError, match="none of its inputs has an image"):
+        crossmodal.pictured(["antonym"])
+    with pytest.raises(TvlensError, match="did you mean 'noto'"):
+        crossmodal.pictured(["food-color"], artist="nota")
+    with pytest.raises(TvlensError, match="'device_map' is for models that are loaded by name"):
+        tv.load(vlm, device_map="auto")
+
+
+def test_thumbnails_are_small_and_keep_their_shape():
+    import io
+
+    from PIL import Image as Pillow
+
+    wide = tv.Image("wide", np.zeros((50, 200, 3), np.uint8))
+    with Pillow.open(io.BytesIO(wide.thumbnail(side=40))) as opened:
+        assert opened.size == (40, 10)
