@@ -28,6 +28,7 @@ def zoo_list(context: typer.Context) -> None:
 
     for entry in store.ZOO.values():
         where = "in the cache" if store.at_hand(entry.name) else f"{entry.download_mb} MB to fetch"
+        where = "with tvlens" if entry.shipped else where
         size = f"{entry.disk_mb:5} MB on disk"
         print(f"{entry.name:14} {where:16} {size}  {entry.licence:18} {entry.description}")
     print(f"cache: {store.cache_folder()}")

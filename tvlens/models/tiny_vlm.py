@@ -89,7 +89,7 @@ class Projector(nn.Module):
         self.tokens = tokens
         self.norm = nn.LayerNorm(states)
         self.inner = nn.Linear(states, hidden)
-        self.drop = nn.Dropout(0.1)
+        self.drop = nn.Dropout(0.2)
         self.outer = nn.Linear(hidden, tokens * width)
 
     def forward(

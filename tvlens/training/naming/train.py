@@ -24,6 +24,7 @@ from ..data import step_seed
 from ..run import check_same
 from ..schedules import cosine
 from .captions import TEMPLATES, Names, Phrase, loss, named, named_ids
+from .hands import lent, same_thing
 from .start import begin, spread
 from .views import States, views
 
@@ -156,6 +157,7 @@ def train_vlm(
     names = {
         part: [named_ids(tokenizer, name) for name in one.names] for part, one in parts.items()
     }
+    pairs = same_thing(parts["train"].names)
     projector = model.projector.requires_grad_(True)
     optimizer = torch.optim.AdamW(projector.parameters(), weight_decay=weight_decay, fused=True)
     if history:
@@ -175,8 +177,8 @@ def train_vlm(
             rates = [cosine((epoch - 1) * per_epoch + k, steps, lr) for k in range(per_epoch)]
             with torch.random.fork_rng():
                 torch.manual_seed(step_seed(seed, epoch))
-                taught = (seen["train"], names["train"], phrases)
-                cost = _epoch(model, optimizer, *taught, plan, rates, bar)
+                taught = (seen["train"], names["train"], phrases, pairs)
+                cost = _epoch(model, optimizer, *taught, plan, rates, step_seed(seed, epoch), bar)
             record = {"epoch": epoch, "loss": cost} | accuracies(
                 model, seen, names, parts["new_artist"].kinds, phrases[0]
             )
@@ -210,17 +212,20 @@ def _epoch(
     seen: States,
     names: Names,
     phrases: Sequence[Phrase],
+    pairs: np.ndarray,
     plan: Sequence[tuple[np.ndarray, np.ndarray, int]],
     rates: Sequence[float],
+    seed: int,
     bar: tqdm,
 ) -> float:
-    """One pass over the training pictures; returns the mean loss."""
+    """One pass over the training pictures, in hands that others lend; returns the mean loss."""
     model.projector.train()
     total = 0.0
-    for (rows, looks, said), rate in zip(plan, rates, strict=True):
+    for k, ((rows, looks, said), rate) in enumerate(zip(plan, rates, strict=True)):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        soft = model.projector(seen[rows, looks].to(model.device).float())
+        states = seen[rows, looks].float() + lent(seen, pairs, len(rows), seed=(seed, k))
+        soft = model.projector(states.to(model.device))
         cost = loss(model, soft, phrases[said], [names[row] for row in rows])
         cost.backward()
         optimizer.step()
