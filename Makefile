@@ -5,7 +5,7 @@ VENV3 := .venv-tl3
 # Progress bars of many test workers would only mix.
 WORKERS ?= auto
 
-.PHONY: demo test test-tl3 lint bench clean
+.PHONY: demo test test-tl3 lint docs bench clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/tvlens demo --out out/demo --open
@@ -20,6 +20,11 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+# From docstrings, notebooks and docs/: every warning is an error, nothing asks a network.
+docs: $(VENV)/.docs
+	$(VENV)/bin/python -m sphinx --quiet --fail-on-warning --keep-going -b html -d out/.doctrees docs out/docs
+	@echo "out/docs/index.html"
+
 bench: $(VENV)/.installed
 	$(VENV)/bin/python -m benchmarks
 
@@ -27,6 +32,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tvlens needs Python 3.11 or newer: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
 # The same lock with the older TransformerLens, which still has HookedTransformer.

@@ -88,8 +88,8 @@ def collect(
 
     Args:
         model: any model that `load` gives.
-        prompts: token lists or a tensor of them, texts (tokenised by the model), `Prompt`s (with
-            images or without), pictures, or the input vectors of a model that reads vectors.
+        prompts: token lists or a tensor of them, texts (tokenised by the model), built prompts
+            (with images or without), pictures, or the input vectors of a model that reads vectors.
         wanted: component names (at `layers`) and sites.
         layers: "all", one layer or several, for component names.
         positions: one position or several, negative ones from the end of each prompt; all of

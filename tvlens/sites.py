@@ -133,8 +133,7 @@ class Site:
         self.hook(model)
         pos = model.cfg.n_ctx if pos is None else pos
         sizes = {"batch": batch, "pos": pos, "key_pos": pos}
-        sizes |= {"d_model": model.cfg.d_model, "d_head": model.cfg.d_head}
-        return tuple(sizes[a] if a in sizes else _heads(model, a) for a in self.axes)
+        return tuple(sizes[a] if a in sizes else _size(model, a) for a in self.axes)
 
 
 def sites(model: Any, components: str | Iterable[str], *, layers: Any = "all") -> list[Site]:
@@ -164,6 +163,11 @@ def available(model: Any, *, layer: int = 0) -> dict[str, tuple[str, tuple[int, 
         except TvlensError:
             site.on(model)  # a wrong layer is the caller's mistake, a missing component is not
     return found
+
+
+def _size(model: Any, axis: str) -> int:
+    """How long an axis is that the model decides on: its heads, or a width such as "d_mlp"."""
+    return _heads(model, axis) if axis in ("head", "kv_head") else getattr(model.cfg, axis)
 
 
 def _heads(model: Any, axis: str) -> int:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..errors import TvlensError, unknown
 from .categorical import rows_on_simplex
-from .sequences import Pairs, Sequences
+from .prediction import Predictive
+from .sequences import Data, Pairs, Sequences
 
 SPLITS = ("train", "major", "minor", "ood")
 Same = TypeVar("Same", bound="Pool")
@@ -21,6 +22,10 @@ Numbers = Tensor | np.ndarray | Sequence
 
 class Pool(ABC):
     """Major and minor tasks of one kind, with their prior.
+
+    A family of tokens says at least how tasks are drawn (`draw`), what sequences they give
+    (`generate`), how likely each token is under each task (`steps`) and what a belief in tasks
+    predicts (`mixture`), and has a `vocabulary`; `references.Family` has the details.
 
     Attributes:
         parameters: one row per task, majors first, then minors (float64).
@@ -35,9 +40,15 @@ class Pool(ABC):
     prior: Float[Tensor, " k"]
     majors: int
     minor_mass: float
+    vocabulary: int
 
     def __init__(
-        self, *, tasks: int, minor: int | Literal["none"], minor_mass: float, seed: int
+        self,
+        *,
+        tasks: int = 3,
+        minor: int | Literal["none"] = 0,
+        minor_mass: float = 0.1,
+        seed: int = 0,
     ) -> None:
         minor = 0 if minor == "none" else minor
         at_least(1, tasks=tasks)
@@ -192,12 +203,30 @@ class Pool(ABC):
         """One sequence per row of parameters: tokens, or inputs and targets."""
 
     @abstractmethod
-    def checked(self, parameters: Float[Tensor, "k ..."]) -> Float[Tensor, "k ..."]:
-        """The parameters where every row is a task of this kind; an error otherwise."""
+    def steps(self, data: Data) -> Float[Tensor, "n length k"]:
+        """A new tensor: log-probability of every observation given those before it, by task."""
 
     @abstractmethod
+    def mixture(self, posterior: Float[Tensor, "n length k"], data: Data) -> Predictive:
+        """Predictive of the next observation, averaged over tasks."""
+
+    def learned(self, data: Data) -> tuple[Float[Tensor, "n length"], Predictive]:
+        """Log-evidence and predictive of a task drawn anew from the minors' distribution."""
+        raise TvlensError(f"{self} cannot learn a new task: give {type(self).__name__} `learned`")
+
+    def counts(self, data: Data) -> Float[Tensor, "n length ..."]:
+        """Sufficient statistics of that learner."""
+        raise TvlensError(f"{self} knows no counts to learn from: give {type(self).__name__} them")
+
+    def checked(self, parameters: Float[Tensor, "k ..."]) -> Float[Tensor, "k ..."]:
+        """The parameters where every row is a task of this kind; an error otherwise."""
+        if not bool(parameters.isfinite().all()):
+            raise TvlensError("the parameters of a task hold NaN or infinity")
+        return parameters
+
     def _size(self) -> str:
         """The family's shape in words."""
+        return f"{self.vocabulary} tokens"
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:

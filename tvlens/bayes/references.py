@@ -142,6 +142,8 @@ def _over_tasks(family: Family, data: Data) -> Prediction:
 
 def _possible(prediction: Prediction) -> Prediction:
     """The prediction, where every sequence can come from some hypothesis."""
+    if bool(prediction.evidence.isnan().any()):
+        raise TvlensError(f"a task that {prediction.reference} knows gives no probability but NaN")
     impossible = prediction.evidence.isneginf()
     if bool(impossible.any()):
         place = int(impossible.any(0).nonzero()[0])

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError
 from .pool import Numbers, Pool, above_zero, at_least
 from .prediction import Moments
 from .sequences import Data, pairs_of
@@ -116,12 +115,6 @@ class LinearRegression(Pool):
         inputs = torch.from_numpy(rng.normal(size=(len(parameters), length, self.dim)))
         noise = torch.from_numpy(rng.normal(scale=self.noise, size=inputs.shape[:2]))
         return inputs, (inputs @ parameters[..., None])[..., 0] + noise
-
-    def checked(self, parameters: Float[Tensor, "k dim"]) -> Float[Tensor, "k dim"]:
-        """Finite weights."""
-        if not bool(parameters.isfinite().all()):
-            raise TvlensError("weights hold NaN or infinity")
-        return parameters
 
     def _size(self) -> str:
         return f"dimension {self.dim}, noise {self.noise:g}"

@@ -32,6 +32,7 @@ class Representation(Saved):
     """P0 to P3 at one layer, by the number of observations seen.
 
     The measures, from balanced probes whose last token is forced:
+
     - "within-cell share" (P0): share of the variance that task and token leave open; near 0 where
       the state forgets all else.
     - "interaction" (P1): share of the variance of cell means that is not additive.

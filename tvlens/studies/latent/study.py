@@ -117,7 +117,7 @@ def run(
     call goes on where it was stopped and never makes a cell twice.
 
     Cells run through joblib: in local processes, or wherever its own switch sends them, if the
-    workers see the same folder:
+    workers see the same folder::
 
         client = dask.distributed.Client("tcp://scheduler:8786")
         with joblib.parallel_config(backend="dask"):  # or "ray", after ray's register_ray()

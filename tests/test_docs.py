@@ -1,0 +1,85 @@
+"""The documentation: its examples run, and its pages, where they are built, ask no network."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+from viz.viz_browser import CHROMIUM, FLAGS, needs_chromium
+
+import tvlens
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(ROOT.glob("docs/concepts/*.md"))
+BUILT = ROOT / "out" / "docs"
+MODULES = [m.name for m in pkgutil.walk_packages(tvlens.__path__, "tvlens.")]
+
+# The built pages that are opened: with formulas, a wide table, an index of names, a snippet.
+OPENED = ("index", "concepts/patching", "concepts/task-matrices", "api/vectors", "contributing")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_examples_on_the_pages(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    failed, tried = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert tried > 5
+    assert not failed
+
+
+def test_examples_in_docstrings():
+    sources = {name: importlib.util.find_spec(name).origin for name in MODULES}
+    with_examples = [n for n, file in sources.items() if ">>> " in Path(file).read_text("utf-8")]
+    for name in with_examples:
+        assert not doctest.testmod(importlib.import_module(name)).failed, name
+
+
+def test_every_concept_has_formula_source_example_and_cautions():
+    assert len(PAGES) == 7
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert r"\frac" in text or "$$" in text, page.stem
+        assert re.search(r"^\*\*Sources?\.\*\* ", text, re.M), page.stem
+        for heading in ("## Example", "## What to be careful about"):
+            assert text.count(f"\n{heading}\n") == 1, (page.stem, heading)
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = "".join(page.read_text() for page in ROOT.glob("docs/api/*.md"))
+    rooms = {module.split(".")[1] for module in re.findall(r"automodule:: (\S+)", pages)}
+    for name, where in tvlens._WHERE.items():
+        assert where.split(".")[0] in rooms, name
+
+
+@needs_chromium[0]
+@needs_chromium[1]
+@pytest.mark.skipif(not BUILT.is_dir(), reason="`make docs` has not been run")
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1300, "dark")])
+def test_built_pages_ask_no_network_and_fit(width, scheme):
+    from playwright.sync_api import sync_playwright
+
+    heard = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        tab.on("console", lambda m: m.type == "error" and heard.append(m.text))
+        tab.on("pageerror", lambda error: heard.append(str(error)))
+        tab.on("request", lambda r: r.url.startswith(("file:", "data:")) or heard.append(r.url))
+        for name in OPENED:
+            tab.goto((BUILT / f"{name}.html").as_uri())
+            tab.wait_for_timeout(100)
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width, name
+        tab.goto((BUILT / "concepts" / "patching.html").as_uri())
+        assert tab.locator("math").count() > 5
+        browser.close()
+    assert heard == []
+
+
+@pytest.mark.skipif(not BUILT.is_dir(), reason="`make docs` has not been run")
+def test_built_pages_load_only_their_own_files():
+    loads = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"(https?:[^\"]*)", re.I)
+    for page in BUILT.rglob("*.html"):
+        assert not loads.findall(page.read_text(encoding="utf-8")), page
+    for sheet in BUILT.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?https?:|@import", sheet.read_text("utf-8")), sheet
