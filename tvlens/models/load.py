@@ -104,7 +104,8 @@ def _from_name(name: str, **options: Any) -> Any:
     folder = folder_of(name)
     if folder == name and not Path(name).is_dir():
         return _from_hub(name, **options)
-    model = _tiny_vlm(folder, **options) if _is_tiny_vlm(folder) else _boot(folder, **options)
+    with _without_bar():
+        model = _tiny_vlm(folder, **options) if _is_tiny_vlm(folder) else _boot(folder, **options)
     model.cfg.model_name = name if name in zoo.ZOO else Path(name).resolve().name
     return model
 
@@ -175,6 +176,20 @@ def _without_torchvision() -> Iterator[None]:
         yield
     finally:
         ArchitectureAdapter._check_required_libraries = check
+
+
+@contextlib.contextmanager
+def _without_bar() -> Iterator[None]:
+    """Reading a folder takes a moment, and a bar about it would stay on every notebook's page."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _is_tiny_vlm(folder: str) -> bool:
