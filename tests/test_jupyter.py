@@ -11,16 +11,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from chromium import ALL_DRAWN, needs_chromium
 
 pytest.importorskip("jupyterlab")
-pytest.importorskip("playwright")
 
 ROOT = Path(__file__).parent.parent
 SHOTS = ROOT / "out" / "jupyter"
 NOTEBOOKS = {"01_quickstart": 4, "02_patching": 6}  # name -> figures that it draws, at least
-
-sys.path.insert(0, str(Path(__file__).parent / "viz"))
-from viz_browser import ALL_DRAWN, CHROMIUM, FLAGS, needs_chromium  # noqa: E402
 
 pytestmark = [*needs_chromium, pytest.mark.xdist_group("notebooks")]
 
@@ -92,19 +89,9 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
     raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()}")
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_in_jupyterlab(lab, chromium, name):
-    tab = chromium.new_page(viewport={"width": 1280, "height": 1000})
+def test_a_notebook_in_jupyterlab(lab, browser, name):
+    tab = browser.new_page(viewport={"width": 1280, "height": 1000})
     errors, requests = [], []
     tab.on("console", lambda m: m.type == "error" and errors.append(m.text))
     tab.on("pageerror", lambda error: errors.append(str(error)))
