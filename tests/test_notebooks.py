@@ -1,9 +1,12 @@
 """The notebooks: kept plain, and running from top to bottom without a word of complaint."""
 
+import functools
 import os
+import re
 from pathlib import Path
 
 import pytest
+from chromium import ALL_DRAWN, needs_chromium
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -13,8 +16,9 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 3_000_000  # bytes of an executed notebook
 
 
+@functools.cache
 def executed(path: Path):
-    """The notebook after a run in the short version, in its own folder."""
+    """The notebook after a run in the short version, in its own folder; once for all tests."""
     book = nbformat.read(path, as_version=4)
     folder = {"metadata": {"path": str(FOLDER)}}
     nbclient.NotebookClient(book, timeout=300, kernel_name="python3", resources=folder).execute(
@@ -48,3 +52,30 @@ def test_a_notebook_runs_and_says_nothing_it_should_not(path):
     kinds = {kind for _, out in outputs for kind in out.get("data", {})}
     assert kinds <= {"text/plain", "text/html"}  # nothing that asks for a widget manager
     assert len(nbformat.writes(book).encode()) < LARGEST
+
+
+@pytest.mark.xdist_group("notebooks")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestAsAPage:
+    pytestmark = needs_chromium
+
+    def test_it_draws_without_a_network(self, path, browser, tmp_path):
+        """As `make notebooks` writes it; in the window of a phone."""
+        nbconvert = pytest.importorskip("nbconvert")
+        page = nbconvert.HTMLExporter(mathjax_url="", require_js_url="")
+        text, _ = page.from_notebook_node(executed(path))
+        (tmp_path / "page.html").write_text(text, encoding="utf-8")
+        tab = browser.new_page(viewport={"width": 390, "height": 900})
+        errors, requests = [], []
+        tab.on("console", lambda m: m.type == "error" and errors.append(m.text))
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto((tmp_path / "page.html").as_uri())
+        tab.wait_for_function(ALL_DRAWN, timeout=60_000)
+        assert tab.locator("[data-tvlens]").count() >= 4
+        assert tab.locator(".tvlens-message").count() == 0
+        for chart in tab.locator("[data-tvlens=vega]").all():
+            assert chart.locator("svg .role-mark path, svg .role-mark line").count() > 3
+        assert errors == []
+        assert [url for url in requests if not re.match("file:|data:|blob:", url)] == []
+        tab.close()
