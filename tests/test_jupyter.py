@@ -91,7 +91,7 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_in_jupyterlab(lab, browser, name):
-    tab = browser.new_page(viewport={"width": 1280, "height": 1000})
+    tab = browser.new_page(viewport={"width": 1280, "height": 1700})
     errors, requests = [], []
     tab.on("console", lambda m: m.type == "error" and errors.append(m.text))
     tab.on("pageerror", lambda error: errors.append(str(error)))
