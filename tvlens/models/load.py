@@ -104,7 +104,7 @@ def _from_name(name: str, **options: Any) -> Any:
     folder = folder_of(name)
     if folder == name and not Path(name).is_dir():
         return _from_hub(name, **options)
-    with _without_bar():
+    with without_bars():
         model = _tiny_vlm(folder, **options) if _is_tiny_vlm(folder) else _boot(folder, **options)
     model.cfg.model_name = name if name in zoo.ZOO else Path(name).resolve().name
     return model
@@ -179,8 +179,10 @@ def _without_torchvision() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_bar() -> Iterator[None]:
-    """Reading a folder takes a moment, and a bar about it would stay on every notebook's page."""
+def without_bars() -> Iterator[None]:
+    """Without the bars of Hugging Face about reading and writing a folder, which takes a moment and
+    would stay on the page of every notebook.
+    """
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
