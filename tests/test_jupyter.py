@@ -106,11 +106,9 @@ def test_a_notebook_in_jupyterlab(lab, browser, name):
         timeout=240_000,
     )
     _check_outputs(tab, name)
-    _look(tab, name, "light")
+    _look(tab, name, "Light")
     _hover(tab, name)
-    tab.evaluate("jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
-    tab.wait_for_function("document.body.dataset.jpThemeLight == 'false'")
-    _look(tab, name, "dark")
+    _look(tab, name, "Dark")
     assert errors == []
     assert {url for url in requests if not url.startswith((lab, "data:", "blob:"))} == set()
     tab.close()
@@ -136,6 +134,10 @@ def _check_outputs(tab, name: str) -> None:
 
 def _look(tab, name: str, theme: str) -> None:
     """Keep a picture of every figure for people to look at."""
+    command = "apputils:change-theme"
+    tab.evaluate(f"jupyterapp.commands.execute('{command}', {{theme: 'JupyterLab {theme}'}})")
+    is_light = str(theme == "Light").lower()
+    tab.wait_for_function(f"document.body.dataset.jpThemeLight == '{is_light}'")
     SHOTS.mkdir(parents=True, exist_ok=True)
     for i, figure in enumerate(tab.locator(".jp-OutputArea-output:has(.tvlens-figure)").all()):
         figure.scroll_into_view_if_needed()
