@@ -5,7 +5,7 @@ VENV3 := .venv-tl3
 # Progress bars of many test workers would only mix.
 WORKERS ?= auto
 
-.PHONY: demo test test-tl3 lint docs bench clean
+.PHONY: demo test test-tl3 lint docs notebooks bench clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/tvlens demo --out out/demo --open
@@ -27,6 +27,12 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.installed
 	$(VENV)/bin/python -m benchmarks
+
+# Every notebook in full, with its outputs, also as a page; no page asks the network for anything.
+notebooks: $(VENV)/.installed
+	$(VENV)/bin/jupyter nbconvert --execute --to notebook --output-dir out/notebooks notebooks/*.ipynb
+	$(VENV)/bin/jupyter nbconvert --to html out/notebooks/*.ipynb \
+		--HTMLExporter.mathjax_url= --HTMLExporter.require_js_url=
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tvlens needs Python 3.11 or newer: make PYTHON=python3.11')"

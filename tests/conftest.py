@@ -38,3 +38,15 @@ def folder(tmp_path_factory):
     tiny._hugging_face("llama").save_pretrained(path)
     tiny.tokenizer().save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    from chromium import CHROMIUM, FLAGS
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from viz.viz_browser import ALL_DRAWN, CHROMIUM, FLAGS, needs_chromium
+from chromium import ALL_DRAWN, CHROMIUM, FLAGS, needs_chromium
 
 import tvlens as tv
 from tvlens import TvlensError

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from viz.viz_browser import CHROMIUM, FLAGS, needs_chromium
+from chromium import CHROMIUM, FLAGS, needs_chromium
 
 import tvlens
 

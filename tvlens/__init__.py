@@ -4,9 +4,14 @@ Importing this answers at once: PyTorch and TransformerLens are imported when a 
 """
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+# In a notebook tqdm would say on the first page that its bars are plain text without ipywidgets,
+# which is what they are everywhere else.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 # Public name -> the module that holds it.
 _WHERE = {

@@ -1,7 +1,7 @@
 """Every picture in a real browser: it draws, it answers to hovering, and it asks no network."""
 
 import pytest
-from viz_browser import ALL_DRAWN, needs_chromium
+from chromium import ALL_DRAWN, needs_chromium
 from viz_gallery import HOSTILE, page
 
 from tvlens import viz

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from viz_browser import ALL_DRAWN, needs_chromium
+from chromium import ALL_DRAWN, needs_chromium
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")

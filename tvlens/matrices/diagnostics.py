@@ -196,6 +196,11 @@ class WeightDistance(Saved):
     def __repr__(self) -> str:
         return f"WeightDistance({self.norm:.4g}, {self.relative:.2%} of the base weights)"
 
+    def _repr_html_(self) -> str:
+        from .show import distance_figure
+
+        return distance_figure(self)._repr_html_()
+
     def to_dataframe(self):
         """One row per block: layer, norm, relative."""
         import pandas as pd

@@ -9,7 +9,7 @@ from .report import MATRIX
 
 if TYPE_CHECKING:
     from .curves import RankCurve, SampleCurve
-    from .diagnostics import LayerMap
+    from .diagnostics import LayerMap, WeightDistance
     from .layers import TaskMatrices
     from .matrix import TaskMatrix
     from .report import MatrixReport
@@ -83,6 +83,17 @@ def map_figure(found: "LayerMap"):
     return viz.row(
         viz.heatmap(found.r2, value_title="R^2", title=f"linear maps, R^2 {how}", **shown),
         viz.heatmap(found.cka, value_title="CKA", title="similarity without a map", **shown),
+    )
+
+
+def distance_figure(distance: "WeightDistance"):
+    """How far each block moved, as a share of its own length."""
+    return viz.lines(
+        {"block": distance.relative_by_layer},
+        x_title="block",
+        y_title="moved, share of its length",
+        rules={"all weights": distance.relative},
+        title="how far finetuning moved the weights",
     )
 
 

@@ -110,7 +110,8 @@ def _from_name(name: str, **options: Any) -> Any:
     folder = folder_of(name)
     if folder == name and not Path(name).is_dir():
         return _from_hub(name, **options)
-    model = _tiny_vlm(folder, **options) if _is_tiny_vlm(folder) else _boot(folder, **options)
+    with without_bars():
+        model = _tiny_vlm(folder, **options) if _is_tiny_vlm(folder) else _boot(folder, **options)
     model.cfg.model_name = name if name in zoo.ZOO else Path(name).resolve().name
     return model
 
@@ -191,6 +192,22 @@ def _without_torchvision() -> Iterator[None]:
         yield
     finally:
         ArchitectureAdapter._check_required_libraries = check
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Without the bars of Hugging Face about reading and writing a folder, which takes a moment and
+    would stay on the page of every notebook.
+    """
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _is_tiny_vlm(folder: str) -> bool:

@@ -21,7 +21,7 @@ class Reported:
         raise NotImplementedError
 
     def _repr_html_(self) -> str:
-        return self.page().html()
+        return self.page()._repr_html_()
 
     def save(self, folder: str | os.PathLike) -> Path:
         """Write `report.json` and `index.html` into a folder; returns the page's path."""

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..errors import TvlensError, unknown
 from ..files import replacing_folder, write
 from ..labelled import Labelled
+from ..models.load import without_bars
 from . import checkpoint
 from .data import step_seed
 from .encoder import READOUTS, classifier, freeze, parameters
@@ -24,6 +25,7 @@ from .run import check_same
 from .schedules import cosine
 
 
+@without_bars()
 def finetune(
     base: str | os.PathLike,
     train: Labelled,

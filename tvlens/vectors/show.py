@@ -84,7 +84,7 @@ def head_figure(vector: "TaskVector"):
         diverging=True,
         annotate=False,
         marked=[tuple(head) for head in vector.meta["heads"]],
-        title=f"{vector.name}: indirect effect by head",
+        title=f"{vector.name or 'task vector'}: indirect effect by head",
     )
 
 

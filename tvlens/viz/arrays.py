@@ -10,7 +10,18 @@ Numbers = Any
 """A torch tensor on any device and of any dtype, a numpy array, nested lists, or one number."""
 
 
-def array(values: Numbers, *, name: str, axes: Sequence[str], missing: bool = False) -> Any:
+LARGEST = 200_000
+"""Numbers that a picture may hold; with more, pages take megabytes and browsers stand still."""
+
+
+def array(
+    values: Numbers,
+    *,
+    name: str,
+    axes: Sequence[str],
+    missing: bool = False,
+    largest: int | None = LARGEST,
+) -> Any:
     """Return `values` as a numpy array of float64 with the given axes.
 
     Args:
@@ -18,9 +29,11 @@ def array(values: Numbers, *, name: str, axes: Sequence[str], missing: bool = Fa
         name: what error messages call it.
         axes: one name per dimension, for example `("row", "column")`.
         missing: whether NaN is allowed; infinity never is.
+        largest: how many numbers there may be; None where the picture holds only few of them.
 
     Raises:
-        ValueError: wrong number of dimensions, ragged lists, or numbers that are not finite.
+        ValueError: wrong number of dimensions, ragged lists, too many numbers, or ones that are
+            not finite.
     """
     import numpy as np
 
@@ -30,6 +43,11 @@ def array(values: Numbers, *, name: str, axes: Sequence[str], missing: bool = Fa
         raise ValueError(f"{name} must be numbers of shape [{', '.join(axes)}]: {error}") from error
     if result.ndim != len(axes):
         raise ValueError(f"{name} must have axes [{', '.join(axes)}], got shape {result.shape}")
+    if largest is not None and result.size > largest:
+        raise ValueError(
+            f"{name} holds {result.size:,} numbers, more than the {largest:,} that a page can "
+            "show: choose a part of them"
+        )
     bad = np.isinf(result) if missing else ~np.isfinite(result)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])

@@ -18,7 +18,9 @@ from .theme import (
     legend_columns,
     lookup,
     quantity,
+    title_height,
     visible,
+    wrapped,
 )
 
 
@@ -62,7 +64,7 @@ def intervals(
         thin = {"type": "rule", "opacity": 0.5}
         body["layer"].insert(0, {"data": {"values": [{"zero": 0}]}, "mark": thin, "encoding": zero})
     alt = f"{title or 'estimates'}: {len(rows)} estimates with intervals"
-    reserve = 24 + 24 * bool(x_title) + 24 * (groups is not None)
+    reserve = 24 + title_height(x_title) + 24 * (groups is not None)
     height = 26 * len(rows)
     return chart(
         body, title=title, caption=caption, alt=alt, height=height, reserve=reserve, fit="fit-x"
@@ -123,7 +125,7 @@ def histogram(
     """
     import numpy as np
 
-    values = array(values, name="values", axes=["n"])
+    values = array(values, name="values", axes=["n"], largest=None)
     if not len(values):
         raise ValueError("histogram needs at least one value")
     counts, edges = np.histogram(values, bins=bins)
@@ -132,7 +134,7 @@ def histogram(
         {"low": low, "high": high, "count": count}
         for (low, high), count in zip(limits, counts.tolist(), strict=True)
     ]
-    x_axis = {"type": "quantitative", "title": x_title or None, "axis": {"grid": False}}
+    x_axis = {"type": "quantitative", "title": wrapped(x_title), "axis": {"grid": False}}
     x_axis["scale"] = {"zero": False, "nice": False, "padding": 12}
     layers: list[dict[str, Any]] = [
         {

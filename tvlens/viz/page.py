@@ -13,6 +13,7 @@ from ..files import write
 from .document import document
 from .figure import Figure
 from .figures import Figures
+from .style import NOTEBOOK_STYLE
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,21 @@ class Page:
         )
         return document(self.title, body, self.libraries)
 
+    def fragment(self) -> str:
+        """HTML of the parts without a document around them, for a notebook's own headings."""
+        parts = "\n".join(_part(section) for section in self.sections)
+        return (
+            f'<div class="tvlens-page">\n<style>{NOTEBOOK_STYLE}</style>\n'
+            f"<h2>{html.escape(self.title)}</h2>{_summary(self.summary)}\n"
+            f"{parts}\n{_settings(self.settings)}</div>"
+        )
+
+    def _repr_html_(self) -> str:
+        from .notebook import output
+
+        # A whole document would bring its own colours and widths to all of the notebook.
+        return output(self.fragment(), self.libraries)
+
     def write(self, path: str | Path) -> Path:
         """Write the page to a file, atomically, and return its path."""
         return write(path, self.html())
@@ -87,15 +103,25 @@ def _contents(sections: Sequence[Section]) -> str:
 
 
 def _section(number: int, section: Section) -> str:
+    return (
+        f'<section id="section-{number}" aria-labelledby="heading-{number}">\n'
+        f'<h2 id="heading-{number}">{html.escape(section.title)}</h2>\n'
+        f"{_content(section)}\n</section>"
+    )
+
+
+def _part(section: Section) -> str:
+    """A section without names, which other outputs of a notebook may have too."""
+    title = html.escape(section.title)
+    return f'<section aria-label="{title}">\n<h3>{title}</h3>\n{_content(section)}\n</section>'
+
+
+def _content(section: Section) -> str:
     paragraphs = "".join(
         f"<p>{html.escape(part.strip())}</p>" for part in section.text.split("\n\n") if part.strip()
     )
     figures = "\n".join(figure.fragment() for figure in section.figures)
-    return (
-        f'<section id="section-{number}" aria-labelledby="heading-{number}">\n'
-        f'<h2 id="heading-{number}">{html.escape(section.title)}</h2>\n'
-        f"{paragraphs}\n{figures}\n</section>"
-    )
+    return f"{paragraphs}\n{figures}"
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

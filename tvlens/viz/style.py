@@ -1,10 +1,11 @@
-"""Style sheets: one for figures wherever they appear, one for pages around them."""
+"""Style sheets: for figures wherever they appear, and for the pages and notebooks around them."""
 
 from __future__ import annotations
 
 # Colours come from the surroundings (`currentColor`), so figures suit light and dark notebooks.
 # CircuitsVis paints for a white background and gets a light panel of its own. The boxes around its
-# canvases must not grow with them, because the canvases follow the boxes.
+# canvases must not grow with them, because the canvases follow the boxes. Classes are doubled where
+# a notebook's own rules for tables would win.
 FIGURE_STYLE = """
 .tvlens-figure{margin:1.1em 0;min-width:0;max-width:100%;line-height:1.5;
   font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
@@ -32,12 +33,24 @@ FIGURE_STYLE = """
   line-height:1.3;text-align:center;overflow-wrap:anywhere}
 .tvlens-picture img{width:56px;height:56px;background:#fff;border-radius:6px}
 .tvlens-circuitsvis .tvlens-thumbnail{height:32px;vertical-align:middle;background:#fff}
-.tvlens-table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}
-.tvlens-table th,.tvlens-table td{padding:5px 14px 5px 0;text-align:left;vertical-align:top;
-  border-bottom:1px solid rgba(128,128,128,.25)}
-.tvlens-table thead th{border-bottom-color:rgba(128,128,128,.7);font-weight:600}
-.tvlens-table tbody th{font-weight:500}
-.tvlens-table .number{text-align:right;white-space:nowrap}
+.tvlens-table.tvlens-table{border-collapse:collapse;font-size:14px;
+  font-variant-numeric:tabular-nums}
+.tvlens-table.tvlens-table th,.tvlens-table.tvlens-table td{padding:5px 14px 5px 0;
+  text-align:left;vertical-align:top;border-bottom:1px solid rgba(128,128,128,.25)}
+.tvlens-table.tvlens-table thead th{border-bottom-color:rgba(128,128,128,.7);font-weight:600}
+.tvlens-table.tvlens-table tbody th{font-weight:500}
+.tvlens-table.tvlens-table .number{text-align:right;white-space:nowrap}
+"""
+
+# A page inside a notebook: nothing here reaches beyond its own box.
+NOTEBOOK_STYLE = """
+.tvlens-page{max-width:1080px}
+.tvlens-page .summary{border-left:3px solid #3b82c4;background:rgba(128,128,128,.1);
+  border-radius:0 8px 8px 0;padding:.5em 1.2em;margin:.6em 0 1.2em}
+.tvlens-page .summary p,.tvlens-page section>p{max-width:75ch;margin:.4em 0}
+.tvlens-page section{padding:.4em 0}
+.tvlens-page summary{cursor:pointer;font-weight:600}
+.tvlens-page details td{overflow-wrap:anywhere}
 """
 
 PAGE_STYLE = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ _CONFIG = {
         "labelFontSize": 12,
         "titleFontSize": 12,
         "titleFontWeight": 500,
+        "titleLimit": 300,
         "labelLimit": 260,
         "orient": "top",
         "offset": 10,
@@ -112,7 +114,19 @@ def _between(first: str, second: str, share: float) -> str:
 
 def quantity(field: str, title: str) -> dict[str, Any]:
     """Encoding of a number on an axis."""
-    return {"field": field, "type": "quantitative", "title": title or None}
+    return {"field": field, "type": "quantitative", "title": wrapped(title)}
+
+
+def wrapped(title: str) -> str | list[str] | None:
+    """An axis title on as many lines as a narrow screen needs; None for no title."""
+    lines = textwrap.wrap(title, 36)
+    return lines if len(lines) > 1 else title or None
+
+
+def title_height(title: str) -> int:
+    """Pixels that an axis title takes."""
+    lines = len(textwrap.wrap(title, 36))
+    return 9 + 15 * lines if lines else 0
 
 
 def extent(values: Iterable[float | None]) -> dict[str, Any]:
@@ -130,7 +144,7 @@ def extent(values: Iterable[float | None]) -> dict[str, Any]:
 
 def hovered(field: str, title: str) -> dict[str, Any]:
     """Entry of a tooltip: a number with four digits."""
-    return {**quantity(field, title), "format": ".4~g"}
+    return {"field": field, "type": "quantitative", "title": title or field, "format": ".4~g"}
 
 
 def legend_columns(labels: Sequence[str], *, width: int = 250) -> int:

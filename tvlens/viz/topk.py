@@ -40,7 +40,7 @@ def topk_tokens(
 
     samples = [activations] if _dimensions(activations) == 3 else list(activations)
     axes = ["layer", "token", "column"]
-    samples = [array(sample, name="activations", axes=axes) for sample in samples]
+    samples = [array(sample, name="activations", axes=axes, largest=None) for sample in samples]
     shared = len(tokens) > 0 and isinstance(tokens[0], str)
     words = [list(tokens)] * len(samples) if shared else [list(item) for item in tokens]
     require_same_length("lists of tokens", len(words), "samples of activations", len(samples))

@@ -10,6 +10,7 @@ from .gallery import thumbnail
 from .props import record, require_labels, widget
 
 _LOWEST_LOG_PROB = -1000.0
+_TOKENS = 20_000  # each is an element of the page, which answers to the mouse
 _TOOLTIP = "56px"  # room below the last line, in which what hovering shows would be cut off
 
 
@@ -35,7 +36,7 @@ def colored_tokens(
     """
     from circuitsvis.tokens import colored_tokens as shape
 
-    values = array(values, name="values", axes=["pos"])
+    values = array(values, name="values", axes=["pos"], largest=_TOKENS)
     require_same_length("tokens", len(tokens), "values", len(values))
     low, high = value_range or (None, None)
     spec = record(shape, list(tokens), values, min_value=low, max_value=high)
@@ -68,6 +69,7 @@ def colored_tokens_multi(
     from circuitsvis.tokens import colored_tokens_multi as shape
 
     values = array(values, name="values", axes=["pos", "label"])
+    _check_tokens(tokens)
     require_same_length("tokens", len(tokens), "values", len(values))
     require_same_length("labels", len(labels), "columns of values", values.shape[1])
     spec = record(shape, list(tokens), torch.from_numpy(values), list(labels))
@@ -147,8 +149,9 @@ def token_log_probs(
         log_probs = log_probs.detach().cpu().double().numpy()
     log_probs = np.asarray(log_probs, dtype=float)
     log_probs = np.where(np.isneginf(log_probs), _LOWEST_LOG_PROB, log_probs)
-    log_probs = torch.from_numpy(array(log_probs, name="log_probs", axes=["pos", "vocab"]))
-    ids = torch.from_numpy(array(tokens, name="tokens", axes=["pos"])).long()
+    ids = torch.from_numpy(array(tokens, name="tokens", axes=["pos"], largest=_TOKENS)).long()
+    log_probs = array(log_probs, name="log_probs", axes=["pos", "vocab"], largest=None)
+    log_probs = torch.from_numpy(log_probs)
     require_same_length("tokens", len(ids), "rows of log_probs", len(log_probs))
     vocab = log_probs.shape[1]
     if not 0 <= int(ids.min()) <= int(ids.max()) < vocab:
@@ -185,6 +188,7 @@ def text_neuron_activations(
     from circuitsvis.activations import text_neuron_activations as shape
 
     activations = array(activations, name="activations", axes=["pos", "layer", "neuron"])
+    _check_tokens(tokens)
     require_same_length("tokens", len(tokens), "positions of activations", len(activations))
     require_labels("layer_labels", layer_labels, "layers of activations", activations.shape[1])
     require_labels("neuron_labels", neuron_labels, "neurons of activations", activations.shape[2])
@@ -199,3 +203,11 @@ def text_neuron_activations(
     )
     alt = f"{len(tokens)} tokens coloured by activation, by {layer_name} and {neuron_name}"
     return widget(spec, title, caption, alt, height=160, padding_bottom=_TOOLTIP)
+
+
+def _check_tokens(tokens: Sequence[str]) -> None:
+    if len(tokens) > _TOKENS:
+        raise ValueError(
+            f"{len(tokens):,} tokens are more than the {_TOKENS:,} that a page can show: "
+            "choose a part of them"
+        )

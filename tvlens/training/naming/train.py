@@ -50,6 +50,11 @@ class Named:
     def __repr__(self) -> str:
         return f"Named({str(self.folder)!r}: {len(self.history)} of {self.settings['epochs']})"
 
+    def _repr_html_(self) -> str:
+        from ..show import named_figures
+
+        return named_figures(self)._repr_html_()
+
     def to_dataframe(self):
         """One row per epoch."""
         import pandas as pd

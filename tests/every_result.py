@@ -1,0 +1,156 @@
+"""One of every result type, small and made in memory, for tests that look at them."""
+
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import tiny
+import torch
+
+import tvlens as tv
+from tvlens import bayes, geometry, matrices
+from tvlens.training import Finetuned, Run, Shape, Transformer, hooked
+from tvlens.training.naming import Named
+from tvlens.vectors import TaskVector, VectorReport
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+def results(folder: Path) -> dict[str, object]:
+    """Every result type by name; some need a folder."""
+    torch.manual_seed(0)
+    parts = (_vectors(), _patches(), _shapes(), _maps(), _beliefs(), _trainings(folder))
+    return {name: result for part in parts for name, result in part.items()}
+
+
+def _vectors() -> dict[str, object]:
+    conditions = {
+        name: dict(name=name, count=40, first=p, full=p / 2)
+        | dict(first_interval=(max(0, p - 0.1), min(1, p + 0.1)), full_interval=(0, 1))
+        for name, p in {"zero_shot": 0.02, "vector": 0.8, "few_shot": 0.9, "random": 0.0}.items()
+    }
+    by_layer = [0.0] * 6 + [0.4, 0.8, 0.7, 0.1]
+    ends = [[max(0, a - 0.1), min(1, a + 0.1)] for a in by_layer]
+    plain = dict(task=HOSTILE, layer=7, by_layer=by_layer, by_layer_interval=ends)
+    effects = torch.randn(8, 6).tolist()
+    heads = TaskVector(torch.randn(8, 16), "z", {"effects": effects, "heads": [[2, 3], [7, 0]]})
+    return {
+        "TaskVector": TaskVector(torch.randn(10, 16), "resid_post", {"task": HOSTILE}),
+        "TaskVector of heads": heads,
+        "VectorReport": VectorReport.from_json(plain | dict(conditions=conditions, meta={})),
+    }
+
+
+def _patches() -> dict[str, object]:
+    tokens = ["<s>", "Q", ":", " cat", "\n", "A", ":", HOSTILE]
+    layers, positions = list(range(12)), list(range(8))
+
+    def patched(axes: tuple[str, ...], tokens=tokens, **more) -> tv.PatchResult:
+        known = dict(layer=layers, position=positions, head=list(range(4)))
+        coordinates = {axis: known[axis] for axis in axes}
+        shape = [len(c) for c in coordinates.values()]
+        base = torch.zeros(5)
+        values = torch.randn(*shape, 5)
+        return tv.PatchResult(values, axes, coordinates, base, None, "z", tokens, tokens, **more)
+
+    pattern = torch.rand(8, 8).tril()
+    shown = {f"L{i}H3": pattern / pattern.sum(-1, keepdim=True) for i in (2, 5)}
+    return {
+        "PatchResult by layer": patched(("layer",)),
+        "PatchResult by layer and position": patched(("layer", "position")),
+        "PatchResult by head": patched(("layer", "head"), attention=shown),
+        "PatchResult by head and position": patched(("layer", "head", "position")),
+        "PatchResult of one patch": patched(()),
+    }
+
+
+def _shapes() -> dict[str, object]:
+    task, token = torch.arange(3).repeat_interleave(40), torch.arange(4).repeat(30)
+    h = torch.randn(3, 16)[task] + torch.randn(4, 16)[token] + torch.randn(120, 16)
+    over = h[:, None] + torch.randn(120, 5, 16)
+    a, b = (tv.Subspace.random(64, 3, seed=seed) for seed in (0, 1))
+    return {
+        "Subspace": a,
+        "Orthogonality": a.orthogonality(b, null=200),
+        "Separation": geometry.separation(h, task, null=50),
+        "SimilarityTable": geometry.similarity_table({"a": h, "b": h.relu(), HOSTILE: h.cos()}),
+        "Effects": geometry.balanced_effects(h, task, token),
+        "Decomposition": geometry.separability(h, task, token, resamples=20),
+        "Decomposition by position": geometry.stability(
+            over, task, token[:, None].expand(-1, 5), resamples=20
+        ),
+    }
+
+
+def _maps() -> dict[str, object]:
+    weight, labels = torch.randn(12, 12), torch.arange(90) % 3
+    base = torch.randn(2, 90, 12) + torch.randn(3, 12)[labels]
+    tuned = base[1] @ weight + 0.1 * torch.randn(90, 12)
+    decide = torch.randn(12, 3)
+    rows = (torch.arange(45), torch.arange(45, 65), torch.arange(65, 90))
+    whole = matrices.Examples(base, tuned, labels)
+    parts, options = [whole.take(r) for r in rows], dict(head=lambda y: y @ decide.to(y))
+    report = matrices.evaluate(*parts, **options)
+    matrix = report.matrix(parts[0])
+    moments = matrices.LayerMoments(
+        (0, 1), (0, 1), (matrices.PairMoments().update(base, torch.stack([tuned, tuned.relu()])),)
+    )
+    fitted = [
+        replace(matrix, layer=layer, target=1, meta={"predicted_r2": 0.4 + 0.2 * layer})
+        for layer in (0, 1)
+    ]
+    distance = matrices.WeightDistance(1.5, 0.02, torch.rand(6), torch.rand(6) / 20, ())
+    few = dict(sizes=[10, 45], seeds=(0,), baselines=("ridge_probe", "permuted"))
+    return {
+        "PairMoments": matrices.PairMoments().update(base[0], tuned),
+        "TaskMatrix": matrix,
+        "TaskMatrices": matrices.TaskMatrices(tuple(fitted)),
+        "MatrixReport": report,
+        "RankCurve": matrices.rank_curve(matrix, parts[1], **options),
+        "SampleCurve": matrices.sample_curve(*parts, **few, **options),
+        "LayerMap": matrices.layer_map(moments),
+        "WeightDistance": distance,
+    }
+
+
+@functools.cache
+def _dice() -> tuple[object, object]:
+    family = bayes.Dice(tasks=3, faces=4, minor=4, seed=1)
+    shape = Shape(context=17, vocab=4, layers=2, d_model=32, heads=2)
+    return family, hooked(shape, Transformer(shape, seed=1).state_dict())
+
+
+def _beliefs() -> dict[str, object]:
+    family, model = _dice()
+    both, quick = (model, family), dict(sequences=12)
+    learnt = bayes.learning_directions(*both, rank=2, steps=3, null=2, **quick)
+    words = [a + b for a in "bcdfghjk" for b in ("an", "el", "ip")]
+    tasks = [tv.Task(c, [(w, c + w) for w in words]) for c in "xyzuvw"]
+    small = dict(template="{x}:{y}\n", shots=3, contexts=4, count=30, repeats=2, null=1)
+    mixed = bayes.retrieval_check(tiny.model("llama"), tasks[:3], others=tasks[3:], **small)
+    return {
+        "Prediction": bayes.retrieval(family, family.sample(6, 16, seed=0).tokens),
+        "Behaviour": bayes.behaviour(*both, **quick),
+        "Representation": bayes.representation(*both, seen=[4, 8, 16], per_cell=8, null=3),
+        "Injection": bayes.injection(*both, **quick),
+        "Removal": bayes.removal(*both, null=2, **quick),
+        "Learning": learnt,
+        "Explained": bayes.explained_by_counts(*both, learnt.subspace, sequences=60, null=2),
+        "Newcomers": bayes.newcomers(*both, tasks=6, sequences=8, null=10),
+        "RetrievalCheck": mixed,
+        "Agreement": next(iter(mixed.weights_follow.values())),
+        "Agreement at a layer": next(iter(mixed.weights_follow.values())).at(0),
+    }
+
+
+def _trainings(folder: Path) -> dict[str, object]:
+    records = [dict(step=s, loss=1 / (1 + s), lr=0.1, seconds=s, KL=2 / (1 + s)) for s in range(9)]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+    epochs = [dict(epoch=e, loss=1 / e, validation_loss=1.2 / e, accuracy=0.2 * e) for e in (1, 2)]
+    parts = dict(new_artist=0.6, new_things=0.3, new_both=0.2)
+    return {
+        "Run": Run(folder, Shape(context=8, vocab=4), {"steps": 8}),
+        "Finetuned": Finetuned(folder, {"base": "b", "data": "d"}, epochs),
+        "Named": Named(folder, {"epochs": 2}, [e | parts for e in epochs]),
+    }
