@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import tiny_vision
 import torch
@@ -10,7 +11,8 @@ from tvlens.models import tiny_vlm
 from tvlens.tasks import Template, plain
 from tvlens.training import naming
 from tvlens.training.naming import captions as said
-from tvlens.training.naming.start import begin, spread
+from tvlens.training.naming.hands import lent, same_thing
+from tvlens.training.naming.start import begin, padded
 from tvlens.training.naming.views import views
 
 
@@ -173,21 +175,29 @@ def test_every_picture_is_looked_at_once(monkeypatch):
     assert looked == [2]
 
 
-def test_the_start_is_the_best_linear_map():
-    """Where the rank allows all of it, sklearn's ridge regression; a name's words spread out."""
+def test_the_start_tells_things_apart_and_says_their_names():
+    """scikit-learn's ridge regression gives the shares; a sure one gives the name's embeddings."""
     from sklearn.linear_model import Ridge
 
     generator = torch.Generator().manual_seed(0)
-    states, words = torch.randn(60, 2, 4, generator=generator), torch.randn(60, 2, 3)
-    projector = tiny_vlm.Projector(8, 16, 2, 3).eval()
-    begin(projector, states, words)
-    seen = torch.nn.functional.layer_norm(states.flatten(1), (8,)).numpy()
-    ridge = Ridge(alpha=60 * 2e-4).fit(seen, words.flatten(1).numpy())
-    wanted = torch.tensor(ridge.predict(seen)).view(60, 2, 3)
-    torch.testing.assert_close(projector(states), wanted.float(), atol=1e-4, rtol=1e-3)
-    narrow = tiny_vlm.Projector(8, 4, 2, 3).eval()
-    begin(narrow, states, words)
-    centred = (narrow(states) - narrow(states).mean(0)).flatten(1)
-    assert torch.linalg.matrix_rank(centred, atol=1e-4) == 2
-    assert spread([7], 3) == [7, 7, 7] and spread([1, 2, 3], 4) == [1, 1, 2, 3]
-    assert spread([1, 2, 3, 4, 5], 2) == [1, 3]
+    centres, words = torch.randn(5, 2, 8, generator=generator), torch.randn(5, 2, 3)
+    things = torch.arange(5).repeat(12)
+    states = centres[things] + 0.1 * torch.randn(60, 2, 8, generator=generator)
+    projector = tiny_vlm.Projector(16, 5, 2, 3)
+    begin(projector, states, things, words)
+    seen = torch.nn.functional.layer_norm(states.flatten(1), (16,)).numpy()
+    ridge = Ridge(alpha=60 * 5e-3).fit(seen, np.eye(5)[things])
+    shares = torch.tensor(100 * ridge.predict(seen)).softmax(-1).float()
+    wanted = torch.einsum("nk,ktd->ntd", shares, words)
+    torch.testing.assert_close(projector(states), wanted, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(projector(states), words[things], atol=1e-3, rtol=1e-3)
+    assert padded([7], 3, 0) == [0, 0, 7] and padded([1, 2, 3, 4], 3, 0) == [1, 2, 3]
+
+
+def test_hands_are_differences_of_one_things_drawings():
+    pairs = same_thing(["a", "b", "a", "c", "a"])
+    assert sorted(map(tuple, pairs)) == [(0, 2), (0, 4), (2, 0), (2, 4), (4, 0), (4, 2)]
+    seen = torch.arange(5.0).view(5, 1, 1, 1).half() ** 2
+    shares = lent(seen, pairs, 400, seed=(0, 1)).flatten()
+    assert set(shares.sign().tolist()) == {-1, 1} and 4 < shares.abs().max() <= 16
+    assert lent(seen, same_thing(["a", "b"]), 3, seed=(0,)).abs().sum() == 0

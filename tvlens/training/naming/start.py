@@ -1,63 +1,46 @@
-"""Where the projector begins: at the best linear map from pictures to the words for them."""
+"""Where the projector begins: it tells things apart by ridge regression, and says their names."""
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...models.tiny_vlm import Projector
 
 # Ridge penalty for each row. Views of one drawing are alike, so little is enough.
-_PENALTY = 2e-4
+_PENALTY = 5e-3
+
+# How sharply the regression's outputs, between 0 and 1, are turned into shares.
+_SHARPNESS = 100.0
 
 
-def spread(name: Sequence[int], count: int) -> list[int]:
-    """A name's tokens over `count` places: repeated where it is shorter, thinned where longer.
-
-    Soft tokens that say the same are each surer of it than one alone.
-    """
-    return [name[place * len(name) // count] for place in range(count)]
+def padded(name: Sequence[int], count: int, filler: int) -> list[int]:
+    """A name's tokens at the end of `count` places, behind fillers; a longer name is cut."""
+    return [*[filler] * (count - len(name)), *name[:count]]
 
 
 @torch.no_grad()
 def begin(
     projector: Projector,
     states: Float[Tensor, "row seen state"],
-    words: Float[Tensor, "row token d_model"],
+    things: Int[Tensor, " row"],
+    words: Float[Tensor, "thing token d_model"],
 ) -> None:
-    """Set the projector to the reduced-rank ridge regression from states to embeddings.
-
-    The rank is half the hidden width, since gelu(z) - gelu(-z) = z: two hidden units are one
-    linear one.
+    """Give the projector a hidden unit for every thing, which knows it and says its name.
 
     Args:
         states: of the encoder, of many views of named pictures.
-        words: embeddings of their names, as soft tokens should be.
-
-    Source: Izenman 1975, for the regression.
+        things: which thing each row shows.
+        words: embeddings of every thing's name, as soft tokens should be.
     """
     seen = projector.norm(states.flatten(1))
-    wanted = words.flatten(1)
-    seen_mean, wanted_mean = seen.mean(0), wanted.mean(0)
-    seen, wanted = seen - seen_mean, wanted - wanted_mean
-    gram, cross = seen.T @ seen, seen.T @ wanted
-    penalty = _PENALTY * len(seen) * torch.eye(len(gram)).to(gram)
-    weight = torch.linalg.solve(gram + penalty, cross)
-    # The directions in which predictions vary most, and how much they do.
-    spectrum, directions = torch.linalg.eigh(weight.T @ (gram @ weight))
-    rank = min(projector.inner.out_features // 2, directions.shape[1])
-    directions = directions[:, -rank:]
-    scale = (spectrum[-rank:] / len(seen)).clamp(min=1e-12).sqrt()
-    first = (weight @ directions / scale).T
-    second = directions * scale
-    for layer in (projector.inner, projector.outer):
-        layer.weight.zero_()
-        layer.bias.zero_()
-    half = projector.inner.out_features // 2
-    for sign, start in ((1, 0), (-1, half)):
-        units = slice(start, start + rank)
-        projector.inner.weight[units] = sign * first
-        projector.inner.bias[units] = -sign * (first @ seen_mean)
-        projector.outer.weight[:, units] = sign * second
-    projector.outer.bias.copy_(wanted_mean)
+    shown = torch.nn.functional.one_hot(things, len(words)).to(seen)
+    seen_mean, shown_mean = seen.mean(0), shown.mean(0)
+    seen, shown = seen - seen_mean, shown - shown_mean
+    penalty = _PENALTY * len(seen) * torch.eye(seen.shape[1]).to(seen)
+    weight = torch.linalg.solve(seen.T @ seen + penalty, seen.T @ shown)
+    projector.inner.weight.copy_(_SHARPNESS * weight.T)
+    projector.inner.bias.copy_(_SHARPNESS * (shown_mean - seen_mean @ weight))
+    projector.outer.weight.copy_(words.flatten(1).T)
+    projector.outer.bias.zero_()
