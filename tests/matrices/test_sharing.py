@@ -56,34 +56,34 @@ def test_every_number_by_hand(alike):
     found = share(alike, seed=3)
     frame = found.to_dataframe()
     assert len(frame) == 7 * 3 and frame.notna().all().all()
+
+    def accuracies(inside, part, layer, ridge):
+        """Of a matrix fitted to the subset's training states side by side."""
+        mine = [m.moments.pair(layer) for m, taken in zip(alike.values(), inside, strict=True)
+                if taken]  # fmt: skip
+        matrix = TaskMatrix.from_moments(mine, ridge=ridge)
+        return [
+            float((decide(m.head, matrix.predict(getattr(m, part).at(layer).x), m.test.tuned)
+                   == getattr(m, part).labels).double().mean())
+            for m in alike.values()
+        ]  # fmt: skip
+
     for i, inside in enumerate(found.subsets):
-        mine = [m for m, taken in zip(alike.values(), inside, strict=True) if taken]
-        layer = int(found.layer[i])
-        moments = [m.moments.pair(layer) for m in mine]
-        matrix = TaskMatrix.from_moments(sum(moments[1:], moments[0]))
-        for j, one in enumerate(alike.values()):
-            x, y, labels = one.test.at(layer)
-            right = (decide(one.head, matrix.predict(x), y) == labels).double().mean()
-            assert found.accuracy[i, j] == pytest.approx(float(right))
+        layer, ridge = int(found.layer[i]), float(found.ridge[i])
+        assert found.accuracy[i].tolist() == pytest.approx(accuracies(inside, "test", layer, ridge))
+        at_best = accuracies(inside, "select", layer, ridge)
+        assert found.validation[i].tolist() == pytest.approx(at_best)
+        mean = float(found.validation[i][inside].mean())
+        for other in (0, 1):  # nothing that was offered is better on the subset's own tasks
+            for penalty in (ridge / 100, ridge, 100 * ridge):
+                tried = torch.tensor(accuracies(inside, "select", other, penalty))[inside].mean()
+                assert float(tried) <= mean + 0.02
+        for j in range(3):
             low, high = found.interval[i, j]
             assert low <= found.accuracy[i, j] <= high
             lead, below, above = found.lead[i, j].tolist()
             assert lead == pytest.approx(float(found.accuracy[i, j] - found.accuracy[j, j]))
             assert below <= lead <= above
-    # The layer is the one of the highest mean accuracy on the subset's own validation parts.
-    for i, inside in enumerate(found.subsets):
-        by_layer = []
-        for layer in (0, 1):
-            mine = [m for m, taken in zip(alike.values(), inside, strict=True) if taken]
-            moments = [m.moments.pair(layer) for m in mine]
-            matrix = TaskMatrix.from_moments(sum(moments[1:], moments[0]))
-            scores = [
-                (decide(m.head, matrix.predict(m.select.at(layer).x), m.select.tuned)
-                 == m.select.labels).double().mean()
-                for m in mine
-            ]  # fmt: skip
-            by_layer.append(float(sum(scores)))
-        assert found.layer[i] == int(np.argmax(by_layer))
 
 
 def test_pairs_and_the_whole_of_many_tasks(tmp_path):

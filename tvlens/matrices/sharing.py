@@ -13,10 +13,10 @@ from torch import Tensor
 from ..errors import TvlensError, unknown
 from ..saved import Saved
 from .examples import Examples, Head, decide
-from .matrix import TaskMatrix
 from .moments import PairMoments
 from .report import ends, resamples
-from .subsets import shared
+from .ridge import COARSE_GRID, Ridge
+from .subsets import subsets, total
 
 # All subsets of so many tasks are looked at; of more tasks the pairs and the whole.
 _ALL_SUBSETS = 5
@@ -46,7 +46,8 @@ class Sharing(Saved):
     Attributes:
         tasks: names.
         subsets: which tasks share each matrix; every task alone comes first, all of them last.
-        layer: base layer of each matrix, chosen by the mean validation accuracy of its tasks.
+        layer, ridge: base layer and penalty of each matrix, chosen by the mean validation accuracy
+            of its tasks.
         validation: accuracy there.
         accuracy: on every task's test part.
         interval: its bootstrap interval over examples.
@@ -57,6 +58,7 @@ class Sharing(Saved):
     tasks: tuple[str, ...]
     subsets: Bool[Tensor, "subset task"]
     layer: Int[Tensor, " subset"]
+    ridge: Float[Tensor, " subset"]
     validation: Float[Tensor, "subset task"]
     accuracy: Float[Tensor, "subset task"]
     interval: Float[Tensor, "subset task 2"]
@@ -145,8 +147,8 @@ def share(
 ) -> Sharing:
     """What one matrix does for several tasks that start from one base model.
 
-    The moments of its tasks are summed, the penalty is chosen by generalised cross-validation, the
-    layer on the validation parts.
+    The moments of its tasks are summed; layer and penalty are chosen on the validation parts, for
+    own matrices as for shared ones.
 
     Args:
         members: at least two tasks by name, with states of the same base layers.
@@ -167,52 +169,53 @@ def share(
             raise TvlensError(f"{name} has states of other base layers than {names[0]}")
     if sizes is None:
         sizes = range(2, len(names)) if len(names) <= _ALL_SUBSETS else (2,)
-    fits = zip(
-        *(
-            shared(
-                {name: member.moments.pair(i) for name, member in members.items()},
-                sizes=sorted({1, *sizes, len(names)}),
-                bias=bias,
-            )
-            for i in range(len(layers))
-        ),
-        strict=True,
-    )
-    rows = [_row(members, [matrix for _, matrix in found], found[0][0]) for found in fits]
-    inside = torch.tensor([[name in subset for name in names] for subset, *_ in rows])
+    wanted = subsets(names, sorted({1, *sizes, len(names)}))
+    rows = [_row(members, subset, bias) for subset in wanted]
     return Sharing(
         names,
-        inside,
-        layer=torch.tensor([layer for _, layer, _, _ in rows]),
-        validation=torch.tensor([found for _, _, found, _ in rows], dtype=torch.float64),
-        **_scores(
-            [torch.stack(task) for task in zip(*(right for *_, right in rows), strict=True)], seed
-        ),
-        settings={"bias": bias, "ridge": "gcv", "n": [len(m.test) for m in members.values()]},
+        torch.tensor([[name in subset for name in names] for subset in wanted]),
+        layer=torch.tensor([row.layer for row in rows]),
+        ridge=torch.tensor([row.ridge for row in rows], dtype=torch.float64),
+        validation=torch.tensor([row.validation for row in rows], dtype=torch.float64),
+        **_scores([torch.stack(one) for one in zip(*(r.right for r in rows), strict=True)], seed),
+        settings={"bias": bias, "n": [len(member.test) for member in members.values()]},
     )
 
 
-def _row(
-    members: Mapping[str, Member], matrices: Sequence[TaskMatrix], subset: Sequence[str]
-) -> tuple[Sequence[str], int, list[float], list[Float[Tensor, "..."]]]:
-    """The subset, its layer, and accuracy on validation and right decisions on test, by task."""
-    layers = next(iter(members.values())).select.layers
-    found = [
-        {
-            name: _right(matrix, member, member.select, layer).mean()
-            for name, member in members.items()
-        }
-        for layer, matrix in zip(layers, matrices, strict=True)
-    ]
-    best = max(range(len(layers)), key=lambda i: float(sum(found[i][name] for name in subset)))
-    tested = [_right(matrices[best], m, m.test, layers[best]) for m in members.values()]
-    return subset, layers[best], [float(one) for one in found[best].values()], tested
+class _Row(NamedTuple):
+    """What one subset chose; by task accuracy on validation and right decisions on test."""
+
+    layer: int
+    ridge: float
+    validation: list[float]
+    right: list[Float[Tensor, "..."]]
 
 
-def _right(matrix: TaskMatrix, member: Member, part: Examples, layer: int) -> Float[Tensor, " n"]:
+def _row(members: Mapping[str, Member], subset: Sequence[str], bias: bool) -> _Row:
+    """Layer and penalty by the mean accuracy of the subset's tasks; then every task is decided."""
+    summed = total({name: member.moments for name, member in members.items()}, subset)
+    mine, best = [members[name] for name in subset], (-1.0, None)
+    for i, layer in enumerate(mine[0].select.layers):
+        solution = Ridge.of(summed.pair(i), bias=bias)
+        for ridge in reversed(solution.grid(COARSE_GRID).tolist()):  # of equals the larger penalty
+            fit = (layer, ridge, solution.weight(ridge), solution)
+            score = sum(float(_right(fit, m, m.select).mean()) for m in mine)
+            if score > best[0]:
+                best = score, fit
+    fit, everyone = best[1], members.values()
+    return _Row(
+        *fit[:2],
+        [float(_right(fit, member, member.select).mean()) for member in everyone],
+        [_right(fit, member, member.test) for member in everyone],
+    )
+
+
+def _right(fit: tuple, member: Member, part: Examples) -> Float[Tensor, " n"]:
     """1 for every example that the task's head decides rightly on mapped states."""
+    layer, _, weight, solution = fit
     x, y, labels = part.at(layer)
-    return (decide(member.head, matrix.predict(x.double()), y) == labels.cpu()).double()
+    guess = x.to(weight) @ weight + solution.intercept(weight)
+    return (decide(member.head, guess, y) == labels.cpu()).double()
 
 
 def _scores(right: Sequence[Float[Tensor, "subset _"]], seed: int) -> dict[str, Tensor]:

@@ -170,7 +170,7 @@ def sharing_figure(found: "Sharing"):
         columns=found.tasks,
         row_title="task that decides",
         column_title="shares its matrix with",
-        value_title="accuracy less that of its own matrix",
+        value_title="lead over its own",
         diverging=True,
         title="what a partner gives or takes",
     )

@@ -1,6 +1,6 @@
 """The matrix of every subset of tasks: their moments add up."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -25,14 +25,28 @@ def shared(
     Raises:
         TvlensError: no tasks, or a size that no subset has.
     """
-    names = list(moments)
+    for subset in subsets(list(moments), sizes):
+        yield subset, TaskMatrix.from_moments(total(moments, subset), **options)
+
+
+def subsets(
+    names: Sequence[str], sizes: int | Iterable[int] | None = None
+) -> list[tuple[str, ...]]:
+    """Subsets of these sizes, size by size; all by default.
+
+    Raises:
+        TvlensError: no tasks, or a size that no subset has.
+    """
     if not names:
         raise TvlensError("no tasks to share a matrix")
     wanted = [sizes] if isinstance(sizes, int) else list(sizes or range(1, len(names) + 1))
     for size in wanted:
         if not 1 <= size <= len(names):
             raise unknown("size of a subset", size, map(str, range(1, len(names) + 1)))
-    for size in wanted:
-        for subset in combinations(names, size):
-            parts = [moments[name] for name in subset]
-            yield subset, TaskMatrix.from_moments(sum(parts[1:], parts[0]), **options)
+    return [subset for size in wanted for subset in combinations(names, size)]
+
+
+def total(moments: Mapping[str, PairMoments], subset: Sequence[str]) -> PairMoments:
+    """The moments of all pairs of these tasks."""
+    first, *rest = (moments[name] for name in subset)
+    return sum(rest, first)

@@ -140,8 +140,8 @@ def _shared(base: str, found: "Sharing") -> viz.Section:
     pair = mean_lead(found, *best)
     text = (
         "The moments of several datasets add up to those of one matrix that all of them share; "
-        "each dataset still decides by its own finetuned head. Layers are chosen on the "
-        "validation parts, penalties by generalised cross-validation. "
+        "each dataset still decides by its own finetuned head. Layers and penalties are chosen on "
+        "the validation parts, for whole matrices. "
         f"One matrix for all {len(names)}: {whole['accuracy']:.2f} on average against "
         f"{whole['own']:.2f} with their own; clearly worse on {_listed(lost)}; the most is lost on "
         f"{names[worst]} ({float(found.lead[-1, worst, 0]):+.2f}). "
