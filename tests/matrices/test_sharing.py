@@ -7,6 +7,7 @@ import torch
 from tvlens import PairMoments, TvlensError
 from tvlens.matrices import Examples, Member, Sharing, TaskMatrix, share
 from tvlens.matrices.examples import decide
+from tvlens.saved import parted, write_tensors
 
 
 def member(seed, weight, width=6, layers=2, n=90):
@@ -100,6 +101,12 @@ def test_pairs_and_the_whole_of_many_tasks(tmp_path):
     again = Sharing.load(tmp_path / "shared.safetensors")
     assert again.to_dataframe().equals(found.to_dataframe()) and again.best() == found.best()
     assert "one matrix for 6 tasks" in found._repr_html_()
+    tensors, plain = parted(found)
+    del tensors["lead"]
+    old = tmp_path / "old.safetensors"
+    write_tensors(old, tensors, kind="tvlens.Sharing", about=plain)
+    with pytest.raises(TvlensError, match=r"Sharing of another version .*'lead'"):
+        Sharing.load(old)
 
 
 def test_bad_sharing(alike):
