@@ -13,12 +13,12 @@ import tvlens as tv
 from tvlens import Labelled, TvlensError
 from tvlens.models import Batch, batches, classify, head, readout, run
 from tvlens.models.mean import MEAN
-from tvlens.training import finetune, load_finetuned
+from tvlens.training import epochs, finetune, load_finetuned
 from tvlens.training.examples import Examples
 
 pytestmark = pytest.mark.tl3
 
-LOOP = importlib.import_module("tvlens.training.finetune")  # the function has its name
+FINETUNE = importlib.import_module("tvlens.training.finetune")  # the function has its name
 
 FAST = dict(epochs=6, patience=6, lr=3e-3, head_lr=1e-2, batch_size=16, progress=False)
 WORDS = ("cat dog bus red green house tree", "one two three four five six seven")
@@ -139,13 +139,13 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(bases, tmp_path, monkeypa
     whole = finetune(bases / "bert-bare", train, validation, folder=tmp_path / "whole", **options)
     calls = []
 
-    def validated(*args, real=LOOP._validated):
+    def validated(*args, real=epochs._validated):
         calls.append(1)
         if len(calls) == 3:
             raise Stop
         return real(*args)
 
-    monkeypatch.setattr(LOOP, "_validated", validated)
+    monkeypatch.setattr(epochs, "_validated", validated)
     folder = tmp_path / "stopped"
     with pytest.raises(Stop):
         finetune(bases / "bert-bare", train, validation, folder=folder, **options)
@@ -161,7 +161,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(bases, tmp_path, monkeypa
     assert numbers(again) == numbers(whole)
     one, other = (r.folder / "model.safetensors" for r in (whole, again))
     assert one.read_bytes() == other.read_bytes()
-    monkeypatch.setattr(LOOP, "classifier", None)  # would be called to train
+    monkeypatch.setattr(FINETUNE, "classifier", None)  # would be called to train
     read = finetune(bases / "bert-bare", train, validation, folder=folder, **options)
     assert read == load_finetuned(folder) == again
     with pytest.raises(TvlensError, match=r"lr: 0.001 there, 0.1 here"):
@@ -197,6 +197,44 @@ def test_frozen_blocks_stay_and_the_others_move(bases, tmp_path):
     assert not torch.allclose(before["resid_post.2"], after["resid_post.2"], atol=1e-3)
 
 
+@pytest.mark.parametrize("base", ["bert-bare", "vit"])
+def test_adapters_learn_in_the_place_of_the_weights(bases, tmp_path, base):
+    """Merged, they are a matrix of low rank on top of every linear map of the blocks."""
+    pytest.importorskip("peft")
+    data = planted_pictures() if base == "vit" else planted_texts()
+    train, validation, _ = data.split(0)
+    options = FAST | dict(lr=2e-2, lora=2, epochs=12, patience=12)
+    tuned = finetune(bases / base, train, validation, folder=tmp_path / "lora", **options)
+    assert tuned.settings["lora"] == 2 and tuned.accuracy >= 0.9
+    model, origin = tuned.model(), tv.load(bases / base)
+    logits = classify(model, validation.inputs)
+    right = (logits.argmax(1) == torch.tensor(validation.labels)).double().mean()
+    assert right == pytest.approx(tuned.accuracy)
+    before = dict(origin.original_model.base_model.named_parameters())
+    moved = {}
+    for name, weight in model.original_model.base_model.named_parameters():
+        if name in before and "pooler" not in name:
+            change = (weight - before[name]).detach()
+            moved[name] = int(
+                torch.linalg.matrix_rank(change, tol=1e-4) if change.ndim == 2 else change.any()
+            )
+    linear = {n for n in moved if "layer" in n and before[n].ndim == 2}
+    assert len(linear) == 18 and all(moved[n] == 2 for n in linear)
+    assert all(moved[n] == 0 for n in moved if n not in linear)
+
+
+def test_lower_blocks_stay_frozen_under_adapters(bases, tmp_path):
+    pytest.importorskip("peft")
+    train, validation, _ = planted_texts(60).split(0)
+    options = FAST | dict(epochs=1, frozen=2, lora=2, lr=1e-2)
+    tuned = finetune(bases / "bert-bare", train, validation, folder=tmp_path / "top", **options)
+    base, ours = tv.load(bases / "bert-bare"), tuned.model()
+    rows = next(iter(batches(base, validation.inputs)))
+    before, after = (tv.collect(m, rows, "resid_post", progress=False) for m in (base, ours))
+    torch.testing.assert_close(before["resid_post.1"], after["resid_post.1"])
+    assert not torch.allclose(before["resid_post.2"], after["resid_post.2"], atol=1e-3)
+
+
 def test_batches_of_an_epoch_hold_every_row_once_and_little_padding():
     lengths = np.random.default_rng(0).integers(1, 60, 203)
     examples = Examples([[1] * n for n in lengths], torch.zeros(203, dtype=torch.long), {})
@@ -223,12 +261,16 @@ def test_bad_finetunings(bases, tmp_path, monkeypatch):
     refused("epochs must be at least 1", epochs=0)
     refused("lr must be above 0", lr=0.0)
     refused("frozen must be 0 to 3", frozen=4)
+    refused("rank of LoRA must be at least 1", lora=0)
     refused("no model folder", base=bases / "none")
     refused("unknown model 'minilm-l7': did you mean 'minilm-l6'", base="minilm-l7")
     refused("reads pictures, not texts", base=vit)
     refused("reads texts, not pictures", a=dark, b=light)
     refused("first token", base=vit, a=dark, b=light, readout="mean")
     refused("loss is nan|loss is inf", lr=1e30, head_lr=1e30)
+    with monkeypatch.context() as without:
+        without.setattr(importlib.util, "find_spec", lambda name: None)
+        refused(r"needs the library peft: pip install 'tvlens\[lora\]'", lora=4)
     assert not (tmp_path / "bad").exists()
     (tmp_path / "bad").mkdir()
     refused("holds no finetuned encoder")

@@ -76,7 +76,12 @@ class Saved:
         plain: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in header.items()
         }
-        return cls(**tensors, **plain)
+        try:
+            return cls(**tensors, **plain)
+        except TypeError as error:
+            raise TvlensError(
+                f"{path} holds a {cls.__name__} of another version ({error})"
+            ) from error
 
 
 def parted(result: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:

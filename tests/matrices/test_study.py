@@ -1,6 +1,7 @@
 """The study of task matrices on planted problems with tiny twins."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import transformers as hf
 
 import tvlens as tv
 from tvlens import Labelled, TvlensError
+from tvlens.models import classify
 from tvlens.studies import matrices as study
 from tvlens.studies.matrices.claims import verdicts
+from tvlens.training import load_finetuned
 
 PRESET = study.Preset(None, 60, 6, (0,))
 WORDS = ("cat dog bus red green house tree", "one two three four five six seven")
@@ -59,7 +62,8 @@ def test_one_table_over_all_datasets(made):
         assert line.low <= line.task_matrix <= line.high
         assert line.lead == pytest.approx(line.task_matrix - line.base_probe)
         assert case.matrix.layer == line.layer and len(report.labels) == line.test
-        assert line.oracle >= line.task_matrix - 0.35
+        # No choice on the test part can be beaten by one that did not see it.
+        assert line.oracle >= line.task_matrix and line.seeds == 1
         assert case.layers.r2.shape == (3, 3) and case.samples.sizes[-1] == line.train
 
     def never(constant):
@@ -68,6 +72,10 @@ def test_one_table_over_all_datasets(made):
     written = (folder / "report.json").read_text()
     numbers = json.loads(written, parse_constant=never)
     assert list(numbers["datasets"]) == ["planted", "again"] and len(numbers["claims"]) == 7
+    (shared,) = numbers["sharing"].values()
+    assert shared["tasks"] == ["planted", "again"] and len(shared["rows"]) == 6
+    own = {r["task"]: r for r in shared["rows"] if r["shared_by"] == r["task"]}
+    assert all(row["lead"] == 0 and row["inside"] for row in own.values())
     assert "lead of the task matrix over the probe" in (folder / "index.html").read_text()
 
 
@@ -84,7 +92,7 @@ def test_finished_datasets_are_not_studied_again(made, base, monkeypatch):
         raise AssertionError("made again")
 
     monkeypatch.setattr(study.study, "study", never)
-    monkeypatch.setattr(study.study, "made_twins", never)
+    monkeypatch.setattr(study.twins, "made_twins", never)
     again = study.run(base, data=sets, **options)
     assert again.to_dataframe().equals(found.to_dataframe())
     assert json.dumps([c._asdict() for c in again.claims()]) == json.dumps(
@@ -92,6 +100,37 @@ def test_finished_datasets_are_not_studied_again(made, base, monkeypatch):
     )
     with pytest.raises(AssertionError, match="made again"):
         study.run(base, data=sets, **options | {"seed": 1})
+
+
+def test_several_finetunings_are_pooled(made, base, tmp_path):
+    """The first is the one that was made alone; intervals are over finetunings too."""
+    found, sets, options, there = made
+    folder = shutil.copytree(there, tmp_path / "seeds")
+    again = study.run(base, data=sets[0], seeds=2, **options | {"folder": folder})
+    line, report = again.to_dataframe().iloc[0], again.cases["planted"].report
+    assert len(list((folder / "twins").glob("planted-*"))) == 2 and line.seeds == 2
+    alone = found.cases["planted"].report
+    assert torch.equal(report.decisions[:1], alone.decisions)
+    right = (report.decisions == report.labels).double().mean(-1)
+    assert line.task_matrix == pytest.approx(float(right[:, 0].mean()))
+    assert line.finetuned == pytest.approx(float(right[:, report.names.index("finetuned")].mean()))
+    assert line.low <= line.task_matrix <= line.high
+    assert not again.sharing and "finetuned 2 times" in (folder / "index.html").read_text()
+
+
+def test_adapters_beside_the_matrix(made, base, tmp_path):
+    pytest.importorskip("peft")
+    _, sets, options, _ = made
+    found = study.run(base, data=sets[0], lora=2, **options | {"folder": tmp_path})
+    report = found.cases["planted"].report
+    (place,) = (p for p in (tmp_path / "twins").iterdir()
+                if load_finetuned(p).settings["lora"] == 2)  # fmt: skip
+    test = sets[0].split(0)[2]
+    assert len(test) == len(report.labels)
+    decided = classify(load_finetuned(place).model(), test.inputs).argmax(1)
+    assert torch.equal(decided, report.decisions[0, report.names.index("lora")])
+    assert found.to_dataframe().lora[0] == pytest.approx(report.accuracy("lora"))
+    assert "LoRA of rank 2" in (tmp_path / "index.html").read_text()
 
 
 def test_a_twin_at_hand(made, base, tmp_path):
@@ -119,6 +158,10 @@ def test_bad_input(made, base, tmp_path):
         study.run(base, {"plantd": base}, sets, **options)
     with pytest.raises(TvlensError, match="give its name or folder"):
         study.run(tv.load(base), data=sets, **options)
+    with pytest.raises(TvlensError, match="leave the tuned model out"):
+        study.run(base, base, sets, seeds=2, **options)
+    with pytest.raises(TvlensError, match="rank of LoRA must be at least 1"):
+        study.run(base, data=sets, lora=0, **options)
     with pytest.raises(TvlensError, match="no dataset"):
         study.run(base, data=[], **options)
     torch.manual_seed(0)

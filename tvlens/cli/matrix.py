@@ -29,6 +29,11 @@ def matrix(
         str, typer.Option(help="validation, or oracle: chosen on the test part.")
     ] = "validation",
     seed: Annotated[int, typer.Option(help="Of splits, finetuning and draws.")] = 0,
+    seeds: Annotated[int, typer.Option(help="How often each twin is finetuned.")] = 1,
+    lora: Annotated[
+        int | None,
+        typer.Option(help="Rank of low-rank adapters to compare with; needs peft."),
+    ] = None,
     out: OutOption = Path("out/matrices"),
     open_page: OpenOption = False,
 ) -> None:
@@ -36,6 +41,7 @@ def matrix(
     from ..studies import matrices as study
 
     options = {"preset": preset, "readout": readout, "selection": selection, "seed": seed}
+    options |= {"seeds": seeds, "lora": lora}
     with interruptible():
         result = study.run(base, tuned, data, folder=out, **options)
     shown = ["dataset", "layer", "base_probe", "task_matrix", "low", "high", "finetuned"]

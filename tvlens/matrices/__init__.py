@@ -20,8 +20,9 @@ from .matrix import TaskMatrix
 from .moments import PairMoments
 from .report import Difference, MatrixReport, pooled
 from .ridge import Ridge
-from .sharing import shared
+from .sharing import Member, Sharing, share
 from .states import states
+from .subsets import shared
 
 __all__ = [
     "BASELINES",
@@ -30,11 +31,13 @@ __all__ = [
     "LayerMap",
     "LayerMoments",
     "MatrixReport",
+    "Member",
     "PairMoments",
     "RankCurve",
     "Ridge",
     "SampleCurve",
     "Setting",
+    "Sharing",
     "TaskMatrices",
     "TaskMatrix",
     "WeightDistance",
@@ -48,6 +51,7 @@ __all__ = [
     "r2_by_dimension",
     "rank_curve",
     "sample_curve",
+    "share",
     "shared",
     "states",
     "weight_distance",

@@ -10,6 +10,9 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..saved import Saved
 
+# Narrower blocks of X'X cost more to start than their half saves.
+_BLOCK = 64
+
 _TENSORS = ("mean_x", "mean_y", "xx", "xy", "yy")
 
 
@@ -55,21 +58,17 @@ class PairMoments(Saved):
         Source: Chan, Golub and LeVeque 1983, equation 2.1 (pairwise updates of centred sums).
         """
         _check_rows(x, y)
-        x, y = _exact("x", x), _exact("y", y)
-        mean_x, mean_y = x.mean(-2), y.mean(-2)
+        (mean_x, x), (mean_y, y) = _centred("x", x), _centred("y", y)
         if not self.count:
             self._begin(mean_x, mean_y)
         self._check_like(mean_x, mean_y)
-        rows = x.shape[-2]
+        rows = x.shape[-2] - 1
         share = rows / (self.count + rows)
         shift_x, shift_y = mean_x - self.mean_x, mean_y - self.mean_y
         # The shift of the mean enters the sums like one more row of deviations.
         lever = math.sqrt(self.count * share)
-        for deviations in (
-            (x - mean_x.unsqueeze(-2), y - mean_y.unsqueeze(-2)),
-            (lever * shift_x.unsqueeze(-2), lever * shift_y.unsqueeze(-2)),
-        ):
-            _add_products(self, *deviations)
+        x[..., -1, :], y[..., -1, :] = lever * shift_x, lever * shift_y
+        _add_products(self, x, y)
         self.mean_x += share * shift_x
         self.mean_y += share * shift_y
         self.count += rows
@@ -190,8 +189,10 @@ def _check_rows(x: Float[Tensor, "..."], y: Float[Tensor, "..."]) -> None:
         raise TvlensError("x and y have no rows")
 
 
-def _exact(name: str, states: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The states in float64, on their device where it has float64."""
+def _centred(
+    name: str, states: Float[Tensor, "*stack n d"]
+) -> tuple[Float[Tensor, "*stack d"], Float[Tensor, "*stack more d"]]:
+    """Mean and deviations in float64, on the states' device where it has that; a row to spare."""
     # Nearly always the sum tells at a glance; one that overflows is looked at closely.
     if not states.sum().isfinite() and (bad := ~states.isfinite()).any():
         first = bad.nonzero()[0].tolist()
@@ -199,8 +200,13 @@ def _exact(name: str, states: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
             f"{int(bad.sum())} of {bad.numel()} numbers in {name} are NaN or infinite, "
             f"first at {first}"
         )
-    states = states.detach()
-    return states.cpu().double() if states.device.type == "mps" else states.double()
+    states = states.detach().cpu() if states.device.type == "mps" else states.detach()
+    *stack, n, width = states.shape
+    rows = states.new_empty(*stack, n + 1, width, dtype=torch.float64)
+    deviations = rows[..., :-1, :].copy_(states)
+    mean = deviations.mean(-2)
+    deviations -= mean.unsqueeze(-2)
+    return mean, rows
 
 
 def _add_products(
@@ -210,11 +216,21 @@ def _add_products(
     x, y = x.reshape(-1, *x.shape[-2:]), y.reshape(-1, *y.shape[-2:])
     for states, sums in ((x, moments.xx), (y, moments.yy)):
         for layer, own in zip(states, sums.view(-1, *sums.shape[-2:]), strict=True):
-            own.addmm_(layer.T, layer)
+            _add_gram(own, layer)
     cross = moments.xy.view(len(x), len(y), *moments.xy.shape[-2:])
     for layer, row in zip(x, cross, strict=True):
         for target, own in zip(y, row, strict=True):
             own.addmm_(layer.T, target)
+
+
+def _add_gram(sums: Float[Tensor, "d d"], x: Float[Tensor, "n d"]) -> None:
+    """Add X'X in place. It is symmetric: blocks below the diagonal are copied, not computed."""
+    width = len(sums)
+    step = max(_BLOCK, math.ceil(width / 4))
+    for begin in range(0, width, step):
+        end = begin + step
+        sums[begin:end, begin:].addmm_(x[:, begin:end].T, x[:, begin:])
+        sums[end:, begin:end] = sums[begin:end, end:].T
 
 
 def _outer(

@@ -46,6 +46,8 @@ class MatrixReport(Saved):
         by_layer_r2: R^2 of that map there.
         selection: "validation": chosen on other examples, test touched once; "oracle": chosen on
             the test part itself, as the paper does, which flatters every method.
+        oracle: accuracy of the map that does best on the test part, by seed: what choosing there
+            would have given.
         settings: what made it.
     """
 
@@ -59,6 +61,7 @@ class MatrixReport(Saved):
     by_layer: Float[Tensor, "seed layer"]
     by_layer_r2: Float[Tensor, "seed layer"]
     selection: str
+    oracle: Float[Tensor, " seed"]
     settings: dict = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -78,11 +81,16 @@ class MatrixReport(Saved):
         """Share of test examples that a method decides rightly, over all seeds."""
         return float(self._correct[:, self._place(name)].double().mean())
 
+    def by_seed(self) -> list[list[float]]:
+        """Accuracy of every method, seed by seed."""
+        return self._correct.double().mean(-1).tolist()
+
     def interval(
         self, name: str = MATRIX, *, level: float = 0.95, seed: int = 0
     ) -> tuple[float, float]:
         """Bootstrap interval of the accuracy, over examples and seeds."""
-        return _ends(self._drawn(seed)[self._place(name)], level)
+        low, high = ends(self._drawn(seed)[self._place(name)], level).tolist()
+        return low, high
 
     def agreement(self, name: str = MATRIX, *, other: str = "finetuned") -> float:
         """Share of test examples on which two methods decide the same, right or wrong."""
@@ -95,9 +103,8 @@ class MatrixReport(Saved):
         """Accuracy of one method less that of another, paired by example and seed."""
         drawn = self._drawn(seed)
         value = self.accuracy(name) - self.accuracy(other)
-        return Difference(
-            value, *_ends(drawn[self._place(name)] - drawn[self._place(other)], level)
-        )
+        led = drawn[self._place(name)] - drawn[self._place(other)]
+        return Difference(value, *ends(led, level).tolist())
 
     def share_of_gap(
         self, floor: str = "ridge_probe", ceiling: str = "finetuned", *, name: str = MATRIX
@@ -150,14 +157,14 @@ class MatrixReport(Saved):
     def _draws(self) -> dict[int, Tensor]:
         return {}
 
-    def _drawn(self, seed: int, resamples: int = 2000) -> Float[Tensor, "method resample"]:
+    def _drawn(self, seed: int) -> Float[Tensor, "method resample"]:
         """Accuracies under resampled examples and, across them, resampled seeds."""
         if seed in self._draws:
             return self._draws[seed]
         rng = np.random.default_rng(seed)
         seeds, _, size = self._correct.shape
-        examples = _weights(rng, size, resamples)
-        runs = _weights(rng, seeds, resamples)
+        examples = resamples(rng, size)
+        runs = resamples(rng, seeds)
         drawn = torch.einsum("smr,sr->mr", self._correct.double() @ examples, runs)
         return self._draws.setdefault(seed, drawn)
 
@@ -182,20 +189,21 @@ def pooled(reports: Sequence[MatrixReport]) -> MatrixReport:
                 raise TvlensError(f"the reports differ in their {name}")
         if not torch.equal(other.labels, head.labels):
             raise TvlensError("the reports are of different test parts")
-    by_seed = ("decisions", "layer", "ridge", "rank", "by_layer", "by_layer_r2")
+    by_seed = ("decisions", "layer", "ridge", "rank", "by_layer", "by_layer_r2", "oracle")
     stacked = {name: torch.cat([getattr(r, name) for r in reports]) for name in by_seed}
     seeds = [s for r in reports for s in r.settings.get("seeds", [])]
     return replace(head, **stacked, settings=head.settings | {"seeds": seeds})
 
 
-def _weights(
-    rng: np.random.Generator, size: int, resamples: int
-) -> Float[Tensor, "size resamples"]:
-    """How much of each resample every item is."""
-    draws = rng.integers(0, size, (resamples, size))
+def resamples(
+    rng: np.random.Generator, size: int, count: int = 2000
+) -> Float[Tensor, "size resample"]:
+    """How much of each bootstrap resample every item is."""
+    draws = rng.integers(0, size, (count, size))
     return torch.tensor(np.stack([np.bincount(d, minlength=size) for d in draws]).T / size)
 
 
-def _ends(values: Float[Tensor, " resample"], level: float) -> tuple[float, float]:
-    low, high = np.quantile(values.numpy(), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def ends(values: Float[Tensor, "*more resample"], level: float = 0.95) -> Float[Tensor, "*more 2"]:
+    """Ends of the interval of resampled values."""
+    low_high = np.quantile(values.numpy(), [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    return torch.tensor(np.moveaxis(low_high, 0, -1))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .layers import TaskMatrices
     from .matrix import TaskMatrix
     from .report import MatrixReport
+    from .sharing import Sharing
 
 # Method -> what a reader sees.
 METHOD_LABELS = {
@@ -27,6 +28,7 @@ METHOD_LABELS = {
     "permuted": "matrix of permuted pairs",
     "constant": "finetuned head, mean state",
     "majority": "most common label",
+    "lora": "low-rank adapters (LoRA)",
 }
 
 # Methods that a curve has room for.
@@ -158,3 +160,29 @@ def rank_figure(curve: "RankCurve"):
         rules={"finetuned model": curve.finetuned},
         title="rank against accuracy",
     )
+
+
+def sharing_figure(found: "Sharing"):
+    """Own matrix and one for all, task by task; and what every partner gives or takes."""
+    order = sorted(range(len(found.tasks)), key=lambda i: -float(found.lead[-1, i, 0]))
+    rows, groups = [], []
+    for i in order:
+        for place, group in ((i, "its own matrix"), (-1, "one matrix for all")):
+            value = float(found.accuracy[place, i])
+            rows.append((found.tasks[i], value, *found.interval[place, i].tolist()))
+            groups.append(group)
+    title = f"one matrix for {len(found.tasks)} tasks"
+    every = viz.intervals(rows, groups=groups, x_title="accuracy, test part", title=title)
+    if len(found.tasks) == 2:
+        return every
+    partners = viz.heatmap(
+        found.pairs(),
+        rows=found.tasks,
+        columns=found.tasks,
+        row_title="task that decides",
+        column_title="shares its matrix with",
+        value_title="lead over its own",
+        diverging=True,
+        title="what a partner gives or takes",
+    )
+    return viz.row(every, partners)

@@ -67,13 +67,23 @@ def freeze(model: Any, below: int) -> None:
     Raises:
         TvlensError: no such block.
     """
-    trunk = model.base_model
-    blocks = trunk.layers if hasattr(trunk, "layers") else trunk.encoder.layer
-    if not 0 <= below <= len(blocks):
-        raise TvlensError(f"frozen must be 0 to {len(blocks)} blocks, not {below}")
+    all_blocks = blocks(model)
+    if not 0 <= below <= len(all_blocks):
+        raise TvlensError(f"frozen must be 0 to {len(all_blocks)} blocks, not {below}")
     if below:
-        for part in (trunk.embeddings, *blocks[:below]):
+        for part in (model.base_model.embeddings, *all_blocks[:below]):
             part.requires_grad_(False)
+
+
+def blocks(model: Any) -> nn.ModuleList:
+    """The encoder's blocks, whatever Hugging Face calls them."""
+    trunk = model.base_model
+    return trunk.layers if hasattr(trunk, "layers") else trunk.encoder.layer
+
+
+def is_head(name: str) -> bool:
+    """Whether a parameter of this name reads the encoder out."""
+    return "classifier" in name or "pooler" in name
 
 
 def parameters(model: nn.Module, *, lr: float, head_lr: float) -> list[dict[str, Any]]:
@@ -81,8 +91,7 @@ def parameters(model: nn.Module, *, lr: float, head_lr: float) -> list[dict[str,
     body, head = [], []
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            is_head = "classifier" in name or "pooler" in name
-            (head if is_head else body).append(weight)
+            (head if is_head(name) else body).append(weight)
     groups = [{"params": body, "peak": lr}, {"params": head, "peak": head_lr}]
     return [group for group in groups if group["params"]]
 

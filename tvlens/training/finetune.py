@@ -3,26 +3,24 @@
 import json
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from ..errors import TvlensError, unknown
-from ..files import replacing_folder, write
+from ..files import replacing_folder
 from ..labelled import Labelled
 from ..models.load import without_bars
 from . import checkpoint
 from .data import step_seed
 from .encoder import READOUTS, classifier, freeze, parameters
+from .epochs import about, train_epochs
 from .examples import Examples, digest
 from .finetuned import ABOUT, Finetuned, best, load_finetuned
+from .lora import adapted, check_lora, merged
 from .run import check_same
-from .schedules import cosine
 
 
 @without_bars()
@@ -41,6 +39,7 @@ def finetune(
     weight_decay: float = 0.01,
     max_tokens: int = 64,
     frozen: int = 0,
+    lora: int | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     progress: bool = True,
@@ -61,11 +60,14 @@ def finetune(
         epochs: passes over the training part, at most.
         patience: stop after so many epochs without a better accuracy.
         lr, head_lr: peaks of the learning rates of the encoder (by default 1e-4 for texts, 2e-5
-            for pictures) and of what reads it out; both follow a cosine down to zero.
+            for pictures, ten times as much for adapters) and of what reads it out; both follow a
+            cosine down to zero.
         weight_decay: of all weights, decoupled (Loshchilov and Hutter 2019).
         max_tokens: longer texts are cut, special tokens counted.
         frozen: so many lower blocks, and the embeddings, stay as they are in the base.
-        seed: of the classifier, of the order of the examples and of dropout.
+        lora: train adapters of this rank in place of the encoder's weights, and add them to the
+            weights in the end; needs peft.
+        seed: of the classifier, of adapters, of the order of the examples and of dropout.
         device: the GPU if there is one.
         progress: show a bar with loss and accuracy.
 
@@ -76,7 +78,9 @@ def finetune(
     """
     pictures = train.kind == "picture"
     readout = readout or ("first" if pictures else "mean")
-    lr = (2e-5 if pictures else 1e-4) if lr is None else lr
+    if lr is None:
+        # Adapters bear, and need, steps about ten times as long.
+        lr = (2e-5 if pictures else 1e-4) * (10 if lora else 1)
     settings = {
         "base": str(base),
         "data": train.name,
@@ -91,6 +95,7 @@ def finetune(
         "weight_decay": weight_decay,
         "max_tokens": max_tokens,
         "frozen": frozen,
+        "lora": lora,
         "seed": seed,
     }
     _check(train, validation, settings)
@@ -102,73 +107,36 @@ def finetune(
     work = folder.with_name(f"{folder.name}.unfinished")
     history = _history(work, settings)
 
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model, tokenizer = classifier(
-        base, train.kind, train.classes, readout=readout, seed=step_seed(seed, 0)
-    )
-    freeze(model.to(device), frozen)
+    start = step_seed(seed, 0)
+    encoder, tokenizer = classifier(base, train.kind, train.classes, readout=readout, seed=start)
+    model = adapted(encoder, lora, seed=start) if lora else encoder
+    freeze(encoder, frozen)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     ours, theirs = (
-        Examples.of(part, model, tokenizer, max_tokens=max_tokens) for part in (train, validation)
+        Examples.of(part, encoder, tokenizer, max_tokens=max_tokens) for part in (train, validation)
     )
     groups = parameters(model, lr=lr, head_lr=head_lr)
     optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
     if history:
         checkpoint.restore(work, history[-1]["epoch"], model, optimizer)
 
-    per_epoch = len(ours.batches(batch_size))
-    done, steps = len(history), epochs * per_epoch
-    hidden = None if progress else True
-    with tqdm(total=steps, initial=done * per_epoch, desc="finetuning", disable=hidden) as bar:
-        for epoch in range(done + 1, epochs + 1):
-            if history and epoch - best(history)["epoch"] > patience:
-                break
-            began, total = time.perf_counter(), torch.zeros((), dtype=torch.float64)
-            order = ours.batches(batch_size, seed=step_seed(seed, epoch))
-            with torch.random.fork_rng():
-                torch.manual_seed(step_seed(seed, epoch))  # of dropout
-                model.train()
-                for step, chosen in enumerate(order, start=(epoch - 1) * per_epoch):
-                    for group in optimizer.param_groups:
-                        group["lr"] = cosine(step, steps, group["peak"])
-                    labels = ours.labels[chosen].to(device)
-                    cost = F.cross_entropy(model(**ours.inputs(chosen, device)).logits, labels)
-                    cost.backward()
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    total += len(chosen) * cost.detach().cpu()
-                    bar.update()
-            record = {"epoch": epoch, "loss": total.item() / len(ours)}
-            record |= _validated(model, theirs, batch_size, device)
-            _check_finite(record)
-            record["seconds"] = round(time.perf_counter() - began, 2)
-            checkpoint.save(work, epoch, model, optimizer)
-            history.append(record)
-            write(work / ABOUT, _about(settings, history))
-            _drop(work, keep={epoch, best(history)["epoch"]})
-            bar.set_postfix(loss=f"{record['loss']:.3f}", accuracy=f"{record['accuracy']:.3f}")
-
+    train_epochs(
+        model,
+        optimizer,
+        ours,
+        theirs,
+        work=work,
+        settings=settings,
+        history=history,
+        progress=progress,
+    )
     model.load_state_dict(checkpoint.weights(work, best(history)["epoch"]))
     with replacing_folder(folder) as whole:
-        model.save_pretrained(whole)
+        (merged(model) if lora else model).save_pretrained(whole)
         _save_reading(whole, tokenizer, ours.form)
-        (whole / ABOUT).write_text(_about(settings, history))
+        (whole / ABOUT).write_text(about(settings, history))
     shutil.rmtree(work)
     return load_finetuned(folder)
-
-
-def _validated(
-    model: Any, examples: Examples, batch_size: int, device: torch.device
-) -> dict[str, float]:
-    """Mean loss in nats and accuracy, without dropout."""
-    model.eval()
-    loss, right = 0.0, 0
-    with torch.no_grad():
-        for chosen in examples.batches(batch_size):
-            logits = model(**examples.inputs(chosen, device)).logits.cpu()
-            labels = examples.labels[chosen]
-            loss += F.cross_entropy(logits, labels, reduction="sum").item()
-            right += int((logits.argmax(-1) == labels).sum())
-    return {"validation_loss": loss / len(examples), "accuracy": right / len(examples)}
 
 
 def _history(work: Path, settings: dict) -> list[dict[str, float]]:
@@ -179,16 +147,6 @@ def _history(work: Path, settings: dict) -> list[dict[str, float]]:
     check_same(work, there.settings, settings)
     checkpoint.remove_leftovers(work)
     return there.history
-
-
-def _about(settings: dict, history: list) -> str:
-    return json.dumps({"settings": settings, "history": history}, indent=1)
-
-
-def _drop(work: Path, *, keep: set[int]) -> None:
-    """Remove the checkpoints that neither a restart nor the result needs."""
-    for epoch in set(checkpoint.steps_at_hand(work)) - keep:
-        checkpoint.path_at(work, epoch).unlink()
 
 
 def _save_reading(folder: Path, tokenizer: Any, form: dict) -> None:
@@ -219,14 +177,7 @@ def _check(train: Labelled, validation: Labelled, settings: Mapping[str, Any]) -
     for name, least in {"epochs": 1, "patience": 1, "batch_size": 1, "max_tokens": 3}.items():
         if settings[name] < least:
             raise TvlensError(f"{name} must be at least {least}, not {settings[name]}")
+    check_lora(settings["lora"])
     for name in ("lr", "head_lr"):
         if settings[name] <= 0:
             raise TvlensError(f"{name} must be above 0, not {settings[name]}")
-
-
-def _check_finite(record: Mapping[str, float]) -> None:
-    for name, value in record.items():
-        if not torch.tensor(value).isfinite():
-            raise TvlensError(
-                f"{name} is {value} in epoch {record['epoch']}: a lower lr or head_lr may help"
-            )

@@ -19,6 +19,7 @@ from ...matrices import (
     LayerMap,
     LayerMoments,
     MatrixReport,
+    Member,
     PairMoments,
     RankCurve,
     SampleCurve,
@@ -26,12 +27,13 @@ from ...matrices import (
     distance_from_identity,
     evaluate,
     layer_map,
+    pooled,
     rank_curve,
     sample_curve,
     states,
     weight_distance,
 )
-from ...matrices.examples import Head
+from ...matrices.examples import Head, decide
 from ...models import batches
 from ...vectors.extract import provenance
 from .twins import Twins
@@ -40,6 +42,9 @@ from .twins import Twins
 _RANKS = (8, 32, 128, None)
 _MAX_TOKENS = 64
 
+# What reports call the base model with adapters.
+LORA = "lora"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -47,10 +52,10 @@ class Case:
 
     Attributes:
         name: of the dataset.
-        report: the matrix beside its baselines on the test part.
-        oracle: accuracy with everything chosen on the test part, as the paper does.
+        report: the matrix beside its baselines on the test part, by seed of the finetuning; what
+            follows is of the first seed.
         ranks: accuracy by rank, on the validation part.
-        samples: accuracy by number of training examples; None where it was not asked for.
+        samples: accuracy by number of training examples.
         layers: R^2 of all pairs of layers, on the validation part.
         matrix: the chosen matrix.
         facts: sizes, models, distances, as JSON.
@@ -58,9 +63,8 @@ class Case:
 
     name: str
     report: MatrixReport
-    oracle: float
     ranks: RankCurve
-    samples: SampleCurve | None
+    samples: SampleCurve
     layers: LayerMap
     matrix: TaskMatrix
     facts: dict
@@ -71,10 +75,10 @@ class Case:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("report", "ranks", "layers", "matrix"):
             getattr(self, name).save(folder / f"{name}.safetensors")
-        sizes = self.samples.sizes if self.samples else ()
-        for size, report in zip(sizes, self.samples.reports if self.samples else (), strict=True):
+        sizes = self.samples.sizes
+        for size, report in zip(sizes, self.samples.reports, strict=True):
             report.save(folder / f"samples-{size}.safetensors")
-        about = {"key": key, "oracle": self.oracle, "facts": self.facts, "sizes": list(sizes)}
+        about = {"key": key, "facts": self.facts, "sizes": list(sizes)}
         write(folder / "case.json", json.dumps(about, indent=1))
 
     @classmethod
@@ -96,45 +100,81 @@ class Case:
             samples = SampleCurve(sizes, tuple(MatrixReport.load(file) for file in files))
         except TvlensError:
             return None  # another version's files are no reason to stop
-        samples = samples if sizes else None
-        return cls(name, oracle=about["oracle"], samples=samples, facts=about["facts"], **parts)
+        return cls(name, samples=samples, facts=about["facts"], **parts)
 
 
 def study(
-    twins: Twins,
+    seeds: Sequence[Twins],
     name: str,
     parts: Sequence[Labelled],
     *,
+    adapters: Sequence[Twins] = (),
     selection: str,
-    seeds: Sequence[int],
-    curve: bool,
+    draws: Sequence[int],
     batch_size: int,
     progress: bool,
-) -> Case:
-    """Everything about the matrices between these twins on one dataset."""
-    reading = dict(readout=twins.readout, batch_size=batch_size, progress=progress)
-    base, tuned = ([_read(m, p, **reading) for p in parts] for m in (twins.base, twins.tuned))
-    labels = [torch.tensor(part.labels) for part in parts]
-    three = [Examples(x, y[-1], z) for x, y, z in zip(base, tuned, labels, strict=True)]
-    decides = twins.head or probe(three[0], len(parts[0].classes))
-    ranks = [rank for rank in _RANKS if rank is None or rank < _width(twins)]
-    options = dict(head=decides, ranks=ranks, seed=seeds[0])
-    report = evaluate(*three, selection=selection, **options)
-    oracle = evaluate(*three, selection="oracle", baselines=(), **options).accuracy()
-    matrix = report.matrix(three[0])
+) -> tuple[Case, Member]:
+    """Everything about the matrices between twins on one dataset, and what sharing needs of it.
+
+    Args:
+        seeds: twins of one base model, by seed of the finetuning.
+        adapters: the base model with adapters that learnt the same, by seed; none to leave out.
+        draws: seeds of the examples of the curve over their number; the first one of all else.
+    """
+    twins = seeds[0]
+    reading = dict(batch_size=batch_size, progress=progress)
+    base = [_read(twins.base, part, twins.readout, **reading) for part in parts]
+    reports, found = [], []
+    for i, one in enumerate(seeds):
+        tuned = [_read(one.tuned, part, one.readout, **reading) for part in parts]
+        three, decides = _decided(one, parts, base, tuned)
+        others = {LORA: _by_itself(adapters[i], parts[2], **reading)} if adapters else {}
+        options = dict(head=decides, ranks=_ranks(one), selection=selection, seed=draws[0] + i)
+        reports.append(evaluate(*three, others=others, **options))
+        found.append((tuned, three, decides))
+    tuned, three, decides = found[0]
+    matrix = reports[0].matrix(three[0])
     few = dict(baselines=("ridge_probe", "finetuned", "permuted"), selection=selection)
-    return Case(
+    case = Case(
         name,
-        report,
-        oracle,
-        rank_curve(_whole(report, three[0]), three[1], head=decides, seed=seeds[0]),
-        sample_curve(*three, head=decides, sizes=_sizes(labels[0]), seeds=seeds, **few)
-        if curve
-        else None,
+        pooled(reports),
+        rank_curve(_whole(reports[0], three[0]), three[1], head=decides, seed=draws[0]),
+        sample_curve(*three, head=decides, sizes=_sizes(three[0].labels), seeds=draws, **few),
         layer_map(_moments(base[0], tuned[0]), held_out=_moments(base[1], tuned[1])),
         matrix,
-        _facts(twins, parts, matrix),
+        _facts(twins, parts, matrix) | {"seeds": len(seeds)},
     )
+    return case, Member(PairMoments().update(base[0], three[0].tuned), *three[1:], decides)
+
+
+def member(twins: Twins, parts: Sequence[Labelled], *, batch_size: int, progress: bool) -> Member:
+    """What sharing needs of a dataset that was studied before."""
+    base, tuned = (
+        [_read(m, p, twins.readout, batch_size=batch_size, progress=progress) for p in parts]
+        for m in (twins.base, twins.tuned)
+    )
+    three, decides = _decided(twins, parts, base, tuned)
+    return Member(PairMoments().update(base[0], three[0].tuned), *three[1:], decides)
+
+
+def _decided(
+    twins: Twins, parts: Sequence[Labelled], base: Sequence[Tensor], tuned: Sequence[Tensor]
+) -> tuple[list[Examples], Head]:
+    """The three parts, and what decides on tuned states: the twin's classifier, or a probe."""
+    labels = [torch.tensor(part.labels) for part in parts]
+    three = [Examples(x, y[-1], z) for x, y, z in zip(base, tuned, labels, strict=True)]
+    return three, twins.head or probe(three[0], len(parts[0].classes))
+
+
+def _by_itself(twins: Twins, part: Labelled, **reading: Any) -> Int[Tensor, " n"]:
+    """What a classifier decides on its own states."""
+    last = _read(twins.tuned, part, twins.readout, **reading)[-1]
+    return decide(twins.head, last, last)
+
+
+def _ranks(twins: Twins) -> list[int | None]:
+    width = min(twins.base.cfg.d_model, twins.tuned.cfg.d_model)
+    return [rank for rank in _RANKS if rank is None or rank < width]
 
 
 def probe(train: Examples, classes: int) -> Head:
@@ -145,14 +185,10 @@ def probe(train: Examples, classes: int) -> Head:
 
 
 def _read(
-    model: Any, part: Labelled, *, readout: str, batch_size: int, progress: bool
+    model: Any, part: Labelled, readout: str, *, batch_size: int, progress: bool
 ) -> Float[Tensor, "layer n d"]:
     rows = batches(model, part.inputs, batch_size=batch_size, max_tokens=_MAX_TOKENS)
     return states(model, rows, readout=readout, progress=progress)
-
-
-def _width(twins: Twins) -> int:
-    return min(twins.base.cfg.d_model, twins.tuned.cfg.d_model)
 
 
 def _whole(report: MatrixReport, train: Examples) -> TaskMatrix:

@@ -29,7 +29,7 @@ def claims(cases: Sequence[Case]) -> list[Claim]:
         _against(cases, "identity", "The finetuned head alone (W = I) is not enough."),
         _against(cases, "procrustes", "A rotation is not enough."),
         _rank(cases),
-        *_few(cases),
+        _few(cases),
     ]
 
 
@@ -86,12 +86,9 @@ def _rank(cases: Sequence[Case]) -> Claim:
     return Claim("A matrix of low rank is enough.", found, _judged(low, 0, len(cases) - low))
 
 
-def _few(cases: Sequence[Case]) -> list[Claim]:
+def _few(cases: Sequence[Case]) -> Claim:
     """Against the probe with the fewest training examples: two a class."""
-    curves = [case.samples for case in cases if case.samples]
-    if not curves:
-        return []
-    leads = [curve.reports[0].difference(MATRIX, PROBE).verdict for curve in curves]
+    leads = [case.samples.reports[0].difference(MATRIX, PROBE).verdict for case in cases]
     counts = {kind: leads.count(kind) for kind in ("wins", "ties", "loses")}
     claim = "With few examples (two a class) it surpasses the probe."
-    return [Claim(claim, _counted(counts), _judged(**counts))]
+    return Claim(claim, _counted(counts), _judged(**counts))

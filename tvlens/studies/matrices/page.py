@@ -11,11 +11,14 @@ from ...matrices.show import (
     method_figure,
     rank_figure,
     sample_figure,
+    sharing_figure,
 )
 from ..reported import listed
 from .claims import PROBE, verdicts
+from .sharing import mean_lead
 
 if TYPE_CHECKING:
+    from ...matrices import Sharing
     from .case import Case
     from .study import MatrixStudy
 
@@ -26,6 +29,7 @@ def page(study: "MatrixStudy") -> viz.Page:
     sections = [
         viz.Section("All datasets", _TABLE, [_table(study), _leads(cases)]),
         viz.Section("Claims", _CLAIMS, [viz.table([_claim(c) for c in study.claims()])]),
+        *[_shared(base, found) for base, found in study.sharing.items()],
         *[viz.Section(case.name, _about(case), _figures(case)) for case in cases],
     ]
     return viz.Page("Task matrices", _summary(study), sections, listed(study.settings))
@@ -64,9 +68,17 @@ def _summary(study: "MatrixStudy") -> list[str]:
         f"{_listed(against['wins'])}, ties on {_listed(against['ties'])}, loses on "
         f"{_listed(against['loses'])}. From the finetuned model it is not told apart on {near}.",
         f"Trust: matrices fitted to permuted pairs reach at most {chance:.2f}. Layer, penalty and "
-        f"rank were chosen {how}. The twins were finetuned once, with one seed: intervals are over "
-        "examples, not over finetunings.",
+        f"rank were chosen {how}. {_finetunings(study)}",
     ]
+
+
+def _finetunings(study: "MatrixStudy") -> str:
+    seeds = study.settings["seeds"]
+    if seeds > 1:
+        return (
+            f"Every twin was finetuned {seeds} times: intervals are over examples and finetunings."
+        )
+    return "The twins were finetuned once: intervals are over examples, not over finetunings."
 
 
 def _listed(names: list[str]) -> str:
@@ -84,9 +96,10 @@ def _table(study: "MatrixStudy") -> viz.Figure:
         rows.append(
             {
                 "dataset": found["dataset"],
-                "layer": found["layer"],
+                "layer": _span(study.cases[found["dataset"]].report.layer.tolist()),
                 "probe": probe,
                 "task matrix": _with_ends(found, "task_matrix", "low", "high"),
+                **({"LoRA": f"{found['lora']:.2f}"} if study.settings["lora"] else {}),
                 "finetuned": f"{found['finetuned']:.2f}",
                 "of gap": "" if share is None or share != share else f"{share:.2f}",
                 "lead": lead,
@@ -95,6 +108,12 @@ def _table(study: "MatrixStudy") -> viz.Figure:
             }
         )
     return viz.table(rows)
+
+
+def _span(layers: list[int]) -> str:
+    """What several finetunings chose."""
+    low, high = min(layers), max(layers)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _with_ends(found: dict, value: str, low: str, high: str, *, sign: str = "") -> str:
@@ -113,6 +132,25 @@ def _leads(cases: list["Case"]) -> viz.Figure:
     return viz.intervals(rows, x_title="difference of accuracy", title=title)
 
 
+def _shared(base: str, found: "Sharing") -> viz.Section:
+    """One matrix for all datasets of a base model."""
+    names, best, whole = found.tasks, found.best(), mean_lead(found, *found.tasks)
+    worst = min(range(len(names)), key=lambda i: float(found.lead[-1, i, 0]))
+    lost = [n for n, (_, _, high) in zip(names, found.lead[-1].tolist(), strict=True) if high < 0]
+    pair = mean_lead(found, *best)
+    text = (
+        "The moments of several datasets add up to those of one matrix that all of them share; "
+        "each dataset still decides by its own finetuned head. Layers and penalties are chosen on "
+        "the validation parts, for whole matrices. "
+        f"One matrix for all {len(names)}: {whole['accuracy']:.2f} on average against "
+        f"{whole['own']:.2f} with their own; clearly worse on {_listed(lost)}; the most is lost on "
+        f"{names[worst]} ({float(found.lead[-1, worst, 0]):+.2f}). "
+        f"The pair that shares best on the validation parts is {' and '.join(best)}: "
+        f"{pair['lead']:+.2f} on test."
+    )
+    return viz.Section(f"One matrix for several tasks: {base}", text, [sharing_figure(found)])
+
+
 def _claim(claim) -> dict[str, str]:
     return {"claim": claim.claim, "found": claim.found, "verdict": claim.verdict}
 
@@ -129,16 +167,22 @@ def _about(case: "Case") -> str:
     if distance is not None:
         text += f"The matrix at layer {matrix.layer} is {distance:.2f} times as far from the "
         text += "identity as the identity from zero. "
+    if facts["lora"]:
+        text += (
+            f"LoRA of rank {facts['lora']} learnt in as many epochs from the same examples, and "
+            "decides by itself. "
+        )
+    if facts["seeds"] > 1:
+        text += "Curves over examples and ranks, spectrum and maps are of the first finetuning. "
     agreed = case.report.agreement()
     return text + f"It decides as the finetuned model does on {agreed:.0%} of the test part."
 
 
 def _figures(case: "Case") -> list:
-    found = [viz.row(layer_figure(case.report), method_figure(case.report))]
-    if case.samples:
-        found.append(viz.row(sample_figure(case.samples), rank_figure(case.ranks)))
-    else:
-        found.append(rank_figure(case.ranks))
+    found = [
+        viz.row(layer_figure(case.report), method_figure(case.report)),
+        viz.row(sample_figure(case.samples), rank_figure(case.ranks)),
+    ]
     spectrum = viz.lines(
         {label(MATRIX): case.matrix.spectrum()},
         x=range(1, min(case.matrix.weight.shape) + 1),

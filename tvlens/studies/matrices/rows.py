@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...matrices.report import MATRIX
-from .case import Case
+from .case import LORA, Case
 from .claims import PROBE
 
 
@@ -19,7 +19,8 @@ def row(case: Case) -> dict:
         "classes": facts["classes"],
         "train": facts["train"],
         "test": facts["test"],
-        "layer": int(report.layer[0]),
+        "seeds": len(report.layer),
+        "layer": int(report.layer.median()),
         "rank": int(report.rank[0]) or min(case.matrix.weight.shape),
         "base_probe": report.accuracy(PROBE),
         "base_probe_low": below,
@@ -35,8 +36,9 @@ def row(case: Case) -> dict:
         "verdict": lead.verdict,
         "identity": report.accuracy("identity") if "identity" in report.names else None,
         "permuted": report.accuracy("permuted"),
+        "lora": report.accuracy(LORA) if LORA in report.names else None,
         "agreement": report.agreement(),
-        "oracle": case.oracle,
+        "oracle": float(report.oracle.mean()),
     }
 
 
@@ -52,19 +54,24 @@ def numbers(case: Case) -> dict:
     return {
         "result": row(case),
         "facts": case.facts,
-        "methods": _records(report.to_dataframe()),
+        "seeds": {
+            "layer": report.layer.tolist(),
+            "rank": report.rank.tolist(),
+            "accuracy": [dict(zip(report.names, one, strict=True)) for one in report.by_seed()],
+        },
+        "methods": records(report.to_dataframe()),
         "by_layer": {
             "layers": list(report.layers),
-            "accuracy": report.by_layer[0].tolist(),
-            "r2": report.by_layer_r2[0].tolist(),
+            "accuracy": report.by_layer.mean(0).tolist(),
+            "r2": report.by_layer_r2.mean(0).tolist(),
         },
-        "ranks": _records(case.ranks.to_dataframe()),
+        "ranks": records(case.ranks.to_dataframe()),
         "spectrum": case.matrix.spectrum().tolist(),
         "layer_pairs_r2": case.layers.r2.tolist(),
-        "samples": _records(case.samples.to_dataframe()) if case.samples else None,
+        "samples": records(case.samples.to_dataframe()),
     }
 
 
-def _records(frame: Any) -> list[dict]:
+def records(frame: Any) -> list[dict]:
     """Rows as JSON knows them: it has no NaN."""
     return frame.astype(object).where(frame.notna(), None).to_dict("records")

@@ -18,14 +18,15 @@ from ...labelled import PRESETS as HUB
 from ...labelled import Labelled
 from ...matrices.evaluation import SELECTIONS
 from ...matrices.report import MATRIX
-from ...models import model_name
-from ...training.examples import digest
+from ...matrices.sharing import Sharing
+from ...training.lora import check_lora
 from ...viz import Page
 from ..reported import Reported
 from .case import Case, study
 from .claims import PROBE, Claim, claims
 from .rows import numbers, row
-from .twins import capped, given_twins, made_twins
+from .sharing import shared_by_base, shared_numbers
+from .twins import Source
 
 # The base that a twin is finetuned from where none is given.
 BASES = {"text": "minilm-l6", "picture": "dinov2-small-56"}
@@ -52,10 +53,13 @@ class MatrixStudy(Reported):
 
     Attributes:
         cases: by dataset.
+        sharing: one matrix for all datasets of a base model, by base model; for bases of two
+            datasets or more.
         settings: what made them.
     """
 
     cases: dict[str, Case]
+    sharing: dict[str, Sharing]
     settings: dict
 
     def __repr__(self) -> str:
@@ -86,6 +90,7 @@ class MatrixStudy(Reported):
             "settings": self.settings,
             "claims": [claim._asdict() for claim in self.claims()],
             "datasets": {name: numbers(case) for name, case in self.cases.items()},
+            "sharing": {base: shared_numbers(found) for base, found in self.sharing.items()},
         }
 
 
@@ -98,6 +103,8 @@ def run(
     readout: str | None = None,
     selection: str = "validation",
     seed: int = 0,
+    seeds: int = 1,
+    lora: int | None = None,
     folder: str | os.PathLike = "out/matrices",
     progress: bool = True,
 ) -> MatrixStudy:
@@ -112,12 +119,16 @@ def run(
         readout: "first", "mean" or "last", for twins that are given; by default what the twin's
             folder says, or "mean" for texts without a classifier and "first" otherwise.
         selection: "validation"; or "oracle", which chooses on the test part, as the paper does.
+        seed: of splits and draws, and of the first finetuning.
+        seeds: how often each twin is finetuned, on the same parts; intervals are then over
+            examples and finetunings.
+        lora: finetune adapters of this rank too, with the same examples and epochs; needs peft.
         folder: where finished datasets are kept, so that an interrupted run goes on from there,
             and where page and JSON are written.
 
     Raises:
-        TvlensError: unknown names, models that are no twins, or a base model without a name to
-            finetune it by.
+        TvlensError: unknown names, models that are no twins, a base model without a name to
+            finetune it by, several seeds of a twin that is given, or peft missing.
     """
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
@@ -125,37 +136,58 @@ def run(
         raise unknown("selection", selection, SELECTIONS)
     chosen = PRESETS[preset]
     sets = _sets(data, chosen)
-    _check(base, tuned, sets)
+    _check(base, tuned, sets, seeds, lora)
     folder = Path(folder)
-    settings = {"preset": preset, "selection": selection, "seed": seed, "limit": chosen.limit}
-    options = dict(selection=selection, seeds=[seed + s for s in chosen.seeds], progress=False)
-    cases = {}
-    for name, one in tqdm(sets.items(), "datasets", disable=not progress):
-        origin, twin = base or BASES[one.kind], _of(tuned, name)
-        key = settings | {"epochs": chosen.epochs, "rows": digest(one), "readout": readout}
-        key |= {"base": _named(origin), "tuned": _named(twin)}
-        kept = Case.kept(folder / name, name, key)
-        if kept is None:
-            parts = capped(one, chosen.limit, seed)
-            if twin is None:
-                training = dict(epochs=chosen.epochs, batch_size=16, seed=seed)
-                training["folder"] = folder / "twins"
-                twins = made_twins(origin, parts, progress=progress, **training)
-            else:
-                twins = given_twins(origin, twin, readout, one)
-            kept = study(twins, name, parts, curve=True, batch_size=32, **options)
-            kept.facts.update(base=key["base"], tuned=key["tuned"] or "finetuned here")
-            kept.save(folder / name, key)
-        cases[name] = kept
-    made = next(iter(cases.values())).facts["versions"]
-    found = MatrixStudy(cases, settings | {"epochs": chosen.epochs, "versions": made})
+    sources = {
+        name: Source(
+            one,
+            base or BASES[one.kind],
+            _of(tuned, name),
+            readout,
+            limit=chosen.limit,
+            seed=seed,
+            training=dict(epochs=chosen.epochs, batch_size=16),
+            folder=folder / "twins",
+            progress=progress,
+        )
+        for name, one in sets.items()
+    }
+    asked = {"preset": preset, "selection": selection, "seeds": seeds, "lora": lora}
+    draws = [seed + s for s in chosen.seeds]
+    cases, members = {}, {}
+    for name, source in tqdm(sources.items(), "datasets", disable=not progress):
+        key = source.key | asked
+        cases[name] = Case.kept(folder / name, name, key)
+        if cases[name] is None:
+            twins = [source.twins(k) for k in range(seeds)]
+            adapters = [source.adapted(lora, k) for k in range(seeds)] if lora else []
+            options = dict(selection=selection, draws=draws, adapters=adapters, **_READING)
+            cases[name], members[name] = study(twins, name, source.parts, **options)
+            facts = dict(base=key["base"], tuned=key["tuned"] or "finetuned here", lora=lora)
+            cases[name].facts.update(facts)
+            cases[name].save(folder / name, key)
+    settings = asked | {"seed": seed, "limit": chosen.limit, "epochs": chosen.epochs}
+    settings["versions"] = next(iter(cases.values())).facts["versions"]
+    sharing = shared_by_base(cases, sources, members, folder=folder, seed=seed, **_READING)
+    found = MatrixStudy(cases, sharing, settings)
     found.save(folder)
     return found
 
 
-def _check(base: Any, tuned: Any, sets: Mapping[str, Labelled]) -> None:
+# How states are read.
+_READING = {"batch_size": 32, "progress": False}
+
+
+def _check(
+    base: Any, tuned: Any, sets: Mapping[str, Labelled], seeds: int, lora: int | None
+) -> None:
     """Raise TvlensError where it is not said what to compare."""
-    if tuned is None and base is not None and not isinstance(base, str | os.PathLike):
+    if seeds < 1:
+        raise TvlensError(f"seeds must be at least 1, not {seeds}")
+    if seeds > 1 and tuned is not None:
+        raise TvlensError("several seeds are several finetunings: leave the tuned model out")
+    check_lora(lora)
+    if (tuned is None or lora) and base is not None and not isinstance(base, str | os.PathLike):
         raise TvlensError("to finetune a base model, give its name or folder in place of itself")
     for name in tuned if isinstance(tuned, Mapping) else ():
         if name not in sets:
@@ -181,9 +213,3 @@ def _load(name: str) -> Labelled:
 
 def _of(tuned: Any, name: str) -> Any:
     return tuned.get(name) if isinstance(tuned, Mapping) else tuned
-
-
-def _named(model: Any) -> str | None:
-    if model is None:
-        return None
-    return str(model) if isinstance(model, str | os.PathLike) else model_name(model)

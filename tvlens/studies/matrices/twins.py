@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from ...labelled import Labelled
 from ...matrices.curves import subset
 from ...matrices.examples import Head
 from ...matrices.twins import check_twins
-from ...models import head, is_classifier, load
+from ...models import head, is_classifier, load, model_name
 from ...training import finetune, load_finetuned
+from ...training.examples import digest
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,64 @@ class Twins:
     tuned: Any
     readout: str
     head: Head | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the twins of one dataset come from: finetuned here and kept, or given.
+
+    Attributes:
+        data: the whole set.
+        base, tuned: models, names or folders; without a tuned one it is finetuned here.
+        readout: for a twin that is given.
+        limit: rows of the training part, at most.
+        seed: of the split, and of the first finetuning.
+        training: epochs and batch_size of finetuning.
+        folder: where finetuned twins are kept.
+    """
+
+    data: Labelled
+    base: Any
+    tuned: Any
+    readout: str | None
+    limit: int | None
+    seed: int
+    training: dict
+    folder: Path
+    progress: bool
+
+    @property
+    def key(self) -> dict:
+        """What another run has to match to be the same, as JSON."""
+        named = {"base": _named(self.base), "tuned": _named(self.tuned), "readout": self.readout}
+        plain = {"rows": digest(self.data), "limit": self.limit, "seed": self.seed}
+        return plain | named | self.training
+
+    @cached_property
+    def parts(self) -> tuple[Labelled, Labelled, Labelled]:
+        """To finetune and fit to, to choose by, to test on."""
+        return capped(self.data, self.limit, self.seed)
+
+    def twins(self, number: int = 0) -> Twins:
+        """The twins of one finetuning, counted from 0."""
+        if self.tuned is not None:
+            return given_twins(self.base, self.tuned, self.readout, self.data)
+        return self._made(number)
+
+    def adapted(self, rank: int, number: int = 0) -> Twins:
+        """The base and what adapters of this rank made of it, with as many epochs and examples."""
+        return self._made(number, lora=rank)
+
+    def _made(self, number: int, **more: Any) -> Twins:
+        options = self.training | more
+        return made_twins(
+            self.base,
+            self.parts,
+            folder=self.folder,
+            seed=self.seed + number,
+            progress=self.progress,
+            **options,
+        )
 
 
 def capped(data: Labelled, limit: int | None, seed: int) -> tuple[Labelled, Labelled, Labelled]:
@@ -95,3 +155,9 @@ def _recorded(folder: str | os.PathLike) -> str | None:
         return load_finetuned(folder).settings["readout"]
     except TvlensError:
         return None
+
+
+def _named(model: Any) -> str | None:
+    if model is None:
+        return None
+    return str(model) if isinstance(model, str | os.PathLike) else model_name(model)

@@ -1,0 +1,80 @@
+"""One matrix for all datasets of a base model, in the study of task matrices."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import TvlensError
+from ...matrices import Member, Sharing, share
+from .case import Case, member
+from .rows import records
+from .twins import Source
+
+
+def shared_by_base(
+    cases: Mapping[str, Case],
+    sources: Mapping[str, Source],
+    members: Mapping[str, Member],
+    *,
+    folder: Path,
+    seed: int,
+    **reading: Any,
+) -> dict[str, Sharing]:
+    """What datasets of one base model make of one matrix, by base model; kept in the folder.
+
+    Args:
+        members: what is at hand from studying the datasets; states of the others are read again.
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, case in cases.items():
+        groups.setdefault((case.facts["base"], case.facts["readout"]), []).append(name)
+    found = {}
+    for (base, readout), names in groups.items():
+        if len(names) < 2:
+            continue
+        keys = json.dumps([[sources[name].key for name in names], readout, seed])
+        place = folder / f"sharing-{hashlib.sha256(keys.encode()).hexdigest()[:8]}.safetensors"
+        title = base if base not in found else f"{base}, {readout} state"
+        found[title] = _kept(place)
+        if found[title] is None:
+            found[title] = share(
+                {
+                    name: members.get(name)
+                    or member(sources[name].twins(), sources[name].parts, **reading)
+                    for name in names
+                },
+                seed=seed,
+            )
+            found[title].save(place)
+    return found
+
+
+def _kept(place: Path) -> Sharing | None:
+    try:
+        return Sharing.load(place)
+    except TvlensError:
+        return None
+
+
+def shared_numbers(found: Sharing) -> dict[str, Any]:
+    """All of it as JSON."""
+    best = found.best()
+    return {
+        "tasks": list(found.tasks),
+        "best_pair": {"tasks": list(best), **mean_lead(found, *best)},
+        "all": mean_lead(found, *found.tasks),
+        "rows": records(found.to_dataframe()),
+    }
+
+
+def mean_lead(found: Sharing, *tasks: str) -> dict[str, float]:
+    """Lead of the matrix these tasks share over their own ones, as means over the tasks."""
+    place = found.place(*tasks)
+    mine = found.subsets[place]
+    return {
+        "accuracy": float(found.accuracy[place, mine].mean()),
+        "own": float(found.accuracy[: len(found.tasks)].diagonal()[mine].mean()),
+        "lead": float(found.lead[place, mine, 0].mean()),
+    }
