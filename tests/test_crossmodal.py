@@ -132,7 +132,7 @@ def share(value: float, half: float = 0.05) -> Share:
 
 
 def planted(**image: float) -> TaskResult:
-    values = dict(no_context=0, random=0, wrong_task=0, shuffled_patch=0, same_patch=0.1)
+    values = dict(no_context=0, random=0, wrong_task=0, most_common=0.1, same_patch=0.1)
     values |= dict(other_few_shot=0.1, ensemble_patch=0.3, one_set_patch=0.3, other_patch=0.5)
     shares = {name: share(value) for name, value in (values | image).items()}
     words = {name: share(value) for name, value in dict(values, same_few_shot=0.8).items()}

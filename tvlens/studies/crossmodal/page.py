@@ -107,16 +107,15 @@ def _summary(study: "CrossModalStudy") -> list[str]:
             f"{shares['other_few_shot'].first:.2f}, the vector out of pictures "
             f"{shares['same_patch'].first:.2f}."
         )
-    worst = max(
-        share.first
-        for task in able
-        for name, share in task.shares["image"].items()
-        if name in ("random", "wrong_task", "shuffled_patch")
+    worst, mixed = (
+        max(task.shares["image"][name].first for task in able for name in names)
+        for names in (("random", "wrong_task"), ("shuffled_patch",))
     )
     sizes = [task.sizes[2] for task in able]
     verdicts = [claim.verdict for claim in study.claims()]
     lines.append(
-        f"Trust: random, wrong-task and shuffled-label vectors reach at most {worst:.2f}; items "
+        f"Trust: random and wrong-task vectors reach at most {worst:.2f}; vectors of examples with "
+        f"shuffled labels, which still show what answers look like, {mixed:.2f}; items "
         f"for extraction, for choosing the layer and for the test are disjoint; {min(sizes)} to "
         f"{max(sizes)} test items a task, {study.settings['seeds']} seed(s). "
         f"{verdicts.count('holds')} of {len(verdicts)} claims hold."

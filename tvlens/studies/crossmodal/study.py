@@ -40,7 +40,7 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "quick": Preset(SIX[:1] + SIX[2:3] + SIX[5:], 1, 10, 24, 3, 4),
+    "quick": Preset(SIX[:3], 1, 16, 24, 3, 4),
     "six": Preset(SIX, 1, 20, 60, 4, 5),
     "full": Preset(ALL, 3, 20, 60, 4, 5),
 }
