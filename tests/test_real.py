@@ -6,6 +6,8 @@ import torch
 import tvlens as tv
 from tvlens import zoo
 from tvlens.models import classify
+from tvlens.training.naming import captions as naming
+from tvlens.training.naming.augment import plain
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real")]
 
@@ -82,3 +84,42 @@ def test_dinov2_is_finetuned_and_opens_again(tmp_path):
     logits = classify(tuned.model(), test.inputs)
     accuracy = (logits.argmax(1) == torch.tensor(test.labels)).double().mean()
     assert min(tuned.accuracy, accuracy) >= 0.5  # 27 updates; chance is .1
+
+
+@pytest.fixture(scope="module")
+def tiny_vlm():
+    return tv.load("tiny-vlm")
+
+
+def test_tiny_vlm_names_an_artist_it_has_not_seen(tiny_vlm):
+    """Told behind copied words, as training measured it: the whole name, and then its end."""
+    noto = tv.Pictures.load().where(artist="noto")
+    trained = noto.subset(
+        i for i, name in enumerate(noto.names) if name not in tv.Pictures.load().held_out_things()
+    )
+    model, tokenizer = tiny_vlm.original_model, tiny_vlm.tokenizer
+    phrase = naming.Phrase.of(model, tokenizer, "qa")
+    for kind, least in {"flag": 0.6, "animal": 0.4, "food": 0.5}.items():
+        some = trained.where(kind=kind)
+        some = some.subset(range(0, len(some), max(1, len(some) // 24)))
+        pixels = tiny_vlm.processor.image_processor(
+            [plain(some.pixels(i), size=224) for i in range(len(some))]
+        )
+        with torch.no_grad():
+            soft = model.soft_tokens(pixels)
+        names = [naming.named_ids(tokenizer, name) for name in some.names]
+        right = naming.named(model, soft, phrase, names).double().mean()
+        assert right >= least, f"{kind}: {right:.2f} of {len(some)}"
+
+
+def test_a_vector_out_of_words_works_on_flags(tiny_vlm, wrong):
+    """Luo et al. 2024: from text to image, against every control."""
+    (task,) = tv.studies.crossmodal.pictured(["country-capital"])
+    train, select, test = task.split(seed=0)
+    select, test = select.subset(range(16)), test.subset(range(40))
+    vector = tv.extract(tiny_vlm, train, shots=5, contexts=12)
+    others = [other for other in wrong if other.name != "country-capital"]
+    report = tv.evaluate(tiny_vlm, vector, select=select, test=test, modality="image", wrong=others)
+    assert report.zero_shot == 0 and report.accuracy >= 0.15
+    assert max(report.controls["random"], report.controls["wrong_task"]) <= 0.05
+    assert report.interval[0] > 0.05 and 18 <= report.layer <= 25
