@@ -8,7 +8,9 @@ position, and itself, but no other branch (tree attention).
 Whether a model takes this exactly is found out by running one patch both ways; see `patch`.
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from ..models.forward import (
     Batch,
+    Hook,
     before_unembedding,
     hooked,
     is_bidirectional,
@@ -116,47 +119,83 @@ def _new_cache(model: Any, prompts: Batch) -> tuple[Any, dict[str, Any]]:
 def resumed(
     model: Any, base: Base, cells: Sequence[Cell], parts: Sequence[Tensor], reads: Sequence[int]
 ) -> Float[Tensor, "cell batch position vocab"]:
-    """Logits at `reads` with each patch's part written in, all in one pass.
+    """Logits at `reads` with each patch's part written in; cells stand in the order of layers.
 
-    Cost: from the lowest patched layer up, `batch x sum over cells of (length - position)` tokens.
+    Cost: from each cell's layer up, `batch x (length - position)` tokens.
     """
-    lengths, layer = base.prompts.lengths, min(cell.layer for cell in cells)
-    batch, count = len(lengths), len(cells)
+    lengths, count = base.prompts.lengths, len(cells)
     starts = torch.stack([cell.start(lengths) for cell in cells], dim=1)  # [batch, cell]
     widths = (lengths[:, None] - starts).amax(0)
-    first = widths.cumsum(0) - widths  # where each branch begins
+    ends = widths.cumsum(0)
+    first = ends - widths  # where each branch begins
     owner = torch.arange(count).repeat_interleave(widths)
     step = torch.arange(len(owner)) - first[owner]  # how far into its branch a token stands
     # Position in the prompt; behind a short prompt's end it is padding, which nobody reads.
     place = (starts[:, owner] + step).clamp_max(int(lengths.max()) - 1)
-    rows = torch.arange(batch)[:, None]
+    rows = torch.arange(len(lengths))[:, None]
 
     def inside(j: int) -> tuple:
         begin = int(first[j])
-        whole = slice(begin, begin + int(widths[j]))
+        whole = slice(begin, int(ends[j]))
         return rows[:, 0], whole if cells[j].position is None else begin
 
     wanted = base.prompts.positions(list(reads))[:, None]  # [batch, 1, read]
-    ends = (first[:, None] + (wanted - starts[..., None]).clamp_min(0)).flatten(1)
-    hidden = base.resid[layer][rows, place]
+    read = (first[:, None] + (wanted - starts[..., None]).clamp_min(0)).flatten(1)
     hooks = [
-        (f"blocks.{layer}.hook_resid_pre", lambda activation, hook: hidden),
         *edits(model, cells, parts, inside),
-        ("unembed.hook_in", lambda activation, hook: activation[rows, ends]),
+        ("unembed.hook_in", lambda activation, hook: activation[rows, read]),
     ]
-    narrow = unembedding(model, base.vocabulary)
-    with torch.no_grad(), narrow, skipping(model, range(layer)), hooked(model, hooks):
-        logits = model(
-            hidden.clone(),
-            attention_mask=_masks(model, _tree(starts, owner, step), like=hidden),
-            position_ids=place.to(hidden.device),
-            past_key_values=_prefix(base.cache, int(starts.max())),
-        )
-    logits = logits.unflatten(1, (count, -1))
+    joining = {cell.layer: int(end) for cell, end in zip(cells, ends, strict=True)}
+    tree = _tree(starts, owner, step)
+    logits = _upwards(model, base, place, tree, joining, hooks).unflatten(1, (count, -1))
     early = wanted < starts[..., None]  # what no patch here can change
     if early.any():
         logits = torch.where(early[..., None].to(logits.device), base.seen.logits[:, None], logits)
     return logits.transpose(0, 1)
+
+
+def _upwards(
+    model: Any,
+    base: Base,
+    place: Int[Tensor, "batch token"],
+    tree: "Tree",
+    joining: Mapping[int, int],
+    hooks: Sequence[Hook],
+) -> Float[Tensor, "batch read vocab"]:
+    """Logits of branches that enter at their own layers: no block runs for those from above it.
+
+    Args:
+        joining: layers where branches enter, upwards -> how many tokens there are from there on.
+    """
+    rows, layers = torch.arange(len(place))[:, None], list(joining)
+    entering: dict[int, Tensor] = {}
+
+    def enter(layer: int) -> Callable:
+        begin = max((end for l, end in joining.items() if l < layer), default=0)
+
+        def hook(activation: Tensor, hook_point: Any) -> Tensor:
+            if layer not in entering:  # those from below stop here, and the layer's own join them
+                new = base.resid[layer][rows, place[:, begin : joining[layer]]]
+                entering[layer] = torch.cat([activation, new], dim=1)
+            return entering[layer]
+
+        return hook
+
+    hooks = [*((f"blocks.{l}.hook_resid_pre", enter(l)) for l in layers), *hooks]
+    entering[layers[0]] = base.resid[layers[0]][rows, place[:, : joining[layers[0]]]]
+    narrow = unembedding(model, base.vocabulary)
+    with torch.no_grad(), narrow, hooked(model, hooks):
+        for layer, above in itertools.zip_longest(layers, layers[1:]):
+            hidden, count = entering[layer], joining[layer]
+            with skipping(model, range(layer)):
+                logits = model(
+                    hidden.clone(),
+                    attention_mask=_masks(model, tree.first(count), like=hidden),
+                    position_ids=place[:, :count].to(hidden.device),
+                    past_key_values=_prefix(base.cache, tree.prefix),
+                    stop_at_layer=above,
+                )
+    return logits
 
 
 @dataclass(frozen=True)
@@ -170,6 +209,16 @@ class Tree:
 
     seen: Bool[Tensor, "row token key"]
     distance: Int[Tensor, "row token key"]
+
+    @property
+    def prefix(self) -> int:
+        """How many keys of the prefix there are."""
+        return self.seen.shape[2] - self.seen.shape[1]
+
+    def first(self, count: int) -> "Tree":
+        """The first tokens alone."""
+        keys = self.prefix + count
+        return Tree(self.seen[:, :count, :keys], self.distance[:, :count, :keys])
 
 
 def _tree(
@@ -214,6 +263,7 @@ def _prefix(cache: Any, length: int) -> Any:
     from transformers import DynamicCache
 
     prefix = DynamicCache()
-    for i, layer in enumerate(cache.layers):
-        prefix.update(layer.keys[:, :, :length], layer.values[:, :, :length], i)
+    for layer in cache.layers:
+        prefix.layers.append(short := copy.copy(layer))  # what comes is joined to it, not into it
+        short.keys, short.values = layer.keys[:, :, :length], layer.values[:, :, :length]
     return prefix
