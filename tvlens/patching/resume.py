@@ -3,7 +3,8 @@
 A patch at layer l and position p changes nothing below l and nothing before p. So the blocks below
 l do not run, the positions before p are read from the base run's keys and values, and many patches
 ride in one forward pass, as branches of extra query tokens: each sees the base run up to its own
-position, and itself, but no other branch (tree attention).
+position, and itself, but no other branch (tree attention). A branch joins at its own layer: those
+from below stop there and go on together with it.
 
 Whether a model takes this exactly is found out by running one patch both ways; see `patch`.
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models.forward import (
@@ -32,6 +33,7 @@ from ..sites import Site
 from .full import edits
 from .source import Observed, keeping
 from .sweep import Cell
+from .tree import Tree, masks, tree
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,8 @@ def resumed(
         ("unembed.hook_in", lambda activation, hook: activation[rows, read]),
     ]
     joining = {cell.layer: int(end) for cell, end in zip(cells, ends, strict=True)}
-    tree = _tree(starts, owner, step)
-    logits = _upwards(model, base, place, tree, joining, hooks).unflatten(1, (count, -1))
+    branches = tree(starts, owner, step)
+    logits = _upwards(model, base, place, branches, joining, hooks).unflatten(1, (count, -1))
     early = wanted < starts[..., None]  # what no patch here can change
     if early.any():
         logits = torch.where(early[..., None].to(logits.device), base.seen.logits[:, None], logits)
@@ -158,7 +160,7 @@ def _upwards(
     model: Any,
     base: Base,
     place: Int[Tensor, "batch token"],
-    tree: "Tree",
+    branches: Tree,
     joining: Mapping[int, int],
     hooks: Sequence[Hook],
 ) -> Float[Tensor, "batch read vocab"]:
@@ -190,72 +192,13 @@ def _upwards(
             with skipping(model, range(layer)):
                 logits = model(
                     hidden.clone(),
-                    attention_mask=_masks(model, tree.first(count), like=hidden),
+                    attention_mask=masks(model, branches.first(count), like=hidden),
                     position_ids=place[:, :count].to(hidden.device),
-                    past_key_values=_prefix(base.cache, tree.prefix),
+                    past_key_values=_prefix(base.cache, branches.prefix),
                     stop_at_layer=above,
                 )
+            del entering[layer]
     return logits
-
-
-@dataclass(frozen=True)
-class Tree:
-    """What each token of a pass sees.
-
-    Attributes:
-        seen: the prefix before its branch's start, and its own branch, causally.
-        distance: how many positions back each key stands.
-    """
-
-    seen: Bool[Tensor, "row token key"]
-    distance: Int[Tensor, "row token key"]
-
-    @property
-    def prefix(self) -> int:
-        """How many keys of the prefix there are."""
-        return self.seen.shape[2] - self.seen.shape[1]
-
-    def first(self, count: int) -> "Tree":
-        """The first tokens alone."""
-        keys = self.prefix + count
-        return Tree(self.seen[:, :count, :keys], self.distance[:, :count, :keys])
-
-
-def _tree(
-    starts: Int[Tensor, "batch cell"], owner: Int[Tensor, " token"], step: Int[Tensor, " token"]
-) -> Tree:
-    """Which keys are seen, the prefix's first and then those of the pass itself."""
-    if bool((starts == starts[:1]).all()):
-        starts = starts[:1]  # prompts of one length share a mask
-    prefix, begun = torch.arange(int(starts.max())), starts[:, owner]
-    place = begun + step
-    seen = torch.cat(
-        [
-            prefix < begun[..., None],
-            ((owner[:, None] == owner) & (step[:, None] >= step)).expand(len(starts), -1, -1),
-        ],
-        dim=-1,
-    )
-    keys = torch.cat([prefix.expand(len(starts), -1), place], dim=-1)
-    return Tree(seen, place[..., None] - keys[:, None])
-
-
-def _masks(
-    model: Any, tree: Tree, *, like: Float[Tensor, "batch token d_model"]
-) -> Tensor | dict[str, Tensor]:
-    """A mask for attention to all that is seen; one per kind of layer where some have a window."""
-
-    def additive(seen: Bool[Tensor, "row token key"]) -> Float[Tensor, "batch 1 token key"]:
-        mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(like.dtype).min)
-        return mask.to(like)[:, None].expand(len(like), -1, -1, -1)
-
-    config = model.original_model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if window is None or kinds == {"full_attention"}:
-        return additive(tree.seen)
-    near = additive(tree.seen & (tree.distance < window))
-    return {"full_attention": additive(tree.seen), "sliding_attention": near} if kinds else near
 
 
 def _prefix(cache: Any, length: int) -> Any:
