@@ -163,8 +163,8 @@ def test_what_holds_above_is_not_believed_below(monkeypatch):
     """A mask that forgets windows is right in Gemma's last block, which sees everything."""
     model = tiny.model("gemma3")
     agreement._seen.pop(model, None)
-    real = resume._masks
-    monkeypatch.setattr(resume, "_masks", lambda *a, **o: real(*a, **o)["full_attention"])
+    real = resume.masks
+    monkeypatch.setattr(resume, "masks", lambda *a, **o: real(*a, **o)["full_attention"])
     clean, corrupted = pair()
     options = dict(site="attn_out", metric=METRIC, positions=-1)
     tv.patch(model, clean, corrupted, layers=-1, **options)

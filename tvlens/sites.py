@@ -1,5 +1,6 @@
 """`Site`: the address of an activation by component, layer, head and position."""
 
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,9 @@ COMPONENTS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 # What people also call them. A head's output is z @ W_O: patching z patches it.
 ALIASES = {"head_out": "z", "residual": "resid_post", "resid": "resid_post"}
+
+# model -> hooks it was seen to have: a bridge puts its dictionary together anew at every look
+_seen: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def component(name: str) -> str:
@@ -112,12 +116,11 @@ class Site:
             # and MLP is what the first layer norm gives.
             return f"blocks.{site.layer}.ln1.hook_out"
         name = f"blocks.{site.layer}.{COMPONENTS[site.component][0]}"
-        if name not in model.hook_dict:
-            have = [
-                c
-                for c in COMPONENTS
-                if f"blocks.{site.layer}.{COMPONENTS[c][0]}" in model.hook_dict
-            ]
+        known = _seen.setdefault(model, set())
+        if name not in known:
+            known.update(model.hook_dict)
+        if name not in known:
+            have = [c for c in COMPONENTS if f"blocks.{site.layer}.{COMPONENTS[c][0]}" in known]
             raise TvlensError(
                 f"this model has no {site.component} at layer {site.layer}; it has "
                 + ", ".join(have)

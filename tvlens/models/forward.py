@@ -227,16 +227,16 @@ def skipping(model: Any, blocks: Iterable[int]) -> Iterator[None]:
 
     TransformerLens' `start_at_layer` on a bridge would run the blocks below it all the same.
     """
-    skipped = {model.blocks[i]: f"blocks.{i}.hook_resid_post" for i in blocks}
+    points = model.hook_dict  # made anew at every call
+    skipped = {model.blocks[i]: points[f"blocks.{i}.hook_resid_post"] for i in blocks}
     # TransformerLens' native models unpack a tuple where all others take the state itself.
     native = type(getattr(model, "original_model", None)).__name__ == "NativeModel"
 
-    def handing_on(name: str) -> Callable:
-        point = model.hook_dict[name]
+    def handing_on(point: Callable) -> Callable:
         return lambda hidden, *_, **__: (point(hidden),) if native else point(hidden)
 
-    for block, name in skipped.items():
-        block.__dict__["forward"] = handing_on(name)
+    for block, point in skipped.items():
+        block.__dict__["forward"] = handing_on(point)
     try:
         yield
     finally:

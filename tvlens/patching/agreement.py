@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..models.load import model_name
@@ -29,9 +30,10 @@ def agrees(
     """Whether `fast` equals `slow` here: two patches run both ways, once per model and component.
 
     The patches stand at the lowest and the highest layer asked for, in the middle of the prompt,
-    so that every block and a prefix take part, and lower blocks are left out. An answer holds for
-    prompts up to this length (a sliding window shows only on longer ones) and between these
-    layers. A failure is told once, as a warning.
+    so that every block and a prefix take part; the faster way runs the upper one alone, so that
+    lower blocks are left out, and then both in one group. An answer holds for prompts up to this
+    length (a sliding window shows only on longer ones) and between these layers. A failure is told
+    once, as a warning.
 
     Args:
         what: what the faster way needs of the model, for the warning.
@@ -45,8 +47,14 @@ def agrees(
             return False
         if answer[0] >= length and answer[1] <= lowest and highest <= answer[2]:
             return True
-    probes = [Cell(_middle(cells[0].site, layer, length)) for layer in {lowest, highest}]
-    problem = next(filter(None, (_difference(base, probe, fast, slow) for probe in probes)), "")
+    layers = sorted({lowest, highest})
+    probes = [Cell(_middle(cells[0].site, layer, length)) for layer in layers]
+    # Some other activations of the right size: the examples' own, negated.
+    parts = [-p.part(base.seen.activations[p.layer], base.prompts.lengths) for p in probes]
+    true = torch.cat([slow([p], [part]) for p, part in zip(probes, parts, strict=True)])
+    begins = reversed(range(len(probes)))  # the upper one alone, then both
+    problems = (_difference(fast, probes[i:], parts[i:], true[i:]) for i in begins)
+    problem = next(filter(None, problems), "")
     known[what, component] = None if problem else (length, lowest, highest)
     if problem:
         warnings.warn(
@@ -62,13 +70,10 @@ def _middle(site: Site, layer: int, length: int) -> Site:
     return Site(site.component, layer, head=head, position=length // 2)
 
 
-def _difference(base: Base, probe: Cell, fast: Engine, slow: Engine) -> str:
-    """What is wrong with the faster way on one patch; nothing where both agree."""
-    # Some other activation of the right size: the examples' own, negated.
-    part = -probe.part(base.seen.activations[probe.layer], base.prompts.lengths)
-    true = slow([probe], [part])
+def _difference(fast: Engine, cells: Sequence[Cell], parts: Sequence[Tensor], true: Tensor) -> str:
+    """What is wrong with the faster way on these patches; nothing where it gives the truth."""
     try:
-        found = fast([probe], [part])
+        found = fast(cells, parts)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         return f"{type(error).__name__}: {error}".splitlines()[0][:120]
     gap = float((found - true).abs().max() / true.abs().max().clamp_min(1e-6))

@@ -29,7 +29,7 @@ def patch(
     layers: Choice = "all",
     heads: Choice = "all",
     positions: Choice = "auto",
-    batch_tokens: int = 256,
+    batch_tokens: int = 512,
     max_memory: float | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -99,7 +99,7 @@ def exact(
     cells: Sequence[Cell],
     parts: Sequence[Tensor],
     *,
-    batch_tokens: int = 256,
+    batch_tokens: int = 512,
     progress: bool = False,
 ) -> Float[Tensor, "metric cell batch"]:
     """The metrics with each cell's part written in; what is there already keeps the baseline."""

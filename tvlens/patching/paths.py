@@ -29,7 +29,7 @@ def patch_paths(
     layers: Choice = "all",
     heads: Choice = "all",
     positions: Choice = None,
-    batch_tokens: int = 256,
+    batch_tokens: int = 512,
     seed: int = 0,
     progress: bool = False,
 ) -> PatchResult:

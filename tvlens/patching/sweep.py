@@ -33,7 +33,7 @@ class Cell:
         """The patched position in prompts of these lengths, or all of them."""
         if self.position is None:
             return slice(None)
-        return torch.where(torch.tensor(self.position < 0), lengths, 0) + self.position
+        return (lengths if self.position < 0 else torch.zeros_like(lengths)) + self.position
 
     def start(self, lengths: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
         """The first position that the patch can change."""
