@@ -15,7 +15,6 @@ from tvlens.studies.crossmodal.claims import claims
 from tvlens.studies.crossmodal.conditions import CONDITIONS, MODALITIES, outcomes
 from tvlens.studies.crossmodal.result import Share, TaskResult, summarised
 from tvlens.studies.crossmodal.sources import Draws, _mislabelled, queries, vectors_of
-from tvlens.studies.crossmodal.study import Preset
 from tvlens.tasks import Template
 from tvlens.vectors.score import lenient
 
@@ -35,12 +34,10 @@ def tasks():
 
 @pytest.fixture(scope="module")
 def study(vlm, tasks, tmp_path_factory):
-    preset = Preset((), seeds=2, select=2, test=4, sets=2, contexts=2)
+    preset = crossmodal.Preset((), seeds=2, select=2, test=4, sets=2, contexts=2)
     folder = tmp_path_factory.mktemp("crossmodal")
-    options = dict(preset="tiny", shots=2, folder=folder, progress=False, language_model=vlm)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(crossmodal.PRESETS, "tiny", preset)
-        yield crossmodal.run(vlm, tasks, **options), options
+    options = dict(preset=preset, shots=2, folder=folder, progress=False, language_model=vlm)
+    return crossmodal.run(vlm, tasks, **options), options
 
 
 def test_every_condition_is_there_with_its_interval(study, tasks):
@@ -48,9 +45,9 @@ def test_every_condition_is_there_with_its_interval(study, tasks):
     table = found.to_dataframe()
     assert len(table) == len(tasks) * len(MODALITIES) * len(CONDITIONS)
     assert ((table["low"] <= table["first"]) & (table["first"] <= table["high"])).all()
-    # Two seeds of four items: an item scores five random vectors, and one of everything else.
+    # Two seeds of four items: an item scores three random vectors, and one of everything else.
     counts = table.set_index("condition")["n"]
-    assert set(counts["other_patch"]) == {8} and set(counts["random"]) == {40}
+    assert set(counts["other_patch"]) == {8} and set(counts["random"]) == {24}
     written = json.loads((options["folder"] / "report.json").read_text())
     assert set(written["tasks"]) == {task.name for task in tasks}
     assert {one["asked"] for one in written["conflicts"]} <= {"food-color", "food-flavor"}
@@ -65,7 +62,6 @@ def test_an_interrupted_run_goes_on(study, vlm, tasks, monkeypatch):
 
     for place in ("sources.extract", "seeded.sweeps", "seeded.outcomes"):
         monkeypatch.setattr(f"tvlens.studies.crossmodal.{place}", never)
-    monkeypatch.setitem(crossmodal.PRESETS, "tiny", Preset((), 2, 2, 4, 2, 2))
     again = crossmodal.run(vlm, tasks, **options)
     assert again.to_dataframe().equals(found.to_dataframe())
 
@@ -94,7 +90,7 @@ def test_a_vector_out_of_words_is_written_where_it_should_be(vlm, tasks):
             logits = run(vlm, Batch.of(vlm, [prompt]))
         wanted.append(float(logits[0, -1].argmax() == prompt.answer[0]))
     assert found["image"]["other_patch"][:, 0, 0].tolist() == wanted
-    assert found["image"]["random"].shape == (len(test), 5, 3)
+    assert found["image"]["random"].shape == (len(test), 3, 3)
     assert found["image"]["wrong_task"].shape == (len(test), 1, 3)
     sets = torch.stack([vectors[train.name][f"text {i}"].values for i in range(2)])
     torch.testing.assert_close(words.values, sets.mean(0))

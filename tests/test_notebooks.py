@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from chromium import ALL_DRAWN, needs_chromium
 
+from tvlens import zoo
+
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
@@ -19,6 +21,8 @@ LARGEST = 3_000_000  # bytes of an executed notebook
 @functools.cache
 def executed(path: Path):
     """The notebook after a run in the short version, in its own folder; once for all tests."""
+    for name in ("smollm2-135m", "minilm-l6", "dinov2-small"):
+        zoo.get(name)  # or the notebook would say that it fetches them
     book = nbformat.read(path, as_version=4)
     folder = {"metadata": {"path": str(FOLDER)}}
     nbclient.NotebookClient(book, timeout=300, kernel_name="python3", resources=folder).execute(

@@ -4,7 +4,7 @@ import pytest
 import tvlens as tv
 from tvlens import Pictures, Task, TvlensError
 from tvlens.training.naming.augment import augmented, plain
-from tvlens.training.naming.train import split
+from tvlens.training.naming.parts import split
 
 
 @pytest.fixture(scope="module")

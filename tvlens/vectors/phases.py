@@ -15,6 +15,9 @@ from ..stats import bootstrap_interval
 from ..tasks import Prompt
 from .lens import lens
 
+# States whose logits are held at once: 256 rows of a large vocabulary are some hundred MB.
+_TOGETHER = 256
+
 
 @dataclass(frozen=True)
 class Phases(Saved):
@@ -97,8 +100,10 @@ def phases(
         model, prompts, "resid_post", positions=-1, batch_size=batch_size, progress=progress
     )
     states = found.stack("resid_post")[:, :, 0]
-    closeness = torch.stack([_closeness(lens(model, layer), ids) for layer in states], dim=1)
-    return Phases(groups, closeness.double())
+    parts = states.split(max(1, _TOGETHER // len(prompts)))
+    logits = (lens(model, part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts)
+    closeness = [_closeness(layer, ids) for part in logits for layer in part]
+    return Phases(groups, torch.stack(closeness, dim=1).double())
 
 
 def _first_tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:

@@ -39,7 +39,7 @@ CONDITIONS = {
 
 MODALITIES = ("image", "text")
 OTHER = {"image": "text", "text": "image"}
-_RANDOM = 5
+_RANDOM = 3
 
 Outcome = Float[Tensor, "item repeat measure"]
 
@@ -72,7 +72,7 @@ def outcomes(
         bare = queries(model, draws.template, test, asked)
         rows = prompted(model, asked, train, test, bare, draws)
         rows |= patched(asked, vectors, name, bare, layers, draws.seed)
-        found[asked] = {key: right(model, part, len(test)) for key, part in rows.items()}
+        found[asked] = right(model, rows, len(test))
         found[asked]["most_common"] = _most_common(train, test)
     return found
 
@@ -128,14 +128,16 @@ def patched(
     return rows
 
 
-def right(model: Any, rows: Sequence[Row], items: int) -> Outcome:
-    """Which rows are right, by every measure."""
-    found = score(model, rows)
-    answers = [row.prompt.answer for row in rows]
+def right(model: Any, rows: Mapping[str, Sequence[Row]], items: int) -> dict[str, Outcome]:
+    """Which rows are right, by every measure; all conditions ride in the same batches."""
+    every = [row for part in rows.values() for row in part]
+    found = score(model, every)
     spoken = model.tokenizer.batch_decode(found.said[:, None].tolist())
-    whole = model.tokenizer.batch_decode([list(answer) for answer in answers])
+    whole = model.tokenizer.batch_decode([list(row.prompt.answer) for row in every])
     alike = torch.tensor([lenient(*pair) for pair in zip(spoken, whole, strict=True)])
-    return torch.stack([found.first, found.full, alike], dim=-1).double().view(items, -1, 3)
+    measured = torch.stack([found.first, found.full, alike], dim=-1).double()
+    parts = measured.split([len(part) for part in rows.values()])
+    return {key: part.view(items, -1, 3) for key, part in zip(rows, parts, strict=True)}
 
 
 def _most_common(train: Task, test: Task) -> Outcome:

@@ -1,5 +1,6 @@
 """Teaching a tiny vision-language model to name pictures: only its projector is trained."""
 
-from .train import Named, load_named, train_vlm
+from .named import Named, load_named
+from .train import train_vlm
 
 __all__ = ["Named", "load_named", "train_vlm"]
