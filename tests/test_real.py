@@ -116,8 +116,8 @@ def test_a_vector_out_of_words_works_on_flags(tiny_vlm, wrong):
     """Luo et al. 2024: from text to image, against every control."""
     (task,) = tv.studies.crossmodal.pictured(["country-capital"])
     train, select, test = task.split(seed=0)
-    select, test = select.subset(range(16)), test.subset(range(40))
-    vector = tv.extract(tiny_vlm, train, shots=5, contexts=12)
+    select, test = select.subset(range(8)), test.subset(range(30))
+    vector = tv.extract(tiny_vlm, train, shots=5, contexts=8)
     others = [other for other in wrong if other.name != "country-capital"]
     report = tv.evaluate(tiny_vlm, vector, select=select, test=test, modality="image", wrong=others)
     assert report.zero_shot == 0 and report.accuracy >= 0.15

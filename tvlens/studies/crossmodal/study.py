@@ -47,8 +47,8 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "quick": Preset(SIX[:3], 1, 8, 20, 2, 4),
-    "six": Preset(SIX, 1, 20, 60, 4, 5),
+    "quick": Preset(SIX[:3], 1, 6, 16, 2, 4),
+    "six": Preset(SIX, 1, 16, 40, 3, 4),
     "full": Preset(ALL, 3, 20, 60, 4, 5),
 }
 
