@@ -34,7 +34,7 @@ def tasks():
 
 @pytest.fixture(scope="module")
 def study(vlm, tasks, tmp_path_factory):
-    preset = crossmodal.Preset((), seeds=2, select=2, test=4, sets=2, contexts=2)
+    preset = crossmodal.Preset((), seeds=2, selected=2, tested=4, sets=2, contexts=2)
     folder = tmp_path_factory.mktemp("crossmodal")
     options = dict(preset=preset, shots=2, folder=folder, progress=False, language_model=vlm)
     return crossmodal.run(vlm, tasks, **options), options

@@ -34,14 +34,14 @@ class Preset(NamedTuple):
     Attributes:
         tasks: asked where none are given.
         seeds: how many.
-        select, test: the most items of the selection and of the test part.
+        selected, tested: the most items of the selection and of the test part.
         sets, contexts: a vector is the mean of so many sets of so many contexts each.
     """
 
     tasks: tuple[str, ...]
     seeds: int
-    select: int
-    test: int
+    selected: int
+    tested: int
     sets: int
     contexts: int
 
@@ -172,7 +172,7 @@ def run(
     folder = None if folder is None else Path(folder)
     form = Template.of(template).demonstration
     options = {"language_model": language_model, "folder": folder, "progress": progress}
-    options["most"] = (chosen.select, chosen.test)
+    options["most"] = (chosen.selected, chosen.tested)
     runs = [
         seeded(model, shown, Draws(shots, chosen.sets, chosen.contexts, form, s), **options)
         for s in range(seed, seed + chosen.seeds)
