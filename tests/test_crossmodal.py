@@ -14,8 +14,9 @@ from tvlens.studies.crossmodal import conflicts as against
 from tvlens.studies.crossmodal.claims import claims
 from tvlens.studies.crossmodal.conditions import CONDITIONS, MODALITIES, outcomes
 from tvlens.studies.crossmodal.result import Share, TaskResult, summarised
-from tvlens.studies.crossmodal.sources import Draws, _mislabelled, queries, vectors_of
+from tvlens.studies.crossmodal.sources import Draws, _mislabelled, vectors_of
 from tvlens.tasks import Template
+from tvlens.vectors.conditions import zero_shot
 from tvlens.vectors.score import lenient
 
 DRAWS = Draws(shots=2, sets=2, contexts=2, template=Template.of("qa").demonstration, seed=0)
@@ -85,7 +86,7 @@ def test_a_vector_out_of_words_is_written_where_it_should_be(vlm, tasks):
     found = outcomes(vlm, train.name, vectors, (train, select, test), layers, DRAWS)
     words = vectors[train.name]["text"]
     wanted = []
-    for prompt in queries(vlm, "qa", test, "image"):
+    for prompt in zero_shot(vlm, Template.of("qa"), test, "image"):
         with words.applied(vlm, layer=0):
             logits = run(vlm, Batch.of(vlm, [prompt]))
         wanted.append(float(logits[0, -1].argmax() == prompt.answer[0]))

@@ -1,18 +1,16 @@
 """`evaluate`: choose the layer on one part, score on another, beside every control."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from ..errors import TvlensError
 from ..models import reader
 from ..stats import bootstrap_interval
 from ..tasks import Prompt, Shown, Task, Template, build, shuffled_labels
+from .conditions import most_common, random_like, zero_shot
 from .extract import METHODS, extract
 from .report import Condition, VectorReport
 from .score import Row, score
@@ -83,7 +81,7 @@ def evaluate(
 
     asked = modality or vector.meta.get("query", "text")
     shots = _shots(vector, demonstrations)
-    queries = _zero_shot(model, template, select, asked)
+    queries = zero_shot(model, template, select, asked)
     sweep = layer_sweep(model, vector, queries, mode=mode, progress=progress).double().numpy()
     means = sweep.mean(axis=0)
     layer = max(range(len(means)), key=lambda l: (means[l, 0], means[l, 1], -l))
@@ -119,10 +117,12 @@ def _outcomes(
     shots: Sequence[Shown],
 ) -> dict[str, np.ndarray]:
     """Right or wrong under every condition not yet known, `[item, repeat, first/full]`."""
-    queries = _zero_shot(model, template, test, asked)
+    queries = zero_shot(model, template, test, asked)
     written = {
         "vector": [vector.values[layer]],
-        "random": _random_like(vector.values[layer], np.random.default_rng(seed)),
+        "random": random_like(
+            vector.values[layer], np.random.default_rng(seed), count=_RANDOM_DRAWS
+        ),
         "wrong_task": [other.values[layer] for other in wrong],
     }
     outcomes = {}
@@ -135,7 +135,8 @@ def _outcomes(
     if vector.examples:
         for name, prompts in _few_shot(model, template, vector, test, seed, asked, shots).items():
             outcomes[name] = right([Row(p) for p in prompts])[:, None]
-        outcomes["most_common"] = _most_common(vector, test)[:, None]
+        hit = most_common(vector.examples, test)
+        outcomes["most_common"] = np.stack([hit, hit], axis=-1)[:, None]
     return outcomes
 
 
@@ -150,10 +151,6 @@ def _taken_over(baseline: VectorReport | None, settings: dict) -> dict[str, Cond
     if any(baseline.meta["vector"].get(k) != settings["vector"].get(k) for k in shown):
         raise TvlensError("the baseline report shows other demonstrations")
     return {n: c for n, c in baseline.conditions.items() if n in _WITHOUT_VECTOR}
-
-
-def _zero_shot(model: Any, template: Template, task: Task, modality: str) -> list[Prompt]:
-    return [build(reader(model), template, [], *task.shown(pair, modality)) for pair in task]
 
 
 def _shots(vector: TaskVector, task: Task | None) -> list[Shown]:
@@ -190,14 +187,6 @@ def _few_shot(
     return {"few_shot": few, "shuffled_labels": shuffled}
 
 
-def _random_like(
-    values: Float[Tensor, " d_model"], rng: np.random.Generator
-) -> list[Float[Tensor, " d_model"]]:
-    """Directions drawn uniformly from the sphere of the vector's own norm."""
-    drawn = torch.tensor(rng.standard_normal((_RANDOM_DRAWS, len(values)))).to(values)
-    return list(drawn / drawn.norm(dim=-1, keepdim=True) * values.norm())
-
-
 def _wrong_vectors(
     model: Any, vector: TaskVector, wrong: TaskVector | Sequence[TaskVector] | None, seed: int
 ) -> list[TaskVector]:
@@ -219,13 +208,6 @@ def _wrong_vectors(
         extract(model, task.split(seed=seed)[0], site=vector.site, seed=seed, **options)
         for task in others[:2]
     ]
-
-
-def _most_common(vector: TaskVector, test: Task) -> np.ndarray:
-    """Always answering with the examples' most common label: what a constant would score."""
-    label, _ = Counter(y for _, y in vector.examples).most_common(1)[0]
-    hit = np.array([float(y == label) for _, y in test])
-    return np.stack([hit, hit], axis=-1)
 
 
 def _condition(name: str, right: np.ndarray, seed: int) -> Condition:

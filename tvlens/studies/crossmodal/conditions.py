@@ -1,6 +1,5 @@
 """What is asked under which condition, and what of it is right."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...tasks import Prompt, Task
+from ...tasks import Prompt, Task, Template
 from ...vectors import Row, TaskVector, score
+from ...vectors.conditions import most_common, random_like, zero_shot
 from ...vectors.score import lenient
 from ...vectors.sweep import layer_sweep
-from .sources import CHOSEN, Draws, few_shot, others, queries
+from .sources import CHOSEN, Draws, few_shot, others
 
 # How an answer counts as right: its first token, all of it, or as the paper does.
 MEASURES = ("first", "exact", "lenient")
@@ -50,7 +50,7 @@ def sweeps(
     """First-token accuracy of every source's vector at every layer, as "source to query"."""
     found = {}
     for asked in MODALITIES:
-        prompts = queries(model, template, select, asked)
+        prompts = zero_shot(model, Template.of(template), select, asked)
         for source in CHOSEN:
             if source in vectors:
                 found[f"{source} to {asked}"] = layer_sweep(model, vectors[source], prompts)[..., 0]
@@ -69,11 +69,12 @@ def outcomes(
     train, _, test = parts
     found = {}
     for asked in MODALITIES:
-        bare = queries(model, draws.template, test, asked)
+        bare = zero_shot(model, Template.of(draws.template), test, asked)
         rows = prompted(model, asked, train, test, bare, draws)
         rows |= patched(asked, vectors, name, bare, layers, draws.seed)
         found[asked] = right(model, rows, len(test))
-        found[asked]["most_common"] = _most_common(train, test)
+        hits = torch.tensor(most_common(train.pairs, test))
+        found[asked]["most_common"] = hits[:, None, None].expand(-1, 1, len(MEASURES))
     return found
 
 
@@ -91,7 +92,9 @@ def prompted(
         ),
     }
     if test.instruction:
-        told = queries(model, draws.template, test, asked, instruction=test.instruction)
+        told = zero_shot(
+            model, Template.of(draws.template), test, asked, instruction=test.instruction
+        )
         shown["instruction"] = told
     return {key: [Row(prompt) for prompt in prompts] for key, prompts in shown.items()}
 
@@ -123,7 +126,7 @@ def patched(
         for key, (layer, some) in written.items()
         if some and some[0] is not None
     }
-    drawn = _random_like(value, seed)
+    drawn = random_like(value, np.random.default_rng(seed), count=_RANDOM)
     rows["random"] = [Row(prompt, across, one) for prompt in bare for one in drawn]
     return rows
 
@@ -138,15 +141,3 @@ def right(model: Any, rows: Mapping[str, Sequence[Row]], items: int) -> dict[str
     measured = torch.stack([found.first, found.full, alike], dim=-1).double()
     parts = measured.split([len(part) for part in rows.values()])
     return {key: part.view(items, -1, 3) for key, part in zip(rows, parts, strict=True)}
-
-
-def _most_common(train: Task, test: Task) -> Outcome:
-    label, _ = Counter(y for _, y in train).most_common(1)[0]
-    hits = torch.tensor([float(y == label) for _, y in test], dtype=torch.float64)
-    return hits[:, None, None].expand(-1, 1, len(MEASURES))
-
-
-def _random_like(value: Float[Tensor, " d_model"], seed: int) -> Float[Tensor, "draw d_model"]:
-    """Directions drawn uniformly from the sphere of the vector's own norm."""
-    drawn = torch.tensor(np.random.default_rng(seed).standard_normal((_RANDOM, len(value))))
-    return (drawn / drawn.norm(dim=-1, keepdim=True) * value.double().norm()).to(value)

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ...activations import collect
 from ...patching import PatchResult, log_probability, patch
-from ...tasks import Prompt, Task
+from ...tasks import Prompt, Task, Template
+from ...vectors.conditions import zero_shot
 from ...vectors.phases import Phases, phases
 from .pictured import task_words
 from .result import TaskResult
 from .seeded import Seeded
-from .sources import few_shot, queries
+from .sources import few_shot
 
 
 def phases_of(model: Any, first: Seeded, modality: str, *, count: int = 8) -> Phases:
@@ -36,7 +37,7 @@ def heads_of(
     train, select, _ = first.parts[name]
     some = select.subset(range(min(count, len(select))))
     clean = few_shot(model, first.draws, train, some, shown="text", asked="image")
-    bare = queries(model, first.draws.template, some, "image")
+    bare = zero_shot(model, Template.of(first.draws.template), some, "image")
     right = log_probability([prompt.answer[0] for prompt in clean])
     return patch(model, clean, bare, site="z", positions=-1, metric=right)
 

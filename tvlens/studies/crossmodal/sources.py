@@ -79,17 +79,6 @@ def vectors_of(
     return found
 
 
-def queries(
-    model: Any, template: str, task: Task, modality: str, *, instruction: str = ""
-) -> list[Prompt]:
-    """Every item asked by itself, as a word or as a picture."""
-    form = Template.of(template)
-    return [
-        build(reader(model), form, [], *task.shown(pair, modality), instruction=instruction)
-        for pair in task
-    ]
-
-
 def few_shot(
     model: Any,
     draws: Draws,

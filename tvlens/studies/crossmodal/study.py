@@ -85,10 +85,10 @@ class CrossModalStudy(Reported):
 
     def __repr__(self) -> str:
         able = [t.name for t in self.tasks.values() if t.able]
-        held = [claim.verdict for claim in self.claims()].count("holds")
+        verdicts = [claim.verdict for claim in self.claims()]
         return (
             f"CrossModalStudy({len(self.tasks)} tasks, {len(able)} of them done in words; "
-            f"{held} of {len(self.claims())} claims hold)"
+            f"{verdicts.count('holds')} of {len(verdicts)} claims hold)"
         )
 
     def claims(self) -> list[Claim]:
