@@ -1,6 +1,5 @@
 """The epochs of a finetuning: each one validated, and kept so that a restart goes on behind it."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +9,12 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from ..errors import TvlensError
 from ..files import write
 from . import checkpoint
 from .data import step_seed
 from .examples import Examples
 from .finetuned import ABOUT, best
+from .history import check_finite, told
 from .schedules import cosine
 
 
@@ -50,18 +49,13 @@ def train_epochs(
             began = time.perf_counter()
             record = {"epoch": epoch, "loss": _epoch(model, optimizer, train, epoch, settings, bar)}
             record |= _validated(model, validation, size)
-            _check_finite(record)
+            check_finite(record, cure="a lower lr or head_lr")
             record["seconds"] = round(time.perf_counter() - began, 2)
             checkpoint.save(work, epoch, model, optimizer)
             history.append(record)
-            write(work / ABOUT, about(settings, history))
+            write(work / ABOUT, told(settings, history))
             _drop(work, keep={epoch, best(history)["epoch"]})
             bar.set_postfix(loss=f"{record['loss']:.3f}", accuracy=f"{record['accuracy']:.3f}")
-
-
-def about(settings: Mapping[str, Any], history: list) -> str:
-    """What stands beside the weights, as JSON."""
-    return json.dumps({"settings": settings, "history": history}, indent=1)
 
 
 def _epoch(
@@ -109,11 +103,3 @@ def _drop(work: Path, *, keep: set[int]) -> None:
     """Remove the checkpoints that neither a restart nor the result needs."""
     for epoch in set(checkpoint.steps_at_hand(work)) - keep:
         checkpoint.path_at(work, epoch).unlink()
-
-
-def _check_finite(record: Mapping[str, float]) -> None:
-    for name, value in record.items():
-        if not torch.tensor(value).isfinite():
-            raise TvlensError(
-                f"{name} is {value} in epoch {record['epoch']}: a lower lr or head_lr may help"
-            )

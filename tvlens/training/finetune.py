@@ -16,9 +16,10 @@ from ..models.load import without_bars
 from . import checkpoint
 from .data import step_seed
 from .encoder import READOUTS, classifier, freeze, parameters
-from .epochs import about, train_epochs
+from .epochs import train_epochs
 from .examples import Examples, digest
 from .finetuned import ABOUT, Finetuned, best, load_finetuned
+from .history import so_far, told
 from .lora import adapted, check_lora, merged
 from .run import check_same
 
@@ -105,7 +106,7 @@ def finetune(
         check_same(folder, finished.settings, settings)
         return finished
     work = folder.with_name(f"{folder.name}.unfinished")
-    history = _history(work, settings)
+    history = so_far(work / ABOUT, settings, load_finetuned)
 
     start = step_seed(seed, 0)
     encoder, tokenizer = classifier(base, train.kind, train.classes, readout=readout, seed=start)
@@ -134,19 +135,9 @@ def finetune(
     with replacing_folder(folder) as whole:
         (merged(model) if lora else model).save_pretrained(whole)
         _save_reading(whole, tokenizer, ours.form)
-        (whole / ABOUT).write_text(about(settings, history))
+        (whole / ABOUT).write_text(told(settings, history))
     shutil.rmtree(work)
     return load_finetuned(folder)
-
-
-def _history(work: Path, settings: dict) -> list[dict[str, float]]:
-    """The epochs that an interrupted run of these settings has behind it."""
-    if not (work / ABOUT).exists():
-        return []
-    there = load_finetuned(work)
-    check_same(work, there.settings, settings)
-    checkpoint.remove_leftovers(work)
-    return there.history
 
 
 def _save_reading(folder: Path, tokenizer: Any, form: dict) -> None:

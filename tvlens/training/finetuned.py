@@ -1,12 +1,11 @@
 """`Finetuned`: the folder of a finetuned encoder, whole or not there at all."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import TvlensError
+from .history import read_told
 
 ABOUT = "finetune.json"
 
@@ -71,11 +70,7 @@ def load_finetuned(folder: str | os.PathLike) -> Finetuned:
         TvlensError: the folder holds no finetuned encoder.
     """
     folder = Path(folder)
-    try:
-        about = json.loads((folder / ABOUT).read_text())
-        return Finetuned(folder, about["settings"], about["history"])
-    except (OSError, ValueError, KeyError) as error:
-        raise TvlensError(f"{folder} holds no finetuned encoder ({error})") from error
+    return Finetuned(folder, *read_told(folder / ABOUT, "finetuned encoder"))
 
 
 def best(history: list[dict[str, float]]) -> dict[str, float]:

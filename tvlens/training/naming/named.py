@@ -1,12 +1,11 @@
 """`Named`: a tiny vision-language model that was taught to name pictures, and how well it does."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import TvlensError
+from ..history import read_told
 
 ABOUT = "naming.json"
 
@@ -55,8 +54,4 @@ def load_named(folder: str | os.PathLike) -> Named:
         TvlensError: the folder holds none.
     """
     folder = Path(folder)
-    try:
-        about = json.loads((folder / ABOUT).read_text())
-        return Named(folder, about["settings"], about["history"])
-    except (OSError, ValueError, KeyError) as error:
-        raise TvlensError(f"{folder} holds no training of a tiny-vlm ({error})") from error
+    return Named(folder, *read_told(folder / ABOUT, "training of a tiny-vlm"))

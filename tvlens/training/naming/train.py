@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ...errors import TvlensError
 from ...files import write
 from ...models import tiny_vlm
 from ...models.tiny_vlm import Form
 from ...pictures import HELD_OUT, Pictures
 from .. import checkpoint
 from ..data import step_seed
-from ..run import check_same
+from ..history import check_finite, so_far, told
 from ..schedules import cosine
 from .captions import TEMPLATES, Phrase, named_ids
 from .epoch import accuracies, pass_over, plan_of
@@ -90,7 +89,7 @@ def train_vlm(
         "dtype": str(dtype).removeprefix("torch."),
     }
     settings = json.loads(json.dumps(settings))
-    history = _history(folder, settings)
+    history = so_far(folder / ABOUT, settings, load_named)
     if len(history) == epochs and (folder / "model").exists():
         return load_named(folder)
     # Fused attention's backward pass in bfloat16 is many times slower than the plain one on CPUs.
@@ -136,11 +135,11 @@ def train_vlm(
             record = {"epoch": epoch, "loss": cost} | accuracies(
                 model, seen, names, parts["new_artist"].kinds, phrases[0]
             )
-            _check_finite(record)
+            check_finite(record, cure="a lower lr")
             record["seconds"] = round(time.perf_counter() - began, 1)
             history.append(record)
             checkpoint.save(folder, epoch, projector, optimizer)
-            write(folder / ABOUT, json.dumps({"settings": settings, "history": history}, indent=1))
+            write(folder / ABOUT, told(settings, history))
             checkpoint.path_at(folder, epoch - 1).unlink(missing_ok=True)
             bar.write(_line(record))
     if not (folder / "model").exists():
@@ -164,22 +163,6 @@ def _quick_dtype(device: str | torch.device) -> torch.dtype:
     on_cpu = torch.device(device).type == "cpu"
     quick = torch.cpu.get_capabilities().get("amx_bf16", False) if on_cpu else True
     return torch.bfloat16 if quick else torch.float32
-
-
-def _history(folder: Path, settings: dict) -> list[dict[str, float]]:
-    """The epochs that a run of these settings has behind it."""
-    if not (folder / ABOUT).exists():
-        return []
-    there = load_named(folder)
-    check_same(folder, there.settings, settings)
-    checkpoint.remove_leftovers(folder)
-    return there.history
-
-
-def _check_finite(record: Mapping[str, float]) -> None:
-    for name, value in record.items():
-        if not math.isfinite(value):
-            raise TvlensError(f"{name} is {value} in epoch {record['epoch']}: a lower lr may help")
 
 
 def _line(record: Mapping[str, float]) -> str:
