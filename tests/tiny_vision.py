@@ -10,7 +10,7 @@ import transformers as hf
 
 from tvlens.models.processor import images_only
 
-NAMES = ["llava", "onevision", "smolvlm", "qwen", "gemma", "tiny-vlm"]
+NAMES = ["llava", "onevision", "smolvlm", "qwen", "gemma", "tiny-vlm", "tiny-vlm-gemma"]
 
 _SIZE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
 _TEXT = _SIZE | dict(num_key_value_heads=2, vocab_size=384, max_position_embeddings=512)
@@ -162,18 +162,32 @@ def _gemma():
     return model, processor
 
 
-def _tiny_vlm():
+def _tiny_vlm(family="llama"):
     from tvlens.models import tiny_vlm
 
     tokenizer = _tokenizer("<empty_output>")
     form = tiny_vlm.Form(layers=(1, 2), tokens=2, hidden=16)
     vit = hf.ViTModel(hf.ViTConfig(**_SIZE, image_size=16, patch_size=4), add_pooling_layer=False)
-    model = tiny_vlm.PicturedLlama(hf.LlamaConfig(**_TEXT))
+    if family == "llama":
+        model = tiny_vlm.PicturedLlama(hf.LlamaConfig(**_TEXT))
+    else:
+        layers = dict(sliding_window=64, layer_types=["sliding_attention", "full_attention"])
+        model = tiny_vlm.PicturedGemma3(hf.Gemma3TextConfig(**_TEXT, head_dim=8, **layers))
     tiny_vlm.fitted(model, tokenizer, vit, form)
     return model, tiny_vlm.processor_of(model, tokenizer)
 
 
-_MAKE = dict(zip(NAMES, [_llava, _onevision, _smolvlm, _qwen, _gemma, _tiny_vlm], strict=True))
+def _tiny_vlm_gemma():
+    return _tiny_vlm("gemma")
+
+
+_MAKE = dict(
+    zip(
+        NAMES,
+        [_llava, _onevision, _smolvlm, _qwen, _gemma, _tiny_vlm, _tiny_vlm_gemma],
+        strict=True,
+    )
+)
 
 
 @functools.cache

@@ -30,7 +30,8 @@ def tiny_parts(monkeypatch):
         model.projector = projector
         return model.eval(), processor.tokenizer
 
-    monkeypatch.setattr(tiny_vlm, "assemble", assemble)
+    for where in (tiny_vlm, tiny_vlm.assembly):
+        monkeypatch.setattr(where, "assemble", assemble)
     return tiny_vlm.Form(layers=(1, 2), tokens=2, hidden=16)
 
 
@@ -104,9 +105,10 @@ def test_views_are_made_once(few, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("template", said.TEMPLATES)
-def test_names_are_scored_as_greedy_decoding_gives_them(template):
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_names_are_scored_as_greedy_decoding_gives_them(template, family):
     """Token by token, over whole texts, without anything read beforehand."""
-    model, processor = tiny_vision._tiny_vlm()
+    model, processor = tiny_vision._tiny_vlm(family)
     tokenizer, embed = processor.tokenizer, model.get_input_embeddings()
     soft = torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(0))
     phrase, form = said.Phrase.of(model, tokenizer, template), Template.of(template)
@@ -142,8 +144,9 @@ def test_a_name_ends_as_the_copied_words_do():
     assert not set(said.COPIED) & set(Pictures.load().names)
 
 
-def test_soft_tokens_stand_where_the_placeholders_are():
-    model, processor = tiny_vision._tiny_vlm()
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_soft_tokens_stand_where_the_placeholders_are(family):
+    model, processor = tiny_vision._tiny_vlm(family)
     pixels = processor.image_processor([tiny_vision.picture(i) for i in (0, 1)])
     soft = model.soft_tokens(pixels)
     states = model.eye.vit(pixels, output_hidden_states=True).hidden_states
@@ -162,6 +165,11 @@ def test_soft_tokens_stand_where_the_placeholders_are():
         torch.testing.assert_close(model(plain).logits, model(inputs_embeds=embeds).logits)
     with pytest.raises(TvlensError, match=r"1 pictures make 2 soft tokens, .* hold 4 placeholders"):
         model(ids, pixel_values=pixels[:1])
+
+
+def test_a_language_model_of_another_family():
+    with pytest.raises(TvlensError, match=r"no token is known that no text of minilm-l6 holds"):
+        tiny_vlm.Form(language="minilm-l6")
 
 
 def test_every_picture_is_looked_at_once(monkeypatch):

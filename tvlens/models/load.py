@@ -287,7 +287,7 @@ def _from_module(hf_model: Any, tokenizer: Any) -> Any:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
     encoders.register()
-    if type(hf_model).__name__ == "PicturedLlama":
+    if type(hf_model).__name__.startswith("Pictured"):
         from . import tiny_vlm
 
         tiny_vlm.register()

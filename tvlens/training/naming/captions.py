@@ -6,6 +6,7 @@ times of ten, and never without them. So the projector need not learn to prompt 
 has to give the picture embeddings that read as the thing's name.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...models.tiny_vlm import PicturedLlama
+from ...models.tiny_vlm import Pictured
 from ...tasks import Template, beginning_token
 
 # Words that no picture of the pack shows; each is copied.
@@ -32,36 +33,32 @@ class Phrase:
     """What stands around a picture.
 
     Attributes:
-        read: keys and values of every layer for what stands before it; it is always the same.
+        read: the cache of what stands before it, for one row; it is always the same.
         behind: token ids between the picture and its name.
         end: the token that ends a name.
     """
 
-    read: list[tuple[Tensor, Tensor]]
+    read: Any
     behind: list[int]
     end: int
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: PicturedLlama, tokenizer: Any, template: str) -> "Phrase":
+    def of(cls, model: Pictured, tokenizer: Any, template: str) -> "Phrase":
         """Let the model read the copied words, written with a template."""
         form = Template.of(template)
         shown = (form.demonstration.format(x=word, y=word) for word in COPIED)
         before = [beginning_token(tokenizer), *_ids(tokenizer, "".join(shown) + form.prefix)]
         found = model.model(torch.tensor([before], device=model.device), use_cache=True)
-        read = [(layer.keys, layer.values) for layer in found.past_key_values.layers]
         # Two line ends are one token or two, by what follows.
         ended = _ids(tokenizer, f" {COPIED[0]}{form.separator}{form.prefix or COPIED[1]}")
         end = ended[len(named_ids(tokenizer, COPIED[0]))]
-        return cls(read, _ids(tokenizer, form.delimiter), end)
+        return cls(found.past_key_values, _ids(tokenizer, form.delimiter), end)
 
     def cache(self, rows: int) -> Any:
         """What the model has read when a picture begins, for so many rows."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        for layer, (keys, values) in enumerate(self.read):
-            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+        cache = copy.deepcopy(self.read)
+        cache.batch_repeat_interleave(rows)
         return cache
 
 
@@ -71,7 +68,7 @@ def named_ids(tokenizer: Any, name: str) -> list[int]:
 
 
 def predicted(
-    model: PicturedLlama,
+    model: Pictured,
     soft: Float[Tensor, "row token d_model"],
     phrase: Phrase,
     names: Names,
@@ -96,7 +93,7 @@ def predicted(
 
 
 def loss(
-    model: PicturedLlama, soft: Float[Tensor, "row token d_model"], phrase: Phrase, names: Names
+    model: Pictured, soft: Float[Tensor, "row token d_model"], phrase: Phrase, names: Names
 ) -> Float[Tensor, ""]:
     """Mean surprise at the tokens of the names and their ends, in nats."""
     logits, wanted, _ = predicted(model, soft, phrase, names)
@@ -105,7 +102,7 @@ def loss(
 
 @torch.no_grad()
 def named(
-    model: PicturedLlama, soft: Float[Tensor, "row token d_model"], phrase: Phrase, names: Names
+    model: Pictured, soft: Float[Tensor, "row token d_model"], phrase: Phrase, names: Names
 ) -> Bool[Tensor, " row"]:
     """Whether greedy decoding gives each picture's whole name and then ends it."""
     logits, wanted, owners = predicted(model, soft, phrase, names)

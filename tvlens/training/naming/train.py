@@ -153,7 +153,7 @@ def _begin(model: Any, tokenizer: Any, seen: States, names: Sequence[str]) -> No
     (space,) = tokenizer(" ", add_special_tokens=False)["input_ids"]
     tokens = model.projector.tokens
     ids = [padded(named_ids(tokenizer, thing), tokens, space) for thing in things]
-    words = model.get_input_embeddings().weight[torch.tensor(ids)].float()
+    words = model.get_input_embeddings()(torch.tensor(ids, device=model.device)).float()
     which = torch.tensor([things.index(name) for name in names]).repeat_interleave(seen.shape[1])
     begin(model.projector, seen.flatten(0, 1).to(model.device).float(), which, words)
 
