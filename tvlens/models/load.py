@@ -1,18 +1,16 @@
 """`load`: any model, as the TransformerLens model itself."""
 
-import contextlib
-import copy
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import TvlensError, unknown
-from . import encoders, zoo
-from .processor import load_processor
+from . import zoo
+from .boot import boot, from_module
+from .quiet import without_bars
 
 
 def load(
@@ -62,7 +60,7 @@ def load(
         elif options:
             raise TvlensError(f"{next(iter(options))!r} is for models that are loaded by name")
         elif _is_hugging_face(source):
-            model = _from_module(source, tokenizer or getattr(processor, "tokenizer", None))
+            model = from_module(source, tokenizer or getattr(processor, "tokenizer", None))
         elif hasattr(source, "hook_dict") and hasattr(source, "cfg"):
             model = source
         else:
@@ -111,14 +109,14 @@ def _from_name(name: str, **options: Any) -> Any:
     if folder == name and not Path(name).is_dir():
         return _from_hub(name, **options)
     with without_bars():
-        model = _tiny_vlm(folder, **options) if _is_tiny_vlm(folder) else _boot(folder, **options)
+        model = _tiny_vlm(folder, **options) if _is_tiny_vlm(folder) else boot(folder, **options)
     model.cfg.model_name = name if name in zoo.ZOO else Path(name).resolve().name
     return model
 
 
 def _from_hub(name: str, **options: Any) -> Any:
     try:
-        return _boot(name, **options)
+        return boot(name, **options)
     except (OSError, ConnectionError) as error:
         raise TvlensError(
             f"cannot get {name!r} from the hub ({_first_line(error)}); {zoo.cached_names()}"
@@ -130,84 +128,6 @@ def _names_without_organisation() -> set[str]:
     from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
 
     return {name for name in OFFICIAL_MODEL_NAMES if "/" not in name}
-
-
-def _boot(
-    name: str,
-    *,
-    tokenizer: Any,
-    device: str | torch.device | None,
-    dtype: torch.dtype,
-    revision: str | None,
-    trust_remote_code: bool,
-    **loading: Any,
-) -> Any:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    architecture = _architecture(name, options)
-    if architecture:
-        source = _pretrained(
-            name, encoders.model_class(architecture), device, dtype, options, loading
-        )
-        model = _from_module(source, _as_trained(tokenizer or tokenizer_of(name, **options)))
-        # Else `to_tokens` would cut the token that ends a text, which a language model must not
-        # see, but an encoder must.
-        model.cfg.tokenizer_appends_eos = False
-        if getattr(model.cfg, "is_multimodal", False):
-            model.processor = load_processor(name, **options)
-    else:
-        if loading:
-            from transformers import AutoModelForCausalLM
-
-            loading = {
-                "hf_model": _pretrained(name, AutoModelForCausalLM, device, dtype, options, loading)
-            }
-        model = TransformerBridge.boot_transformers(
-            name, device=device, dtype=dtype, tokenizer=tokenizer, **options, **loading
-        )
-        encoders.count_positions(model.original_model, model.cfg)
-    model.cfg.tvlens_revision = revision
-    return model.eval()
-
-
-@contextlib.contextmanager
-def _without_torchvision() -> Iterator[None]:
-    """TransformerLens refuses models that also watch videos where torchvision is missing; pictures
-    do without, by way of Pillow.
-    """
-    from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
-
-    check = getattr(ArchitectureAdapter, "_check_required_libraries", None)
-    if check is None:  # TransformerLens 3.9
-        yield
-        return
-
-    def check_others(self: Any) -> None:
-        self.required_libraries = [n for n in self.required_libraries if n != "torchvision"]
-        check(self)
-
-    ArchitectureAdapter._check_required_libraries = check_others
-    try:
-        yield
-    finally:
-        ArchitectureAdapter._check_required_libraries = check
-
-
-@contextlib.contextmanager
-def without_bars() -> Iterator[None]:
-    """Without the bars of Hugging Face about reading and writing a folder, which takes a moment and
-    would stay on the page of every notebook.
-    """
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _is_tiny_vlm(folder: str) -> bool:
@@ -222,88 +142,15 @@ def _tiny_vlm(
     from . import tiny_vlm
 
     hf_model, processor = tiny_vlm.open_saved(folder, dtype=dtype)
-    model = _from_module(hf_model.to(device or "cpu"), processor.tokenizer)
+    model = from_module(hf_model.to(device or "cpu"), processor.tokenizer)
     model.processor = processor
     return model
-
-
-def _architecture(name: str, options: dict) -> str | None:
-    """The architecture of a model on disk or on the hub, if it is one that is opened here.
-
-    TransformerLens would go by the family alone, and give a classifier another model's head; and
-    where the processor of a vision-language model asks for torchvision, it would install that,
-    and with it another torch.
-    """
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(name, **options)
-    named = (config.architectures or [""])[0]
-    return named if named in encoders.register() or hasattr(config, "vision_config") else None
-
-
-def _pretrained(
-    name: str,
-    cls: Any,
-    device: str | torch.device | None,
-    dtype: torch.dtype,
-    options: dict,
-    loading: dict,
-) -> Any:
-    model = cls.from_pretrained(name, dtype=dtype, **options, **loading)
-    # Where a map of devices or a quantiser has put it, it stays.
-    if "device_map" in loading or "quantization_config" in loading:
-        return model
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def tokenizer_of(name: str, **options: Any) -> Any:
-    """The tokenizer of a folder or hub id, or None where there is none."""
-    import transformers
-
-    try:
-        return transformers.AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError):  # a folder of weights alone: tokens can still be given
-        return None
-
-
-def _as_trained(tokenizer: Any) -> Any:
-    """A tokenizer that TransformerLens takes as it is.
-
-    It sets others up anew, to begin texts with a first token, and loses the token that ends them.
-    """
-    if tokenizer is not None:
-        tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.init_kwargs["add_bos_token"] = True
-    return tokenizer
 
 
 def _is_hugging_face(source: Any) -> bool:
     import transformers
 
     return isinstance(source, transformers.PreTrainedModel)
-
-
-def _from_module(hf_model: Any, tokenizer: Any) -> Any:
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-
-    encoders.register()
-    if type(hf_model).__name__.startswith("Pictured"):
-        from . import tiny_vlm
-
-        tiny_vlm.register()
-    # Fused attention never materialises the attention pattern, so its hook would never fire.
-    hf_model.set_attn_implementation("eager")
-    name = Path(getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__).name
-    with _without_torchvision():
-        bridge = build_bridge_from_module(
-            hf_model,
-            type(hf_model).__name__,
-            hf_config=hf_model.config,
-            tokenizer=tokenizer,
-            model_name=name,
-        )
-    encoders.count_positions(hf_model, bridge.cfg)
-    return bridge.eval()
 
 
 def _process(model: Any) -> None:

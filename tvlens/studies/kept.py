@@ -1,9 +1,10 @@
 """Finished work in a folder: made once, and taken from there when a run goes on."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -11,39 +12,36 @@ from ..errors import TvlensError
 from ..saved import read_tensors, write_tensors
 from ..vectors import TaskVector, VectorReport
 
+Made = TypeVar("Made")
+
 
 def kept_report(
     file: Path | None, key: dict[str, Any], make: Callable[[], VectorReport]
 ) -> VectorReport:
     """The report in `file` if it was made with the same settings `key`, else a new one, saved."""
     key = json.loads(json.dumps(key))
-    if file is not None and file.is_file():
-        report = VectorReport.load(file)
-        if report.meta.get("key") == key:
-            return report
-    report = make()
-    report.meta["key"] = key
-    if file is not None:
-        report.save(file)
-    return report
+
+    def marked() -> VectorReport:
+        report = make()
+        report.meta["key"] = key
+        return report
+
+    def same(report: VectorReport) -> bool:
+        return report.meta.get("key") == key
+
+    return _kept(file, VectorReport.load, same, marked, VectorReport.save)
 
 
 def kept_vector(
     file: Path | None, key: dict[str, Any], make: Callable[[], TaskVector]
 ) -> TaskVector:
     """The vector in `file` if it was extracted with the settings `key`, else a new one, saved."""
-    key = json.loads(json.dumps(key))
-    if file is not None and file.is_file():
-        try:
-            vector = TaskVector.load(file)
-        except TvlensError:
-            vector = None  # another version's file is no reason to stop
-        if vector is not None and all(vector.meta.get(k) == v for k, v in key.items()):
-            return vector
-    vector = make()
-    if file is not None:
-        vector.save(file)
-    return vector
+    wanted = json.loads(json.dumps(key)).items()
+
+    def same(vector: TaskVector) -> bool:
+        return all(vector.meta.get(name) == value for name, value in wanted)
+
+    return _kept(file, TaskVector.load, same, make, TaskVector.save)
 
 
 def kept_tensors(
@@ -51,14 +49,30 @@ def kept_tensors(
 ) -> dict[str, Tensor]:
     """The tensors in `file` if they were made with the settings `key`, else new ones, saved."""
     key = json.loads(json.dumps(key))
-    if file is not None and file.is_file():
-        try:
-            tensors, about = read_tensors(file, kind="tvlens", what="outcomes")
-        except TvlensError:
-            tensors, about = {}, None  # another version's file is no reason to stop
-        if about == key:
-            return tensors
-    tensors = make()
-    if file is not None:
-        write_tensors(file, tensors, kind="tvlens", about=key)
+    tensors, _ = _kept(
+        file,
+        lambda path: read_tensors(path, kind="tvlens", what="outcomes"),
+        lambda found: found[1] == key,
+        lambda: (make(), key),
+        lambda made, to: write_tensors(to, made[0], kind="tvlens", about=key),
+    )
     return tensors
+
+
+def _kept(
+    file: Path | None,
+    load: Callable[[Path], Made],
+    same: Callable[[Made], bool],
+    make: Callable[[], Made],
+    save: Callable[[Made, Path], None],
+) -> Made:
+    """What `file` holds, if that is the same as would be made; else what is made, saved there."""
+    if file is not None and file.is_file():
+        # Another version's file, or a broken one, is no reason to stop.
+        with contextlib.suppress(TvlensError):
+            if same(found := load(file)):
+                return found
+    made = make()
+    if file is not None:
+        save(made, file)
+    return made

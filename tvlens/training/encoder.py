@@ -10,7 +10,8 @@ from torch import nn
 
 from ..errors import TvlensError
 from ..models import encoders
-from ..models.load import folder_of, tokenizer_of
+from ..models.boot import tokenizer_of
+from ..models.load import folder_of
 
 READOUTS = ("mean", "first")
 

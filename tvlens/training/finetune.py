@@ -12,7 +12,7 @@ import torch
 from ..errors import TvlensError, unknown
 from ..files import replacing_folder
 from ..labelled import Labelled
-from ..models.load import without_bars
+from ..models.quiet import without_bars
 from . import checkpoint
 from .data import step_seed
 from .encoder import READOUTS, classifier, freeze, parameters

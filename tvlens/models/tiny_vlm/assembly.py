@@ -38,7 +38,8 @@ def assemble(
     """
     import transformers
 
-    from ..load import folder_of, tokenizer_of
+    from ..boot import tokenizer_of
+    from ..load import folder_of
 
     language = folder_of(form.language)
     family = transformers.AutoConfig.from_pretrained(language).model_type

@@ -1,0 +1,130 @@
+"""A Hugging Face model, from a name or already loaded, as a TransformerLens model."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import encoders
+from .processor import load_processor
+from .quiet import without_torchvision
+
+
+def boot(
+    name: str,
+    *,
+    tokenizer: Any,
+    device: str | torch.device | None,
+    dtype: torch.dtype,
+    revision: str | None,
+    trust_remote_code: bool,
+    **loading: Any,
+) -> Any:
+    """A folder or hub id as a TransformerLens model, by TransformerLens itself where it does it
+    rightly, else through the Hugging Face model.
+
+    Args:
+        loading: for Hugging Face's `from_pretrained`.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    architecture = _architecture(name, options)
+    if architecture:
+        source = _pretrained(
+            name, encoders.model_class(architecture), device, dtype, options, loading
+        )
+        model = from_module(source, _as_trained(tokenizer or tokenizer_of(name, **options)))
+        # Else `to_tokens` would cut the token that ends a text, which a language model must not
+        # see, but an encoder must.
+        model.cfg.tokenizer_appends_eos = False
+        if getattr(model.cfg, "is_multimodal", False):
+            model.processor = load_processor(name, **options)
+    else:
+        if loading:
+            from transformers import AutoModelForCausalLM
+
+            loading = {
+                "hf_model": _pretrained(name, AutoModelForCausalLM, device, dtype, options, loading)
+            }
+        model = TransformerBridge.boot_transformers(
+            name, device=device, dtype=dtype, tokenizer=tokenizer, **options, **loading
+        )
+        encoders.count_positions(model.original_model, model.cfg)
+    model.cfg.tvlens_revision = revision
+    return model.eval()
+
+
+def from_module(hf_model: Any, tokenizer: Any) -> Any:
+    """A loaded Hugging Face model, wrapped in place."""
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+    encoders.register()
+    if type(hf_model).__name__.startswith("Pictured"):
+        from . import tiny_vlm
+
+        tiny_vlm.register()
+    # Fused attention never materialises the attention pattern, so its hook would never fire.
+    hf_model.set_attn_implementation("eager")
+    name = Path(getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__).name
+    with without_torchvision():
+        bridge = build_bridge_from_module(
+            hf_model,
+            type(hf_model).__name__,
+            hf_config=hf_model.config,
+            tokenizer=tokenizer,
+            model_name=name,
+        )
+    encoders.count_positions(hf_model, bridge.cfg)
+    return bridge.eval()
+
+
+def tokenizer_of(name: str, **options: Any) -> Any:
+    """The tokenizer of a folder or hub id, or None where there is none."""
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError):  # a folder of weights alone: tokens can still be given
+        return None
+
+
+def _architecture(name: str, options: dict) -> str | None:
+    """The architecture of a model on disk or on the hub, if it is one that is opened here.
+
+    TransformerLens would go by the family alone, and give a classifier another model's head; and
+    where the processor of a vision-language model asks for torchvision, it would install that,
+    and with it another torch.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(name, **options)
+    named = (config.architectures or [""])[0]
+    return named if named in encoders.register() or hasattr(config, "vision_config") else None
+
+
+def _pretrained(
+    name: str,
+    cls: Any,
+    device: str | torch.device | None,
+    dtype: torch.dtype,
+    options: dict,
+    loading: dict,
+) -> Any:
+    model = cls.from_pretrained(name, dtype=dtype, **options, **loading)
+    # Where a map of devices or a quantiser has put it, it stays.
+    if "device_map" in loading or "quantization_config" in loading:
+        return model
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _as_trained(tokenizer: Any) -> Any:
+    """A tokenizer that TransformerLens takes as it is.
+
+    It sets others up anew, to begin texts with a first token, and loses the token that ends them.
+    """
+    if tokenizer is not None:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.init_kwargs["add_bos_token"] = True
+    return tokenizer
