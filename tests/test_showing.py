@@ -82,7 +82,8 @@ class TestInABrowser:
         # All of them on one page take long to draw; halves bring both bundles each.
         names = [n for i, n in enumerate(shown) if i % 2 == part]
         bundles = [b for h in shown.values() for b in re.findall(BUNDLE, h, flags=re.DOTALL)]
-        body = "\n".join(shown[name] for name in names) + "".join(bundles)
+        # Bundles stand first, as in an earlier cell: a loader looks for those that are there.
+        body = "".join(bundles) + "\n".join(shown[name] for name in names)
         head = f'<meta charset="utf-8"><style>:root{{color-scheme:{scheme}}}</style>'
         head += '<meta name="viewport" content="width=device-width,initial-scale=1">'
         (tmp_path / "all.html").write_text(f"<!DOCTYPE html>{head}<body>{body}</body>")

@@ -1,5 +1,9 @@
 """Every picture in a real browser: it draws, it answers to hovering, and it asks no network."""
 
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 from chromium import ALL_DRAWN, needs_chromium
 from viz_gallery import HOSTILE, page
@@ -142,3 +146,32 @@ def test_a_chart_in_a_folded_box_is_drawn_when_it_opens(browser, tmp_path):
     tab.locator("summary").click()
     tab.wait_for_function("document.querySelector('svg.marks').getBoundingClientRect().width > 300")
     tab.close()
+
+
+@pytest.mark.parametrize("cut", ['<script type="application/json"', '"data"'])
+def test_a_notebook_that_comes_in_two_parts(browser, cut):
+    """The library is there before the second picture's numbers are."""
+    first, second = (viz.lines({"a": [1, k]}, title=f"number {k}") for k in (2, 3))
+    text = f"<!DOCTYPE html><body>{first._repr_html_()}{second._repr_html_()}"
+    parts = text[: text.rindex(cut)], text[text.rindex(cut) :]
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(parts[0].encode())
+            time.sleep(1.5)
+            self.wfile.write(parts[1].encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    tab = browser.new_page()
+    tab.goto(f"http://127.0.0.1:{server.server_port}/")
+    tab.wait_for_function(ALL_DRAWN, timeout=10_000)
+    assert tab.locator("[data-state=drawn] svg").count() == 2
+    tab.close()
+    server.shutdown()

@@ -18,12 +18,19 @@ LOADER = r"""
     return new Response(new Blob([bytes]).stream().pipeThrough(gunzip)).text();
   }
 
+  // Until then the last figure may be there in part; each that is whole runs this text itself.
+  async function parsed() {
+    if (document.readyState !== "loading") return;
+    await new Promise((go) => document.addEventListener("DOMContentLoaded", go, {once: true}));
+  }
+
   async function load(name, text) {
     const script = document.createElement("script");
     script.textContent = await unpack(text);
     document.head.append(script);
     script.remove();
     if (!tvlens.libraries[name]) throw new Error("the browser refused to run " + name);
+    await parsed();
     tvlens.scan();
   }
 
