@@ -6,6 +6,7 @@ from planted import Planted
 
 import tvlens as tv
 from tvlens import Subspace, TvlensError
+from tvlens.bayes.checks.representation import MEASURES
 from tvlens.training import Shape, Transformer, hooked, loss
 
 bayes = tv.bayes
@@ -101,10 +102,31 @@ def test_representation_recovers_a_convex_combination(retriever):
         assert (found.interval(measure)[:, 0] <= found[measure] + 1e-9).all()
 
 
+class ByToken(Planted):
+    """Its task axes change places with the last token, as an answer's do that depends on it."""
+
+    def state(self, tokens):
+        known = bayes.retrieval(self.family, tokens).posterior.float()
+        k = self.family.majors
+        corners = torch.stack([self.task.roll(one, 0) for one in range(k)])[tokens % k]
+        return torch.einsum("npk,npkd->npd", known, corners) + self.token[tokens]
+
+
+def test_task_vectors_of_each_token_need_no_additivity(dice):
+    found = bayes.representation(ByToken(dice), dice, seen=[8, 40], resamples=50, null=10)
+    assert found["interaction"][-1] > 0.1
+    assert found["correlation"][-1] < 0.8 and found["total variation"][-1] > 0.2
+    assert (found["correlation by token"] > 0.95).all()
+    assert found["total variation by token"][-1] < 0.03
+    assert found["explained share by token"][-1] > 0.98
+    assert (found.null("total variation by token")[-1] > 0.3).all()
+    assert (found.null("explained share by token")[-1] < 0.8).all()
+
+
 def test_a_state_that_knows_nothing_stays_within_its_null(dice):
     model = Planted(dice, noise=True)
     found = bayes.representation(model, dice, seen=[8, 40], per_cell=24, resamples=50, null=40)
-    for measure in ("total variation", "correlation", "explained share"):
+    for measure in MEASURES[2:]:
         null = found.null(measure)[-1]
         away = (float(found[measure][-1]) - float(null.mean())) / float(null.std())
         assert abs(away) < 4, measure

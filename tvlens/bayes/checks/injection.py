@@ -20,7 +20,7 @@ from ..pool import at_least
 from ..prediction import Moments
 from .predictives import Predicted, check_model, gap, predicted
 from .probes import Probes, alphabet, forced, most_seen, states, task_effects
-from .properties import random_like
+from .vertices import random_like
 
 CONDITIONS = ("unsteered", "injected", "most likely task", "random vectors", "geometric mixture")
 

@@ -3,7 +3,7 @@
 P2 and P3 are functions of sums over sequences, so that a bootstrap is one matrix product.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import TvlensError
-from ...geometry import separability, simplex_weights, stability
+from ...geometry import separability, stability
 from ...geometry.cells import Cells
 from ...geometry.shares import between_cells, main_effects, resampled
 from .probes import Probes
+from .vertices import Placed
 
 # What each sequence adds [n column], and the measure from the sums [draw column] -> [draw].
 Summed = tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]
@@ -36,27 +37,25 @@ def additive(
 
 
 def convex(
-    rest: Float[Tensor, "n d"],
+    placed: Placed,
     weights: Float[Tensor, "n k"],
-    vectors: Float[Tensor, "k d"],
     posterior: Float[Tensor, "n k"],
     *,
     resamples: int,
     seed: int,
 ) -> list[Estimate]:
     """P2, the explained share, and P3, total variation and correlation with the posterior."""
-    draws = resampled(np.zeros(len(rest), dtype=int), resamples, seed)
+    draws = resampled(np.zeros(len(weights), dtype=int), resamples, seed)
     found = []
-    for columns, measure in (explained(rest, weights, vectors), *alike(weights, posterior)):
+    for columns, measure in (explained(placed, weights), *alike(weights, posterior)):
         low, high = np.quantile(measure(draws @ columns), [0.025, 0.975])
         found.append((float(measure(columns.sum(0)[None])[0]), float(low), float(high)))
     return found
 
 
-def explained(rest: Tensor, weights: Tensor, vectors: Tensor) -> Summed:
+def explained(placed: Placed, weights: Float[Tensor, "n k"]) -> Summed:
     """1 - missed / total squared length of the residuals."""
-    missed = (rest - weights @ vectors).square().sum(1)
-    columns = torch.stack([missed, rest.square().sum(1)], 1).numpy()
+    columns = torch.stack([placed.missed(weights), placed.rest.square().sum(1)], 1).numpy()
     return columns, lambda sums: 1 - sums[..., 0] / sums[..., 1]
 
 
@@ -81,15 +80,14 @@ def _pearson(sums: np.ndarray) -> np.ndarray:
 def by_chance(
     h: Float[Tensor, "n d"],
     probed: Probes,
-    rest: Float[Tensor, "n d"],
-    weights: Float[Tensor, "n k"],
-    vectors: Float[Tensor, "k d"],
+    places: Sequence[Placed],
+    weights: Sequence[Float[Tensor, "n k"]],
     posterior: Float[Tensor, "n k"],
     *,
     draws: int,
     rng: np.random.Generator,
 ) -> Float[Tensor, "measure draw"]:
-    """The five measures where there is nothing to find.
+    """The measures where there is nothing to find.
 
     P0: tasks permuted, so that only the token tells cells apart. P1: cells permuted, so that
     nothing adds up. P2: random vectors of the same norms and angles. P3: posteriors of other
@@ -102,20 +100,10 @@ def by_chance(
         order = torch.from_numpy(rng.permutation(len(h)))
         tasks = Cells.of(probed.task[order], probed.token)
         cells = Cells.of(probed.task[order], probed.token[order])
-        within = 1 - between_cells(x, tasks, one)[0, 0]
-        interaction = main_effects(x, cells, one)[0, 2]
-        strange = random_like(vectors, rng)
-        nearest = simplex_weights(rest, strange).double()
-        summed = (explained(rest, nearest, strange), *alike(weights, posterior[order]))
-        rest_of = [float(measure(columns.sum(0)[None])[0]) for columns, measure in summed]
-        found.append([within, interaction, *rest_of])
+        measured = [1 - between_cells(x, tasks, one)[0, 0], main_effects(x, cells, one)[0, 2]]
+        for placed, mine in zip(places, weights, strict=True):
+            strange = placed.turned(rng)
+            summed = explained(strange, strange.weights()), *alike(mine, posterior[order])
+            measured += [float(measure(columns.sum(0)[None])[0]) for columns, measure in summed]
+        found.append(measured)
     return torch.tensor(found, dtype=torch.float64).T
-
-
-def random_like(vectors: Float[Tensor, "k d"], rng: np.random.Generator) -> Float[Tensor, "k d"]:
-    """Vectors of the same norms and mutual angles, turned anywhere."""
-    k, d = vectors.shape
-    exact = vectors.double()
-    frame = torch.linalg.qr(exact.T).Q
-    turned = np.linalg.qr(rng.standard_normal((d, min(k, d)))).Q
-    return exact @ frame @ torch.from_numpy(turned).T

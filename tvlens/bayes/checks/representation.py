@@ -10,13 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import unknown
-from ...geometry import Effects, balanced_effects, simplex_weights
+from ...geometry import Effects, balanced_effects
 from ...models.load import model_name
 from ...saved import Saved
 from ..pool import at_least
 from .predictives import check_model
 from .probes import most_seen, probes, states
 from .properties import additive, by_chance, convex
+from .vertices import own, shared
 
 MEASURES = (
     "within-cell share",
@@ -24,6 +25,9 @@ MEASURES = (
     "explained share",
     "total variation",
     "correlation",
+    "explained share by token",
+    "total variation by token",
+    "correlation by token",
 )
 
 
@@ -40,6 +44,8 @@ class Representation(Saved):
       convex combination of task vectors explains; negative where it misses them.
     - "total variation", "correlation" (P3): between the weights of that combination and the
       posterior over the major tasks, total variation on average and Pearson over all entries.
+    - the same three "by token": with task vectors of each last token's own, its cells' means. They
+      need no additivity, which a task whose answer depends on the token (a Markov chain's) breaks.
 
     Task vectors, mean and token effects come from other sequences, at the largest number seen.
 
@@ -148,19 +154,19 @@ def representation(
     at_least(2, per_cell=per_cell, null=null, resamples=resamples)
     seen = _doubling(most_seen(model, family)) if seen is None else sorted(seen)
     fit = probes(family, seen=seen[-1], per_cell=per_cell, seed=seed)
-    effects = balanced_effects(states(model, fit, layer=layer), fit.task, fit.token)
-    vectors, rng = effects.task.double(), np.random.default_rng(seed)
+    fitted = states(model, fit, layer=layer), fit.task, fit.token
+    effects, rng = balanced_effects(*fitted), np.random.default_rng(seed)
     estimates, nulls, parts = [], [], []
     for count in seen:
         test = probes(family, seen=count, per_cell=per_cell, seed=seed + 1)
         h, posterior = states(model, test, layer=layer), test.posterior(family)
-        rest = effects.residual(h, test.token).double()
-        weights = simplex_weights(rest, effects.task).double()
-        convexly = rest, weights, vectors, posterior
-        options = dict(resamples=resamples, seed=seed)
-        estimates.append(additive(h, test, **options) + convex(*convexly, **options))
-        nulls.append(by_chance(h, test, *convexly, draws=null, rng=rng))
-        parts.append((weights, posterior, rest.float()))
+        places = shared(h, test.token, effects), own(h, test.token, fitted)
+        weights, options = [one.weights() for one in places], dict(resamples=resamples, seed=seed)
+        both = zip(places, weights, strict=True)
+        alike = [convex(*one, posterior, **options) for one in both]
+        estimates.append([*additive(h, test, **options), *alike[0], *alike[1]])
+        nulls.append(by_chance(h, test, places, weights, posterior, draws=null, rng=rng))
+        parts.append((weights[0], posterior, places[0].rest.float()))
     numbers = torch.tensor(estimates, dtype=torch.float64).transpose(0, 1)
     weights, posteriors, residuals = map(torch.stack, zip(*parts, strict=True))
     settings = {"model": model_name(model), "family": str(family), "per_cell": per_cell}

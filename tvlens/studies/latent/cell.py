@@ -21,6 +21,7 @@ from ...bayes import (
     Removal,
     Representation,
 )
+from ...bayes.checks.representation import MEASURES
 from ...errors import TvlensError
 from ...files import write
 from ...training import Run, train
@@ -151,7 +152,8 @@ def load(folder: str | os.PathLike, family: str, minor: int | str, seed: int) ->
 
 
 def _key(plan: Plan, minor: int | str, seed: int) -> dict[str, Any]:
-    return json.loads(json.dumps({"plan": plan.key() | {"minor": minor}, "seed": seed}))
+    key = {"plan": plan.key() | {"minor": minor}, "seed": seed, "measures": MEASURES}
+    return json.loads(json.dumps(key))
 
 
 def _at(place: Path, name: str) -> Path:

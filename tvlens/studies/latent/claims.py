@@ -120,11 +120,15 @@ _PROPERTIES = {
     "total variation": ("P3, weights are the posterior: total variation", 0.06),
     "correlation": ("P3, weights are the posterior: correlation", 0.95),
 }
+# A chain's answer depends on its last token, so task and token cannot add up where it is made.
+_BY_TOKEN = {
+    "total variation by token": ("P3, with task vectors of each last token: total variation", 0.06),
+    "correlation by token": ("P3, with task vectors of each last token: correlation", 0.95),
+}
 _CHANCE = {
     "within-cell share": "tasks permuted",
     "interaction": "cells permuted",
-    "total variation": "posteriors of others",
-    "correlation": "posteriors of others",
+    **dict.fromkeys(["total variation", "correlation", *_BY_TOKEN], "posteriors of others"),
 }
 
 
@@ -132,9 +136,10 @@ def _represented(cell: Cell) -> list[Claim]:
     """P0, P1 and P3 in the last layer, at the end of the context."""
     found = cell.representation
     made = []
-    for measure, (told, threshold) in _PROPERTIES.items():
+    measures = _PROPERTIES | (_BY_TOKEN if cell.family == "markov" else {})
+    for measure, (told, threshold) in measures.items():
         low, high = found.interval(measure)[-1].tolist()
-        side = "above" if measure == "correlation" else "below"
+        side = "above" if measure.startswith("correlation") else "below"
         numbers = dict(interval=(low, high), null=float(found.null(measure)[-1].mean()))
         options = numbers | {side: threshold, "control": _CHANCE[measure]}
         made.append(_claim(told, cell, float(found[measure][-1]), **options))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ... import viz
+from ...bayes.checks.representation import MEASURES
 from ...bayes.checks.show import (
     behaviour_figure,
     explained_figure,
@@ -23,14 +24,6 @@ from .claims import minors, verdicts
 if TYPE_CHECKING:
     from .cell import Cell
     from .study import LatentStudy
-
-_MEASURES = (
-    "within-cell share",
-    "interaction",
-    "explained share",
-    "total variation",
-    "correlation",
-)
 
 
 def page(study: "LatentStudy") -> viz.Page:
@@ -62,7 +55,8 @@ _SIMPLEX = (
 _REPRESENTATION = (
     "Measured on balanced sequences whose last token is forced, so that task and token do not mix. "
     "Bands are 95% bootstrap intervals; by chance: tasks permuted, cells permuted, random vectors "
-    "of the same norms and angles, posteriors of other sequences."
+    "of the same norms and angles, posteriors of other sequences. By token: with task vectors of "
+    "each last token's own, which need no additivity."
 )
 _BEHAVIOUR = (
     "Retrieval (M1) weighs all known tasks, minors included; extrapolation (M2) weighs the majors "
@@ -132,7 +126,7 @@ def _family(study: "LatentStudy", family: str) -> list[viz.Section]:
     rich = max(cells, key=lambda c: -1 if c.minor == "none" else c.minor)
     found = plain.representation
     tokens = [_tokens(plain, k) for k in range(len(plain.example.get("tokens", ())))]
-    measures = viz.row(*[measure_figure(found, measure) for measure in _MEASURES])
+    measures = viz.row(*[measure_figure(found, measure) for measure in MEASURES])
     learning = [
         learning_figure(rich.learning),
         viz.row(explained_figure(rich.explained), newcomers_figure(rich.newcomers)),
@@ -188,7 +182,7 @@ def _by_layer(cell: "Cell") -> viz.Figure:
     rows = []
     for found, written in zip(cell.layers, cell.injections, strict=True):
         row: dict[str, object] = {"layer": str(found.layer)}
-        row |= {measure: float(found[measure][-1]) for measure in _MEASURES}
+        row |= {measure: float(found[measure][-1]) for measure in MEASURES}
         shown = ("unsteered", "injected", "most likely task")
         rows.append(row | {f"KL {name}": written.mean(name) for name in shown})
     return viz.table(rows, title="by layer, at the end of the context")
