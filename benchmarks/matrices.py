@@ -4,7 +4,7 @@ States as wide and layers as many as BERT-base's. What sharing is worth depends 
 so each row says what the other side does:
 
 - one base layer to the last tuned one, the penalty chosen without refitting: scikit-learn's
-  `RidgeCV`, by its default and by a singular value decomposition;
+  `RidgeCV`, by its default and by a singular value decomposition, which was the default up to 1.7;
 - the same for every base layer, and for every pair of a base and a tuned layer;
 - every base layer at every penalty, fitted afresh each time: `Ridge`;
 - every base layer, penalty chosen by five folds, fitted afresh for each: `GridSearchCV` of `Ridge`;
@@ -142,6 +142,7 @@ def compare(x: torch.Tensor, y: torch.Tensor) -> list[dict]:
         row("RidgeCV, one layer", single, default, 1, same_choice),
         row("RidgeCV by SVD, one layer", single, svd, 1, same_choice),
         row(f"RidgeCV for each of {layers} layers", every, default, layers, same_choice),
+        row(f"RidgeCV by SVD for each of {layers} layers", every, svd, layers, same_choice),
         row(
             f"RidgeCV for each of {layers} x {layers} pairs of layers",
             seconds(lambda: to_every(x, y)),

@@ -5,8 +5,11 @@ Reproduces "Task Vector Geometry Underlies Dual Modes of Task Inference in Trans
 combination of task vectors; on new tasks it learns from the context, outside their span.
 """
 
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -200,10 +203,25 @@ def _make(grid: list[Spot], folder: str | os.PathLike, jobs: int | None, progres
         for plan, m, s in todo:
             make(plan, m, s, folder, progress=progress)
         return
-    tasks = (joblib.delayed(make)(plan, m, s, folder, threads=1) for plan, m, s in todo)
+    tasks = (joblib.delayed(_make_beside)(plan, m, s, folder) for plan, m, s in todo)
     made = joblib.Parallel(min(jobs, len(todo)), return_as="generator_unordered")(tasks)
     for _ in tqdm(made, "models", total=len(todo), disable=not progress, file=sys.stderr):
         pass
+
+
+def _make_beside(plan: Plan, m: int | str, s: int, folder: str | os.PathLike) -> None:
+    """Make one cell in a process of its own, where Ctrl-C is left to the parent: a worker that
+    answers while it is being ended can leave the parent waiting.
+    """
+    in_thread = threading.current_thread() is not threading.main_thread()
+    if in_thread or multiprocessing.current_process().name == "MainProcess":
+        make(plan, m, s, folder, threads=1)
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        make(plan, m, s, folder, threads=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _versions() -> dict[str, str]:
