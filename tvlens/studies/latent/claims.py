@@ -120,7 +120,8 @@ _PROPERTIES = {
     "total variation": ("P3, weights are the posterior: total variation", 0.06),
     "correlation": ("P3, weights are the posterior: correlation", 0.95),
 }
-# A chain's answer depends on its last token, so task and token cannot add up where it is made.
+# Where an answer depends on the last token or input, as all but dice's do, task and token cannot
+# add up where it is made.
 _BY_TOKEN = {
     "total variation by token": ("P3, with task vectors of each last token: total variation", 0.06),
     "correlation by token": ("P3, with task vectors of each last token: correlation", 0.95),
@@ -136,7 +137,7 @@ def _represented(cell: Cell) -> list[Claim]:
     """P0, P1 and P3 in the last layer, at the end of the context."""
     found = cell.representation
     made = []
-    measures = _PROPERTIES | (_BY_TOKEN if cell.family == "markov" else {})
+    measures = _PROPERTIES | (_BY_TOKEN if cell.family != "dice" else {})
     for measure, (told, threshold) in measures.items():
         low, high = found.interval(measure)[-1].tolist()
         side = "above" if measure.startswith("correlation") else "below"

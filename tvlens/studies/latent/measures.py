@@ -21,6 +21,8 @@ from ...bayes import (
     retrieval,
     task_effects,
 )
+from ...bayes.checks.probes import most_seen, probes, states
+from ...bayes.checks.vertices import own
 from ...geometry import Effects
 from ...saved import write_tensors
 from ...training import Run
@@ -60,16 +62,29 @@ def _save_example(
     if plan.family != "regression":
         tasks = torch.arange(min(_SHOWN, family.majors))
         tokens = family.sample_tasks(tasks, plan.length, seed=seed).tokens
-        example = {"tokens": tokens, **_followed(model, family, effects, tokens)}
+        example = {"tokens": tokens, **_followed(plan, model, family, effects, tokens, seed)}
     write_tensors(_at(folder, "example"), example)
 
 
 def _followed(
-    model: Any, family: Any, effects: Effects, tokens: Int[Tensor, "n length"]
+    plan: Plan,
+    model: Any,
+    family: Any,
+    effects: Effects,
+    tokens: Int[Tensor, "n length"],
+    seed: int,
 ) -> dict[str, Float[Tensor, "n length major"]]:
+    """By the task vectors that all tokens share, or each token's own where the answer depends on
+    the token.
+    """
     options = dict(layers=-1, progress=False)
     (h,) = collect(model, tokens, "resid_post", **options).tensors.values()
     weights = effects.interpolate(h, tokens)
+    if plan.family == "markov":
+        per_cell = plan.checks["representation"]["per_cell"]
+        fit = probes(family, seen=most_seen(model, family), per_cell=per_cell, seed=seed)
+        fitted = states(model, fit, layer=-1), fit.task, fit.token
+        weights = own(h.flatten(0, 1), tokens.flatten(), fitted).weights().view(weights.shape)
     return {"weights": weights, "posterior": retrieval(family.known(), tokens).posterior}
 
 

@@ -46,7 +46,8 @@ _FOLLOW = (
     "of the convex combination of task vectors nearest to the token-corrected state of the last "
     "layer; the posterior is that of Bayes. Choose a task below the tokens to colour them by its "
     "weight or by its posterior. Mean and token effects were fitted at the end of the context, so "
-    "the first positions fit worse."
+    "the first positions fit worse. Where the answer depends on the last token, as a chain's, the "
+    "task vectors are each token's own."
 )
 _SIMPLEX = (
     "States of the last layer, less mean and token effect, projected on the plane of the task "
