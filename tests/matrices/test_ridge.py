@@ -9,6 +9,7 @@ from sklearn.model_selection import KFold, LeaveOneOut, cross_val_predict
 
 from tvlens import PairMoments, TaskMatrix, TvlensError
 from tvlens.matrices import Ridge
+from tvlens.matrices.folds import Folds
 
 
 def normal(*shape, seed=0):
@@ -121,6 +122,19 @@ def test_the_penalty_that_scikit_learn_chooses():
     assert KFold(5).get_n_splits() == 5
     found = TaskMatrix.from_moments(parts, ridge="kfold", ridges=alphas)
     assert found.ridge == alphas[np.argmin(errors)]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_folds_serve_several_targets(bias):
+    x, y, *_ = pairs(60, 8, 5)
+    both = torch.stack([y, y[:, [1, 0, 2, 4, 3]] ** 2])
+    parts = [PairMoments().update(x[k::4], both[:, k::4]) for k in range(4)]
+    shared, grid = Folds.of(parts, bias=bias), torch.tensor([0.1, 1.0, 10.0]).double()
+    for j in range(2):
+        alone = Folds.of([part.pair(tuned=j) for part in parts], bias=bias)
+        torch.testing.assert_close(
+            shared.to(j).errors(grid), alone.errors(grid), rtol=1e-10, atol=0
+        )
 
 
 @pytest.mark.parametrize("n", [40, 100, 400])

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import TvlensError
 from ..models.readout import Readout
+from .folds import Folds
 from .gathering import LayerMoments, Pairs, stream, summed
 from .layers import TaskMatrices
 from .matrix import TaskMatrix
@@ -50,16 +51,23 @@ def fit(
 
 
 def _matrices(
-    moments: LayerMoments, kept: Callable | None, *, bias: bool, **options: Any
+    moments: LayerMoments,
+    kept: Callable | None,
+    *,
+    ridge: str | float | None,
+    bias: bool,
+    **options: Any,
 ) -> Iterator[TaskMatrix]:
     """Every base layer with every target; a decomposition per base layer serves all targets."""
     for i, layer in enumerate(moments.layers):
-        folds = moments.parts(layer)
-        solution = Ridge.of(sum(folds[1:], folds[0]), bias=bias)
+        parts = moments.parts(layer)
+        solution = Ridge.of(sum(parts[1:], parts[0]), bias=bias)
+        folds = Folds.of(parts, bias=bias) if ridge == "kfold" else None
         for j, target in enumerate(moments.targets):
             yield TaskMatrix.of(
                 solution.to(j),
-                folds=[fold.pair(tuned=j) for fold in folds],
+                ridge=ridge,
+                folds=folds.to(j) if folds else (),
                 pairs=kept and functools.partial(kept, i, j),
                 layer=layer,
                 target=target,

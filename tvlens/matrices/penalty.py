@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError, unknown
+from .folds import Folds
 from .moments import PairMoments
 from .ridge import COARSE_GRID, Ridge
 
@@ -29,7 +30,7 @@ def penalty(
     ridge: str | float | None,
     *,
     ridges: Iterable[float] | None = None,
-    folds: Sequence[PairMoments] = (),
+    folds: Folds | Sequence[PairMoments] = (),
     pairs: Callable[[], Iterable[Pairs]] | None = None,
 ) -> float:
     """The penalty to use, given or chosen by a rule.
@@ -38,7 +39,7 @@ def penalty(
         ridge: a number; None for least squares; "gcv", "loo" (exact leave-one-out, which needs
             the states once more) or "kfold".
         ridges: penalties to choose from; by default a grid in units of the mean eigenvalue.
-        folds: moments of each fold, for "kfold".
+        folds: moments of each fold, for "kfold"; or `Folds`, which serve several targets.
         pairs: gives the states again, for "loo".
 
     Raises:
@@ -60,7 +61,9 @@ def penalty(
         scores = sum(solution.leave_one_out(x, y, offered) for x, y in pairs())
     else:
         offered = _offered(solution, ridges)
-        scores = _over_folds(solution, folds, offered)
+        if not isinstance(folds, Folds):
+            folds = Folds.of(folds, bias=solution.bias)
+        scores = folds.errors(offered)
     # Of equally good penalties the largest: it is the more careful map.
     best = (scores <= scores.min() * (1 + 1e-9)).nonzero().max()
     return float(offered[best])
@@ -75,18 +78,3 @@ def _offered(solution: Ridge, ridges: Iterable[float] | None) -> Float[Tensor, "
     if not offered:
         raise TvlensError("no penalties to choose from")
     return torch.tensor(offered, dtype=torch.float64).to(solution.values)
-
-
-def _over_folds(
-    solution: Ridge, folds: Sequence[PairMoments], ridges: Float[Tensor, " k"]
-) -> Float[Tensor, " k"]:
-    """Squared error of each fold under the map fitted to all others, summed."""
-    folds = [fold for fold in folds if fold.count]
-    if len(folds) < 2:
-        raise TvlensError(
-            f"ridge='kfold' needs the moments of at least 2 folds, not {len(folds)}: give them as "
-            "a list, or use TaskMatrix.from_states or .fit with folds="
-        )
-    whole = sum(folds[1:], folds[0])
-    rests = [Ridge.of(whole - fold, bias=solution.bias) for fold in folds]
-    return sum(rest.held_out(fold, ridges) for rest, fold in zip(rests, folds, strict=True))

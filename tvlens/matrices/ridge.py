@@ -135,11 +135,26 @@ class Ridge:
             found.append(left.sum())
         return torch.stack(found)
 
-    def held_out(self, moments: PairMoments, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    def turned(self, moments: PairMoments) -> Float[Tensor, "r r"]:
+        """V'X'XV of other pairs: what `held_out` needs of their base states, for any target."""
+        moments = moments if self.bias else moments.about_origin()
+        return self.vectors.T @ moments.xx @ self.vectors
+
+    def held_out(
+        self,
+        moments: PairMoments,
+        ridges: Float[Tensor, " k"],
+        *,
+        turned: Float[Tensor, "r r"] | None = None,
+    ) -> Float[Tensor, " k"]:
         """Sum of squared errors on other pairs at each penalty, from their moments alone.
 
         A quadratic in 1 / (S + r), whose coefficients are computed once for all penalties.
+
+        Args:
+            turned: what the method of this name gives for these pairs, if it is there already.
         """
+        turned = self.turned(moments) if turned is None else turned
         moments = moments if self.bias else moments.about_origin()
         shrunk = 1 / (self.values + ridges[:, None])
         gram = self.cross @ self.cross.T
@@ -148,7 +163,7 @@ class Ridge:
         count = moments.count
         linear = (self.vectors.T @ moments.xy * self.cross).sum(1)
         linear = linear + count * moved * (self.cross @ shift)
-        square = self.vectors.T @ moments.xx @ self.vectors + count * moved[:, None] * moved
+        square = turned + count * moved[:, None] * moved
         constant = moments.yy.trace() + count * shift @ shift
         return constant - 2 * shrunk @ linear + ((shrunk @ (square * gram)) * shrunk).sum(1)
 
