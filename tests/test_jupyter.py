@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from chromium import ALL_DRAWN, needs_chromium
 
+from tvlens import zoo
+
 pytest.importorskip("jupyterlab")
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +44,7 @@ UNNAMED = """[...document.querySelectorAll('[data-tvlens]')].filter((mount) => {
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """A server on loopback with copies of the notebooks, and with nobody's settings but ours."""
+    zoo.get("smollm2-135m")  # or the notebooks would say that they fetch it
     home = tmp_path_factory.mktemp("jupyter")
     (home / "work").mkdir()
     for name in NOTEBOOKS:
