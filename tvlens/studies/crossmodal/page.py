@@ -104,13 +104,14 @@ def _summary(study: "CrossModalStudy") -> list[str]:
         max(task.shares["image"][name].first for task in able for name in names)
         for names in (("random", "wrong_task"), ("shuffled_patch",))
     )
-    sizes = [task.sizes[2] for task in able]
+    sizes, seeds = sorted({task.sizes[2] for task in able}), study.settings["seeds"]
+    items = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
     verdicts = [claim.verdict for claim in study.claims()]
     lines.append(
         f"Trust: random and wrong-task vectors reach at most {worst:.2f}; vectors of examples with "
         f"shuffled labels, which still show what answers look like, {mixed:.2f}; items "
-        f"for extraction, for choosing the layer and for the test are disjoint; {min(sizes)} to "
-        f"{max(sizes)} test items a task, {study.settings['seeds']} seed(s). "
+        f"for extraction, for choosing the layer and for the test are disjoint; {items} test items "
+        f"a task, {seeds} seed{'s' if seeds > 1 else ''}. "
         f"{verdicts.count('holds')} of {len(verdicts)} claims hold."
     )
     return lines
