@@ -1,4 +1,3 @@
-import copy
 import json
 
 import pytest
@@ -291,9 +290,7 @@ def test_lens_is_the_models_own_head(causal):
 
 
 def test_processed_weights_are_told_apart():
-    raw = tiny.model("gpt2")
-    folded = tv.load(copy.deepcopy(raw.original_model), processed=True)
-    tiny.give_tokenizer(folded)
+    raw, folded = tiny.model("gpt2"), tiny.model("gpt2", processed=True)
     assert tv.models.is_processed(folded) and not tv.models.is_processed(raw)
     vector = tv.extract(folded, Task.load("antonym").subset(range(9)), shots=2, contexts=2)
     assert vector.meta["processed"] is True

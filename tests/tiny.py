@@ -1,5 +1,6 @@
 """Tiny random models of many architectures, and a small tokenizer, all made in memory."""
 
+import copy
 import functools
 import tempfile
 from importlib import metadata
@@ -79,7 +80,7 @@ def _hugging_face(name: str) -> hf.PreTrainedModel:
 
 @functools.cache
 def model(name: str, processed: bool = False):
-    """A tiny random model, the same one at every call; copy it before changing its weights."""
+    """A tiny random model, the same one at every call; change the weights of `copied` only."""
     import tvlens as tv
 
     torch.manual_seed(0)
@@ -106,6 +107,13 @@ def model(name: str, processed: bool = False):
     if name not in ENCODERS and name not in KINDS and getattr(loaded, "tokenizer", None) is None:
         give_tokenizer(loaded)
     return loaded
+
+
+def copied(loaded):
+    """A copy to change, whatever some forward with gradients has left lying in the model."""
+    held = [value for module in loaded.modules() for value in vars(module).values()]
+    left = [value for value in held if isinstance(value, torch.Tensor) and not value.is_leaf]
+    return copy.deepcopy(loaded, {id(tensor): tensor.detach() for tensor in left})
 
 
 def give_tokenizer(loaded) -> None:

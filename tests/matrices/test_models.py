@@ -1,6 +1,5 @@
 """Matrices of models: twins made by moving the weights of tiny models."""
 
-import copy
 
 import pytest
 import tiny
@@ -22,7 +21,7 @@ NAMES = ["bert", "vit", "gpt2", "native", "llama"] + (["hooked"] if tiny.HAS_HOO
 
 def moved(model, seed=0, by=0.02):
     """A twin whose weights are somewhere near."""
-    twin = copy.deepcopy(model)
+    twin = tiny.copied(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in twin.blocks.parameters():
@@ -247,7 +246,7 @@ def test_models_that_are_no_twins():
     with pytest.raises(TvlensError, match="differ in image size: 16 and 24"):
         TaskMatrix.fit(small, large, [torch.randn(2, 3, 16, 16)], progress=False)
     base = tiny.model("gpt2")
-    other = copy.deepcopy(base)
+    other = tiny.copied(base)
     wide = tv.load(hf.GPT2LMHeadModel(hf.GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=99)))
     with pytest.raises(TvlensError, match="vocabularies of 384 and 99 tokens"):
         TaskMatrix.fit(base, wide, [[[5, 6]]], progress=False)
