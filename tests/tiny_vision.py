@@ -177,14 +177,18 @@ def _tiny_vlm(family="llama"):
     return model, tiny_vlm.processor_of(model, tokenizer)
 
 
-def _tiny_vlm_gemma():
-    return _tiny_vlm("gemma")
-
-
 _MAKE = dict(
     zip(
         NAMES,
-        [_llava, _onevision, _smolvlm, _qwen, _gemma, _tiny_vlm, _tiny_vlm_gemma],
+        [
+            _llava,
+            _onevision,
+            _smolvlm,
+            _qwen,
+            _gemma,
+            _tiny_vlm,
+            functools.partial(_tiny_vlm, "gemma"),
+        ],
         strict=True,
     )
 )

@@ -1,6 +1,5 @@
 """Matrices of models: twins made by moving the weights of tiny models."""
 
-
 import pytest
 import tiny
 import torch

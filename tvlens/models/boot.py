@@ -61,10 +61,6 @@ def from_module(hf_model: Any, tokenizer: Any) -> Any:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
     encoders.register()
-    if type(hf_model).__name__.startswith("Pictured"):
-        from . import tiny_vlm
-
-        tiny_vlm.register()
     # Fused attention never materialises the attention pattern, so its hook would never fire.
     hf_model.set_attn_implementation("eager")
     name = Path(getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__).name

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from ..bayes import RetrievalCheck
 from ..errors import TvlensError
 from ..saved import read_tensors, write_tensors
 from ..vectors import TaskVector, VectorReport
@@ -59,6 +60,23 @@ def kept_tensors(
     return tensors
 
 
+def kept_check(
+    file: Path | None, key: dict[str, Any], make: Callable[[], RetrievalCheck]
+) -> RetrievalCheck:
+    """The check in `file` if it was made with the same settings `key`, else a new one, saved."""
+    key = json.loads(json.dumps(key))
+
+    def marked() -> RetrievalCheck:
+        check = make()
+        check.settings["key"] = key
+        return check
+
+    def same(check: RetrievalCheck) -> bool:
+        return check.settings.get("key") == key
+
+    return _kept(file, RetrievalCheck.load, same, marked, RetrievalCheck.save)
+
+
 def _kept(
     file: Path | None,
     load: Callable[[Path], Made],
@@ -69,7 +87,7 @@ def _kept(
     """What `file` holds, if that is the same as would be made; else what is made, saved there."""
     if file is not None and file.is_file():
         # Another version's file, or a broken one, is no reason to stop.
-        with contextlib.suppress(TvlensError):
+        with contextlib.suppress(TvlensError, TypeError):
             if same(found := load(file)):
                 return found
     made = make()

@@ -20,7 +20,7 @@ from .assembly import (
 )
 from .eye import Eye, Projector
 from .form import Form
-from .pictured import Pictured, PicturedGemma3, PicturedLlama, register
+from .pictured import Pictured, PicturedGemma3, PicturedLlama
 
 __all__ = [
     "SETTINGS",
@@ -36,6 +36,5 @@ __all__ = [
     "is_saved",
     "open_saved",
     "processor_of",
-    "register",
     "save",
 ]

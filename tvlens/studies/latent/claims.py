@@ -8,7 +8,7 @@ import numpy as np
 
 from ...stats import bootstrap_interval
 from .cell import Cell
-from .plan import Plan
+from .plan import BY_TOKEN, Plan
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,15 @@ _PROPERTIES = {
     "total variation": ("P3, weights are the posterior: total variation", 0.06),
     "correlation": ("P3, weights are the posterior: correlation", 0.95),
 }
-# Where an answer depends on the last token or input, as all but dice's do, task and token cannot
-# add up where it is made.
-_BY_TOKEN = {
+# Of the families in BY_TOKEN.
+_TOKENS_OWN = {
     "total variation by token": ("P3, with task vectors of each last token: total variation", 0.06),
     "correlation by token": ("P3, with task vectors of each last token: correlation", 0.95),
 }
 _CHANCE = {
     "within-cell share": "tasks permuted",
     "interaction": "cells permuted",
-    **dict.fromkeys(["total variation", "correlation", *_BY_TOKEN], "posteriors of others"),
+    **dict.fromkeys(["total variation", "correlation", *_TOKENS_OWN], "posteriors of others"),
 }
 
 
@@ -137,7 +136,7 @@ def _represented(cell: Cell) -> list[Claim]:
     """P0, P1 and P3 in the last layer, at the end of the context."""
     found = cell.representation
     made = []
-    measures = _PROPERTIES | (_BY_TOKEN if cell.family != "dice" else {})
+    measures = _PROPERTIES | (_TOKENS_OWN if cell.family in BY_TOKEN else {})
     for measure, (told, threshold) in measures.items():
         low, high = found.interval(measure)[-1].tolist()
         side = "above" if measure.startswith("correlation") else "below"

@@ -26,7 +26,7 @@ from ...bayes.checks.vertices import own
 from ...geometry import Effects
 from ...saved import write_tensors
 from ...training import Run
-from .plan import Plan
+from .plan import BY_TOKEN, Plan
 
 # Sequences that the page shows token by token, one for each of the first major tasks.
 _SHOWN = 3
@@ -80,7 +80,7 @@ def _followed(
     options = dict(layers=-1, progress=False)
     (h,) = collect(model, tokens, "resid_post", **options).tensors.values()
     weights = effects.interpolate(h, tokens)
-    if plan.family == "markov":
+    if plan.family in BY_TOKEN:
         per_cell = plan.checks["representation"]["per_cell"]
         fit = probes(family, seen=most_seen(model, family), per_cell=per_cell, seed=seed)
         fitted = states(model, fit, layer=-1), fit.task, fit.token

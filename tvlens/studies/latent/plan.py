@@ -10,6 +10,8 @@ from ...training import Shape, cosine, triangular
 from ...training.schedules import Schedule
 
 FAMILIES = {"dice": Dice, "markov": Markov, "regression": LinearRegression}
+# Families whose answer depends on the last token or input too: task and token cannot add up there.
+BY_TOKEN = ("markov", "regression")
 _SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "triangular": triangular}
 
 # Sizes of the checks: option -> value, by check.

@@ -15,6 +15,7 @@ from ...bayes import RetrievalCheck, retrieval_check
 from ...errors import TvlensError
 from ...models.load import model_name
 from ...tasks import Task, Template
+from ..kept import kept_check
 from ..reported import Reported
 from .claims import claims
 
@@ -152,22 +153,11 @@ def _kept(
     *,
     prefix: str = "",
 ) -> RetrievalCheck:
-    """The check from the folder, if it was made with the same options, else a new one, saved."""
+    """The check from the folder, if it was made with the same options, else a new one."""
     file = None if folder is None else Path(folder) / f"{prefix}{name.replace(' ', '')}.safetensors"
     key = {k: _plain(v) for k, v in options.items() if k not in _NO_MATTER}
     key |= {"model": model_name(model), "tasks": _plain(tasks)}
-    if file is not None and file.is_file():
-        try:
-            check = RetrievalCheck.load(file)
-        except (TvlensError, TypeError):
-            check = None  # another version's file is no reason to stop
-        if check is not None and check.settings.get("key") == key:
-            return check
-    check = retrieval_check(model, tasks, **options)
-    check.settings["key"] = key
-    if file is not None:
-        check.save(file)
-    return check
+    return kept_check(file, key, lambda: retrieval_check(model, tasks, **options))
 
 
 # Options that change the speed and not the result.
