@@ -17,6 +17,7 @@ process, so that others on the machine count less, and the better of two rounds.
 out/bench/matrices.json.
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -71,8 +72,9 @@ def to_every(x: torch.Tensor, y: torch.Tensor) -> TaskMatrix:
     moments = summed(x, y)
     for i in range(len(x)):
         solution = Ridge.of(moments.pair(i))
-        found = [TaskMatrix.of(solution.to(j), ridges=ALPHAS) for j in range(len(y))]
-    return found[-1]
+        for j in range(len(y)):
+            found = TaskMatrix.of(solution.to(j), ridges=ALPHAS)
+    return found
 
 
 def at_every_penalty(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
@@ -97,13 +99,12 @@ def to_every_by_folds(x: torch.Tensor, y: torch.Tensor) -> TaskMatrix:
     """Every pair of layers, the penalty by folds in order; gives the last pair's."""
     parts = [summed(x[:, f], y[:, f]) for f in folds()]
     for i in range(len(x)):
-        mine = [part.pair(i) for part in parts]
-        solution, shared = Ridge.of(sum(mine[1:], mine[0])), Folds.of(mine)
-        options = dict(ridge="kfold", ridges=ALPHAS)
-        found = [
-            TaskMatrix.of(solution.to(j), folds=shared.to(j), **options) for j in range(len(y))
-        ]
-    return found[-1]
+        shared = Folds([part.pair(i) for part in parts])
+        solution = Ridge.of(shared.whole)
+        for j in range(len(y)):
+            errors = functools.partial(shared.errors, tuned=j)
+            found = TaskMatrix.of(solution.to(j), ridge="kfold", ridges=ALPHAS, folds=errors)
+    return found
 
 
 def least_squares(x: torch.Tensor, y: torch.Tensor) -> TaskMatrix:

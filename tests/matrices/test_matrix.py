@@ -163,7 +163,7 @@ def test_saving(tmp_path):
     several.save(path)
     read = TaskMatrices.load(path)
     assert list(read) == [1, 4] and torch.equal(read[4].weight, 4 * matrix.weight)
-    assert read[4, 2] is read[4] and read[1].explained is None
+    assert read[4, 2] is read[4] and read[1].factor is None
     with pytest.raises(TvlensError, match="holds no TaskMatrix"):
         TaskMatrix.load(path)
 

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from tvlens import PairMoments, TvlensError
 
+TENSORS = ("mean_x", "mean_y", "xx", "xy", "yy")
+
 
 def normal(*shape, seed=0, mean=0.0):
     return torch.tensor(np.random.default_rng([seed, *shape]).standard_normal(shape)) + mean
@@ -17,7 +19,7 @@ def of(x, y):
 
 def assert_same(a, b, scale=1.0):
     assert a.count == b.count
-    for name in ("mean_x", "mean_y", "xx", "xy", "yy"):
+    for name in TENSORS:
         mine, theirs = getattr(a, name), getattr(b, name)
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9 * scale)
 
@@ -33,6 +35,28 @@ def test_one_pass_in_batches_equals_numpy():
     np.testing.assert_allclose(moments.xx, centred.T @ centred, atol=1e-10)
     np.testing.assert_allclose(moments.xy, centred.T @ towards, atol=1e-10)
     np.testing.assert_allclose(moments.yy, towards.T @ towards, atol=1e-10)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    base=st.lists(st.integers(1, 3), max_size=2),
+    tuned=st.lists(st.integers(1, 3), max_size=2),
+    first=st.integers(1, 8),
+)
+def test_stacked_layers_are_those_of_each_pair(base, tuned, first):
+    """In one go, and after the moments so far were copied, merged and taken out of a file."""
+    x, y = normal(*base, 9, 4, mean=2.0), normal(*tuned, 9, 3, seed=1)
+    begun = of(x[..., :first, :], y[..., :first, :])
+    plain = dict(memory_format=torch.contiguous_format)
+    laid_anew = PairMoments(begun.count, *(getattr(begun, n).clone(**plain) for n in TENSORS))
+    for moments in (begun, laid_anew, begun + PairMoments()):
+        moments.update(x[..., first:, :], y[..., first:, :])
+        for i in np.ndindex(*base):
+            for j in np.ndindex(*tuned):
+                alone = of(x[i], y[j])
+                torch.testing.assert_close(moments.xy[i + j], alone.xy, rtol=1e-9, atol=1e-9)
+                torch.testing.assert_close(moments.xx[i], alone.xx, rtol=1e-9, atol=1e-9)
+                torch.testing.assert_close(moments.yy[j], alone.yy, rtol=1e-9, atol=1e-9)
 
 
 def test_a_large_mean_does_not_eat_the_variance():

@@ -129,11 +129,11 @@ def test_folds_serve_several_targets(bias):
     x, y, *_ = pairs(60, 8, 5)
     both = torch.stack([y, y[:, [1, 0, 2, 4, 3]] ** 2])
     parts = [PairMoments().update(x[k::4], both[:, k::4]) for k in range(4)]
-    shared, grid = Folds.of(parts, bias=bias), torch.tensor([0.1, 1.0, 10.0]).double()
+    shared, grid = Folds(parts, bias), torch.tensor([0.1, 1.0, 10.0]).double()
     for j in range(2):
-        alone = Folds.of([part.pair(tuned=j) for part in parts], bias=bias)
+        alone = Folds([part.pair(tuned=j) for part in parts], bias)
         torch.testing.assert_close(
-            shared.to(j).errors(grid), alone.errors(grid), rtol=1e-10, atol=0
+            shared.errors(grid, tuned=j), alone.errors(grid), rtol=1e-10, atol=0
         )
 
 

@@ -1,5 +1,6 @@
 """What moments and weights tell about twins: R^2, CKA, maps over layers, distances."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..saved import Saved
+from .folds import Folds
 from .gathering import LayerMoments
 from .matrix import TaskMatrix
 from .moments import PairMoments
@@ -143,11 +145,11 @@ def _row(
     ridge: str | float | None,
     bias: bool,
 ) -> list[tuple[float, float]]:
-    folds, found = shard.parts(layer), []
-    solution = Ridge.of(sum(folds[1:], folds[0]), bias=bias)
+    folds, found = Folds(shard.parts(layer), bias), []
+    solution = Ridge.of(folds.whole, bias=bias)
     for j, target in enumerate(shard.targets):
         here = solution.to(j)
-        chosen = penalty(here, ridge, folds=[fold.pair(tuned=j) for fold in folds])
+        chosen = penalty(here, ridge, folds=functools.partial(folds.errors, tuned=j))
         if held_out is None:
             score = predicted_r2(here, chosen)
         else:
@@ -159,7 +161,7 @@ def _row(
                 f"no R^2 from base layer {layer} to tuned layer {target}: the map interpolates, "
                 "or the states do not vary"
             )
-        found.append((score, cka(shard.pair(layer, target))))
+        found.append((score, cka(folds.whole.pair(tuned=j))))
     return found
 
 

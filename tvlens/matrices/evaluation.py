@@ -173,7 +173,7 @@ def _predictions(
     mean = solution.moments.mean_y
     reduced = [rank for rank in ranks if rank is not None]
     if reduced:
-        axes = output_axes(solution.explained(ridge))[1]
+        axes = output_axes(solution.factor(ridge))[1]
         coordinates = whole @ axes
     for rank in sorted(reduced):
         check_rank(rank, weight)

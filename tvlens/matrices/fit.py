@@ -60,14 +60,13 @@ def _matrices(
 ) -> Iterator[TaskMatrix]:
     """Every base layer with every target; a decomposition per base layer serves all targets."""
     for i, layer in enumerate(moments.layers):
-        parts = moments.parts(layer)
-        solution = Ridge.of(sum(parts[1:], parts[0]), bias=bias)
-        folds = Folds.of(parts, bias=bias) if ridge == "kfold" else None
+        folds = Folds(moments.parts(layer), bias)
+        solution = Ridge.of(folds.whole, bias=bias)
         for j, target in enumerate(moments.targets):
             yield TaskMatrix.of(
                 solution.to(j),
                 ridge=ridge,
-                folds=folds.to(j) if folds else (),
+                folds=functools.partial(folds.errors, tuned=j),
                 pairs=kept and functools.partial(kept, i, j),
                 layer=layer,
                 target=target,

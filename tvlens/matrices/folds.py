@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,42 +14,61 @@ from .ridge import Ridge
 
 @dataclass(frozen=True)
 class Folds:
-    """A decomposition for every fold; it serves all targets of one base layer.
+    """Moments of one base layer in parts; what is decomposed once serves all its targets.
 
     Attributes:
-        parts: moments of each fold.
-        rests: decompositions of the moments of all others.
-        turned: moments of each fold's base states in the other's directions.
+        parts: moments of each fold; targets can be stacked.
+        bias: whether the maps have one.
     """
 
     parts: Sequence[PairMoments]
-    rests: Sequence[Ridge]
-    turned: Sequence[Float[Tensor, "r r"]]
+    bias: bool = True
 
-    @classmethod
-    def of(cls, parts: Sequence[PairMoments], *, bias: bool = True) -> "Folds":
-        """Decompose what each fold leaves.
+    @cached_property
+    def whole(self) -> PairMoments:
+        """Moments of all folds together.
+
+        Raises:
+            TvlensError: there are none.
+        """
+        if not self.parts:
+            raise TvlensError("no moments to fit a matrix to")
+        first, *others = self.parts
+        return sum(others, first)
+
+    def errors(
+        self, ridges: Float[Tensor, " k"], *, tuned: int | None = None
+    ) -> Float[Tensor, " k"]:
+        """Squared error of each fold under the map fitted to all others, summed, by penalty.
+
+        Args:
+            tuned: place of the target where several are stacked.
 
         Raises:
             TvlensError: fewer than two folds with pairs in them.
         """
-        parts = [part for part in parts if part.count]
-        if len(parts) < 2:
+        each = zip(self._held, self._rests, self._turned, strict=True)
+        if tuned is not None:
+            each = ((part.pair(tuned=tuned), rest.to(tuned), turned) for part, rest, turned in each)
+        return sum(rest.held_out(part, ridges, turned=turned) for part, rest, turned in each)
+
+    @cached_property
+    def _held(self) -> list[PairMoments]:
+        held = [part for part in self.parts if part.count]
+        if len(held) < 2:
             raise TvlensError(
-                f"ridge='kfold' needs the moments of at least 2 folds, not {len(parts)}: give them "
+                f"ridge='kfold' needs the moments of at least 2 folds, not {len(held)}: give them "
                 "as a list, or use TaskMatrix.from_states or .fit with folds="
             )
-        whole = sum(parts[1:], parts[0])
-        rests = [Ridge.of(whole - part, bias=bias) for part in parts]
-        turned = [rest.turned(part) for rest, part in zip(rests, parts, strict=True)]
-        return cls(parts, rests, turned)
+        return held
 
-    def to(self, tuned: int) -> "Folds":
-        """The same decompositions, towards one of several stacked targets."""
-        parts = [part.pair(tuned=tuned) for part in self.parts]
-        return Folds(parts, [rest.to(tuned) for rest in self.rests], self.turned)
+    @cached_property
+    def _rests(self) -> list[Ridge]:
+        """Decompositions of what each fold leaves."""
+        return [Ridge.of(self.whole - part, bias=self.bias) for part in self._held]
 
-    def errors(self, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-        """Squared error of each fold under the map fitted to all others, summed."""
-        each = zip(self.rests, self.parts, self.turned, strict=True)
-        return sum(rest.held_out(part, ridges, turned=turned) for rest, part, turned in each)
+    @cached_property
+    def _turned(self) -> list[Float[Tensor, "r r"]]:
+        """Moments of each fold's base states in the others' directions."""
+        each = zip(self._rests, self._held, strict=True)
+        return [rest.turned(part) for rest, part in each]

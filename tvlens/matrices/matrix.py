@@ -15,6 +15,7 @@ from ..errors import TvlensError
 from ..models.readout import Readout
 from ..saved import Saved
 from .attach import attached, place
+from .folds import Folds
 from .moments import PairMoments
 from .rank import check_rank, output_axes, reduced
 from .ridge import Ridge
@@ -32,8 +33,8 @@ class TaskMatrix(Saved):
         ridge: the penalty it was fitted with; 0 for least squares and Procrustes.
         rank: the rank it was reduced to; None for a whole map.
         center: mean of the base states; what truncating leaves unmoved.
-        explained: what the map explains of the tuned states, as a form on their space; gives the
-            best maps of lower rank. None for Procrustes.
+        factor: what the map explains of the tuned states along each axis of the base states; gives
+            the best maps of lower rank. None for Procrustes.
         layer: block of the base model whose output it reads, where it was fitted on models.
         target: block of the tuned model whose output it predicts.
         meta: how it was fitted, as JSON: method, rule of the penalty, number of pairs, predicted
@@ -45,7 +46,7 @@ class TaskMatrix(Saved):
     ridge: float = 0.0
     rank: int | None = None
     center: Float[Tensor, " d_base"] | None = None
-    explained: Float[Tensor, "d_tuned d_tuned"] | None = None
+    factor: Float[Tensor, "r d_tuned"] | None = None
     layer: int | None = None
     target: int | None = None
     meta: dict = field(default_factory=dict)
@@ -93,11 +94,9 @@ class TaskMatrix(Saved):
                 states that are all the same, or least squares with constant features.
         """
         parts = [moments] if isinstance(moments, PairMoments) else list(moments)
-        if not parts:
-            raise TvlensError("no moments to fit a matrix to")
-        whole = sum(parts[1:], parts[0]) if len(parts) > 1 else parts[0]
-        solution = Ridge.of(whole, bias=bias)
-        return cls.of(solution, rank=rank, ridge=ridge, method=method, ridges=ridges, folds=parts)
+        folds = Folds(parts, bias)
+        options = dict(rank=rank, ridge=ridge, method=method, ridges=ridges, folds=folds.errors)
+        return cls.of(Ridge.of(folds.whole, bias=bias), **options)
 
     @classmethod
     def from_states(
@@ -265,5 +264,4 @@ class TaskMatrix(Saved):
         Both in descending order: the first r span the best map of rank r.
         """
         # Without the data's own measure every direction of the base states counts the same.
-        explained = self.weight.T @ self.weight if self.explained is None else self.explained
-        return output_axes(explained)
+        return output_axes(self.weight if self.factor is None else self.factor)

@@ -1,14 +1,12 @@
 """How the ridge penalty is chosen: generalised cross-validation, leave-one-out or folds."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError, unknown
-from .folds import Folds
-from .moments import PairMoments
 from .ridge import COARSE_GRID, Ridge
 
 RULES = ("gcv", "loo", "kfold")
@@ -30,7 +28,7 @@ def penalty(
     ridge: str | float | None,
     *,
     ridges: Iterable[float] | None = None,
-    folds: Folds | Sequence[PairMoments] = (),
+    folds: Callable[[Float[Tensor, " k"]], Float[Tensor, " k"]] | None = None,
     pairs: Callable[[], Iterable[Pairs]] | None = None,
 ) -> float:
     """The penalty to use, given or chosen by a rule.
@@ -39,7 +37,7 @@ def penalty(
         ridge: a number; None for least squares; "gcv", "loo" (exact leave-one-out, which needs
             the states once more) or "kfold".
         ridges: penalties to choose from; by default a grid in units of the mean eigenvalue.
-        folds: moments of each fold, for "kfold"; or `Folds`, which serve several targets.
+        folds: gives the errors of held-out folds at such penalties, for "kfold" (`Folds.errors`).
         pairs: gives the states again, for "loo".
 
     Raises:
@@ -61,9 +59,9 @@ def penalty(
         scores = sum(solution.leave_one_out(x, y, offered) for x, y in pairs())
     else:
         offered = _offered(solution, ridges)
-        if not isinstance(folds, Folds):
-            folds = Folds.of(folds, bias=solution.bias)
-        scores = folds.errors(offered)
+        if folds is None:
+            raise TvlensError("ridge='kfold' needs folds: give their moments, or use another rule")
+        scores = folds(offered)
     # Of equally good penalties the largest: it is the more careful map.
     best = (scores <= scores.min() * (1 + 1e-9)).nonzero().max()
     return float(offered[best])

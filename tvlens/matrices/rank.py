@@ -8,13 +8,13 @@ from ..errors import TvlensError
 
 
 def output_axes(
-    explained: Float[Tensor, "d_tuned d_tuned"],
+    factor: Float[Tensor, "r d_tuned"],
 ) -> tuple[Float[Tensor, " d_tuned"], Float[Tensor, "d_tuned d_tuned"]]:
     """What a map explains along its output directions, and these directions as columns.
 
     Both in descending order; the first r directions span the best map of rank r.
     """
-    strengths, axes = torch.linalg.eigh(explained)
+    strengths, axes = torch.linalg.eigh(factor.T @ factor)
     return strengths.flip(0).clamp_min(0), axes.flip(1)
 
 

@@ -84,18 +84,16 @@ class Ridge:
         """The bias that goes with a weight: it maps mean to mean."""
         return self.moments.mean_y - self.moments.mean_x @ weight
 
-    def explained(self, ridge: float) -> Float[Tensor, "d_tuned d_tuned"]:
-        """C'(S + r)^-1 C, whose top eigenvectors span the best map of reduced rank."""
-        cross = self.cross / (self.values + ridge).sqrt()[:, None]
-        return cross.T @ cross
+    def factor(self, ridge: float) -> Float[Tensor, "r d_tuned"]:
+        """(S + r)^-1/2 C, whose top right singular vectors span the best map of reduced rank."""
+        return self.cross / (self.values + ridge).sqrt()[:, None]
 
     def errors(self, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
         """Sum of squared residuals over pairs and dimensions at each penalty."""
-        size = self.cross.square().sum(1)
         # As a sum of what cannot be negative: tr Y'Y less the fitted part would cancel.
-        added = size * ridges[:, None] ** 2
+        added = self._size * ridges[:, None] ** 2
         added = added / (self.values * (self.values + ridges[:, None]) ** 2)
-        return self._unreachable(size) + added.sum(1)
+        return self._unreachable + added.sum(1)
 
     def freedom(self, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
         """Degrees of freedom left to the residuals at each penalty: n - df."""
@@ -172,7 +170,13 @@ class Ridge:
         """Pairs that no direction and no bias can fit."""
         return self.moments.count - self.bias - len(self.values)
 
-    def _unreachable(self, size: Float[Tensor, " r"]) -> Float[Tensor, ""]:
+    @cached_property
+    def _size(self) -> Float[Tensor, " r"]:
+        """Squared lengths of the rows of C."""
+        return self.cross.square().sum(1)
+
+    @cached_property
+    def _unreachable(self) -> Float[Tensor, ""]:
         """Squared residuals of least squares; exactly none where it interpolates."""
-        rest = self.moments.yy.trace() - (size / self.values).sum()
+        rest = self.moments.yy.trace() - (self._size / self.values).sum()
         return rest.clamp_min(0) * (self._spare > 0)

@@ -41,20 +41,20 @@ def solved(
     moments = solution.moments
     known = {"method": method, "bias": solution.bias, "count": moments.count}
     if method == "procrustes":
-        weight, chosen, explained = rotation(moments), 0.0, None
+        weight, chosen, factor = rotation(moments), 0.0, None
     else:
         rule = ridge if method == "ridge" else None
         if not rule:
             _check_constant(moments)
         chosen = penalty(solution, rule, ridges=ridges, **sources)
-        weight, explained = solution.weight(chosen), solution.explained(chosen)
+        weight, factor = solution.weight(chosen), solution.factor(chosen)
         known |= {"ridge": rule, "predicted_r2": predicted_r2(solution, chosen)}
     return {
         "weight": weight,
         "bias": solution.intercept(weight),
         "ridge": chosen,
         "center": moments.mean_x.clone(),
-        "explained": explained,
+        "factor": factor,
         "layer": layer,
         "target": target,
         "meta": known | (meta or {}),

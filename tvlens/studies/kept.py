@@ -87,7 +87,7 @@ def _kept(
     """What `file` holds, if that is the same as would be made; else what is made, saved there."""
     if file is not None and file.is_file():
         # Another version's file, or a broken one, is no reason to stop.
-        with contextlib.suppress(TvlensError, TypeError):
+        with contextlib.suppress(TvlensError):
             if same(found := load(file)):
                 return found
     made = make()
