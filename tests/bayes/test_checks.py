@@ -105,11 +105,19 @@ def test_representation_recovers_a_convex_combination(retriever):
 class ByToken(Planted):
     """Its task axes change places with the last token, as an answer's do that depends on it."""
 
+    def forward(self, tokens, **_):
+        state = self.blocks[0].hook_resid_post(self.state(tokens))
+        known = torch.einsum("npd,npkd->npk", state, self.corners(tokens))
+        return (known @ self.family.known().parameters.float()).clamp(min=1e-6).log()
+
     def state(self, tokens):
         known = bayes.retrieval(self.family, tokens).posterior.float()
+        points = torch.einsum("npk,npkd->npd", known, self.corners(tokens))
+        return points + self.token[tokens]
+
+    def corners(self, tokens):
         k = self.family.majors
-        corners = torch.stack([self.task.roll(one, 0) for one in range(k)])[tokens % k]
-        return torch.einsum("npk,npkd->npd", known, corners) + self.token[tokens]
+        return torch.stack([self.task.roll(one, 0) for one in range(k)])[tokens % k]
 
 
 def test_task_vectors_of_each_token_need_no_additivity(dice):
@@ -138,11 +146,17 @@ def test_a_state_that_knows_nothing_stays_within_its_null(dice):
 
 def test_injection_makes_the_model_predict_the_mixture(retriever):
     found = bayes.injection(retriever, retriever.family, sequences=128)
-    assert found.mean("injected") < 0.002
+    assert found.mean("injected") < 0.002 and found.mean("injected by token") < 0.002
     assert found.mean("unsteered") > 0.2 and found.mean("random vectors") > 0.1
     assert found.mean("most likely task") > 10 * found.mean("injected")
     # A linear readout of probabilities beats a linear readout of logits.
     assert found.mean("geometric mixture") > found.mean("injected")
+
+
+def test_a_mixture_is_written_with_task_vectors_of_each_token(dice):
+    found = bayes.injection(ByToken(dice), dice, sequences=128)
+    assert found.mean("injected by token") < 0.002
+    assert found.mean("injected") > 0.05 and found.mean("unsteered") > 0.2
 
 
 @pytest.mark.parametrize("name", ["Dice", "LinearRegression"])

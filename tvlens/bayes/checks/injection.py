@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import TvlensError, unknown
-from ...geometry import Effects, Subspace
+from ...geometry import Effects, balanced_effects
 from ...models.forward import Hook
 from ...models.load import model_name
 from ...saved import Saved
@@ -19,10 +19,17 @@ from ..divergence import kl
 from ..pool import at_least
 from ..prediction import Moments
 from .predictives import Predicted, check_model, gap, predicted
-from .probes import Probes, alphabet, forced, most_seen, states, task_effects
-from .vertices import random_like
+from .probes import Probes, alphabet, forced, most_seen, probes, states
+from .vertices import own, shared
 
-CONDITIONS = ("unsteered", "injected", "most likely task", "random vectors", "geometric mixture")
+CONDITIONS = (
+    "unsteered",
+    "injected",
+    "injected by token",
+    "most likely task",
+    "random vectors",
+    "geometric mixture",
+)
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,12 @@ class Injection(Saved):
 
     Attributes:
         kl: by condition, in every sequence.
-        conditions: "unsteered"; "injected", the combination of task vectors; "most likely task",
-            only the vector with the largest weight; "random vectors", the same combination of
-            vectors with the same norms and angles; "geometric mixture", no model but the
-            normalised product of p_k^alpha_k, which is what a perfect combination says where logits
-            are linear in the state (0 for a regression, where means are).
+        conditions: "unsteered"; "injected", the combination of task vectors; "injected by token",
+            of the task vectors of each last token's own, in place of the state's part in their
+            span; "most likely task", only the vector with the largest weight; "random vectors",
+            the same combination of vectors with the same norms and angles; "geometric mixture", no
+            model but the normalised product of p_k^alpha_k, which is what a perfect combination
+            says where logits are linear in the state (0 for a regression, where means are).
         layer: the block whose output was written.
         settings: model, family, numbers and seed.
     """
@@ -91,6 +99,7 @@ def injection(
     sequences: int = 512,
     seen: int | None = None,
     effects: Effects | None = None,
+    per_cell: int = 32,
     seed: int = 0,
 ) -> Injection:
     """Replace the task part of the last state by a random mixture of task vectors.
@@ -103,7 +112,8 @@ def injection(
         layer: the block whose output is written, at the last position.
         sequences: each with a random major task and a random last token.
         seen: observations before the state; as many as the context holds by default.
-        effects: from `task_effects` of the same layer, which is called by default.
+        effects: as from `task_effects` of the same layer; made of the probes by default.
+        per_cell: probes for each pair of task and token, behind the task vectors.
 
     Raises:
         TvlensError: another vocabulary than the family's, no such layer, or one major task only.
@@ -111,8 +121,9 @@ def injection(
     check_model(model, family)
     at_least(2, sequences=sequences)
     seen = most_seen(model, family) if seen is None else seen
-    if effects is None:
-        effects = task_effects(model, family, layer=layer, seen=seen, seed=seed)
+    fit = probes(family, seen=seen, per_cell=per_cell, seed=seed)
+    fitted = states(model, fit, layer=layer), fit.task, fit.token
+    effects = balanced_effects(*fitted) if effects is None else effects
     rng = np.random.default_rng(seed)
     tokens = torch.tensor(alphabet(family))
     task = torch.from_numpy(rng.integers(family.majors, size=sequences))
@@ -120,26 +131,26 @@ def injection(
     probed = forced(family, task, token, seen=seen, seed=seed + 2)
     alpha = torch.from_numpy(rng.dirichlet(np.ones(family.majors), sequences))
     most = torch.nn.functional.one_hot(alpha.argmax(1), family.majors).double()
-    vectors = effects.task.double()
 
-    others = _other_part(model, probed, effects, layer)
-    written = [None, alpha @ vectors, most @ vectors, alpha @ random_like(vectors, rng)]
+    h = states(model, probed, layer=layer).double()
+    one, each = shared(h, token, effects), own(h, token, fitted)
+    others = h - one.part()
+    written = [
+        None,
+        others + one.points(alpha),
+        h - each.part() + each.points(alpha),
+        others + one.points(most),
+        others + one.turned(rng).points(alpha),
+    ]
     target = probed.mixed(family, alpha)
     found = []
-    for part in written:
-        hooks = [] if part is None else [_writing(model, others + part, layer)]
+    for last in written:
+        hooks = [] if last is None else [_writing(model, last, layer)]
         told = predicted(model, family, probed.data, hooks=hooks, batch_size=sequences)
         found.append(_last_gap(family, told, target))
     found.append(_last_gap(family, _geometric(probed, family, alpha), target))
     settings = {"model": model_name(model), "family": str(family), "seen": seen, "seed": seed}
     return Injection(torch.stack(found), CONDITIONS, layer % model.cfg.n_layers, settings)
-
-
-def _other_part(model: Any, probed: Probes, effects: Effects, layer: int) -> Float[Tensor, "n d"]:
-    """The last states without their task part."""
-    h = states(model, probed, layer=layer).double()
-    rest = effects.residual(h, probed.token)
-    return h - Subspace.span(effects.task).project(rest)
 
 
 def _writing(model: Any, last: Float[Tensor, "n d"], layer: int) -> Hook:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...geometry import Effects, simplex_weights
+from ...geometry import Effects, Subspace, simplex_weights
 from ...geometry.cells import Cells
 
 
@@ -35,8 +35,19 @@ class Placed:
 
     def missed(self, weights: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
         """Squared distance from the combination of these weights."""
-        points = torch.einsum("nk,nkd->nd", weights, self.corners[self.which])
-        return (self.rest - points).square().sum(1)
+        return (self.rest - self.points(weights)).square().sum(1)
+
+    def points(self, weights: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
+        """The combinations of corners with these weights, from the centres."""
+        return torch.einsum("nk,nkd->nd", weights.to(self.corners), self.corners[self.which])
+
+    def part(self) -> Float[Tensor, "n d"]:
+        """What of each state lies in the span of its corners."""
+        found = torch.zeros_like(self.rest)
+        for one in self.which.unique().tolist():
+            rows = self.which == one
+            found[rows] = Subspace.span(self.corners[one]).project(self.rest[rows])
+        return found
 
     def turned(self, rng: np.random.Generator) -> "Placed":
         """The same states against corners of the same norms and angles, turned anywhere."""

@@ -21,6 +21,7 @@ from ...bayes import (
     Removal,
     Representation,
 )
+from ...bayes.checks.injection import CONDITIONS
 from ...bayes.checks.representation import MEASURES
 from ...errors import TvlensError
 from ...files import write
@@ -152,7 +153,8 @@ def load(folder: str | os.PathLike, family: str, minor: int | str, seed: int) ->
 
 
 def _key(plan: Plan, minor: int | str, seed: int) -> dict[str, Any]:
-    key = {"plan": plan.key() | {"minor": minor}, "seed": seed, "measures": MEASURES}
+    key = {"plan": plan.key() | {"minor": minor}, "seed": seed}
+    key |= {"measures": MEASURES, "conditions": CONDITIONS}
     return json.loads(json.dumps(key))
 
 

@@ -146,17 +146,29 @@ def _represented(cell: Cell) -> list[Claim]:
     return made
 
 
+# condition: what is said
+_WRITTEN = {"injected": "a written mixture of tasks is predicted: KL to the mixture, nats"}
+# Of the families in BY_TOKEN.
+_WRITTEN_BY_TOKEN = {
+    "injected by token": "the same with task vectors of each last token: KL to the mixture, nats"
+}
+
+
 def _injected(cell: Cell) -> list[Claim]:
     found = cell.injection
-    reaches = _claim(
-        "a written mixture of tasks is predicted: KL to the mixture, nats",
-        cell,
-        found.mean("injected"),
-        below=0.05,
-        interval=found.interval("injected"),
-        null=found.mean("unsteered"),
-        control="nothing written",
-    )
+    written = _WRITTEN | (_WRITTEN_BY_TOKEN if cell.family in BY_TOKEN else {})
+    reaches = [
+        _claim(
+            told,
+            cell,
+            found.mean(condition),
+            below=0.05,
+            interval=found.interval(condition),
+            null=found.mean("unsteered"),
+            control="nothing written",
+        )
+        for condition, told in written.items()
+    ]
     more = (found.each("most likely task") - found.each("injected")).numpy()
     beats = _claim(
         "the mixture beats its most likely task: difference of KL, nats",
@@ -167,7 +179,7 @@ def _injected(cell: Cell) -> list[Claim]:
         null=found.mean("most likely task") - found.mean("random vectors"),
         control="random vectors beat it",
     )
-    return [reaches, beats]
+    return [*reaches, beats]
 
 
 def _extrapolates(cell: Cell) -> Claim:

@@ -184,7 +184,7 @@ def _by_layer(cell: "Cell") -> viz.Figure:
     for found, written in zip(cell.layers, cell.injections, strict=True):
         row: dict[str, object] = {"layer": str(found.layer)}
         row |= {measure: float(found[measure][-1]) for measure in MEASURES}
-        shown = ("unsteered", "injected", "most likely task")
+        shown = ("unsteered", "injected", "injected by token", "most likely task")
         rows.append(row | {f"KL {name}": written.mean(name) for name in shown})
     return viz.table(rows, title="by layer, at the end of the context")
 
