@@ -15,7 +15,7 @@ from tvlens.studies import vectors as study
 
 
 def run(*arguments, env=None):
-    command = [sys.executable, "-m", "tvlens.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "tvlens", *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **(env or {})}
     )
@@ -93,7 +93,7 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     """A real interrupt while a real conversion runs, from the start of the download on."""
     cache = tmp_path / "cache"
     process = subprocess.Popen(
-        [sys.executable, "-m", "tvlens.cli", "zoo", "get", "smollm2-135m"],
+        [sys.executable, "-m", "tvlens", "zoo", "get", "smollm2-135m"],
         env={**os.environ, "TVLENS_CACHE": str(cache), "PIP_INDEX_URL": "http://127.0.0.1:9"},
         stderr=subprocess.PIPE,
         text=True,

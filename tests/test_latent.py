@@ -16,7 +16,7 @@ import tvlens as tv
 from tvlens import TvlensError
 from tvlens.studies import latent
 from tvlens.studies.latent import cell, study
-from tvlens.studies.latent.claims import Claim, verdicts
+from tvlens.studies.latent.claim import Claim, verdicts
 from tvlens.studies.latent.plan import Plan
 
 SIZES = {
@@ -165,7 +165,7 @@ def test_a_killed_cell_goes_on_and_ends_with_the_same_numbers(tmp_path):
 
 
 def test_ctrl_c_is_one_line_and_leaves_checkpoints(tmp_path):
-    command = [sys.executable, "-m", "tvlens.cli", "latent", "--jobs", "2", "-o", str(tmp_path)]
+    command = [sys.executable, "-m", "tvlens", "latent", "--jobs", "2", "-o", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not list(tmp_path.glob("*/run/checkpoints/*8.safetensors")) and process.poll() is None:
         time.sleep(0.05)
@@ -222,7 +222,7 @@ def test_mistakes_are_named_before_any_work(options, message, tmp_path):
 
 
 def test_the_command_names_mistakes():
-    command = [sys.executable, "-m", "tvlens.cli", "latent", "--minor", "none,few"]
+    command = [sys.executable, "-m", "tvlens", "latent", "--minor", "none,few"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "give exponents such as none,0,4,8,10" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -1,7 +1,7 @@
 """Two modes of task inference in small models trained from scratch (arXiv 2605.03780)."""
 
 from .cell import Cell
-from .claims import Claim
+from .claim import Claim
 from .plan import PRESETS, Plan
 from .study import LatentStudy, run
 

@@ -1,85 +1,14 @@
 """The claims of the paper against what was found: number, interval, null and verdict."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from ...stats import bootstrap_interval
 from .cell import Cell
+from .claim import Claim, tested
 from .plan import BY_TOKEN, Plan
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim in one cell.
-
-    Attributes:
-        claim: what is said.
-        family, minor, seed: the cell where it was tested.
-        value: the number that decides.
-        interval: 95% bootstrap interval of it; None where it has none.
-        null: what a control or chance gives, and
-        control: which one that is.
-        threshold: what the value is held against, in words.
-        holds: whether the value passes.
-    """
-
-    claim: str
-    family: str
-    minor: int | str
-    seed: int
-    value: float
-    interval: tuple[float, float] | None
-    null: float | None
-    control: str
-    threshold: str
-    holds: bool
-
-    @property
-    def model(self) -> str:
-        """Family and number of minor tasks, in words."""
-        return f"{self.family}, {minors(self.minor)}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
-
-def minors(k: int | str) -> str:
-    """An exponent as a number of minor tasks, in words."""
-    return "no minors" if k == "none" else f"{2**k} minor{'s' if k else ''}"
-
-
-def verdicts(told: Sequence[Claim]) -> list[dict[str, Any]]:
-    """One row per claim and kind of model: value, interval, null, and in how many seeds it holds.
-
-    Of several seeds the row gives the medians, and the range over seeds in place of the interval.
-    """
-    groups: dict[tuple[str, str], list[Claim]] = {}
-    for one in told:
-        groups.setdefault((one.claim, one.model), []).append(one)
-    return [_verdict(group) for group in groups.values()]
-
-
-def _verdict(group: list[Claim]) -> dict[str, Any]:
-    first, values = group[0], [one.value for one in group]
-    several = len(group) > 1
-    low, high = (min(values), max(values)) if several else first.interval or (None, None)
-    nulls = [one.null for one in group if one.null is not None]
-    held = sum(one.holds for one in group)
-    return {
-        "claim": first.claim,
-        "model": first.model,
-        "value": float(np.median(values)),
-        "low": low,
-        "high": high,
-        "threshold": first.threshold,
-        "null": float(np.median(nulls)) if nulls else None,
-        "control": first.control,
-        "holds": f"{held} of {len(group)}" if several else "yes" if held else "no",
-    }
 
 
 def claims(cells: Sequence[Cell], plans: dict[str, Plan]) -> list[Claim]:
@@ -102,7 +31,7 @@ def _like(cells: Sequence[Cell], cell: Cell) -> list[Cell]:
 
 def _converged(cell: Cell, threshold: float) -> Claim:
     found = cell.behaviour
-    return _claim(
+    return tested(
         "predicts like Bayes on known tasks: KL to retrieval, nats",
         cell,
         found.mean("major", "retrieval"),
@@ -142,7 +71,7 @@ def _represented(cell: Cell) -> list[Claim]:
         side = "above" if measure.startswith("correlation") else "below"
         numbers = dict(interval=(low, high), null=float(found.null(measure)[-1].mean()))
         options = numbers | {side: threshold, "control": _CHANCE[measure]}
-        made.append(_claim(told, cell, float(found[measure][-1]), **options))
+        made.append(tested(told, cell, float(found[measure][-1]), **options))
     return made
 
 
@@ -158,7 +87,7 @@ def _injected(cell: Cell) -> list[Claim]:
     found = cell.injection
     written = _WRITTEN | (_WRITTEN_BY_TOKEN if cell.family in BY_TOKEN else {})
     reaches = [
-        _claim(
+        tested(
             told,
             cell,
             found.mean(condition),
@@ -170,7 +99,7 @@ def _injected(cell: Cell) -> list[Claim]:
         for condition, told in written.items()
     ]
     more = (found.each("most likely task") - found.each("injected")).numpy()
-    beats = _claim(
+    beats = tested(
         "the mixture beats its most likely task: difference of KL, nats",
         cell,
         float(more.mean()),
@@ -190,7 +119,7 @@ def _extrapolates(cell: Cell) -> Claim:
         sums = pairs[rows.astype(int)].sum(-2 if axis == -1 else axis)
         return np.log(sums[..., 0] / sums[..., 1])
 
-    return _claim(
+    return tested(
         "extrapolates on new tasks: log(KL to M1 / KL to M2)",
         cell,
         found.ratio("ood"),
@@ -208,7 +137,7 @@ def _orthogonal(cell: Cell) -> list[Claim]:
     null = {
         split: float(found.null[found.splits.index(split)].abs().max()) for split in found.splits
     }
-    hurts = _claim(
+    hurts = tested(
         "directions outside task and token spans carry new tasks: rise of cost, nats",
         cell,
         rise.mean("ood"),
@@ -235,7 +164,7 @@ def _outside(cell: Cell, plain: list[Cell]) -> list[Claim]:
     """Against the model without minors, where there is one."""
     found = cell.newcomers
     return [
-        _claim(
+        tested(
             "with minors, new tasks leave the task span: share inside",
             cell,
             found.share,
@@ -247,22 +176,3 @@ def _outside(cell: Cell, plain: list[Cell]) -> list[Claim]:
         )
         for one in plain
     ]
-
-
-def _claim(
-    told: str,
-    cell: Cell,
-    value: float,
-    *,
-    above: float | None = None,
-    below: float | None = None,
-    words: str | None = None,
-    **others: Any,
-) -> Claim:
-    """A claim that holds where the value is on its side of a threshold."""
-    if below is not None:
-        holds, said = value < below, f"below {below:g}"
-    else:
-        holds, said = value > above, f"above {above:g}"
-    place = cell.family, cell.minor, cell.seed
-    return Claim(told, *place, value, threshold=words or said, holds=holds, **others)

@@ -19,7 +19,7 @@ from ...bayes.checks.show import (
     simplex_figure,
 )
 from ..reported import listed
-from .claims import minors, verdicts
+from .claim import minors, verdicts
 
 if TYPE_CHECKING:
     from .cell import Cell

@@ -23,7 +23,8 @@ from ...bayes.pool import at_least
 from ...errors import TvlensError, unknown
 from ..reported import Reported
 from .cell import Cell, finished, load, make
-from .claims import Claim, claims, verdicts
+from .claim import Claim, verdicts
+from .claims import claims
 from .plan import FAMILIES, PRESETS, Plan
 
 # Posteriors over more tasks fill the memory of a small machine.

@@ -1,0 +1,5 @@
+"""`python -m tvlens` is the command `tvlens`."""
+
+from .cli import main
+
+main()

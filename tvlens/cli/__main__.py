@@ -1,5 +1,0 @@
-"""`python -m tvlens.cli`."""
-
-from . import main
-
-main()
