@@ -47,10 +47,9 @@ class Folds:
         Raises:
             TvlensError: fewer than two folds with pairs in them.
         """
-        each = zip(self._held, self._rests, self._turned, strict=True)
-        if tuned is not None:
-            each = ((part.pair(tuned=tuned), rest.to(tuned), turned) for part, rest, turned in each)
-        return sum(rest.held_out(part, ridges, turned=turned) for part, rest, turned in each)
+        whole, held = self.whole.pair(tuned=tuned), (fold.pair(tuned=tuned) for fold in self._held)
+        each = zip(held, self._rests, self._spreads, strict=True)
+        return sum(rest.left_out(whole, fold, ridges, spread=s) for fold, rest, s in each)
 
     @cached_property
     def _held(self) -> list[PairMoments]:
@@ -64,11 +63,12 @@ class Folds:
 
     @cached_property
     def _rests(self) -> list[Ridge]:
-        """Decompositions of what each fold leaves."""
-        return [Ridge.of(self.whole - part, bias=self.bias) for part in self._held]
+        """Decompositions of what each fold leaves; the target does not matter for them."""
+        any_target = 0 if self.whole.mean_y.ndim > 1 else None
+        whole, *held = (part.pair(tuned=any_target) for part in (self.whole, *self._held))
+        return [Ridge.of(whole - part, bias=self.bias) for part in held]
 
     @cached_property
-    def _turned(self) -> list[Float[Tensor, "r r"]]:
-        """Moments of each fold's base states in the others' directions."""
-        each = zip(self._rests, self._held, strict=True)
-        return [rest.turned(part) for rest, part in each]
+    def _spreads(self) -> list[Float[Tensor, "r r"]]:
+        """Of each fold's base states, by the decomposition of the others."""
+        return [rest.spread(fold) for rest, fold in zip(self._rests, self._held, strict=True)]

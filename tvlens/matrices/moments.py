@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..saved import Saved
-from .rows import add_grams, centred, check_rows, side_by_side
+from .rows import add_grams, add_squares, centred, check_rows, side_by_side
 
 _TENSORS = ("mean_x", "mean_y", "xx", "xy", "yy")
 
@@ -136,16 +136,25 @@ class PairMoments(Saved):
             self.count,
             torch.zeros_like(x),
             torch.zeros_like(y),
-            self.xx + self.count * _outer(x, x, same=True),
-            self.xy + self.count * _outer(x, y),
-            self.yy + self.count * _outer(y, y, same=True),
-        )
+            self.xx.clone(),
+            self.xy.clone(),
+            self.yy.clone(),
+        )._add_outer(x, y, weight=self.count)
 
     def _begin(self, x: Float[Tensor, "*base d_base"], y: Float[Tensor, "*tuned d_tuned"]) -> None:
         self.mean_x, self.mean_y = torch.zeros_like(x), torch.zeros_like(y)
         self.xx = x.new_zeros(*x.shape, x.shape[-1])
         self.yy = y.new_zeros(*y.shape, y.shape[-1])
         self.xy = x.new_zeros(*x.shape, *y.shape).movedim(x.ndim - 1, -2)
+
+    def _add_outer(
+        self, x: Float[Tensor, "*base d_base"], y: Float[Tensor, "*tuned d_tuned"], *, weight: float
+    ) -> "PairMoments":
+        """Add a pair that stands for so many; in place, as these sums are large. Returns itself."""
+        add_squares(self.xx, x, weight=weight)
+        add_squares(self.yy, y, weight=weight)
+        self._side_by_side().addr_(x.flatten(), y.flatten(), alpha=weight)
+        return self
 
     def _side_by_side(self) -> Float[Tensor, "base_rows tuned_columns"]:
         """X'Y of all stacked layers as one matrix in their memory; laid out anew if need be.
@@ -161,19 +170,13 @@ class PairMoments(Saved):
         """These sums plus or minus the other's, with what the shift of the means brings."""
         x, y = other.mean_x - self.mean_x, other.mean_y - self.mean_y
         share = sign * other.count / count
-
-        def joined(name: str, shift: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-            sums = torch.add(getattr(self, name), getattr(other, name), alpha=sign)
-            return sums.add_(shift, alpha=sign * weight)
-
-        return PairMoments(
-            count,
-            self.mean_x + share * x,
-            self.mean_y + share * y,
-            joined("xx", _outer(x, x, same=True)),
-            joined("xy", _outer(x, y)),
-            joined("yy", _outer(y, y, same=True)),
+        sums = (
+            torch.add(getattr(self, name), getattr(other, name), alpha=sign)
+            for name in ("xx", "xy", "yy")
         )
+        found = PairMoments(count, self.mean_x + share * x, self.mean_y + share * y, *sums)
+        found._add_outer(x, y, weight=sign * weight)
+        return found
 
     def _copy(self) -> "PairMoments":
         if not self.count:
@@ -191,13 +194,3 @@ class PairMoments(Saved):
                     f"these moments have {name} of shape {list(mine.shape)}, "
                     f"not {list(theirs.shape)}"
                 )
-
-
-def _outer(
-    x: Float[Tensor, "*base d_base"], y: Float[Tensor, "*tuned d_tuned"], *, same: bool = False
-) -> Float[Tensor, "... d_base d_tuned"]:
-    """Outer products of every stacked x with every stacked y, or each with its own."""
-    if same:
-        return x.unsqueeze(-1) * x.unsqueeze(-2)
-    rows, columns = x.reshape(-1, 1, x.shape[-1], 1), y.reshape(1, -1, 1, y.shape[-1])
-    return (rows * columns).reshape(*x.shape[:-1], *y.shape[:-1], x.shape[-1], y.shape[-1])

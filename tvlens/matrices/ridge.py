@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from .moments import PairMoments
+from .rows import gram
 
 # Penalties to choose from, in units of the mean eigenvalue of X'X.
 GRID = tuple(10 ** (k / 4) for k in range(-40, 17))
@@ -133,37 +134,70 @@ class Ridge:
             found.append(left.sum())
         return torch.stack(found)
 
-    def turned(self, moments: PairMoments) -> Float[Tensor, "r r"]:
-        """V'X'XV of other pairs: what `held_out` needs of their base states, for any target."""
+    def spread(self, moments: PairMoments) -> Float[Tensor, "r r"]:
+        """V'X'XV of other pairs about the mean of these: what `held_out` needs of their base
+        states, for any target.
+        """
         moments = moments if self.bias else moments.about_origin()
-        return self.vectors.T @ moments.xx @ self.vectors
+        moved = self._moved(moments)
+        turned = self.vectors.T @ moments.xx @ self.vectors
+        return turned.addr_(moved, moved, alpha=moments.count)
 
-    def held_out(
-        self,
-        moments: PairMoments,
-        ridges: Float[Tensor, " k"],
-        *,
-        turned: Float[Tensor, "r r"] | None = None,
-    ) -> Float[Tensor, " k"]:
+    def held_out(self, moments: PairMoments, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
         """Sum of squared errors on other pairs at each penalty, from their moments alone.
 
         A quadratic in 1 / (S + r), whose coefficients are computed once for all penalties.
+        """
+        spread = self.spread(moments)
+        moments = moments if self.bias else moments.about_origin()
+        theirs, shift = self.vectors.T @ moments.xy, moments.mean_y - self.moments.mean_y
+        return self._missed(moments, self.cross, theirs, shift, spread, ridges)
+
+    def left_out(
+        self,
+        whole: PairMoments,
+        held: PairMoments,
+        ridges: Float[Tensor, " k"],
+        *,
+        spread: Float[Tensor, "r r"],
+    ) -> Float[Tensor, " k"]:
+        """What `held_out` says of a fold, where this decomposition is of the whole without it.
 
         Args:
-            turned: what the method of this name gives for these pairs, if it is there already.
+            whole: moments towards any target, of which
+            held: those of the fold are a part.
+            spread: what the method of this name gives for the fold.
         """
-        turned = self.turned(moments) if turned is None else turned
-        moments = moments if self.bias else moments.about_origin()
+        if not self.bias:
+            whole, held = whole.about_origin(), held.about_origin()
+        theirs, shift = self.vectors.T @ held.xy, held.mean_y - whole.mean_y
+        left = whole.count - held.count
+        # C of what is left is the difference, with the shift of the means.
+        cross = (self.vectors.T @ whole.xy).sub_(theirs)
+        between = (held.mean_x - whole.mean_x) @ self.vectors
+        cross.addr_(between, shift, alpha=-whole.count * held.count / left)
+        return self._missed(held, cross, theirs, whole.count / left * shift, spread, ridges)
+
+    def _missed(
+        self,
+        held: PairMoments,
+        cross: Float[Tensor, "r d_tuned"],
+        theirs: Float[Tensor, "r d_tuned"],
+        shift: Float[Tensor, " d_tuned"],
+        spread: Float[Tensor, "r r"],
+        ridges: Float[Tensor, " k"],
+    ) -> Float[Tensor, " k"]:
+        """Squared errors on other pairs: their own C, the shift of their means, their spread."""
         shrunk = 1 / (self.values + ridges[:, None])
-        gram = self.cross @ self.cross.T
-        shift = moments.mean_y - self.moments.mean_y
-        moved = (moments.mean_x - self.moments.mean_x) @ self.vectors
-        count = moments.count
-        linear = (self.vectors.T @ moments.xy * self.cross).sum(1)
-        linear = linear + count * moved * (self.cross @ shift)
-        square = turned + count * moved[:, None] * moved
-        constant = moments.yy.trace() + count * shift @ shift
-        return constant - 2 * shrunk @ linear + ((shrunk @ (square * gram)) * shrunk).sum(1)
+        linear = torch.einsum("rt,rt->r", theirs, cross)
+        linear += held.count * self._moved(held) * (cross @ shift)
+        square = gram(cross.T).mul_(spread)
+        constant = held.yy.trace() + held.count * shift @ shift
+        return constant - 2 * shrunk @ linear + ((shrunk @ square) * shrunk).sum(1)
+
+    def _moved(self, moments: PairMoments) -> Float[Tensor, " r"]:
+        """How far the mean of other base states lies from that of these."""
+        return (moments.mean_x - self.moments.mean_x) @ self.vectors
 
     @property
     def _spare(self) -> int:

@@ -57,6 +57,22 @@ def add_grams(sums: Float[Tensor, "*stack d d"], states: Float[Tensor, "*stack n
         _add_gram(own, layer)
 
 
+def gram(x: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
+    """X'X, in five eighths of the operations of a product of any two matrices."""
+    sums = x.new_zeros(x.shape[1], x.shape[1])
+    _add_gram(sums, x)
+    return sums
+
+
+def add_squares(
+    sums: Float[Tensor, "*stack d d"], x: Float[Tensor, "*stack d"], *, weight: float
+) -> None:
+    """Add the weighted outer product of every layer's vector with itself in place."""
+    width = x.shape[-1]
+    for own, one in zip(sums.reshape(-1, width, width), x.reshape(-1, width), strict=True):
+        own.add_(torch.outer(one, one), alpha=weight)
+
+
 def _add_gram(sums: Float[Tensor, "d d"], x: Float[Tensor, "n d"]) -> None:
     """It is symmetric: blocks below the diagonal are copied, not computed."""
     width = len(sums)
