@@ -1,5 +1,7 @@
 """`Folds`: pairs in parts, each judged by the map that is fitted to all others."""
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,8 +35,9 @@ class Folds:
         """
         if not self.parts:
             raise TvlensError("no moments to fit a matrix to")
-        first, *others = self.parts
-        return sum(others, first)
+        if len(self.parts) == 1:
+            return self.parts[0]
+        return functools.reduce(operator.iadd, self.parts, PairMoments())
 
     def errors(
         self, ridges: Float[Tensor, " k"], *, tuned: int | None = None

@@ -1,5 +1,7 @@
 """`LayerMoments`: moments of every asked pair of layers of twins, from one pass over the data."""
 
+import functools
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,8 +61,7 @@ class LayerMoments:
 
     def pair(self, layer: int, target: int | None = None) -> PairMoments:
         """The same over all folds."""
-        parts = self.parts(layer, target)
-        return sum(parts[1:], parts[0])
+        return functools.reduce(operator.iadd, self.parts(layer, target), PairMoments())
 
 
 def gather(

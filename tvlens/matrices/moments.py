@@ -80,11 +80,18 @@ class PairMoments(Saved):
         Raises:
             TvlensError: the other is of other widths or layers.
         """
-        if not (self.count and other.count):
-            return (self if self.count else other)._copy()
-        self._check_like(other.mean_x, other.mean_y)
-        total = self.count + other.count
-        return self._combined(other, total, sign=1, weight=self.count * other.count / total)
+        found = self._copy()
+        found += other
+        return found
+
+    def __iadd__(self, other: "PairMoments") -> "PairMoments":
+        """Merge in place: large sums are not made anew."""
+        if not self.count:
+            return other._copy()
+        if other.count:
+            self._check_like(other.mean_x, other.mean_y)
+            self._join(other, self.count + other.count, sign=1)
+        return self
 
     def subtract(self, other: "PairMoments") -> "PairMoments":
         """New moments without the pairs of `other`, such as those of a fold.
@@ -100,7 +107,8 @@ class PairMoments(Saved):
         self._check_like(other.mean_x, other.mean_y)
         if not left:
             return PairMoments()
-        found = self._combined(other, left, sign=-1, weight=self.count * other.count / left)
+        found = self._copy()
+        found._join(other, left, sign=-1)
         for name in ("xx", "yy"):
             before, after = (getattr(m, name).diagonal(dim1=-2, dim2=-1) for m in (self, found))
             if (after < -1e-6 * before.amax(-1, keepdim=True)).any():
@@ -131,15 +139,11 @@ class PairMoments(Saved):
     def about_origin(self) -> "PairMoments":
         """Raw moments in place of centred ones: the means are zero, as for maps without a bias."""
         self._check_any()
-        x, y = self.mean_x, self.mean_y
-        return PairMoments(
-            self.count,
-            torch.zeros_like(x),
-            torch.zeros_like(y),
-            self.xx.clone(),
-            self.xy.clone(),
-            self.yy.clone(),
-        )._add_outer(x, y, weight=self.count)
+        found = self._copy()
+        found._add_outer(self.mean_x, self.mean_y, weight=self.count)
+        found.mean_x.zero_()
+        found.mean_y.zero_()
+        return found
 
     def _begin(self, x: Float[Tensor, "*base d_base"], y: Float[Tensor, "*tuned d_tuned"]) -> None:
         self.mean_x, self.mean_y = torch.zeros_like(x), torch.zeros_like(y)
@@ -149,12 +153,11 @@ class PairMoments(Saved):
 
     def _add_outer(
         self, x: Float[Tensor, "*base d_base"], y: Float[Tensor, "*tuned d_tuned"], *, weight: float
-    ) -> "PairMoments":
-        """Add a pair that stands for so many; in place, as these sums are large. Returns itself."""
+    ) -> None:
+        """Add a pair that stands for so many; in place, as these sums are large."""
         add_squares(self.xx, x, weight=weight)
         add_squares(self.yy, y, weight=weight)
         self._side_by_side().addr_(x.flatten(), y.flatten(), alpha=weight)
-        return self
 
     def _side_by_side(self) -> Float[Tensor, "base_rows tuned_columns"]:
         """X'Y of all stacked layers as one matrix in their memory; laid out anew if need be.
@@ -166,22 +169,24 @@ class PairMoments(Saved):
         self.xy = rows.movedim(base, -2)
         return rows.view(self.mean_x.numel(), self.mean_y.numel())
 
-    def _combined(self, other: "PairMoments", count: int, *, sign: int, weight: float):
-        """These sums plus or minus the other's, with what the shift of the means brings."""
+    def _join(self, other: "PairMoments", count: int, *, sign: int) -> None:
+        """Add or take away the other's sums in place, with what the shift of the means brings."""
         x, y = other.mean_x - self.mean_x, other.mean_y - self.mean_y
         share = sign * other.count / count
-        sums = (
-            torch.add(getattr(self, name), getattr(other, name), alpha=sign)
-            for name in ("xx", "xy", "yy")
-        )
-        found = PairMoments(count, self.mean_x + share * x, self.mean_y + share * y, *sums)
-        found._add_outer(x, y, weight=sign * weight)
-        return found
+        for name in ("xx", "xy", "yy"):
+            getattr(self, name).add_(getattr(other, name), alpha=sign)
+        self._add_outer(x, y, weight=self.count * share)
+        self.mean_x += share * x
+        self.mean_y += share * y
+        self.count = count
 
     def _copy(self) -> "PairMoments":
         if not self.count:
             return PairMoments()
-        return PairMoments(self.count, *(getattr(self, name).clone() for name in _TENSORS))
+        base = self.mean_x.ndim - 1
+        rows = self.xy.movedim(-2, base).clone(memory_format=torch.contiguous_format)
+        own = {name: getattr(self, name).clone() for name in _TENSORS if name != "xy"}
+        return PairMoments(self.count, xy=rows.movedim(base, -2), **own)
 
     def _check_any(self) -> None:
         if not self.count:
