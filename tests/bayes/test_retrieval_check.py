@@ -54,6 +54,11 @@ def test_states_and_probabilities_are_those_of_single_prompts():
         vectors = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
         written = place.written(prompts, answers, 1, vectors)
         assert torch.allclose(place.written(prompts, answers, 1, None), probabilities)
+        several = torch.stack([vectors, vectors.flip(0), -vectors])
+        swept = place.swept(prompts, answers[:, 0], several)
+        for layer, (got, values) in enumerate(zip(swept, several, strict=True)):
+            wanted = place.written(prompts, answers, layer, values)[:, 0]
+            torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-8)
         for i, prompt in enumerate(prompts):
             tokens = torch.tensor([prompt.tokens])
             logits, cache = model.run_with_cache(tokens)

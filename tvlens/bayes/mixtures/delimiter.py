@@ -10,6 +10,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...models.forward import Batch, Hook, logits_at
+from ...patching.comparison import compare
+from ...patching.metrics import probability
+from ...patching.patch import exact
 from ...sites import Site
 from ...tasks import Prompt
 
@@ -90,6 +93,35 @@ class Delimiter:
                 )
             )
         return torch.cat(found)
+
+    def swept(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Int[Tensor, " prompt"],
+        vectors: Float[Tensor, "layer prompt d_model"],
+    ) -> Float[Tensor, "layer prompt"]:
+        """Probability of a next token with a vector in place of each prompt's state, at every layer
+        in turn.
+
+        Cost: one forward of the prompts, and for every layer one token each from there up.
+        """
+        found = []
+        for part in self._parts(len(prompts), "writing at every layer"):
+            compared = compare(
+                self.model,
+                "zero",
+                [prompt.tokens for prompt in prompts[part]],
+                site=self.site,
+                metric=probability(answers[part]),
+                layers="all",
+                heads=None,
+                positions=-1,
+                seed=0,
+            )
+            cells = compared.grid.cells
+            written = [vectors[c.layer, part].to(compared.own(c)) for c in cells]
+            found.append(exact(self.model, compared, cells, written)[0])
+        return torch.cat(found, 1).cpu()
 
     def _parts(self, count: int, what: str) -> Iterator[slice]:
         starts = range(0, count, self.batch_size)

@@ -87,11 +87,9 @@ class Experiment:
         answers = answer_tokens(self.tokenizer, self.select, self.template)
         queries, tasks = _tellable(self.select, answers), range(len(theta))
         prompts = self._bare(self.select, [q for q in queries for _ in tasks])
-        own = torch.stack([answers[q, k, None] for q in queries for k in tasks])
-        rows = theta.repeat(len(queries), 1, 1).movedim(1, 0)  # query by query, as the prompts are
-        return torch.stack(
-            [self.place.written(prompts, own, l, row).mean() for l, row in enumerate(rows)]
-        )
+        own = answers[queries].flatten()  # query by query, as the prompts are
+        rows = theta.repeat(len(queries), 1, 1).movedim(1, 0)
+        return self.place.swept(prompts, own, rows).mean(1)
 
     def mixtures(self, count: int) -> list[Mixture]:
         """Mixed prompts of the third part."""

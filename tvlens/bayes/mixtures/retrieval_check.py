@@ -72,8 +72,8 @@ def retrieval_check(
         site: the component to read and write.
         seed: of the split and all draws.
         batch_size: prompts per forward. Cost: about count + 2 K x test queries + contexts x
-            (K + others) few-shot prompts, and K x layers x selection queries + 6 x repeats x test
-            queries bare ones.
+            (K + others) few-shot prompts, K x selection queries bare ones that branch at every
+            layer, and 6 x repeats x test queries bare ones.
 
     Raises:
         TvlensError: tasks without common inputs or too few of them, inputs on which the tasks'
