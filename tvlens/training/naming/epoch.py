@@ -1,6 +1,7 @@
 """One pass over the training pictures, and how well names are told after it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,46 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...pictures import Pictures
 from ..data import step_seed
-from .captions import TEMPLATES, Names, Phrase, loss, named
-from .hands import lent
+from .captions import TEMPLATES, Names, Phrase, loss, named, named_ids
+from .hands import lent, same_thing
 from .views import States
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What an epoch goes through, and what is asked after it.
+
+    Attributes:
+        seen: the encoder's states of every view, by part.
+        names: token ids of the names, by part.
+        kinds: of the pictures under "new_artist", whose shares are given apart too.
+        phrases: in which a picture can be named.
+        pairs: training pictures of one thing, which lend each other their hands.
+    """
+
+    seen: Mapping[str, States]
+    names: Mapping[str, Names]
+    kinds: Sequence[str]
+    phrases: Sequence[Phrase]
+    pairs: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        parts: Mapping[str, Pictures],
+        seen: Mapping[str, States],
+    ) -> "Lessons":
+        """Those of these parts of the pictures, as the encoder saw them."""
+        names = {
+            k: [named_ids(tokenizer, name) for name in part.names] for k, part in parts.items()
+        }
+        phrases = [Phrase.of(model, tokenizer, template) for template in TEMPLATES]
+        pairs = same_thing(parts["train"].names)
+        return cls(seen, names, parts["new_artist"].kinds, phrases, pairs)
 
 
 def plan_of(
@@ -29,10 +66,7 @@ def plan_of(
 def pass_over(
     model: Any,
     optimizer: torch.optim.Optimizer,
-    seen: States,
-    names: Names,
-    phrases: Sequence[Phrase],
-    pairs: np.ndarray,
+    lessons: Lessons,
     plan: Sequence[tuple[np.ndarray, np.ndarray, int]],
     rates: Sequence[float],
     seed: int,
@@ -40,13 +74,13 @@ def pass_over(
 ) -> float:
     """One pass over the training pictures, in hands that others lend; returns the mean loss."""
     model.projector.train()
-    total = 0.0
+    seen, names, total = lessons.seen["train"], lessons.names["train"], 0.0
     for k, ((rows, looks, said), rate) in enumerate(zip(plan, rates, strict=True)):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        states = seen[rows, looks].float() + lent(seen, pairs, len(rows), seed=(seed, k))
+        states = seen[rows, looks].float() + lent(seen, lessons.pairs, len(rows), seed=(seed, k))
         soft = model.projector(states.to(model.device))
-        cost = loss(model, soft, phrases[said], [names[row] for row in rows])
+        cost = loss(model, soft, lessons.phrases[said], [names[row] for row in rows])
         cost.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -56,34 +90,22 @@ def pass_over(
     return total / sum(len(rows) for rows, _, _ in plan)
 
 
-def accuracies(
-    model: Any,
-    seen: Mapping[str, States],
-    names: Mapping[str, Names],
-    kinds: Sequence[str],
-    phrase: Phrase,
-    *,
-    batch_size: int = 64,
-) -> dict[str, float]:
-    """Share of whole names right in each of the test parts, from the picture on white.
-
-    Args:
-        kinds: of the pictures under "new_artist", whose shares are given apart too.
-    """
+def accuracies(model: Any, lessons: Lessons, *, batch_size: int = 64) -> dict[str, float]:
+    """Share of whole names right in each of the test parts, from the picture on white."""
     model.projector.eval()
     found = {}
     for part in ("new_artist", "new_things", "new_both"):
-        right = []
-        for start in range(0, len(seen[part]), batch_size):
+        seen, names, right = lessons.seen[part], lessons.names[part], []
+        for start in range(0, len(seen), batch_size):
             rows = slice(start, start + batch_size)
             with torch.no_grad():
-                soft = model.projector(seen[part][rows, 0].to(model.device).float())
-            right.append(named(model, soft, phrase, names[part][rows]))
+                soft = model.projector(seen[rows, 0].to(model.device).float())
+            right.append(named(model, soft, lessons.phrases[0], names[rows]))
         right = torch.cat(right)
         found[part] = _share(right)
         if part == "new_artist":
-            for kind in sorted(set(kinds)):
-                found[kind] = _share(right[torch.tensor([k == kind for k in kinds])])
+            for kind in sorted(set(lessons.kinds)):
+                found[kind] = _share(right[torch.tensor([k == kind for k in lessons.kinds])])
     return found
 
 

@@ -20,9 +20,8 @@ from .. import checkpoint
 from ..data import step_seed
 from ..history import check_finite, so_far, told
 from ..schedules import cosine
-from .captions import TEMPLATES, Phrase, named_ids
-from .epoch import accuracies, pass_over, plan_of
-from .hands import same_thing
+from .captions import named_ids
+from .epoch import Lessons, accuracies, pass_over, plan_of
 from .named import ABOUT, Named, load_named
 from .parts import split
 from .start import begin, padded
@@ -96,55 +95,75 @@ def train_vlm(
     options = {"dtype": dtype, "attn_implementation": "eager"}
     model, tokenizer = tiny_vlm.assemble(form, seed=step_seed(seed, 0), **options)
     model.to(device)
-    seen = {
-        name: views(
-            model.eye,
-            part,
-            folder=folder / "views" / name,
-            count=view_count if name == "train" else 1,
-            seed=seed,
-            progress=progress,
-        )
-        for name, part in parts.items()
-    }
-    phrases = [Phrase.of(model, tokenizer, template) for template in TEMPLATES]
-    names = {
-        part: [named_ids(tokenizer, name) for name in one.names] for part, one in parts.items()
-    }
-    pairs = same_thing(parts["train"].names)
+    options = {"folder": folder / "views", "count": view_count, "seed": seed, "progress": progress}
+    lessons = Lessons.of(model, tokenizer, parts, _seen(model, parts, **options))
     projector = model.projector.requires_grad_(True)
     optimizer = torch.optim.AdamW(projector.parameters(), weight_decay=weight_decay, fused=True)
     if history:
         checkpoint.restore(folder, len(history), projector, optimizer)
     else:
-        _begin(model, tokenizer, seen["train"], parts["train"].names)
-    count = len(parts["train"])
-    per_epoch, done = math.ceil(count / batch_size), len(history)
+        _begin(model, tokenizer, lessons.seen["train"], parts["train"].names)
+    _train(model, optimizer, lessons, settings, history, folder, progress)
+    if not (folder / "model").exists():
+        tiny_vlm.save(projector, form, folder / "model")
+    return load_named(folder)
+
+
+def _seen(
+    model: Any,
+    parts: Mapping[str, Pictures],
+    *,
+    folder: Path,
+    count: int,
+    seed: int,
+    progress: bool,
+) -> dict[str, States]:
+    """The encoder's states by part: of several views for training, of the picture on white else."""
+    return {
+        name: views(
+            model.eye,
+            part,
+            folder=folder / name,
+            count=count if name == "train" else 1,
+            seed=seed,
+            progress=progress,
+        )
+        for name, part in parts.items()
+    }
+
+
+def _train(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    lessons: Lessons,
+    settings: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    folder: Path,
+    progress: bool,
+) -> None:
+    """The epochs that the history lacks; each ends with a record and a checkpoint."""
+    epochs, batch_size, seed = settings["epochs"], settings["batch_size"], settings["seed"]
+    count, done = len(lessons.names["train"]), len(history)
+    per_epoch = math.ceil(count / batch_size)
     steps, hidden = epochs * per_epoch, None if progress else True
     with tqdm(total=steps, initial=done * per_epoch, desc="naming", disable=hidden) as bar:
         for epoch in range(done + 1, epochs + 1):
             began = time.perf_counter()
-            plan = plan_of(epoch, count, batch_size, view_count, seed)
-            rates = [cosine((epoch - 1) * per_epoch + k, steps, lr) for k in range(per_epoch)]
+            plan = plan_of(epoch, count, batch_size, settings["views"], seed)
+            begun = (epoch - 1) * per_epoch
+            rates = [cosine(begun + k, steps, settings["lr"]) for k in range(per_epoch)]
+            drawn = step_seed(seed, epoch)
             with torch.random.fork_rng():
-                torch.manual_seed(step_seed(seed, epoch))
-                taught = (seen["train"], names["train"], phrases, pairs)
-                cost = pass_over(
-                    model, optimizer, *taught, plan, rates, step_seed(seed, epoch), bar
-                )
-            record = {"epoch": epoch, "loss": cost} | accuracies(
-                model, seen, names, parts["new_artist"].kinds, phrases[0]
-            )
+                torch.manual_seed(drawn)
+                cost = pass_over(model, optimizer, lessons, plan, rates, drawn, bar)
+            record = {"epoch": epoch, "loss": cost} | accuracies(model, lessons)
             check_finite(record, cure="a lower lr")
             record["seconds"] = round(time.perf_counter() - began, 1)
             history.append(record)
-            checkpoint.save(folder, epoch, projector, optimizer)
+            checkpoint.save(folder, epoch, model.projector, optimizer)
             write(folder / ABOUT, told(settings, history))
             checkpoint.path_at(folder, epoch - 1).unlink(missing_ok=True)
             bar.write(_line(record))
-    if not (folder / "model").exists():
-        tiny_vlm.save(projector, form, folder / "model")
-    return load_named(folder)
 
 
 def _begin(model: Any, tokenizer: Any, seen: States, names: Sequence[str]) -> None:
