@@ -67,7 +67,8 @@ _INJECTION = (
     "The task part of the last state is replaced by a random mixture of task vectors, and the "
     "prediction held against the same mixture of the tasks' predictions. Where log probabilities "
     "are linear in the state, as behind the last layer, even a perfect combination says the "
-    "geometric mixture; its distance is the last row."
+    "geometric mixture; its distance is the last row. By token: with task vectors of each last "
+    "token's own."
 )
 _REMOVAL = (
     "The mean in place of the task part at every position, and what that costs on known and on new "
