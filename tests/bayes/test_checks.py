@@ -7,6 +7,7 @@ from planted import Planted
 import tvlens as tv
 from tvlens import Subspace, TvlensError
 from tvlens.bayes.checks.representation import MEASURES
+from tvlens.bayes.checks.vertices import shared
 from tvlens.training import Shape, Transformer, hooked, loss
 
 bayes = tv.bayes
@@ -151,6 +152,17 @@ def test_injection_makes_the_model_predict_the_mixture(retriever):
     assert found.mean("most likely task") > 10 * found.mean("injected")
     # A linear readout of probabilities beats a linear readout of logits.
     assert found.mean("geometric mixture") > found.mean("injected")
+
+
+def test_the_part_in_the_span_of_task_vectors_has_one_direction_fewer(dice):
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(40, 16, generator=generator)
+    task, token = torch.arange(40) % 5, torch.arange(40) // 5 % 2
+    effects = tv.geometry.balanced_effects(h, task, token)
+    part = shared(h, token, effects).part()
+    rest = effects.residual(h, token).double()
+    torch.testing.assert_close(part, Subspace.span(effects.task).project(rest), check_dtype=False)
+    assert torch.linalg.matrix_rank(part, rtol=1e-4) == 4
 
 
 def test_a_mixture_is_written_with_task_vectors_of_each_token(dice):

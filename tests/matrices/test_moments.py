@@ -59,13 +59,11 @@ def test_stacked_layers_are_those_of_each_pair(base, tuned, first):
                 torch.testing.assert_close(moments.yy[j], alone.yy, rtol=1e-9, atol=1e-9)
 
 
-def test_merging_in_place_leaves_the_others_alone():
+def test_a_total_leaves_its_parts_alone():
     x, y = normal(2, 30, 4, mean=5.0), normal(3, 30, 2, seed=1)
     parts = [of(x[:, k::3], y[:, k::3]) for k in range(3)]
-    whole = PairMoments()
-    for part in parts:
-        whole += part
-    assert_same(whole, of(x, y))
+    assert_same(PairMoments.total([PairMoments(), *parts]), of(x, y))
+    assert PairMoments.total(parts[:1]) is parts[0]
     for k, part in enumerate(parts):
         assert_same(part, of(x[:, k::3], y[:, k::3]))
 

@@ -130,11 +130,18 @@ def test_folds_serve_several_targets(bias):
     both = torch.stack([y, y[:, [1, 0, 2, 4, 3]] ** 2])
     parts = [PairMoments().update(x[k::4], both[:, k::4]) for k in range(4)]
     shared, grid = Folds(parts, bias), torch.tensor([0.1, 1.0, 10.0]).double()
+    with pytest.raises(TvlensError, match="stack several targets"):
+        shared.errors(grid)
     for j in range(2):
-        alone = Folds([part.pair(tuned=j) for part in parts], bias)
-        torch.testing.assert_close(
-            shared.errors(grid, tuned=j), alone.errors(grid), rtol=1e-10, atol=0
-        )
+        refitted = torch.zeros(3, dtype=torch.float64)
+        for k in range(4):
+            rest = [i for i in range(60) if i % 4 != k]
+            solution = Ridge.of(PairMoments().update(x[rest], both[j, rest]), bias=bias)
+            for i, ridge in enumerate(grid.tolist()):
+                weight = solution.weight(ridge)
+                guess = x[k::4] @ weight + solution.intercept(weight)
+                refitted[i] += (guess - both[j, k::4]).square().sum()
+        torch.testing.assert_close(shared.errors(grid, tuned=j), refitted, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("n", [40, 100, 400])

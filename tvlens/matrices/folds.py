@@ -1,7 +1,5 @@
 """`Folds`: pairs in parts, each judged by the map that is fitted to all others."""
 
-import functools
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,9 +33,7 @@ class Folds:
         """
         if not self.parts:
             raise TvlensError("no moments to fit a matrix to")
-        if len(self.parts) == 1:
-            return self.parts[0]
-        return functools.reduce(operator.iadd, self.parts, PairMoments())
+        return PairMoments.total(self.parts)
 
     def errors(
         self, ridges: Float[Tensor, " k"], *, tuned: int | None = None
@@ -48,9 +44,13 @@ class Folds:
             tuned: place of the target where several are stacked.
 
         Raises:
-            TvlensError: fewer than two folds with pairs in them.
+            TvlensError: fewer than two folds with pairs in them, or several targets and none taken.
         """
-        whole, held = self.whole.pair(tuned=tuned), (fold.pair(tuned=tuned) for fold in self._held)
+        whole, *held = (part.pair(tuned=tuned) for part in (self.whole, *self._held))
+        if whole.mean_y.ndim > 1:
+            raise TvlensError("these moments stack several targets: take one with pair(tuned=)")
+        if not self.bias:
+            whole, *held = (part.about_origin() for part in (whole, *held))
         each = zip(held, self._rests, self._spreads, strict=True)
         return sum(rest.left_out(whole, fold, ridges, spread=s) for fold, rest, s in each)
 

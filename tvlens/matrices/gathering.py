@@ -1,7 +1,5 @@
 """`LayerMoments`: moments of every asked pair of layers of twins, from one pass over the data."""
 
-import functools
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,7 +59,7 @@ class LayerMoments:
 
     def pair(self, layer: int, target: int | None = None) -> PairMoments:
         """The same over all folds."""
-        return functools.reduce(operator.iadd, self.parts(layer, target), PairMoments())
+        return PairMoments.total(self.parts(layer, target))
 
 
 def gather(

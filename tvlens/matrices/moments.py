@@ -1,6 +1,7 @@
 """`PairMoments`: all that a linear map between two spaces of states needs to know of the data."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,18 +81,19 @@ class PairMoments(Saved):
         Raises:
             TvlensError: the other is of other widths or layers.
         """
-        found = self._copy()
-        found += other
-        return found
+        return self.total([self, other])
 
-    def __iadd__(self, other: "PairMoments") -> "PairMoments":
-        """Merge in place: large sums are not made anew."""
-        if not self.count:
-            return other._copy()
-        if other.count:
-            self._check_like(other.mean_x, other.mean_y)
-            self._join(other, self.count + other.count, sign=1)
-        return self
+    @classmethod
+    def total(cls, parts: Sequence["PairMoments"]) -> "PairMoments":
+        """Moments of the pairs of all parts together; of a single part these moments themselves."""
+        if len(parts) == 1:
+            return parts[0]
+        filled = [part for part in parts if part.count]
+        found = filled[0]._copy() if filled else cls()
+        for part in filled[1:]:
+            found._check_like(part.mean_x, part.mean_y)
+            found._join(part, found.count + part.count, sign=1)
+        return found
 
     def subtract(self, other: "PairMoments") -> "PairMoments":
         """New moments without the pairs of `other`, such as those of a fold.

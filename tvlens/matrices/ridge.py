@@ -164,12 +164,10 @@ class Ridge:
         """What `held_out` says of a fold, where this decomposition is of the whole without it.
 
         Args:
-            whole: moments towards any target, of which
-            held: those of the fold are a part.
+            whole: moments of all pairs, towards any target; about the origin without a bias.
+            held: the same of the fold.
             spread: what the method of this name gives for the fold.
         """
-        if not self.bias:
-            whole, held = whole.about_origin(), held.about_origin()
         theirs, shift = self.vectors.T @ held.xy, held.mean_y - whole.mean_y
         left = whole.count - held.count
         # C of what is left is the difference, with the shift of the means.

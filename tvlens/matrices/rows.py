@@ -52,8 +52,8 @@ def side_by_side(states: Float[Tensor, "*stack n d"]) -> Float[Tensor, "n stack_
 
 def add_grams(sums: Float[Tensor, "*stack d d"], states: Float[Tensor, "*stack n d"]) -> None:
     """Add X'X of every layer in place: the sums are larger than a batch, so they are not copied."""
-    each = (stacked.reshape(-1, *stacked.shape[-2:]) for stacked in (sums, states))
-    for own, layer in zip(*each, strict=True):
+    layers = states.reshape(-1, *states.shape[-2:])
+    for own, layer in zip(sums.view(-1, *sums.shape[-2:]), layers, strict=True):
         _add_gram(own, layer)
 
 
@@ -69,7 +69,7 @@ def add_squares(
 ) -> None:
     """Add the weighted outer product of every layer's vector with itself in place."""
     width = x.shape[-1]
-    for own, one in zip(sums.reshape(-1, width, width), x.reshape(-1, width), strict=True):
+    for own, one in zip(sums.view(-1, width, width), x.reshape(-1, width), strict=True):
         own.add_(torch.outer(one, one), alpha=weight)
 
 

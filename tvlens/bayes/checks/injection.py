@@ -106,13 +106,15 @@ def injection(
 
     The mixture's weights are uniform on the simplex, alpha ~ Dir(1), and tell nothing of the
     sequence's own task; the target is the mixture of the tasks' predictives, sum alpha_k p_k. The
-    task part is the projection of the state, less mean and token effect, on the task span.
+    task part is the projection of the state, less mean and token effect, on the task span; by
+    token, of the state less the mean of its token's cells on the span of these.
 
     Args:
         layer: the block whose output is written, at the last position.
         sequences: each with a random major task and a random last token.
         seen: observations before the state; as many as the context holds by default.
-        effects: as from `task_effects` of the same layer; made of the probes by default.
+        effects: for all tokens alike, as from `task_effects` of the same layer; made of the probes
+            by default.
         per_cell: probes for each pair of task and token, behind the task vectors.
 
     Raises:

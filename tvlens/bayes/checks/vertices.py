@@ -44,9 +44,11 @@ class Placed:
     def part(self) -> Float[Tensor, "n d"]:
         """What of each state lies in the span of its corners."""
         found = torch.zeros_like(self.rest)
+        # States come in single precision: what its rounding leaves is no direction.
+        least = max(self.corners.shape[1:]) * torch.finfo(torch.float32).eps
         for one in self.which.unique().tolist():
-            rows = self.which == one
-            found[rows] = Subspace.span(self.corners[one]).project(self.rest[rows])
+            rows, corners = self.which == one, self.corners[one]
+            found[rows] = Subspace.span(corners, tolerance=least).project(self.rest[rows])
         return found
 
     def turned(self, rng: np.random.Generator) -> "Placed":

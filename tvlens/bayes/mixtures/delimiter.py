@@ -107,12 +107,13 @@ class Delimiter:
         """
         found = []
         for part in self._parts(len(prompts), "writing at every layer"):
+            told = probability(answers[part])
             compared = compare(
                 self.model,
                 "zero",
                 [prompt.tokens for prompt in prompts[part]],
                 site=self.site,
-                metric=probability(answers[part]),
+                metric=lambda logits, told=told: told(logits.double()),
                 layers="all",
                 heads=None,
                 positions=-1,

@@ -14,7 +14,7 @@ from ...files import replacing_folder
 from ..processor import SoftProcessor
 from .eye import Eye, Projector
 from .form import Form
-from .pictured import PICTURED, Pictured, register
+from .pictured import PICTURED, Pictured
 
 SETTINGS, WEIGHTS = "tiny-vlm.json", "projector.safetensors"
 
@@ -63,7 +63,7 @@ def fitted(
     projector: Projector | None = None,
     seed: int = 0,
 ) -> Pictured:
-    """A language model with the eye and the projector of this form, which TransformerLens knows.
+    """A language model with the eye and the projector of this form.
 
     Raises:
         TvlensError: the placeholder is no single token of the tokenizer.
@@ -83,7 +83,6 @@ def fitted(
         with torch.no_grad():
             projector.outer.weight *= 3 * scale
             projector.outer.bias.zero_()
-    register()
     return model.requires_grad_(False).see(Eye(vit, form), projector, placeholder).eval()
 
 

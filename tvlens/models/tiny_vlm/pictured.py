@@ -22,6 +22,10 @@ _REMEMBERED = 4096
 class Pictured:
     """A language model that takes `pixel_values` beside tokens, for soft tokens at placeholders."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        register()
+
     def see(self, eye: Eye, projector: Projector, placeholder: int) -> "Pictured":
         """Give the language model its eye; returns the model itself."""
         self.eye, self.projector, self.placeholder = eye, projector, placeholder

@@ -39,6 +39,7 @@ def check(plan: Plan, run: Run, family: Any, seed: int, folder: Path) -> None:
         found = representation(model, family, layer=layer, seed=seed, **sizes["representation"])
         found.save(_at(folder, f"representation-{layer}"))
         options = dict(layer=layer, effects=found.effects, seed=seed)
+        options["per_cell"] = sizes["representation"]["per_cell"]
         written = injection(model, family, **options, **sizes["injection"])
         written.save(_at(folder, f"injection-{layer}"))
     options = dict(effects=found.effects, seed=seed)

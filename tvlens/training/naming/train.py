@@ -95,8 +95,8 @@ def train_vlm(
     options = {"dtype": dtype, "attn_implementation": "eager"}
     model, tokenizer = tiny_vlm.assemble(form, seed=step_seed(seed, 0), **options)
     model.to(device)
-    options = {"folder": folder / "views", "count": view_count, "seed": seed, "progress": progress}
-    lessons = Lessons.of(model, tokenizer, parts, _seen(model, parts, **options))
+    looks = {"folder": folder / "views", "count": view_count, "seed": seed, "progress": progress}
+    lessons = Lessons.of(model, tokenizer, parts, _seen(model, parts, **looks))
     projector = model.projector.requires_grad_(True)
     optimizer = torch.optim.AdamW(projector.parameters(), weight_decay=weight_decay, fused=True)
     if history:
