@@ -154,7 +154,7 @@ def test_injection_makes_the_model_predict_the_mixture(retriever):
     assert found.mean("geometric mixture") > found.mean("injected")
 
 
-def test_the_part_in_the_span_of_task_vectors_has_one_direction_fewer(dice):
+def test_the_part_in_the_span_of_task_vectors_has_one_direction_fewer():
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(40, 16, generator=generator)
     task, token = torch.arange(40) % 5, torch.arange(40) // 5 % 2

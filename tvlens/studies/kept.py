@@ -20,17 +20,14 @@ def kept_report(
     file: Path | None, key: dict[str, Any], make: Callable[[], VectorReport]
 ) -> VectorReport:
     """The report in `file` if it was made with the same settings `key`, else a new one, saved."""
-    key = json.loads(json.dumps(key))
+    return _kept_with_key(file, key, make, VectorReport, lambda report: report.meta)
 
-    def marked() -> VectorReport:
-        report = make()
-        report.meta["key"] = key
-        return report
 
-    def same(report: VectorReport) -> bool:
-        return report.meta.get("key") == key
-
-    return _kept(file, VectorReport.load, same, marked, VectorReport.save)
+def kept_check(
+    file: Path | None, key: dict[str, Any], make: Callable[[], RetrievalCheck]
+) -> RetrievalCheck:
+    """The check in `file` if it was made with the same settings `key`, else a new one, saved."""
+    return _kept_with_key(file, key, make, RetrievalCheck, lambda check: check.settings)
 
 
 def kept_vector(
@@ -60,21 +57,22 @@ def kept_tensors(
     return tensors
 
 
-def kept_check(
-    file: Path | None, key: dict[str, Any], make: Callable[[], RetrievalCheck]
-) -> RetrievalCheck:
-    """The check in `file` if it was made with the same settings `key`, else a new one, saved."""
+def _kept_with_key(
+    file: Path | None,
+    key: dict[str, Any],
+    make: Callable[[], Made],
+    kind: type[Made],
+    about: Callable[[Made], dict[str, Any]],
+) -> Made:
+    """A result that carries the settings it was made with, among what it says `about` itself."""
     key = json.loads(json.dumps(key))
 
-    def marked() -> RetrievalCheck:
-        check = make()
-        check.settings["key"] = key
-        return check
+    def marked() -> Made:
+        made = make()
+        about(made)["key"] = key
+        return made
 
-    def same(check: RetrievalCheck) -> bool:
-        return check.settings.get("key") == key
-
-    return _kept(file, RetrievalCheck.load, same, marked, RetrievalCheck.save)
+    return _kept(file, kind.load, lambda found: about(found).get("key") == key, marked, kind.save)
 
 
 def _kept(

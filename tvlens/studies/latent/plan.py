@@ -106,34 +106,20 @@ class Plan:
 _GPT2 = dict(positions="learned", norm="layer", activation="gelu")
 _DICE = Plan("dice", 64, 2, 64, 1000, 64, 3e-3, ("none", 9), 0.3, converged=0.003)
 # A regression predicts less sharply and a chain needs an induction head: more layers and steps.
+_SMALL = dict(
+    layers=4,
+    d_model=64,
+    steps=10_000,
+    batch=64,
+    lr=1e-3,
+    minor=("none", 9),
+    minor_mass=0.3,
+    converged=0.02,
+)
 _CPU = (
     replace(_DICE, steps=3000),
-    Plan(
-        "regression",
-        32,
-        4,
-        64,
-        10_000,
-        64,
-        1e-3,
-        ("none", 9),
-        0.3,
-        converged=0.02,
-        **_GPT2,
-    ),
-    Plan(
-        "markov",
-        96,
-        4,
-        64,
-        10_000,
-        64,
-        1e-3,
-        ("none", 9),
-        0.3,
-        converged=0.02,
-        options={"states": 6},
-    ),
+    Plan("regression", 32, **_SMALL | _GPT2),
+    Plan("markov", 96, **_SMALL, options={"states": 6}),
 )
 _LARGE = dict(
     layers=6,
