@@ -19,11 +19,15 @@ def main() -> None:
         parser.error(f"no benchmark {', '.join(unknown)}; there is {', '.join(names)}")
 
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(options.threads)
     for name in options.names or names:
         print(f"\n{name}: {options.device}, {options.threads} thread(s)")
-        importlib.import_module(f"benchmarks.{name}").run(options.device)
+        benchmark = importlib.import_module(f"benchmarks.{name}")
+        # Of libraries that are only now loaded, too: NumPy's and SciPy's do not ask PyTorch.
+        with threadpool_limits(options.threads):
+            benchmark.run(options.device)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from tvlens.files import write
 from tvlens.matrices import Ridge
 from tvlens.matrices.folds import Folds
 
-PAIRS, WIDTH, LAYERS, BATCH, FOLDS = 8000, 768, 12, 1000, 5
+PAIRS, WIDTH, LAYERS, BATCH, FOLDS = 8000, 768, 12, 1600, 5
 ALPHAS = np.logspace(-3, 5, 9)
 ROUNDS = 2
 
