@@ -89,20 +89,28 @@ _STEPS = (
 def _summary(study: "LatentStudy") -> list[str]:
     held = sum(claim.holds for claim in study.claims)
     seeds = f"{len(study.seeds)} seeds" if len(study.seeds) > 1 else "one seed"
-    missed = [f for f in verdicts(study.claims) if f["holds"] not in ("yes", _all(study))]
-    told = "; ".join(
-        f"{f['claim']} is {f['value']:.3g} with {f['model'].split(', ')[1]}, and should be "
-        f"{f['threshold']}" + (f" (so in {f['holds']} seeds)" if len(study.seeds) > 1 else "")
-        for f in missed
-    )
     return [
         "Asked: does a small transformer retrieve known tasks as Bayes would, along a convex "
         "combination of task vectors, and learn new tasks outside their span?",
         f"Found: {held} of {len(study.claims)} claims hold, in {len(study.cells)} models of "
-        f"{seeds}." + (f" Missed: {told}." if told else ""),
+        f"{seeds}.",
+        *(_missed(study, family) for family in study.families),
         "Trust: every number stands beside its control; task vectors, searches and measurements "
         "use different sequences; the thresholds were set before these models were trained.",
     ]
+
+
+def _missed(study: "LatentStudy", family: str) -> str:
+    """How many claims hold in one family, and what the others come to."""
+    claims = [claim for claim in study.claims if claim.family == family]
+    told = "; ".join(
+        f"{f['claim'].split(':')[0]} ({f['value']:.3g} with {f['model'].split(', ')[1]}; asked: "
+        f"{f['threshold']}" + (f"; in {f['holds']} seeds)" if len(study.seeds) > 1 else ")")
+        for f in verdicts(claims)
+        if f["holds"] not in ("yes", _all(study))
+    )
+    held = f"{family}: {sum(claim.holds for claim in claims)} of {len(claims)}."
+    return held + (f" Missed: {told}." if told else "")
 
 
 def _all(study: "LatentStudy") -> str:
