@@ -1,6 +1,7 @@
 """Low-rank adapters in place of an encoder's own weights, through the library peft."""
 
 import importlib.util
+import warnings
 from typing import Any
 
 import torch
@@ -37,7 +38,9 @@ def adapted(model: Any, rank: int, *, seed: int) -> Any:
         if isinstance(module, nn.Linear) and id(module) in inside
     ]
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=linear)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # peft asks transformers for what has another name there by now.
+        warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(seed)  # of A
         wrapped = peft.get_peft_model(model, config)
     for name, weight in wrapped.named_parameters():
