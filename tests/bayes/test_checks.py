@@ -218,6 +218,9 @@ def test_the_learners_axes_are_explained_by_counts(learner, retriever):
     assert (bayes.explained_by_counts(noise, learner.family, axes, **options).share < 0.1).all()
     with pytest.raises(TvlensError, match="10 sequences in 5 folds cannot fit 9 features"):
         bayes.explained_by_counts(learner, learner.family, axes, sequences=10)
+    for seen in (0, 1000):
+        with pytest.raises(TvlensError, match=f"no state has {seen} observations"):
+            bayes.explained_by_counts(learner, learner.family, axes, seen=(seen,))
 
 
 def test_newcomers_lie_in_the_span_of_a_retriever_only(retriever, learner):

@@ -91,7 +91,8 @@ def explained_by_counts(
         null: draws in which sequences swap their statistics.
 
     Raises:
-        TvlensError: fewer sequences than features in a fit, or a subspace of another width.
+        TvlensError: fewer sequences than features in a fit, a subspace of another width, or more
+            observations than the context holds.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import KFold, cross_val_predict
@@ -104,6 +105,9 @@ def explained_by_counts(
         )
     most = longest(model, family)
     seen = seen or tuple(sorted({max(1, most // 4), max(1, most // 2), most}))
+    for count in seen:
+        if not 1 <= count <= most:
+            raise TvlensError(f"no state has {count} observations before it: seen is 1 to {most}")
     data = family.sample(sequences, most, split="ood", seed=seed + 5)
     features = _features(family, data)
     needed = features.shape[-1] + 1
