@@ -103,6 +103,25 @@ def test_lines_takes_gaps_and_many_series():
     assert len(set(shades)) == 30
 
 
+def test_doublings_are_equally_far_apart():
+    x = [1, 2, 8, 64]
+    figure = viz.lines({"a": [1.0, 2.0, 3.0, 4.0]}, x=x, doublings=True)
+    altair.Chart.from_dict(figure.spec)
+    svg = vl_convert.vegalite_to_svg({**figure.spec, "width": 500})
+    (path,) = re.findall(r'aria-roledescription="line mark" d="M([^"]*)"', svg)
+    places = [float(point.split(",")[0]) for point in path.split("L")]
+    steps = np.diff(places) / np.diff(np.log2(x))
+    assert np.allclose(steps, steps[0], rtol=1e-3)
+    assert {"1", "2", "8", "64"} <= set(labels_of(figure))
+
+
+def test_an_axis_of_doublings_needs_positive_positions():
+    with pytest.raises(ValueError, match="holds 0, which has no logarithm"):
+        viz.lines({"a": [1.0, 2.0]}, x=[0, 1], doublings=True)
+    only = viz.lines({"a": [1.0]}, x=[4], doublings=True)
+    assert "4" in labels_of(only)
+
+
 def labels_of(figure: viz.Figure) -> list[str]:
     svg = vl_convert.vegalite_to_svg({**figure.spec, "width": 500})
     return re.findall(r"<text[^>]*>([^<]*)", svg)

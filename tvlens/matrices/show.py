@@ -44,7 +44,7 @@ def matrix_figure(matrix: "TaskMatrix"):
     """The singular values, and how much the best map of each rank explains."""
     values, share = matrix.spectrum(), matrix.explained_by_rank()
     ranks = range(1, len(values) + 1)
-    shown = {"x": ranks, "x_title": "rank"}
+    shown = {"x": ranks, "x_title": "rank", "doublings": True}
     return viz.row(
         viz.lines({"W": values}, y_title="singular value", title=repr(matrix), **shown),
         viz.lines(
@@ -139,6 +139,7 @@ def sample_figure(curve: "SampleCurve"):
         {label(n): [r.accuracy(n) for r in curve.reports] for n in names},
         x=list(curve.sizes),
         x_title="training examples",
+        doublings=True,
         y_title="accuracy, test part",
         bands={label(n): (e[:, 0], e[:, 1]) for n, e in ends.items()},
         title="few or many examples",
@@ -155,6 +156,7 @@ def rank_figure(curve: "RankCurve"):
         },
         x=list(curve.ranks),
         x_title="rank",
+        doublings=True,
         y_title="share",
         bands={"accuracy": (curve.interval[:, 0], curve.interval[:, 1])},
         rules={"finetuned model": curve.finetuned},

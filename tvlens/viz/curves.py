@@ -34,6 +34,7 @@ def lines(
     rules: Mapping[str, Numbers] | None = None,
     marks: Mapping[str, Sequence[Numbers]] | None = None,
     y_domain: tuple[float, float] | None = None,
+    doublings: bool = False,
     title: str = "",
     caption: str = "",
 ) -> Figure:
@@ -47,9 +48,10 @@ def lines(
         rules: name -> level, a dashed horizontal line; the legend gives name and level.
         marks: name -> (x, y, low, high), a labelled point with an interval.
         y_domain: fixed limits of the y axis.
+        doublings: a logarithmic x axis, on which 1, 2, 4 are equally far apart.
 
     Raises:
-        ValueError: no series, different lengths, or a band without its series.
+        ValueError: no series, different lengths, a band without its series, or no logarithm of x.
     """
     if not series:
         raise ValueError("lines needs at least one series")
@@ -63,7 +65,7 @@ def lines(
     across = quantity("x", x_title)
     across |= {
         "axis": _ticks(positions),
-        "scale": {**extent(positions), "nice": False, "padding": 8},
+        "scale": {**_spread(positions, doublings), "nice": False, "padding": 8},
     }
     up = quantity("y", y_title)
     heights = [row.get(key) for row in (*values, *limits, *levels, *marked) for key in _HEIGHTS]
@@ -82,6 +84,17 @@ def lines(
     alt = title or f"{y_title or 'values'} by {x_title or 'position'}"
     alt += f": {len(series)} curves ({', '.join(series)}) over {len(positions)} points"
     return chart(body, title=title, caption=caption, alt=alt, height=310 + above)
+
+
+def _spread(positions: Sequence[float], doublings: bool) -> Layer:
+    """How positions lie on their axis."""
+    if not doublings:
+        return extent(positions)
+    least, most = min(positions), max(positions)
+    if least <= 0:
+        raise ValueError(f"x holds {least}, which has no logarithm")
+    ends = [least / 2, 2 * most] if least == most else [least, most]
+    return {"type": "log", "base": 2, "domain": ends}
 
 
 def _ticks(positions: Sequence[float]) -> Layer:

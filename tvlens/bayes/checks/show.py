@@ -65,6 +65,7 @@ def measure_figure(result: "Representation", measure: str):
         {measure: result[measure], "by chance": null.mean(1)},
         x=result.seen,
         x_title="observations seen",
+        doublings=True,
         y_title=measure,
         bands={measure: tuple(result.interval(measure).T), "by chance": tuple(ends)},
         title=f"{measure}, layer {result.layer}",
@@ -162,6 +163,7 @@ def explained_figure(result: "Explained"):
         {"R^2": result.share, "statistics of other sequences": result.null.mean(1)},
         x=result.seen,
         x_title="observations seen",
+        doublings=True,
         y_title="cross-validated R^2",
         bands={
             "statistics of other sequences": (result.null.amin(1), result.null.amax(1)),

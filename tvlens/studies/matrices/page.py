@@ -188,6 +188,7 @@ def _figures(case: "Case") -> list:
         x=range(1, min(case.matrix.weight.shape) + 1),
         x_title="direction",
         y_title="singular value",
+        doublings=True,
         title="spectrum of W",
     )
     return [*found, viz.row(spectrum, map_figure(case.layers))]
