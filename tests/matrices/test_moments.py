@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvlens import PairMoments, TvlensError
+from tvlens.matrices.rows import gram
 
 TENSORS = ("mean_x", "mean_y", "xx", "xy", "yy")
 
@@ -173,3 +174,30 @@ def test_bad_input():
     with pytest.raises(TvlensError, match="base side is not stacked"):
         moments.pair(0)
     assert moments.count == 5  # nothing of it was taken in
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """Sums go another way where PyTorch has one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("width", [1, 5, 130, 300])
+def test_a_product_with_itself_is_what_it_should_be(threads, width):
+    generator = torch.Generator().manual_seed(width)
+    whole = torch.randn(40, 3, width, generator=generator, dtype=torch.float64)
+    turned = torch.randn(width, 40, generator=generator, dtype=torch.float64).T
+    for x in (whole[:, 0].contiguous(), whole[:, 1], turned):
+        torch.testing.assert_close(gram(x), x.T @ x, rtol=1e-12, atol=1e-12)
+
+
+def test_moments_do_not_depend_on_threads(threads):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 200, 70, generator=generator)
+    y = torch.randn(2, 200, 90, generator=generator)
+    found = PairMoments().update(x[:, :50], y[:, :50]).update(x[:, 50:], y[:, 50:])
+    exact = x.double() - x.double().mean(1, keepdim=True)
+    torch.testing.assert_close(found.xx, exact.mT @ exact, rtol=1e-12, atol=1e-11)
