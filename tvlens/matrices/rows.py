@@ -94,8 +94,8 @@ def _add_gram_alone(sums: Float[Tensor, "d d"], x: Float[Tensor, "n d"]) -> None
     take twice as long.
     """
     # Fortran goes through memory the other way: rows are columns there, and above is below.
-    x = x if x.T.is_contiguous() else x.contiguous()
-    a, turned = (x.numpy(), True) if x.T.is_contiguous() else (x.numpy().T, False)
+    turned = x.T.is_contiguous()
+    a = x.numpy() if turned else x.contiguous().numpy().T
     dsyrk(1.0, a, trans=turned, beta=1.0, c=sums.numpy().T, lower=True, overwrite_c=True)
     for begin in range(0, len(sums), _BLOCK):
         end = begin + _BLOCK
