@@ -1,4 +1,3 @@
-import importlib
 import itertools
 import warnings
 
@@ -10,14 +9,11 @@ import torch
 
 import tvlens as tv
 from tvlens import PatchResult, TvlensError
+from tvlens.patching import engines, tree_attention, verification
 from tvlens.sites import COMPONENTS, Site, available
 
 pytestmark = pytest.mark.tl3
 
-# The package gives the function of this name; the tests want the module.
-patch_module = importlib.import_module("tvlens.patching.patch")
-agreement = importlib.import_module("tvlens.patching.agreement")
-resume = importlib.import_module("tvlens.patching.resume")
 
 RESUMES = ["gpt2", "llama", "neox", "qwen3", "gemma3", "mistral", "llava"]
 A, B = 7, 11
@@ -114,84 +110,109 @@ def never(*_, **__):
 
 
 @pytest.mark.parametrize("name", RESUMES)
-def test_resuming_is_taken_where_it_is_exact(name, monkeypatch):
+def test_tree_attention_runs_where_it_is_exact(name, monkeypatch):
     model = tiny.model(name)
     clean, corrupted = pair()
-    tv.patch(model, clean, corrupted, site="z", metric=METRIC, positions=-1)  # checks itself
-    monkeypatch.setattr(patch_module, "full", never)
-    monkeypatch.setattr(patch_module, "stacked", never)
-    tv.patch(model, clean, corrupted, site="z", metric=METRIC, positions=-1)
+    monkeypatch.setattr(engines, "batched", never)
+    monkeypatch.setattr(engines, "full_forward", never)
+    result = tv.patch(model, clean, corrupted, site="z", metric=METRIC, positions=-1)
+    assert result.settings["engine"] == "tree_attention"
 
 
 @pytest.mark.parametrize("name", sorted({"native", "bloom", tiny.CAUSAL[-1]}))
-def test_rows_begin_at_their_layer_where_branches_cannot_share_a_pass(name, monkeypatch):
+def test_batched_rows_begin_at_their_layer(name, monkeypatch):
     model = tiny.model(name)
     clean, corrupted = pair()
-    options = dict(site="mlp_out", metric=METRIC, positions=-1)
-    quiet(tv.patch, model, clean, corrupted, **options)
-    monkeypatch.setattr(patch_module, "full", never)
+    options = dict(site="mlp_out", metric=METRIC, positions=-1, verify=0)
+    tv.patch(model, clean, corrupted, **options)
+    monkeypatch.setattr(engines, "full_forward", never)
     ran = []
     with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda a, hook: ran.append(len(a)))]):
-        quiet(tv.patch, model, clean, corrupted, layers=[2], **options)
+        result = tv.patch(model, clean, corrupted, layers=[2], **options)
     assert ran == [3, 3]  # the two runs of the prompts; no patch passes the first block
+    assert result.settings["engine"] == "batched"
 
 
-def test_a_model_that_cannot_share_a_pass_says_so_once():
-    model = tiny.model("bloom")  # it makes its positions out of the mask
-    agreement._seen.pop(model, None)
-    clean, corrupted = pair()
-    with pytest.warns(UserWarning, match="cannot resume at a position for mlp_out") as warned:
-        result = tv.patch(model, clean, corrupted, site="mlp_out", metric=METRIC)
-    assert len(warned) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tv.patch(model, clean, corrupted, site="mlp_out", metric=METRIC)
-    wanted = plain(model, clean, corrupted, "mlp_out", 1, None, 5)
-    torch.testing.assert_close(result.values[1, 5], wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_a_longer_prompt_is_checked_again():
+def test_longer_prompts_and_larger_groups_are_verified_again():
     model = tiny.model("llama")
-    agreement._seen.pop(model, None)
-    for length in (6, 12, 8):
+    verification._verified.pop(model, None)
+    key = ("tree_attention", "q", (torch.float32, "cpu"))
+    for length, layers in ((6, [1]), (12, [1]), (8, "all")):
         clean, corrupted = pair(length)
-        tv.patch(model, clean, corrupted, site="q", metric=METRIC, positions=-1)
-    assert agreement._seen[model]["resume at a position", "q"] == (12, 0, 2)
+        tv.patch(model, clean, corrupted, site="q", metric=METRIC, positions=-1, layers=layers)
+        found = verification._verified[model][key]
+        assert (found.length, found.lowest, found.highest) == (
+            (length, 1, 1) if layers == [1] else (8, 0, 2)
+        )
 
 
-def test_what_holds_above_is_not_believed_below(monkeypatch):
-    """A mask that forgets windows is right in Gemma's last block, which sees everything."""
+def test_a_mask_without_windows_is_found_in_the_lower_layers(monkeypatch):
+    """The last block of this Gemma sees everything, so that such a mask is right there alone."""
     model = tiny.model("gemma3")
-    agreement._seen.pop(model, None)
-    real = resume.masks
-    monkeypatch.setattr(resume, "masks", lambda *a, **o: real(*a, **o)["full_attention"])
+    verification._verified.pop(model, None)
+    real = tree_attention.masks
+    monkeypatch.setattr(tree_attention, "masks", lambda *a, **o: real(*a, **o)["full_attention"])
     clean, corrupted = pair()
     options = dict(site="attn_out", metric=METRIC, positions=-1)
     tv.patch(model, clean, corrupted, layers=-1, **options)
-    with pytest.warns(UserWarning, match=r"cannot resume.*differ by"):
+    with pytest.warns(UserWarning, match=r"cannot resume.*differs by"):
         result = tv.patch(model, clean, corrupted, layers=[0], **options)
     wanted = plain(model, clean, corrupted, "attn_out", 0, None, 11)
     torch.testing.assert_close(result.values[0], wanted, rtol=1e-4, atol=1e-5)
-    agreement._seen.pop(model, None)
+    verification._verified.pop(model, None)
 
 
-def test_a_slower_way_that_disagrees_is_not_taken_either(monkeypatch):
-    """Where both faster ways are wrong, full forwards are run and the numbers are right."""
+def test_an_engine_that_disagrees_is_left_for_the_next_one(monkeypatch):
     model = tiny.model("llama")
-    agreement._seen.pop(model, None)
-    for name in ("resumed", "stacked"):
-        real = getattr(patch_module, name)
-        monkeypatch.setattr(patch_module, name, lambda *a, real=real: 1.01 * real(*a))
+    verification._verified.pop(model, None)
+    for name in ("tree_attention", "batched"):
+        real = getattr(engines, name)
+        monkeypatch.setattr(engines, name, lambda *a, real=real: 1.01 * real(*a))
     clean, corrupted = pair()
+    options = dict(site="z", metric=METRIC, positions=-1)
     with pytest.warns(UserWarning) as warned:
-        result = tv.patch(model, clean, corrupted, site="z", metric=METRIC, positions=-1)
+        result = tv.patch(model, clean, corrupted, **options)
     assert [str(w.message).split(" for ")[0] for w in warned] == [
         "LlamaForCausalLM cannot resume at a position",
         "LlamaForCausalLM cannot begin at a layer",
     ]
+    assert result.settings["engine"] == "full_forward" and result.settings["verified"] == 0
     wanted = plain(model, clean, corrupted, "z", 1, 2, 11)
     torch.testing.assert_close(result.values[1, 2], wanted, rtol=1e-4, atol=1e-5)
-    agreement._seen.pop(model, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the warning comes once
+        tv.patch(model, clean, corrupted, **options)
+    verification._verified.pop(model, None)
+
+
+def test_a_sweep_whose_sample_disagrees_starts_again(monkeypatch):
+    """An engine that goes wrong after its verification is caught by the sweep's own sample."""
+    model = tiny.model("llama")
+    clean, corrupted = pair()
+    options = dict(site="z", metric=METRIC, positions=-1)
+    tv.patch(model, clean, corrupted, **options)  # verified
+    real = engines.tree_attention
+    monkeypatch.setattr(engines, "tree_attention", lambda *a: real(*a) + 0.01)
+    unverified = tv.patch(model, clean, corrupted, verify=0, **options)
+    assert unverified.settings["engine"] == "tree_attention"
+    with pytest.warns(UserWarning, match=r"cannot resume at a position for z \(z\.\d.*differs"):
+        result = tv.patch(model, clean, corrupted, **options)
+    assert result.settings["engine"] == "batched"
+    wanted = plain(model, clean, corrupted, "z", 1, 2, 11)
+    torch.testing.assert_close(result.values[1, 2], wanted, rtol=1e-4, atol=1e-5)
+    verification._verified.pop(model, None)
+
+
+def test_the_verified_share_is_an_option_and_stands_in_the_result():
+    model = tiny.model("llama")
+    clean, corrupted = pair()
+    options = dict(site="z", metric=METRIC, positions="all")  # 3 x 4 x 12 patches
+    for share, count in ((0, 0), (0.001, 2), (0.1, 14), (1, 144)):
+        settings = tv.patch(model, clean, corrupted, verify=share, **options).settings
+        assert settings["verified"] == count
+        assert settings["largest_difference"] < 1e-5
+    with pytest.raises(TvlensError, match="verify=2: a share"):
+        tv.patch(model, clean, corrupted, verify=2, **options)
 
 
 def test_small_groups_and_lack_of_memory_change_nothing(monkeypatch):
@@ -202,19 +223,19 @@ def test_small_groups_and_lack_of_memory_change_nothing(monkeypatch):
     torch.testing.assert_close(
         tv.patch(model, clean, corrupted, batch_tokens=1, **options).values, whole.values
     )
-    real = patch_module.resumed
+    real = engines.tree_attention
 
     def tight(model, base, cells, *rest):
         if len(cells) > 2:
             raise RuntimeError("CUDA out of memory")
         return real(model, base, cells, *rest)
 
-    monkeypatch.setattr(patch_module, "resumed", tight)
+    monkeypatch.setattr(engines, "tree_attention", tight)
     torch.testing.assert_close(tv.patch(model, clean, corrupted, **options).values, whole.values)
 
 
 def test_passes_hold_whole_layers_or_even_pieces_of_one():
-    fitting = patch_module._fitting
+    fitting = engines._fitting
     three = [(layer, 10) for layer in range(3) for _ in range(4)]
     assert fitting(three, 1000) == 12
     assert fitting(three, 100) == 8  # two layers, and not half of the third
@@ -227,13 +248,13 @@ def test_passes_hold_whole_layers_or_even_pieces_of_one():
 def test_max_memory_makes_passes_smaller(monkeypatch):
     model = tiny.model("llama")
     clean, corrupted = pair()
-    real, sizes = patch_module.resumed, []
+    real, sizes = engines.tree_attention, []
 
     def counting(model, base, cells, *rest):
         sizes.append(len(cells))
         return real(model, base, cells, *rest)
 
-    monkeypatch.setattr(patch_module, "resumed", counting)
+    monkeypatch.setattr(engines, "tree_attention", counting)
     options = dict(site="z", metric=METRIC, positions=[-3, -2, -1])
     tv.patch(model, clean, corrupted, **options)  # checks itself
     largest = []
@@ -252,8 +273,8 @@ def test_what_is_equal_already_is_not_run(monkeypatch):
     clean, corrupted = pair()
     corrupted[:, :-1] = clean[:, :-1]
 
-    monkeypatch.setattr(patch_module, "resumed", never)
-    monkeypatch.setattr(patch_module, "stacked", never)
+    monkeypatch.setattr(engines, "tree_attention", never)
+    monkeypatch.setattr(engines, "batched", never)
     result = tv.patch(model, clean, corrupted, site="resid_pre", positions=range(11), metric=METRIC)
     assert not result.effect.any()
 

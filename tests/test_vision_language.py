@@ -9,7 +9,7 @@ import tvlens as tv
 from tvlens import Task, TvlensError
 from tvlens.models.forward import Batch, logits_at
 from tvlens.patching.comparison import compare
-from tvlens.patching.full import full
+from tvlens.patching.full_forward import full_forward as full
 from tvlens.tasks import TEMPLATES, build, contexts
 
 PAIRS = [("cat", "cats"), ("dog", "dogs"), ("bus", "buses"), ("red", "reds"), ("green", "greens")]

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
+from .families import family
 from .processor import has_images, looked_at
 
 Hook = tuple[str, Callable]
@@ -228,20 +229,19 @@ def skipping(model: Any, blocks: Iterable[int]) -> Iterator[None]:
     TransformerLens' `start_at_layer` on a bridge would run the blocks below it all the same.
     """
     points = model.hook_dict  # made anew at every call
-    skipped = {model.blocks[i]: points[f"blocks.{i}.hook_resid_post"] for i in blocks}
-    # TransformerLens' native models unpack a tuple where all others take the state itself.
-    native = type(getattr(model, "original_model", None)).__name__ == "NativeModel"
+    skipped = {i: points[f"blocks.{i}.hook_resid_post"] for i in blocks}
+    form = family(model).block_output
 
-    def handing_on(point: Callable) -> Callable:
-        return lambda hidden, *_, **__: (point(hidden),) if native else point(hidden)
+    def handing_on(i: int, point: Callable) -> Callable:
+        return lambda hidden, *_, **__: form(i, point(hidden))
 
-    for block, point in skipped.items():
-        block.__dict__["forward"] = handing_on(point)
+    for i, point in skipped.items():
+        model.blocks[i].__dict__["forward"] = handing_on(i, point)
     try:
         yield
     finally:
-        for block in skipped:
-            del block.__dict__["forward"]
+        for i in skipped:
+            del model.blocks[i].__dict__["forward"]
 
 
 def before_unembedding(model: Any) -> str:

@@ -1,8 +1,8 @@
 """Activation patching: exact, over any layer, head and position."""
 
-from .attribute import attribute
+from .activation_patching import patch
+from .attribution import attribute
 from .metrics import accuracy, kl_divergence, log_probability, logit_difference, probability, rank
-from .patch import patch
 from .paths import patch_paths
 from .result import PatchResult
 

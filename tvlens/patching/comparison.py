@@ -15,10 +15,10 @@ from ..activations import collect
 from ..errors import TvlensError
 from ..models.forward import Batch, TokenRows
 from ..models.load import model_name
-from .full import check_writable
+from .base_run import Base, base_run
+from .full_forward import check_writable
 from .metrics import Metric, narrowed, positions_of
 from .result import PatchResult
-from .resume import Base, base_run
 from .source import Observed, observe, source_of
 from .sweep import Cell, Choice, Sweep, sweep
 

@@ -12,8 +12,8 @@ from ..errors import TvlensError
 from ..models.forward import Batch, run, skipping
 from ..sites import Site
 from .comparison import Comparison, Prompts, compare
+from .engines import run_sweep
 from .metrics import Metric
-from .patch import exact
 from .result import PatchResult
 from .source import keeping, observe
 from .sweep import Cell, Choice
@@ -30,6 +30,7 @@ def patch_paths(
     heads: Choice = "all",
     positions: Choice = None,
     batch_tokens: int = 512,
+    verify: float = 0.01,
     seed: int = 0,
     progress: bool = False,
 ) -> PatchResult:
@@ -44,7 +45,7 @@ def patch_paths(
             for what senders write straight into the final norm.
         layers, heads: the senders, all those below the receiver by default.
         positions: where senders are patched; all positions together by default.
-        clean, corrupted, metric, batch_tokens, seed: as in `patch`.
+        clean, corrupted, metric, batch_tokens, verify, seed: as in `patch`.
 
     Cost: a forward per swept head, the receiver's block once per sender, and one resumed pass
     from the receiver up per sender.
@@ -70,9 +71,18 @@ def patch_paths(
     into = {cell.position: cell for cell in received.grid.cells}
     cells = [into[cell.position] for cell in sent.grid.cells]
     parts = _parts(model, sent, received, cells)
-    values = exact(model, received, cells, parts, batch_tokens=batch_tokens, progress=progress)
+    found = run_sweep(
+        model,
+        received,
+        cells,
+        parts,
+        batch_tokens=batch_tokens,
+        verify=verify,
+        seed=seed,
+        progress=progress,
+    )
     name = "logits" if receiver == "logits" else str(target)
-    result = sent.result(model, values, method="path", receiver=name)
+    result = sent.result(model, found.values, method="path", receiver=name, **found.settings)
     return dataclasses.replace(result, site=f"z to {name}")
 
 

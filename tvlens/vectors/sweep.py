@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..patching.comparison import compare
+from ..patching.engines import run_sweep
 from ..patching.metrics import Metric
-from ..patching.patch import exact
 from ..tasks import Prompt
 from .vector import TaskVector, written
 
@@ -66,8 +66,8 @@ def _of_one_length(
     )
     cells = compared.grid.cells
     parts = [_written(compared.own(c), vector.values[c.layer], mode or vector.mode) for c in cells]
-    values = exact(model, compared, cells, parts, batch_tokens=batch_tokens, progress=progress)
-    return values.permute(2, 1, 0).cpu()
+    found = run_sweep(model, compared, cells, parts, batch_tokens=batch_tokens, progress=progress)
+    return found.values.permute(2, 1, 0).cpu()
 
 
 def _written(

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from ...models.forward import Batch, Hook, logits_at
 from ...patching.comparison import compare
+from ...patching.engines import run_sweep
 from ...patching.metrics import probability
-from ...patching.patch import exact
 from ...sites import Site
 from ...tasks import Prompt
 
@@ -121,7 +121,7 @@ class Delimiter:
             )
             cells = compared.grid.cells
             written = [vectors[c.layer, part].to(compared.own(c)) for c in cells]
-            found.append(exact(self.model, compared, cells, written)[0])
+            found.append(run_sweep(self.model, compared, cells, written).values[0])
         return torch.cat(found, 1).cpu()
 
     def _parts(self, count: int, what: str) -> Iterator[slice]:

@@ -1,7 +1,7 @@
-"""The engine where branches cannot share a pass: each patch in rows of its own, from its layer up.
+"""The engine of batched rows: each patch is a copy of the prompts, from its layer up.
 
-Every model that runs its blocks one after the other takes this. HookedTransformer also keeps keys
-and values, so there rows begin at the first position that any patch of the group can change.
+It needs a model that runs its blocks one after the other. HookedTransformer also keeps keys and
+values, so that its rows begin at the first position that any patch of the group can change.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.forward import Batch, before_unembedding, hooked, skipping, unembedding
-from .full import edits
-from .resume import Base
+from .base_run import Base
+from .full_forward import edits
 from .sweep import Cell
 
 
@@ -22,7 +22,7 @@ def has_own_cache(model: Any) -> bool:
     return type(model).__name__ == "HookedTransformer"
 
 
-def stacked(
+def batched(
     model: Any, base: Base, cells: Sequence[Cell], parts: Sequence[Tensor], reads: Sequence[int]
 ) -> Float[Tensor, "cell batch position vocab"]:
     """Logits at `reads` with each patch's part written in.
@@ -31,7 +31,7 @@ def stacked(
     """
     prompts, layer = base.prompts, min(cell.layer for cell in cells)
     batch, count = len(prompts), len(cells)
-    first = min(begin_of(model, cell, prompts) for cell in cells)
+    first = min(first_position(model, cell, prompts) for cell in cells)
     wanted = prompts.positions(list(reads))
     ends = (wanted - first).clamp_min(0).repeat(count, 1)
     rows = torch.arange(count * batch)[:, None]
@@ -56,7 +56,7 @@ def stacked(
     return logits
 
 
-def begin_of(model: Any, cell: Cell, prompts: Batch) -> int:
+def first_position(model: Any, cell: Cell, prompts: Batch) -> int:
     """The first position that a patch's rows must run."""
     return int(cell.start(prompts.lengths).min()) if has_own_cache(model) else 0
 

@@ -11,8 +11,8 @@ from ..errors import TvlensError
 from ..models.forward import before_unembedding, hooked, unembedding
 from ..sites import Site
 from .comparison import Comparison, Prompts, compare
+from .engines import run_sweep
 from .metrics import Metric
-from .patch import exact
 from .result import PatchResult
 from .source import observe
 from .sweep import Cell, Choice
@@ -73,7 +73,7 @@ def attribute(
         top = size.topk(min(refine, len(size))).indices.tolist()
         cells = [compared.grid.cells[i] for i in top]
         parts = [compared.part(cell) for cell in cells]
-        values[:, top] = exact(model, compared, cells, parts).to(values)
+        values[:, top] = run_sweep(model, compared, cells, parts, seed=seed).values.to(values)
     return compared.result(model, values, method="attribution", steps=steps, refined=refine)
 
 

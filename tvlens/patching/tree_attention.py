@@ -1,4 +1,4 @@
-"""The fast engine: begin at the patched layer and position, and let many patches share a prefix.
+"""The engine of tree attention: begin at the patched layer and position, and share the prefix.
 
 A patch at layer l and position p changes nothing below l and nothing before p. So the blocks below
 l do not run, the positions before p are read from the base run's keys and values, and many patches
@@ -6,7 +6,7 @@ ride in one forward pass, as branches of extra query tokens: each sees the base 
 position, and itself, but no other branch (tree attention). A branch joins at its own layer: those
 from below stop there and go on together with it.
 
-Whether a model takes this exactly is found out by running one patch both ways; see `patch`.
+Whether the results are exact on a model is verified against full forwards; see `verification`.
 """
 
 import copy
@@ -16,109 +16,40 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..models.forward import (
-    Batch,
-    Hook,
-    before_unembedding,
-    hooked,
-    is_bidirectional,
-    run,
-    skipping,
-    unembedding,
-)
-from ..sites import Site
-from .full import edits
-from .source import Observed, keeping
+from ..models.families import text_config
+from ..models.forward import Hook, hooked, skipping, unembedding
+from .base_run import Base
+from .full_forward import edits
 from .sweep import Cell
-from .tree import Tree, masks, tree
 
 
 @dataclass(frozen=True)
-class Base:
-    """The unpatched run, as far as patches need it.
+class Tree:
+    """What each token of a pass sees.
 
     Attributes:
-        prompts: the corrupted prompts.
-        seen: the patched component at the swept layers, and the logits that metrics read.
-        vocabulary: the tokens whose logits these are; None for all.
-        resid: residual stream before every block from the lowest swept one up.
-        cache: keys and values of every block, in the model's own kind of cache, if it has one.
+        seen: the prefix before its branch's start, and its own branch, causally.
+        distance: how many positions back each key stands.
     """
 
-    prompts: Batch
-    seen: Observed
-    vocabulary: Sequence[int] | None
-    resid: Mapping[int, Float[Tensor, "batch pos d_model"]]
-    cache: Any
+    seen: Bool[Tensor, "row token key"]
+    distance: Int[Tensor, "row token key"]
+
+    @property
+    def prefix(self) -> int:
+        """How many keys of the prefix there are."""
+        return self.seen.shape[2] - self.seen.shape[1]
+
+    def first(self, count: int) -> "Tree":
+        """The first tokens alone."""
+        keys = self.prefix + count
+        return Tree(self.seen[:, :count, :keys], self.distance[:, :count, :keys])
 
 
-def can_resume(model: Any, prompts: Batch) -> bool:
-    """Whether a model has what the engine uses: a causal Hugging Face model behind a bridge.
-
-    What a processor says of every token (that it is part of an image) bends masks or positions,
-    and what says of a picture where its patches stand bends positions too: no branch is told that.
-    """
-    adapter = getattr(model, "adapter", None)
-    bent = any(
-        key.endswith("grid_thw") or value.shape == prompts.inputs.shape
-        for key, value in prompts.seen.items()
-    )
-    return not bent and (
-        getattr(adapter, "supports_kv_cache", False)
-        and not is_bidirectional(model)
-        and "unembed.hook_in" in model.hook_dict
-        and hasattr(getattr(model, "original_model", None), "config")
-    )
-
-
-def base_run(
-    model: Any,
-    prompts: Batch,
-    *,
-    component: str,
-    layers: Sequence[int],
-    reads: Sequence[int],
-    vocabulary: Sequence[int] | None = None,
-) -> Base:
-    """Run the prompts once and keep what patches compare with and resume from."""
-    own: dict[int, Tensor] = {}
-    resid: dict[int, Tensor] = {}
-    rows, at = torch.arange(len(prompts))[:, None], prompts.positions(list(reads))
-    hooks = [(Site(component, l).hook(model), keeping(own, l)) for l in layers]
-    hooks += [
-        (Site("resid_pre", l).hook(model), keeping(resid, l))
-        for l in range(min(layers), model.cfg.n_layers)
-    ]
-    hooks.append((before_unembedding(model), lambda activation, hook: activation[rows, at]))
-    cache, options = _new_cache(model, prompts)
-    with unembedding(model, vocabulary):
-        logits = run(model, prompts, hooks=hooks, **options)
-    return Base(prompts, Observed(own, prompts.lengths, logits), vocabulary, resid, cache)
-
-
-def _new_cache(model: Any, prompts: Batch) -> tuple[Any, dict[str, Any]]:
-    """An empty cache of the model's kind, and the options that have a run fill it."""
-    if can_resume(model, prompts):
-        from transformers import DynamicCache
-
-        # One of our own keeps every position; a model's would drop those behind a window.
-        cache = DynamicCache()
-        return cache, {"past_key_values": cache, "use_cache": True}
-    if type(model).__name__ == "HookedTransformer":
-        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-        device = next(model.parameters()).device
-        cache = TransformerLensKeyValueCache.init_cache(model.cfg, device, len(prompts))
-        # Without a mask it asks the tokenizer for one, which small trained models do not have.
-        seen = torch.ones(len(prompts), prompts.inputs.shape[1], dtype=torch.long, device=device)
-        return cache, {"past_kv_cache": cache, "attention_mask": seen}
-    return None, {}
-
-
-def resumed(
+def tree_attention(
     model: Any, base: Base, cells: Sequence[Cell], parts: Sequence[Tensor], reads: Sequence[int]
 ) -> Float[Tensor, "cell batch position vocab"]:
     """Logits at `reads` with each patch's part written in; cells stand in the order of layers.
@@ -210,3 +141,40 @@ def _prefix(cache: Any, length: int) -> Any:
         prefix.layers.append(short := copy.copy(layer))  # what comes is joined to it, not into it
         short.keys, short.values = layer.keys[:, :, :length], layer.values[:, :, :length]
     return prefix
+
+
+def tree(
+    starts: Int[Tensor, "batch cell"], owner: Int[Tensor, " token"], step: Int[Tensor, " token"]
+) -> Tree:
+    """Which keys are seen, the prefix's first and then those of the pass itself."""
+    if bool((starts == starts[:1]).all()):
+        starts = starts[:1]  # prompts of one length share a mask
+    prefix, begun = torch.arange(int(starts.max())), starts[:, owner]
+    place = begun + step
+    seen = torch.cat(
+        [
+            prefix < begun[..., None],
+            ((owner[:, None] == owner) & (step[:, None] >= step)).expand(len(starts), -1, -1),
+        ],
+        dim=-1,
+    )
+    keys = torch.cat([prefix.expand(len(starts), -1), place], dim=-1)
+    return Tree(seen, place[..., None] - keys[:, None])
+
+
+def masks(
+    model: Any, branches: Tree, *, like: Float[Tensor, "batch token d_model"]
+) -> Tensor | dict[str, Tensor]:
+    """A mask for attention to all that is seen; one per kind of layer where some have a window."""
+
+    def additive(seen: Bool[Tensor, "row token key"]) -> Float[Tensor, "batch 1 token key"]:
+        mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(like.dtype).min)
+        return mask.to(like)[:, None].expand(len(like), -1, -1, -1)
+
+    config = text_config(model)
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if window is None or kinds == {"full_attention"}:
+        return additive(branches.seen)
+    near = additive(branches.seen & (branches.distance < window))
+    return {"full_attention": additive(branches.seen), "sliding_attention": near} if kinds else near

@@ -1,4 +1,4 @@
-"""Patches as rows of full forward passes: exact on every model, and what faster ways answer to."""
+"""The reference engine: every patch is a set of rows of a full forward pass of the model."""
 
 import weakref
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ def check_writable(model: Any, prompts: Batch, site: Site) -> None:
     known.add(site.component)
 
 
-def full(
+def full_forward(
     model: Any,
     prompts: Batch,
     cells: Sequence[Cell],
@@ -69,6 +69,36 @@ def full(
     at = rows.positions(list(reads))
     logits = logits_at(model, rows, at, hooks=hooks, vocabulary=vocabulary)
     return logits.unflatten(0, (count, batch))
+
+
+def forward_examples(
+    model: Any,
+    prompts: Batch,
+    cells: Sequence[Cell],
+    parts: Sequence[Tensor],
+    examples: Sequence[int],
+    reads: Sequence[int],
+    vocabulary: Sequence[int] | None = None,
+) -> Float[Tensor, "cell position vocab"]:
+    """As `full_forward`, but each patch on one example only: a row per patch.
+
+    Args:
+        examples: for each cell, the index of its prompt.
+    """
+    if prompts.seen:  # which images belong to which prompt, only the processor knows
+        logits = full_forward(model, prompts, cells, parts, reads, vocabulary)
+        return logits[range(len(cells)), list(examples)]
+    index = torch.tensor(list(examples))
+    rows = Batch(prompts.inputs[index.to(prompts.inputs.device)], prompts.lengths[index])
+    parts = [part[i : i + 1] for part, i in zip(parts, examples, strict=True)]
+
+    def where(j: int) -> tuple:
+        place = cells[j].place(rows.lengths)
+        return torch.tensor([j]), place if isinstance(place, slice) else place[j : j + 1]
+
+    hooks = edits(model, cells, parts, where)
+    at = rows.positions(list(reads))
+    return logits_at(model, rows, at, hooks=hooks, vocabulary=vocabulary)
 
 
 def edits(

@@ -1,0 +1,103 @@
+"""`patch`: exact activation patching over layers, heads and positions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .base_run import Base
+from .comparison import Prompts, compare
+from .engines import run_sweep
+from .metrics import Metric
+from .result import PatchResult
+from .sweep import Choice
+
+
+def patch(
+    model: Any,
+    clean: Any,
+    corrupted: Prompts,
+    *,
+    site: str,
+    metric: Metric | Mapping[str, Metric],
+    layers: Choice = "all",
+    heads: Choice = "all",
+    positions: Choice = "auto",
+    batch_tokens: int = 512,
+    max_memory: float | None = None,
+    verify: float = 0.01,
+    seed: int = 0,
+    progress: bool = False,
+) -> PatchResult:
+    """Run `corrupted` with single activations taken from `clean`, one patch at a time.
+
+    Args:
+        clean: as many prompts as `corrupted`; or another source: an activation cache, a
+            `TaskVector`, "mean", "zero" or "resample" (all of `corrupted` itself).
+        corrupted: text, texts, token lists or a tensor, padded or not. For noising, swap clean
+            and corrupted. Where lengths differ, positions count from each prompt's own end.
+        site: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z (or head_out), q, k, v, or
+            pattern.
+        metric: from logits `[batch, pos, vocab]` to `[batch]`, or several of them by name.
+        layers, heads, positions: "all" to sweep, numbers to sweep over these, one number, or None
+            for all together. By default every position is swept on residual sites, and heads are
+            patched at all positions together.
+        batch_tokens: tokens per forward pass; halved when memory runs out.
+        max_memory: gigabytes that a pass may take beside the model and the two runs, by estimate;
+            fewer tokens ride in a pass where this asks for it, at least one patch.
+        verify: the share of the sweep's values, at least two, that full forwards compute again. A
+            difference beyond rounding starts the sweep again with a slower engine and warns. 0
+            leaves this out.
+        seed: of resampling, and of the sample that is verified.
+
+    Returns:
+        The metric under every patch. `settings` name the engine, how many values were verified
+        and their largest difference from full forwards, as a share of the largest logit.
+
+    Cost: where the model allows tree attention, one pass from the patched layer up over the
+    positions from the patched one on, shared by many patches; where it does not, whole prompts from
+    the patched layer up; else one full forward per patch, in batches. Fast engines are verified
+    against full forwards before use, once per model and component, which costs a few forwards.
+
+    Raises:
+        TvlensError: unknown site, layer, head or position; lengths that differ; equal prompts; a
+            model in training mode; NaN in a metric or the wrong shape.
+    """
+    compared = compare(
+        model,
+        clean,
+        corrupted,
+        site=site,
+        metric=metric,
+        layers=layers,
+        heads=heads,
+        positions=positions,
+        seed=seed,
+    )
+    cells = compared.grid.cells
+    parts = [compared.part(cell) for cell in cells]
+    if max_memory is not None:
+        batch_tokens = min(batch_tokens, affordable(model, compared.base, max_memory))
+    found = run_sweep(
+        model,
+        compared,
+        cells,
+        parts,
+        batch_tokens=batch_tokens,
+        verify=verify,
+        seed=seed,
+        progress=progress,
+    )
+    return compared.result(model, found.values, seed=seed, method="exact", **found.settings)
+
+
+def affordable(model: Any, base: Base, gigabytes: float) -> int:
+    """How many tokens of a pass fit into memory: what one takes in the widest block and behind it.
+
+    States and their copies, the MLP's hidden units, scores and mask over all keys, and logits.
+    """
+    cfg = model.cfg
+    keys = base.prompts.inputs.shape[1]
+    logits = cfg.d_vocab if base.vocabulary is None else len(base.vocabulary)
+    hidden = getattr(cfg, "d_mlp", None) or 4 * cfg.d_model
+    numbers = 12 * cfg.d_model + 3 * hidden + 4 * cfg.n_heads * keys + 2 * logits
+    size = next(model.parameters()).element_size()
+    return max(1, int(gigabytes * 2**30 / (numbers * size)))
