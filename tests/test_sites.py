@@ -74,7 +74,8 @@ def test_a_wrong_name_answers_with_the_nearest(wrong, right):
 def test_other_spellings():
     model = tiny.model("gpt2")
     assert Site("head_out", 2).hook(model) == Site("z", 2).hook(model)
-    assert Site("blocks.0.hook_resid_post", -1).hook(model) == "blocks.2.hook_resid_post"
+    assert Site("blocks.2.hook_resid_post").hook(model) == "blocks.2.hook_resid_post"
+    assert Site("blocks.1.attn.hook_z", 1) == Site("z.1") == Site("z", 1)
     assert [s.layer for s in sites(model, "z", layers=[0, -1])] == [0, 2]
 
 

@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
+from ..integers import as_integer, at_least_one
 from ..models.forward import before_unembedding, hooked, unembedding
+from ..models.locks import locked
 from ..sites import Site
 from .comparison import Comparison, Prompts, compare
 from .metrics import Metric
@@ -23,7 +25,7 @@ def attribute(
     clean: Any,
     corrupted: Prompts,
     *,
-    site: str,
+    site: str | Site,
     metric: Metric | Mapping[str, Metric],
     layers: Choice = "all",
     heads: Choice = "all",
@@ -48,19 +50,34 @@ def attribute(
     Raises:
         TvlensError: as `patch`; steps below 1; steps above 1 without clean prompts.
     """
-    if steps < 1:
-        raise TvlensError(f"steps={steps}: at least one is needed")
-    compared = compare(
-        model,
-        clean,
-        corrupted,
-        site=site,
-        metric=metric,
-        layers=layers,
-        heads=heads,
-        positions=positions,
-        seed=seed,
-    )
+    steps = at_least_one(steps, name="steps")
+    refine = as_integer(refine, name="refine")
+    if any(weight.is_inference() for weight in model.parameters()):
+        raise TvlensError(
+            "the model was made under torch.inference_mode, so nothing has gradients: load it "
+            "outside, or use patch"
+        )
+    # Under the caller's inference mode PyTorch would keep nothing for the backward pass.
+    with torch.inference_mode(False), locked(model):
+        return _attributed(
+            model,
+            clean,
+            corrupted,
+            steps=steps,
+            refine=refine,
+            site=site,
+            metric=metric,
+            layers=layers,
+            heads=heads,
+            positions=positions,
+            seed=seed,
+        )
+
+
+def _attributed(
+    model: Any, clean: Any, corrupted: Prompts, *, steps: int, refine: int, **choice: Any
+) -> PatchResult:
+    compared = compare(model, clean, corrupted, **choice)
     if steps > 1 and compared.clean is None:
         raise TvlensError("integrated gradients need clean prompts, not another source")
     if steps > 1 and not torch.equal(compared.clean.lengths, compared.base.prompts.lengths):

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..sites import Site
 from .agreement import Engine, agrees
 from .comparison import Comparison, Prompts, compare
 from .full import full
@@ -24,7 +25,7 @@ def patch(
     clean: Any,
     corrupted: Prompts,
     *,
-    site: str,
+    site: str | Site,
     metric: Metric | Mapping[str, Metric],
     layers: Choice = "all",
     heads: Choice = "all",
@@ -39,10 +40,11 @@ def patch(
     Args:
         clean: as many prompts as `corrupted`; or another source: an activation cache, a
             `TaskVector`, "mean", "zero" or "resample" (all of `corrupted` itself).
-        corrupted: text, texts, token lists or a tensor, padded or not. For noising, swap clean
-            and corrupted. Where lengths differ, positions count from each prompt's own end.
+        corrupted: text, texts, token lists, a tensor, padded or not, or a tokenizer's output
+            with its attention mask. For noising, swap clean and corrupted. Where
+            lengths differ, positions count from each prompt's own end.
         site: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z (or head_out), q, k, v, or
-            pattern.
+            pattern; at one layer: "blocks.5.hook_resid_pre" or `Site("resid_pre", 5)`.
         metric: from logits `[batch, pos, vocab]` to `[batch]`, or several of them by name.
         layers, heads, positions: "all" to sweep, numbers to sweep over these, one number, or None
             for all together. By default every position is swept on residual sites, and heads are
