@@ -100,7 +100,7 @@ def test_bad_input():
     model = tiny.model("llama")
     clean, corrupted = pair()
     options = dict(site="z", metric=METRIC)
-    with pytest.raises(TvlensError, match="steps=0"):
+    with pytest.raises(TvlensError, match="steps must be 1 or more, not 0"):
         tv.attribute(model, clean, corrupted, steps=0, **options)
     with pytest.raises(TvlensError, match="need clean prompts"):
         tv.attribute(model, "zero", corrupted, steps=2, **options)

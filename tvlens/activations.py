@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .errors import TvlensError
 from .files import replacing
-from .integers import Integers, at_least_one
+from .integers import Integers, as_integer
 from .models.forward import (
     Batch,
     Hook,
@@ -122,7 +122,7 @@ def collect(
             padding that cannot be told from the text, a model in training mode.
     """
     check_runnable(model)
-    batch_size = at_least_one(batch_size, name="batch_size")
+    batch_size = as_integer(batch_size, name="batch_size", minimum=1)
     addresses = _addresses(model, wanted, layers)
     rows = read_prompts(model, prompts)
     everything = Batch.of(model, rows, look=False)
@@ -142,7 +142,9 @@ def collect(
 
 def _addresses(model: Any, wanted: Any, layers: Any) -> list[Site]:
     """Every asked address, resolved on the model, each once."""
-    items = [wanted] if isinstance(wanted, str | Site) else list(wanted)
+    items = [wanted] if isinstance(wanted, str | Site) else wanted
+    if not isinstance(items, Iterable) or not all(isinstance(i, str | Site) for i in items):
+        raise TvlensError(f"sites are names or `Site`s, one or several, not {wanted!r}")
     found: dict[str, Site] = {}
     for item in items:
         for site in (
@@ -179,6 +181,7 @@ def _stream(
 
     def catch(site: Site) -> Callable:
         def hook(activation: Tensor, hook_point: Any) -> None:
+            site.check_shape(model, activation)
             moved = activation.detach().movedim(site.position_axis, 1)
             if site.head is not None:
                 moved = moved.select(2, site.head)  # behind the position, also in a pattern

@@ -21,17 +21,20 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def as_integer(value: Any, *, name: str) -> int:
+def as_integer(value: Any, *, name: str, minimum: int | None = None) -> int:
     """One integer as an int.
 
     Args:
         name: what the argument is called, for the error.
+        minimum: the smallest that is allowed.
 
     Raises:
-        TvlensError: several integers, or none.
+        TvlensError: several integers, or none, or one below the minimum.
     """
     if not is_integer(value):
         raise TvlensError(f"{name} must be one integer, not {_shown(value)}")
+    if minimum is not None and value < minimum:
+        raise TvlensError(f"{name} must be {minimum} or more, not {int(value)}")
     return int(value)
 
 
@@ -51,18 +54,6 @@ def as_integers(value: Any, *, name: str) -> list[int]:
     if not all(is_integer(item) for item in items):
         raise TvlensError(f"{name} must be one integer or several, not {_shown(value)}")
     return [int(item) for item in items]
-
-
-def at_least_one(value: Any, *, name: str) -> int:
-    """A count as an int of 1 or more.
-
-    Raises:
-        TvlensError: anything else.
-    """
-    count = as_integer(value, name=name)
-    if count < 1:
-        raise TvlensError(f"{name} must be 1 or more, not {count}")
-    return count
 
 
 def _shown(value: Any) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from .errors import TvlensError, unknown
 from .integers import Integer, as_integer, as_integers
 
@@ -178,6 +180,11 @@ class Site:
             # TransformerLens' alias points behind the MLP there; the state between attention
             # and MLP is what the first layer norm gives.
             return f"blocks.{site.layer}.ln1.hook_out"
+        if site.component in _unreadable(model):
+            raise TvlensError(
+                f"latent attention keeps no {site.component} as [pos, head, d_head]: choose from "
+                + ", ".join(c for c in COMPONENTS if c not in _unreadable(model))
+            )
         name = f"blocks.{site.layer}.{COMPONENTS[site.component][0]}"
         known = _seen.setdefault(model, set())
         if name not in known:
@@ -189,6 +196,24 @@ class Site:
                 + ", ".join(have)
             )
         return name
+
+    def check_shape(self, model: Any, activation: Tensor, *, any_width: bool = False) -> None:
+        """Raise TvlensError unless an activation that the model gave has this site's axes.
+
+        Args:
+            any_width: how wide a head is, or how many keys there are, does not matter.
+        """
+        pos = activation.shape[self.position_axis] if activation.ndim == len(self.axes) else 1
+        wanted = self.shape(model, batch=len(activation), pos=pos)
+        free = ("d_head", "key_pos") if any_width else ()
+        pairs = zip(self.axes, activation.shape, wanted, strict=False)
+        if activation.ndim != len(wanted) or any(
+            own != size for axis, own, size in pairs if axis not in free
+        ):
+            raise TvlensError(
+                f"{self} of this model is {list(activation.shape)} and not {list(wanted)}, "
+                f"[{', '.join(self.axes)}]: it cannot be read here"
+            )
 
     def shape(self, model: Any, *, batch: int = 1, pos: int | None = None) -> tuple[int, ...]:
         """The shape of the whole activation for `batch` prompts of `pos` positions.
@@ -246,6 +271,19 @@ def _size(model: Any, axis: str) -> int:
 def _heads(model: Any, axis: str) -> int:
     key_value = getattr(model.cfg, "n_key_value_heads", None)
     return key_value if axis == "kv_head" and key_value else model.cfg.n_heads
+
+
+def _unreadable(model: Any) -> tuple[str, ...]:
+    """Components whose hooks in DeepSeek's latent attention are no `[pos, head, d_head]`.
+
+    TransformerLens shows queries, keys and values there with the head first, and takes a head's
+    output to be as wide as the rotated part of its query.
+    """
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    if getattr(config, "kv_lora_rank", None) is None:
+        return ()
+    as_wide = getattr(config, "v_head_dim", None) == getattr(model.cfg, "d_head", None)
+    return ("q", "k", "v") if as_wide else ("q", "k", "v", "z")
 
 
 def is_post_norm(model: Any) -> bool:

@@ -175,12 +175,21 @@ def run(model: Any, batch: Batch, *, hooks: Sequence[Hook] = (), **options: Any)
         return model(batch.inputs.to(device), **options)
 
 
+def check_model(model: Any) -> None:
+    """Raise TvlensError for what is no model with named hook points."""
+    if not (hasattr(model, "hook_dict") and hasattr(model, "cfg")):
+        raise TvlensError(
+            f"a {type(model).__name__} has no named hook points: give what tvlens.load returns"
+        )
+
+
 def check_runnable(model: Any) -> None:
     """Raise TvlensError for a model in training mode, and for an encoder-decoder.
 
     Dropout would make every state another one at every call; a part of the model in training
     mode is enough.
     """
+    check_model(model)
     if any(module.training for module in model.modules()):
         part = "" if model.training else "a part of "
         raise TvlensError(f"{part}the model is in training mode: call model.eval() first")
@@ -287,6 +296,13 @@ def is_classifier(model: Any) -> bool:
 def is_bidirectional(model: Any) -> bool:
     """Whether every position sees every other one (text and vision encoders)."""
     if getattr(model.cfg, "attention_dir", "causal") == "bidirectional":
+        return True
+    # Gemma 3 as an encoder; "vision" is for the tokens of one image alone.
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else None
+    if getattr(text, "use_bidirectional_attention", None) in (True, "all"):
+        return True
+    if getattr(text, "is_causal", None) is False:
         return True
     # TransformerLens 3.9 calls its BERT bridge causal, but knows that it cannot generate.
     return not getattr(getattr(model, "adapter", None), "supports_generation", True)

@@ -39,10 +39,12 @@ def read_prompts(model: Any, prompts: Any) -> Any:
     """
     if isinstance(prompts, Mapping):
         rows = _masked(model, prompts)
-    elif isinstance(prompts, Tensor | np.ndarray):
+    elif isinstance(prompts, Tensor) or (
+        isinstance(prompts, np.ndarray) and prompts.dtype.kind in "biufc"
+    ):
         tensor = torch.as_tensor(prompts)
         if tensor.is_floating_point():
-            return _vectors(tensor)
+            return _vectors(model, tensor)
         rows = _rows_of(model, tensor)
     else:
         rows = _listed(model, prompts)
@@ -157,11 +159,29 @@ def _rows_of(model: Any, tokens: Tensor) -> Rows:
     return unpadded(getattr(model, "tokenizer", None), tokens.cpu()) if len(tokens) else []
 
 
-def _vectors(tensor: Tensor) -> Tensor:
+def _vectors(model: Any, tensor: Tensor) -> Tensor:
+    """Pictures or vectors as they are, where the model reads them."""
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    shape = list(tensor.shape)
     if tensor.ndim not in (3, 4):
         raise TvlensError(
-            f"a float tensor of shape {list(tensor.shape)} holds no prompts: token ids are "
-            "integers, pictures [row, channel, height, width], vectors [row, position, input]"
+            f"a float tensor of shape {shape} holds no prompts: token ids are integers, pictures "
+            "[row, channel, height, width], vectors [row, position, input]"
+        )
+    size = getattr(config, "image_size", None)
+    if tensor.ndim == 4 and size is None:
+        raise TvlensError(f"this model reads no pictures, such as a tensor of shape {shape}")
+    wanted = [getattr(config, "num_channels", None), size, size]
+    if tensor.ndim == 4 and isinstance(size, int) and shape[1:] != wanted:
+        raise TvlensError(
+            f"the model reads pictures [channel, height, width] {wanted}, not {shape[1:]}"
+        )
+    if tensor.ndim == 3 and size is not None:
+        raise TvlensError(f"this model reads pictures [row, channel, height, width], not {shape}")
+    if tensor.ndim == 3 and hasattr(config, "vocab_size") and shape[2] != model.cfg.d_model:
+        raise TvlensError(
+            f"vectors in place of embeddings are as wide as the model, {model.cfg.d_model}, not "
+            f"{shape[2]}"
         )
     if not len(tensor):
         raise TvlensError("no prompts to run")
@@ -213,6 +233,8 @@ def _attended(row: Tensor, mask: Tensor, i: int) -> Tensor:
 
 def _listed(model: Any, prompts: Any) -> Rows:
     """The rows of a list of texts, token lists or prompts, or of one of these."""
+    if isinstance(prompts, np.ndarray):
+        prompts = prompts.tolist()
     if isinstance(prompts, str) or _is_built(prompts):
         prompts = [prompts]
     if not isinstance(prompts, Sequence):
@@ -237,7 +259,10 @@ def _one(model: Any, prompt: Any, i: int) -> Any:
 
 def _is_built(prompt: Any) -> bool:
     """Whether this is a `Prompt`, or another that carries its tokens."""
-    return isinstance(getattr(prompt, "tokens", None), tuple | list | Tensor)
+    tokens = getattr(prompt, "tokens", None)
+    return isinstance(tokens, Tensor) or (
+        isinstance(tokens, tuple | list) and all(map(is_integer, tokens))
+    )
 
 
 def _row(tokens: Any, i: int) -> Tensor:
@@ -254,6 +279,8 @@ def _row(tokens: Any, i: int) -> Tensor:
 
 def _check_tokens(model: Any, rows: Rows) -> None:
     """Raise TvlensError for a token id that the model has no embedding for."""
+    if hasattr(getattr(getattr(model, "original_model", None), "config", None), "image_size"):
+        raise TvlensError("this model reads pictures [row, channel, height, width], not tokens")
     embedding = getattr(getattr(model, "original_model", None), "get_input_embeddings", None)
     rows_of_weights = len(getattr(embedding() if embedding else None, "weight", ()))
     vocabulary = max(getattr(model.cfg, "d_vocab", None) or 0, rows_of_weights)

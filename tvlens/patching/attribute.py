@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..integers import as_integer, at_least_one
-from ..models.forward import before_unembedding, hooked, unembedding
+from ..integers import as_integer
+from ..models.forward import before_unembedding, check_model, hooked, unembedding
 from ..models.locks import locked
 from ..sites import Site
 from .comparison import Comparison, Prompts, compare
@@ -50,8 +50,9 @@ def attribute(
     Raises:
         TvlensError: as `patch`; steps below 1; steps above 1 without clean prompts.
     """
-    steps = at_least_one(steps, name="steps")
-    refine = as_integer(refine, name="refine")
+    check_model(model)
+    steps = as_integer(steps, name="steps", minimum=1)
+    refine = as_integer(refine, name="refine", minimum=0)
     if any(weight.is_inference() for weight in model.parameters()):
         raise TvlensError(
             "the model was made under torch.inference_mode, so nothing has gradients: load it "
@@ -148,4 +149,9 @@ def _gradients(
     with torch.enable_grad(), hooked(model, hooks), unembedding(model, compared.base.vocabulary):
         logits = model(prompts.inputs, **prompts.options(model))
         value = compared.measure(logits)[list(compared.metrics).index(name)].sum()
+    if not value.requires_grad:
+        raise TvlensError(
+            "the metric has no gradient: counts such as rank and accuracy have none; take "
+            "logit_difference, probability or log_probability, or use patch"
+        )
     return dict(zip(kept, torch.autograd.grad(value, list(kept.values())), strict=True))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..activations import collect
 from ..errors import TvlensError
+from ..integers import as_integer
 from ..models.forward import Batch, TokenRows, check_runnable
 from ..models.load import model_name
 from ..models.prompts import is_tokenizer_output, read_prompts
@@ -98,6 +99,7 @@ def compare(
 ) -> Comparison:
     """Check what was asked and run both sides once. Arguments as in `patch`."""
     check_runnable(model)
+    seed = as_integer(seed, name="seed", minimum=0)
     own = _prompts(model, corrupted)
     given = clean if _is_source(clean) else _prompts(model, clean)
     _check_sides(given, own)
@@ -117,6 +119,8 @@ def compare(
         vocabulary=vocabulary,
     )
     base = base_run(model, own, **wanted)
+    for layer, activation in base.seen.activations.items():
+        Site(grid.component, layer).check_shape(model, activation, any_width=True)
     if isinstance(given, Batch):
         return Comparison(base, observe(model, given, **wanted), given, grid, metrics, reads)
     source = source_of(model, given, base.seen, component=grid.component, seed=seed)

@@ -105,6 +105,8 @@ def narrowed(
     if not all(hasattr(metric, "narrow") for metric in metrics.values()):
         return None, metrics
     tokens = sorted({token for metric in metrics.values() for token in metric.narrow[0]})
+    if vocabulary < 1:
+        raise TvlensError("this model has no vocabulary: metrics of tokens cannot be measured")
     if tokens[0] < 0 or tokens[-1] >= vocabulary:
         raise TvlensError(f"a token id outside the vocabulary of {vocabulary}")
     return tokens, {name: _among(metric, tokens) for name, metric in metrics.items()}

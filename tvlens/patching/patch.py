@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..errors import TvlensError
+from ..integers import as_integer
 from ..sites import Site
 from .agreement import Engine, agrees
 from .comparison import Comparison, Prompts, compare
@@ -86,6 +88,8 @@ def affordable(model: Any, base: Base, gigabytes: float) -> int:
 
     States and their copies, the MLP's hidden units, scores and mask over all keys, and logits.
     """
+    if not isinstance(gigabytes, int | float) or not gigabytes > 0:
+        raise TvlensError(f"max_memory is a number of gigabytes above 0, not {gigabytes!r}")
     cfg = model.cfg
     keys = base.prompts.inputs.shape[1]
     logits = cfg.d_vocab if base.vocabulary is None else len(base.vocabulary)
@@ -105,6 +109,7 @@ def exact(
     progress: bool = False,
 ) -> Float[Tensor, "metric cell batch"]:
     """The metrics with each cell's part written in; what is there already keeps the baseline."""
+    batch_tokens = as_integer(batch_tokens, name="batch_tokens", minimum=1)
     base = compared.base
     values = compared.measure(base.seen.logits)[:, None].repeat(1, len(cells), 1)
     todo = [i for i, c in enumerate(cells) if not torch.equal(parts[i], compared.own(c))]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..integers import as_integers
-from ..models.forward import Batch, run, skipping
+from ..models.forward import Batch, check_runnable, run, skipping
 from ..models.load import model_name
 from ..sites import Site, is_post_norm
 from .comparison import Comparison, Prompts, compare
@@ -57,6 +57,7 @@ def patch_paths(
 
     Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1.
     """
+    check_runnable(model)
     if is_post_norm(model):
         raise TvlensError(
             f"{model_name(model)} norms its residual stream after every sum: no path from a head "

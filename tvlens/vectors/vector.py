@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError
+from ..errors import TvlensError, unknown
 from ..integers import Integer, Integers, as_integers
-from ..models.forward import Hook, hooked
+from ..models.forward import Hook, check_model, hooked
 from ..models.load import model_name
 from ..models.positions import row_positions
 from ..saved import read_tensors, write_tensors
@@ -161,9 +161,12 @@ class TaskVector:
         """The (name, function) pair that `applied` installs, for `model.run_with_hooks`."""
         mode = mode or self.mode
         if mode not in MODES:
-            raise TvlensError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
+            raise unknown("mode", mode, MODES)
         site = Site(self.site, layer).on(model)
-        vector = self.values[site.layer] * scale
+        try:
+            vector = self.values[site.layer] * float(scale)
+        except (TypeError, ValueError):
+            raise TvlensError(f"scale must be one number, not {scale!r}") from None
         as_integers(positions, name="positions")  # what is no position is an error before any work
 
         def write(activation: Tensor, hook: Any) -> Tensor:
@@ -177,6 +180,7 @@ class TaskVector:
 
     def check(self, model: Any, *, other_model: bool = False) -> None:
         """Raise TvlensError unless this vector fits the model."""
+        check_model(model)
         layers, width = self.values.shape
         if (layers, width) != (model.cfg.n_layers, model.cfg.d_model):
             raise TvlensError(
