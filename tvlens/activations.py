@@ -20,15 +20,12 @@ from .integers import Integers, as_integer
 from .models.forward import (
     Batch,
     Hook,
-    Pictures,
-    TokenRows,
-    Vectors,
     before_unembedding,
     check_runnable,
     is_classifier,
     run,
 )
-from .models.prompts import read_prompts
+from .models.prompts import Prompts, read_prompts
 from .sites import Site, parse_site, sites
 
 # safetensors' names of the dtypes that activations come in.
@@ -92,7 +89,7 @@ class Activations(Mapping):
 
 def collect(
     model: Any,
-    prompts: str | Sequence[str] | Mapping | TokenRows | Pictures | Vectors,
+    prompts: Prompts,
     wanted: str | Site | Sequence[str | Site] = "resid_post",
     *,
     layers: Any = "all",

@@ -292,7 +292,8 @@ def is_post_norm(model: Any) -> bool:
     There the state between attention and MLP is what the first norm gives, and what attention
     writes does not reach the end of the model by addition alone.
     """
-    norm = getattr(model.blocks[0], "ln1", None)
+    blocks = getattr(model, "blocks", None)
+    norm = getattr(blocks[0], "ln1", None) if blocks else None
     config = getattr(getattr(model, "original_model", None), "config", None)
     return (
         str(getattr(norm, "name", "") or "").startswith("attention.output")

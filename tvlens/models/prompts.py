@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
@@ -18,6 +18,16 @@ from ..integers import is_integer
 # What tokenizers give beside token ids and mask, and what says nothing that a model must be told.
 _IGNORED = {"special_tokens_mask", "length", "offset_mapping", "overflow_to_sample_mapping"}
 
+# What `read_prompts` reads.
+Prompts = (
+    str
+    | Sequence[Any]
+    | Mapping[str, Any]
+    | np.ndarray
+    | Int[Tensor, "*row pos"]
+    | Float[Tensor, "row pos input"]
+    | Float[Tensor, "row channel height width"]
+)
 Rows = list[Any]
 
 

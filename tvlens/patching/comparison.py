@@ -14,9 +14,9 @@ from torch import Tensor
 from ..activations import collect
 from ..errors import TvlensError
 from ..integers import as_integer
-from ..models.forward import Batch, TokenRows, check_runnable
+from ..models.forward import Batch, check_runnable
 from ..models.load import model_name
-from ..models.prompts import is_tokenizer_output, read_prompts
+from ..models.prompts import Prompts, is_tokenizer_output, read_prompts
 from ..sites import Site
 from .full import check_writable
 from .metrics import Metric, narrowed, positions_of, resolved
@@ -24,10 +24,6 @@ from .result import PatchResult
 from .resume import Base, base_run
 from .source import Observed, observe, source_of
 from .sweep import Cell, Choice, Sweep, sweep
-
-# What `read_prompts` reads: texts, token lists, `Prompt`s, a tensor whose rows may be padded with
-# the tokenizer's own padding, or a tokenizer's output with its attention mask.
-Prompts = str | Sequence[str] | Mapping | TokenRows
 
 
 @dataclass(frozen=True)
