@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import viz
+from ..integers import as_integers, is_integer
 from ..patching import PatchResult, log_probability, logit_difference, patch, probability
 from ..patching.metrics import Metric, one_token
 from ..patching.sweep import Choice
@@ -155,11 +156,19 @@ def run(
         **choice,
     )
     settings = provenance(model) | {"site": _named(site)} | pairs.settings
-    settings |= {k: v for k, v in choice.items() if isinstance(v, str | int | list | None)}
+    settings |= {name: _as_plain(value, name) for name, value in choice.items()}
     study = PatchStudy(result, pairs, settings)
     if folder is not None:
         study.save(folder)
     return study
+
+
+def _as_plain(choice: Choice, name: str) -> str | int | list[int] | None:
+    """Layers, heads or positions as JSON has them."""
+    if choice is None or isinstance(choice, str):
+        return choice
+    numbers = as_integers(choice, name=name)
+    return numbers[0] if is_integer(choice) else numbers
 
 
 def _named(site: str | Site) -> str:
