@@ -4,7 +4,7 @@ import re
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -24,6 +24,12 @@ COMPONENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "v": ("attn.hook_v", ("pos", "kv_head", "d_head")),
     "pattern": ("attn.hook_pattern", ("head", "pos", "key_pos")),
 }
+
+# A site takes integers of every library and holds ints.
+if TYPE_CHECKING:
+    _Int = int
+else:
+    _Int = Integer
 
 # What people also call them. A head's output is z @ W_O: patching z patches it.
 ALIASES = {"head_out": "z", "residual": "resid_post", "resid": "resid_post"}
@@ -109,9 +115,9 @@ class Site:
     """
 
     component: str
-    layer: Integer | None = None
-    head: Integer | None = None
-    position: Integer | None = None
+    layer: _Int = cast(int, None)  # only a hook name does without
+    head: _Int | None = None
+    position: _Int | None = None
 
     def __post_init__(self):
         name, named = parse_site(self.component)

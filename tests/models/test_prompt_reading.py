@@ -89,6 +89,8 @@ def test_one_token_at_the_other_side_is_the_text_s_own():
     assert lists(unpadded(own, padded(ended, PAD, "left", 6))) == ended
     some = [[PAD, 5], [7, 8, 9, 4], [6, 5]]
     assert lists(unpadded(own, padded(some, PAD, "right", 4))) == some
+    with pytest.raises(TvlensError, match=r"every row ends with one '.2.', .*attention_mask"):
+        unpadded(own, torch.tensor([[5, 6, PAD], [7, 8, PAD]]))
     with pytest.raises(TvlensError, match=r"begin and end.*attention_mask"):
         unpadded(own, torch.tensor([[PAD, PAD, 5, 6], [7, 8, PAD, PAD]]))
 

@@ -78,6 +78,7 @@ def unpadded(tokenizer: Any, tokens: Int[Tensor, "row pos"]) -> list[Int[Tensor,
     - At the beginning, one of them is a text's own where every row has one; the rest is padding.
       Where every row has two or more, nothing tells the text's own from padding: an error.
     - At the end, all of them are padding, unless the tokenizer itself ends its texts with one.
+      Where every row has just one, nothing tells a text's end from padding: an error.
     - Padding stands on one side: where both are possible, one token at the other side is the
       text's own.
 
@@ -130,6 +131,8 @@ def _padding(
             left = torch.zeros_like(left)
         else:
             right = torch.zeros_like(right)
+    elif bool((right == 1).all()):
+        raise TvlensError(_unclear(tokenizer, pad, "every row ends with one"))
     return left, right
 
 
