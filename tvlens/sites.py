@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     _Int = int
 else:
     _Int = Integer
+_IN_NAME = cast(int, None)  # the layer of a site whose hook name says it
 
 # What people also call them. A head's output is z @ W_O: patching z patches it.
 ALIASES = {"head_out": "z", "residual": "resid_post", "resid": "resid_post"}
@@ -115,7 +116,7 @@ class Site:
     """
 
     component: str
-    layer: _Int = cast(int, None)  # only a hook name does without
+    layer: _Int = _IN_NAME
     head: _Int | None = None
     position: _Int | None = None
 
