@@ -96,12 +96,41 @@ def test_no_gradient_is_left_behind():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_bad_input():
+@pytest.mark.parametrize("steps", [1, 3])
+def test_estimates_are_the_same_under_inference_mode(causal, steps):
+    """PyTorch keeps nothing for a backward pass there, unless it is told to."""
+    clean, corrupted = pair()
+    options = dict(site="z", metric=METRIC, steps=steps, refine=2)
+    wanted = quiet(tv.attribute, causal, clean, corrupted, **options)
+    with torch.inference_mode():
+        found = quiet(tv.attribute, causal, clean.clone(), corrupted.clone(), **options)
+        assert torch.is_inference_mode_enabled()
+    assert torch.equal(found.values, wanted.values)
+
+
+def test_a_model_without_gradients_is_an_error():
+    with torch.inference_mode():
+        model = tv.load(tiny._hugging_face("gpt2").eval())
+    with pytest.raises(TvlensError, match=r"made under torch.inference_mode"):
+        tv.attribute(model, *pair(), site="z", metric=METRIC)
+
+
+@pytest.mark.parametrize("metric", [tv.rank(3), tv.accuracy(3), lambda x: x[:, -1, 3].detach()])
+def test_a_metric_without_gradient_is_an_error(metric):
+    with pytest.raises(TvlensError, match="the metric has no gradient: counts such as rank"):
+        tv.attribute(tiny.model("llama"), *pair(), site="z", metric=metric)
+
+
+def test_bad_input(unchecked):
     model = tiny.model("llama")
     clean, corrupted = pair()
     options = dict(site="z", metric=METRIC)
-    with pytest.raises(TvlensError, match="steps=0"):
+    with pytest.raises(TvlensError, match="steps must be 1 or more, not 0"):
         tv.attribute(model, clean, corrupted, steps=0, **options)
+    with pytest.raises(TvlensError, match=r"steps must be one integer, not 1.5"):
+        tv.attribute(model, clean, corrupted, steps=1.5, **options)
+    with pytest.raises(TvlensError, match="refine must be 0 or more, not -1"):
+        tv.attribute(model, clean, corrupted, refine=-1, **options)
     with pytest.raises(TvlensError, match="need clean prompts"):
         tv.attribute(model, "zero", corrupted, steps=2, **options)
     one = tv.attribute(model, clean, corrupted, **options)

@@ -57,6 +57,44 @@ def test_bad_sources(source, message):
         tv.load(source)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(device="gpu9"), "unknown device 'gpu9': did you mean 'cpu'"),
+        (dict(device="cuda:99"), r"no device 'cuda:99' on this machine: there is cpu"),
+        (dict(device=[1]), "unknown device"),
+        (dict(dtype="bfloat6"), "unknown dtype 'bfloat6': did you mean 'bfloat16'"),
+        (dict(dtype="int8"), "unknown dtype 'int8'"),
+        (dict(dtype=torch.int8), "unknown dtype 'torch.int8': choose from float64, float32"),
+        (dict(dtype=None), "unknown dtype 'None'"),
+    ],
+)
+def test_devices_and_dtypes_that_do_not_exist(unchecked, folder, options, message):
+    with pytest.raises(TvlensError, match=message):
+        tv.load(folder, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_no_gpu_is_said_in_one_line(folder):
+    with pytest.raises(TvlensError, match=r"no device 'cuda' on this machine: there is cpu"):
+        tv.load(folder, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wanted"),
+    [
+        ("bfloat16", torch.bfloat16),
+        ("torch.float16", torch.float16),
+        ("fp64", torch.float64),
+        (torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_a_dtype_may_be_a_text(folder, dtype, wanted):
+    model = tv.load(folder, device="cpu", dtype=dtype)
+    assert {p.dtype for p in model.parameters()} == {wanted}
+    assert tv.collect(model, [[1, 5]], progress=False)["resid_post.2"].dtype == wanted
+
+
 def test_an_unreachable_hub_names_what_is_at_hand():
     """HF_HUB_OFFLINE is set for all tests: the hub is out of reach."""
     with pytest.raises(TvlensError, match=r"cannot get 'org/name' from the hub.*at hand"):

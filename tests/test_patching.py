@@ -414,12 +414,103 @@ def test_a_null_that_stays_null():
         (dict(site="z", layers="some"), "layers must be 'all'"),
         (dict(site="z", metric=lambda x: x * float("nan")), "one number per example"),
         (dict(site="z", metric=lambda x: x[:, -1, 0] * float("nan")), "NaN for example 0"),
+        (dict(site="z", metric=3), "a metric is a function of logits.*not int"),
+        (dict(site="z", metric={}), "no metric"),
+        (dict(site="z", layers=True), "layers must be one integer or several, not True"),
+        (dict(site="z", layers=1.0), "layers must be one integer or several, not 1.0"),
+        (dict(site="z", heads=False), "heads must be one integer or several, not False"),
+        (dict(site="z", positions="last"), "positions must be 'all', numbers or None"),
+        (dict(site="z", positions=1.5), "positions must be one integer or several"),
+        (dict(site="z", batch_tokens=0), "batch_tokens must be 1 or more, not 0"),
+        (dict(site="z", max_memory=-1), "gigabytes above 0, not -1"),
+        (dict(site="z", seed="x"), "seed must be one integer, not 'x'"),
+        (dict(site="z", seed=-1), "seed must be 0 or more, not -1"),
+        (dict(site="resid_post", heads=2), "resid_post has no heads: leave heads=2 out"),
+        (dict(site=None), "unknown site 'None': choose from resid_pre"),
+        (dict(site="blocks.1.attn.hook_z", layers=2), "names layer 1, but layers=2"),
+        (dict(site=Site("z", 1, head=2), heads=[0]), r"names one of heads, 2: leave heads=\[0\]"),
     ],
 )
-def test_bad_input(options, message):
+def test_bad_input(unchecked, options, message):
     clean, corrupted = pair()
     with pytest.raises(TvlensError, match=message):
         tv.patch(tiny.model("llama"), clean, corrupted, **{"metric": METRIC, **options})
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"blocks.1.attn.hook_z": 3}, "blocks.1.attn.hook_z in the cache is no tensor but int"),
+        (tv.TaskVector(torch.rand(1, 32), "z"), "1 layers of width 32; it has none for layer 1"),
+        (tv.TaskVector(torch.rand(3, 30), "z"), "3 layers of width 30; .* of width 8"),
+    ],
+)
+def test_bad_sources(unchecked, source, message):
+    with pytest.raises(TvlensError, match=message):
+        tv.patch(tiny.model("llama"), source, pair()[1], site="z", metric=METRIC, layers=1)
+
+
+@pytest.mark.parametrize("name", ["blocks.1.hook_resid_pre", "resid_pre.1", Site("resid_pre", 1)])
+@pytest.mark.parametrize("function", [tv.patch, tv.attribute])
+def test_a_layer_in_a_site_s_name_is_the_layer_that_is_patched(function, name):
+    model, (clean, corrupted) = tiny.model("llama"), pair()
+    one = function(model, clean, corrupted, site=name, metric=METRIC)
+    every = function(model, clean, corrupted, site="resid_pre", metric=METRIC)
+    assert one.axes == ("position",)
+    torch.testing.assert_close(one.values, every.values[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_site_of_one_head_and_position_is_one_patch():
+    model, (clean, corrupted) = tiny.model("llama"), pair()
+    site = Site("z", 1, head=2, position=-1)
+    one = tv.patch(model, clean, corrupted, site=site, metric=METRIC)
+    every = tv.patch(model, clean, corrupted, site="z", metric=METRIC, positions=-1)
+    assert one.axes == ()
+    torch.testing.assert_close(one.values, every.values[1, 2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("one", [np.int64(1), torch.tensor(1)])
+@pytest.mark.parametrize("several", [np.array([0, -1]), torch.tensor([0, -1]), range(0, -2, -1)])
+def test_integers_of_every_library_are_coordinates(one, several):
+    model, (clean, corrupted) = tiny.model("llama"), pair()
+    for function in (tv.patch, tv.attribute):
+        options = dict(site="z", metric=METRIC)
+        found = function(
+            model, clean, corrupted, layers=one, heads=several, positions=several, **options
+        )
+        wanted = function(
+            model, clean, corrupted, layers=1, heads=[0, -1], positions=[0, -1], **options
+        )
+        assert found.coordinates == wanted.coordinates
+        assert torch.equal(found.values, wanted.values)
+
+
+METRICS = [tv.probability, tv.log_probability, tv.rank, tv.accuracy]
+
+
+@pytest.mark.parametrize("metric", [*METRICS, lambda answer: tv.logit_difference(answer, " ")])
+@pytest.mark.parametrize("texts", ["a", ["a", "s", "t"]])
+def test_metrics_take_texts_of_one_token(metric, texts):
+    model, (clean, corrupted) = tiny.model("llama"), pair()
+    ids = [model.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in texts]
+    options = dict(site="z", layers=1, positions=-1)
+    found = tv.patch(model, clean, corrupted, metric={"named": metric(texts)}, **options)
+    wanted = tv.patch(model, clean, corrupted, metric={"named": metric(ids)}, **options)
+    assert torch.equal(found.values, wanted.values)
+    mixed = metric([texts[0], *ids[1:]])
+    assert torch.equal(tv.patch(model, clean, corrupted, metric=mixed, **options).values,
+                       wanted.values[0])  # fmt: skip
+
+
+def test_texts_that_are_no_token_are_named():
+    model, (clean, corrupted) = tiny.model("llama"), pair()
+    for metric in (tv.logit_difference(" Paris", "a"), tv.probability(["a", " Paris", "s"])):
+        with pytest.raises(TvlensError, match=r"' Paris' is 6 tokens, \[' ', 'P', .*one token"):
+            tv.patch(model, clean, corrupted, site="z", metric=metric)
+    with pytest.raises(TvlensError, match="2 token ids for 3 examples"):
+        tv.patch(model, clean, corrupted, site="z", metric=tv.rank(["a", "s"]))
+    with pytest.raises(TvlensError, match=r"logit_difference was given texts.*give token ids"):
+        tv.logit_difference("a", "s")(torch.zeros(1, 1, 384))
 
 
 def test_nothing_to_patch_and_training_mode():

@@ -1,9 +1,12 @@
+import numpy as np
 import pytest
 import tiny
 import torch
+import transformers as hf
 
+import tvlens as tv
 from tvlens import Site, TvlensError
-from tvlens.sites import COMPONENTS, available, sites
+from tvlens.sites import COMPONENTS, available, is_post_norm, parse_site, sites
 
 pytestmark = pytest.mark.tl3
 
@@ -44,8 +47,6 @@ def test_residual_sites_add_up(any_name):
     model = tiny.model(any_name)
     inputs = tiny.ragged(any_name, (6, 6))
     names = ["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
-    import tvlens as tv
-
     got = tv.collect(model, inputs, names, layers=1, progress=False)
     got = {name: got[f"{name}.1"] for name in names}
     torch.testing.assert_close(got["resid_mid"], got["resid_pre"] + got["attn_out"])
@@ -53,8 +54,6 @@ def test_residual_sites_add_up(any_name):
 
 
 def test_bert_mid_is_what_the_mlp_reads():
-    import tvlens as tv
-
     model = tiny.model("bert")
     got = tv.collect(model, tiny.ragged("bert", (6,)), ["resid_mid", "mlp_out", "resid_post"])
     norm = model.blocks[1].ln2
@@ -74,7 +73,8 @@ def test_a_wrong_name_answers_with_the_nearest(wrong, right):
 def test_other_spellings():
     model = tiny.model("gpt2")
     assert Site("head_out", 2).hook(model) == Site("z", 2).hook(model)
-    assert Site("blocks.0.hook_resid_post", -1).hook(model) == "blocks.2.hook_resid_post"
+    assert Site("blocks.2.hook_resid_post").hook(model) == "blocks.2.hook_resid_post"
+    assert Site("blocks.1.attn.hook_z", 1) == Site("z.1") == Site("z", 1)
     assert [s.layer for s in sites(model, "z", layers=[0, -1])] == [0, 2]
 
 
@@ -86,3 +86,158 @@ def test_layers_and_heads_that_do_not_exist():
         Site("resid_post", 0, head=1)
     with pytest.raises(TvlensError, match="no resid_mid at layer 0; it has resid_pre"):
         Site("resid_mid", 0).hook(tiny.model("neox"))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("resid_pre", ("resid_pre", None)),
+        ("hook_resid_pre", ("resid_pre", None)),
+        ("head_out", ("z", None)),
+        ("blocks.5.hook_resid_pre", ("resid_pre", 5)),
+        ("blocks.12.attn.hook_z", ("z", 12)),
+        ("head_out.3", ("z", 3)),
+        (Site("k", 2, head=1), ("k", 2)),
+    ],
+)
+def test_a_name_says_a_component_and_perhaps_a_layer(name, wanted):
+    assert parse_site(name) == wanted
+
+
+@pytest.mark.parametrize("layers", ["all", 1, [1], -2, np.int64(1), torch.tensor([1])])
+def test_a_layer_in_a_name_is_the_layer_that_is_read(layers):
+    model, prompts = tiny.model("gpt2"), tiny.ragged("text")
+    every = tv.collect(model, prompts, "resid_pre", progress=False)
+    one = tv.collect(model, prompts, "blocks.1.hook_resid_pre", layers=layers, progress=False)
+    assert list(one) == ["resid_pre.1"]
+    assert torch.equal(one["blocks.1.hook_resid_pre"], every["resid_pre.1"])
+    assert torch.equal(one.stack("blocks.1.hook_resid_pre")[0], every["resid_pre.1"])
+
+
+def test_a_layer_in_a_name_and_another_beside_it_are_an_error():
+    model = tiny.model("gpt2")
+    with pytest.raises(TvlensError, match="the site names layer 1, but layers=2: name one"):
+        sites(model, "blocks.1.hook_resid_pre", layers=2)
+    with pytest.raises(TvlensError, match="names layer 0, not -1"):
+        Site("blocks.0.hook_resid_post", -1)
+    with pytest.raises(TvlensError, match="layers 0 to 2"):
+        sites(model, "blocks.7.hook_resid_pre")
+    with pytest.raises(TvlensError, match="resid_post needs a layer"):
+        Site("resid_post")
+
+
+@pytest.mark.parametrize(
+    "one", [1, np.int64(1), np.int8(1), torch.tensor(1), torch.tensor(1).int(), np.array(1)]
+)
+def test_integers_of_every_library_are_layers_and_heads(one):
+    model = tiny.model("gpt2")
+    site = Site("z", one, head=one, position=one)
+    assert site == Site("z", 1, head=1, position=1)
+    assert [type(n) for n in (site.layer, site.head, site.position)] == [int] * 3
+    assert [s.layer for s in sites(model, "z", layers=one)] == [1]
+
+
+@pytest.mark.parametrize(
+    "several", [[0, 2], (0, 2), range(0, 3, 2), np.array([0, 2]), torch.tensor([0, 2])]
+)
+def test_several_integers_of_every_library_are_layers(several):
+    assert [s.layer for s in sites(tiny.model("gpt2"), "z", layers=several)] == [0, 2]
+
+
+@pytest.mark.parametrize("wrong", [[18, 19], True, 1.0, "1", torch.tensor([1, 2]), np.bool_(True)])
+def test_what_is_no_layer_is_named(unchecked, wrong):
+    with pytest.raises(TvlensError, match="layer must be one integer, not"):
+        Site("z", wrong)
+
+
+@pytest.mark.parametrize("wrong", [True, 1.5, None, [1, True], {1: 2}, [[1]], torch.tensor([1.0])])
+def test_what_is_no_layers_is_named(unchecked, wrong):
+    with pytest.raises(TvlensError, match="layers must be one integer or several, not"):
+        sites(tiny.model("gpt2"), "z", layers=wrong)
+
+
+def test_what_was_not_collected_is_named_and_can_be_asked_for():
+    got = tv.collect(tiny.model("gpt2"), [[3, 4]], "z", layers=1, progress=False)
+    assert "z.1" in got and "blocks.1.attn.hook_z" in got and Site("z", 1) in got
+    assert "z.2" not in got and "none" not in got and got.get("z.2") is None
+    with pytest.raises(TvlensError, match=r"z.2 was not collected; there is z.1"):
+        got["z.2"]
+    with pytest.raises(KeyError):
+        got["z.2"]
+
+
+def _post_norm_opt():
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, ffn_dim=64, num_hidden_layers=6, num_attention_heads=4)
+    config = hf.OPTConfig(
+        **sizes,
+        vocab_size=384,
+        max_position_embeddings=96,
+        word_embed_proj_dim=16,
+        do_layer_norm_before=False,
+    )
+    return tv.load(hf.OPTForCausalLM(config).eval())
+
+
+def test_the_middle_of_a_post_norm_block_is_what_its_first_norm_gives():
+    """OPT-350m, against plain PyTorch hooks: read, and written to."""
+    model = _post_norm_opt()
+    clean, corrupted = torch.randint(3, 120, (2, 2, 9), generator=torch.Generator().manual_seed(2))
+    metric = tv.logit_difference(7, 11)
+    layers = [0, 3, 5]
+    result = tv.patch(model, clean, corrupted, site="resid_mid", layers=layers, metric=metric)
+    got = tv.collect(model, clean, "resid_mid", progress=False)
+    assert is_post_norm(model) and not is_post_norm(tiny.model("gpt2"))
+    for i, layer in enumerate(layers):
+        norm = model.original_model.model.decoder.layers[layer].self_attn_layer_norm
+        kept = {}
+        handle = norm.register_forward_hook(lambda m, args, out, kept=kept: kept.update(out=out))
+        with torch.no_grad():
+            model.original_model(input_ids=clean)
+        handle.remove()
+        torch.testing.assert_close(got[f"resid_mid.{layer}"], kept["out"], rtol=1e-4, atol=1e-5)
+
+        def put(module, args, out, kept=kept):
+            out = out.clone()
+            out[:, 4] = kept["out"][:, 4]
+            return out
+
+        handle = norm.register_forward_hook(put)
+        with torch.no_grad():
+            logits = model.original_model(input_ids=corrupted).logits
+        handle.remove()
+        torch.testing.assert_close(result.values[i, 4], metric(logits), rtol=1e-4, atol=1e-5)
+    with pytest.raises(TvlensError, match="norms its residual stream after every sum"):
+        tv.patch_paths(model, clean, corrupted, receiver="logits", metric=metric)
+
+
+def test_latent_attention_has_no_heads_to_read():
+    """DeepSeek-V3: its queries, keys and values have their heads first, and other widths."""
+    config = hf.DeepseekV3Config(
+        hidden_size=32,
+        intermediate_size=64,
+        moe_intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        kv_lora_rank=8,
+        q_lora_rank=8,
+        qk_rope_head_dim=4,
+        v_head_dim=8,
+        qk_nope_head_dim=8,
+        vocab_size=384,
+        first_k_dense_replace=1,
+    )
+    model = tv.load(hf.DeepseekV3ForCausalLM(config).eval())
+    sides = torch.randint(3, 120, (2, 2, 4), generator=torch.Generator().manual_seed(2))
+    for name in "qkvz":
+        with pytest.raises(TvlensError, match=f"latent attention keeps no {name} .*resid_pre"):
+            tv.collect(model, sides[0], name, progress=False)
+        with pytest.raises(TvlensError, match=f"latent attention keeps no {name}"):
+            tv.patch(model, *sides, site=name, metric=tv.logit_difference(7, 11))
+        assert name not in available(model)
+    assert tv.collect(model, sides[0], "pattern", progress=False)["pattern.1"].shape == (2, 4, 4, 4)

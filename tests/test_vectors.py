@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -264,6 +265,79 @@ def test_vectors_of_other_models_are_refused():
         vector_of(model).applied(model, layer=0, mode="mul"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(layer=[18, 19]), r"layer must be one integer, not \[18, 19\]"),
+        (dict(layer="last"), "layer must be one integer, not 'last'"),
+        (dict(layer=True), "layer must be one integer, not True"),
+        (dict(layer=None), "resid_post needs a layer"),
+        (dict(layer=1, mode="add!"), "unknown mode 'add!': did you mean 'add'"),
+        (dict(layer=1, scale="x"), "scale must be one number, not 'x'"),
+        (dict(layer=1, positions=99), "position 99 does not exist: there are 0 to 3"),
+        (dict(layer=1, positions=[1, 2, 3]), "3 positions for 2 rows"),
+        (dict(layer=1, positions="all"), "positions must be one integer or several"),
+    ],
+)
+def test_what_cannot_be_applied_is_named(unchecked, options, message):
+    model = tiny.model("gpt2")
+    with pytest.raises(TvlensError, match=message), vector_of(model).applied(model, **options):
+        model(torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]]))
+
+
+@pytest.mark.parametrize("layer", [1, np.int64(1), torch.tensor(1), -2])
+@pytest.mark.parametrize("positions", [[2, 0], np.array([2, 0]), torch.tensor([2, 0])])
+def test_integers_of_every_library_say_where_a_vector_is_written(layer, positions):
+    model, tokens = tiny.model("gpt2"), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    vector = vector_of(model)
+    with vector.applied(model, layer=layer, positions=positions, mode="replace"):
+        got = tv.collect(model, tokens, layers=1, progress=False)["resid_post.1"]
+    for row, position in enumerate([2, 0]):
+        torch.testing.assert_close(got[row, position], vector.values[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(task="antonym"), r"task must be a Task, not str: give tvlens.Task.load\('antonym'\)"),
+        (dict(task=[("a", "b")]), "task must be a Task, not list"),
+        (dict(method=3), "unknown method '3': choose from state"),
+        (dict(template=3), "a template is a name or a text"),
+        (dict(shots=-1), "shots must be 0 or more, not -1"),
+        (dict(shots=1.5), r"shots must be one integer, not 1.5"),
+        (dict(contexts=0), "contexts must be 1 or more, not 0"),
+        (dict(seed="x"), "seed must be one integer"),
+        (dict(batch_size=0), "batch_size must be 1 or more"),
+        (dict(site="z"), "z is not one vector of the model's width: choose from resid_pre"),
+        (dict(site="blocks.1.hook_resid_post"), "names layer 1, but here every layer is read"),
+    ],
+)
+def test_what_cannot_be_extracted_is_named(unchecked, parts, options, message):
+    with pytest.raises(TvlensError, match=message):
+        tv.extract(tiny.model("gpt2"), **{"task": parts[0], "shots": 2, "contexts": 2, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(vector=torch.rand(3, 32)), "vector must be a TaskVector.*not Tensor"),
+        (dict(select=None), "select must be a Task, not NoneType"),
+        (dict(test="antonym"), "test must be a Task, not str"),
+        (dict(wrong=3), "wrong must be a TaskVector.*not int"),
+        (dict(wrong=TaskVector(torch.rand(2, 32))), "the vector has 2 layers of width 32"),
+        (dict(mode="swap"), "unknown mode 'swap'"),
+        (dict(baseline=3), "baseline must be a VectorReport, not int"),
+        (dict(seed=-1), "seed must be 0 or more"),
+        (dict(batch_tokens=0), "batch_tokens must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(unchecked, parts, options, message):
+    model = tiny.model("gpt2")
+    given = dict(vector=vector_of(model), select=parts[1], test=parts[2], wrong=vector_of(model))
+    with pytest.raises(TvlensError, match=message):
+        tv.evaluate(model, **given | options)
 
 
 def test_unknown_method_and_too_few_examples(parts):

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,26 @@ from tqdm.auto import tqdm
 
 from .errors import TvlensError
 from .files import replacing
+from .integers import Integers, as_integer
 from .models.forward import (
     Batch,
     Hook,
-    Pictures,
-    TokenRows,
-    Vectors,
     before_unembedding,
+    check_runnable,
     is_classifier,
     run,
 )
-from .sites import Site, component, sites
+from .models.prompts import Prompts, read_prompts
+from .sites import Site, parse_site, sites
 
 # safetensors' names of the dtypes that activations come in.
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+class NotCollectedError(TvlensError, KeyError):
+    """A site that was not collected; a `KeyError` too, as mappings have it."""
+
+    __str__ = TvlensError.__str__
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,13 @@ class Activations(Mapping):
     lengths: Int[Tensor, " prompt"]
 
     def __getitem__(self, site: str | Site) -> Tensor:
-        return self.tensors[str(site)]
+        name = _key(site)
+        if name not in self.tensors:
+            raise NotCollectedError(f"{site!s} was not collected; there is {', '.join(self)}")
+        return self.tensors[name]
+
+    def __contains__(self, site: object) -> bool:
+        return _key(site) in self.tensors
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
@@ -58,8 +70,10 @@ class Activations(Mapping):
 
     def stack(self, name: str) -> Float[Tensor, "layer prompt position ..."]:
         """All collected layers of one component, in order of layer."""
-        name = component(name)
+        name, named = parse_site(name)
         found = sorted((k for k in self if k.split(".")[0] == name), key=_layer)
+        if named is not None:
+            found = [key for key in found if _layer(key) == named]
         if not found:
             raise TvlensError(f"{name} was not collected; there is {', '.join(self)}")
         return torch.stack([self.tensors[k] for k in found])
@@ -75,11 +89,11 @@ class Activations(Mapping):
 
 def collect(
     model: Any,
-    prompts: str | Sequence[str] | TokenRows | Pictures | Vectors,
+    prompts: Prompts,
     wanted: str | Site | Sequence[str | Site] = "resid_post",
     *,
     layers: Any = "all",
-    positions: int | Sequence[int] | None = None,
+    positions: Integers | None = None,
     batch_size: int = 16,
     file: str | os.PathLike | None = None,
     progress: bool = True,
@@ -88,9 +102,11 @@ def collect(
 
     Args:
         model: any model that `load` gives.
-        prompts: token lists or a tensor of them, texts (tokenised by the model), built prompts
-            (with images or without), pictures, or the input vectors of a model that reads vectors.
-        wanted: component names (at `layers`) and sites.
+        prompts: texts (tokenised by the model), token lists, a tensor of them, padded or not, a
+            tokenizer's output with its attention mask, built prompts (with images or without),
+            pictures, or the input vectors of a model that reads vectors. See `read_prompts` for
+            what counts as padding.
+        wanted: component names (at `layers`), hook names and sites.
         layers: "all", one layer or several, for component names.
         positions: one position or several, negative ones from the end of each prompt; all of
             them by default.
@@ -99,10 +115,13 @@ def collect(
         file: write to this safetensors file, in bounded memory, and map it.
 
     Raises:
-        TvlensError: unknown site, a hook that never fires, a prompt beyond the context length.
+        TvlensError: unknown site, a hook that never fires, a prompt beyond the context length,
+            padding that cannot be told from the text, a model in training mode.
     """
+    check_runnable(model)
+    batch_size = as_integer(batch_size, name="batch_size", minimum=1)
     addresses = _addresses(model, wanted, layers)
-    rows = tokenised(model, prompts)
+    rows = read_prompts(model, prompts)
     everything = Batch.of(model, rows, look=False)
     shapes = {str(s): _stored_shape(model, s, everything, positions) for s in addresses}
     dtype = next(model.parameters()).dtype
@@ -120,7 +139,9 @@ def collect(
 
 def _addresses(model: Any, wanted: Any, layers: Any) -> list[Site]:
     """Every asked address, resolved on the model, each once."""
-    items = [wanted] if isinstance(wanted, str | Site) else list(wanted)
+    items = [wanted] if isinstance(wanted, str | Site) else wanted
+    if not isinstance(items, Iterable) or not all(isinstance(i, str | Site) for i in items):
+        raise TvlensError(f"sites are names or `Site`s, one or several, not {wanted!r}")
     found: dict[str, Site] = {}
     for item in items:
         for site in (
@@ -134,19 +155,8 @@ def _addresses(model: Any, wanted: Any, layers: Any) -> list[Site]:
     return list(found.values())
 
 
-def tokenised(model: Any, prompts: Any) -> Any:
-    """Token ids of texts; what is no text comes back as it is."""
-    if isinstance(prompts, str):
-        prompts = [prompts]
-    if isinstance(prompts, Tensor) or not any(isinstance(p, str) for p in prompts):
-        return prompts
-    if getattr(model, "tokenizer", None) is None:
-        raise TvlensError("this model has no tokenizer: give token ids, or load it with tokenizer=")
-    return [model.to_tokens(prompt)[0].tolist() for prompt in prompts]
-
-
 def _stored_shape(
-    model: Any, site: Site, batch: Batch, positions: int | Sequence[int] | None
+    model: Any, site: Site, batch: Batch, positions: Integers | None
 ) -> tuple[int, ...]:
     """Shape of a site's tensor over all prompts: [prompt, position, ...]."""
     longest = int(batch.lengths.max())
@@ -158,7 +168,7 @@ def _stored_shape(
 
 
 def _stream(
-    model: Any, batch: Batch, addresses: Sequence[Site], positions: int | Sequence[int] | None
+    model: Any, batch: Batch, addresses: Sequence[Site], positions: Integers | None
 ) -> dict[str, Tensor]:
     """Run one batch and keep the asked sites at the asked positions, on the CPU."""
     at = None if positions is None else batch.positions(positions)
@@ -168,6 +178,7 @@ def _stream(
 
     def catch(site: Site) -> Callable:
         def hook(activation: Tensor, hook_point: Any) -> None:
+            site.check_shape(model, activation)
             moved = activation.detach().movedim(site.position_axis, 1)
             if site.head is not None:
                 moved = moved.select(2, site.head)  # behind the position, also in a pattern
@@ -232,6 +243,15 @@ def _in_file(
         }
         whole[start:end].view(torch.int64).copy_(lengths)
         raw.flush()
+
+
+def _key(site: object) -> str:
+    """The name under which a site is kept; a hook name's is that of its site."""
+    text = str(site)
+    if text.startswith("blocks."):
+        name, layer = parse_site(text)
+        return str(Site(name, layer))
+    return text
 
 
 def _layer(site: str) -> int:

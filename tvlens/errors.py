@@ -21,7 +21,7 @@ def unknown(kind: str, name: object, choices: Iterable[str], *, hint: str = "") 
     near = difflib.get_close_matches(str(name).lower(), choices, n=3, cutoff=0.5)
     if near:
         answer = "did you mean " + " or ".join(repr(n) for n in near) + "?"
-    elif len(choices) <= 12:
+    elif len(choices) <= 16:
         answer = "choose from " + ", ".join(choices)
     else:
         answer = f"{len(choices)} are known"

@@ -1,11 +1,15 @@
 """`Site`: the address of an activation by component, layer, head and position."""
 
+import re
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor
 
 from .errors import TvlensError, unknown
+from .integers import Integer, as_integer, as_integers
 
 # Component -> (hook name inside a block, axes after the batch axis).
 COMPONENTS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -21,6 +25,13 @@ COMPONENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pattern": ("attn.hook_pattern", ("head", "pos", "key_pos")),
 }
 
+# A site takes integers of every library and holds ints.
+if TYPE_CHECKING:
+    _Int = int
+else:
+    _Int = Integer
+_IN_NAME = cast(int, None)  # the layer of a site whose hook name says it
+
 # What people also call them. A head's output is z @ W_O: patching z patches it.
 ALIASES = {"head_out": "z", "residual": "resid_post", "resid": "resid_post"}
 
@@ -28,17 +39,67 @@ ALIASES = {"head_out": "z", "residual": "resid_post", "resid": "resid_post"}
 _seen: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def component(name: str) -> str:
-    """The canonical component name, aliases and `hook_` spellings resolved.
+# "blocks.5.hook_resid_pre" as TransformerLens writes it, and "resid_pre.5" as a `Site` is written.
+_HOOK_NAME = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<rest>.+)")
+_SITE_NAME = re.compile(r"(?P<rest>[^.]+)\.(?P<layer>\d+)")
+
+
+def parse_site(name: "str | Site") -> tuple[str, int | None]:
+    """The component and the layer that a name says, aliases and `hook_` spellings resolved.
+
+    Args:
+        name: a component ("resid_pre"), a hook name of TransformerLens ("blocks.5.hook_resid_pre")
+            or a site's own ("resid_pre.5"). Only the last two say a layer.
 
     Raises:
         TvlensError: no such component; names the nearest ones.
     """
-    short = str(name).rsplit(".", 1)[-1].removeprefix("hook_")
+    if isinstance(name, Site):
+        return name.component, name.layer
+    text = str(name)
+    parts = _HOOK_NAME.fullmatch(text) or _SITE_NAME.fullmatch(text)
+    short = (parts["rest"] if parts else text).rsplit(".", 1)[-1].removeprefix("hook_")
     short = ALIASES.get(short, short)
     if short not in COMPONENTS:
         raise unknown("site", name, [*COMPONENTS, *ALIASES])
+    return short, int(parts["layer"]) if parts else None
+
+
+def component(name: "str | Site") -> str:
+    """The canonical component name where every layer is meant.
+
+    Raises:
+        TvlensError: no such component, or a name that says a layer.
+    """
+    short, layer = parse_site(name)
+    if layer is not None:
+        raise TvlensError(
+            f"site {str(name)!r} names layer {layer}, but here every layer is read: give {short!r}"
+        )
     return short
+
+
+def resolve_layers(layers: Any, named: int | None, *, count: int) -> Any:
+    """The layers to take where a site's name may say one: the asked ones, or the name's own.
+
+    Args:
+        layers: "all" (which the name narrows), one layer or several, or None.
+        named: the layer that the name says.
+        count: how many layers the model has.
+
+    Raises:
+        TvlensError: a layer in the name and other layers asked for.
+    """
+    if named is None:
+        return layers
+    if isinstance(layers, str) and layers == "all":
+        return named
+    asked = [] if layers is None or isinstance(layers, str) else as_integers(layers, name="layers")
+    if [n + count if n < 0 else n for n in asked] != [named]:
+        raise TvlensError(
+            f"the site names layer {named}, but layers={layers!r}: name one of the two"
+        )
+    return layers
 
 
 @dataclass(frozen=True)
@@ -48,18 +109,29 @@ class Site:
     Attributes:
         component: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z (or head_out), q, k, v,
             pattern.
-        layer: block index; negative ones count from the last block.
+        layer: block index; negative ones count from the last block. A hook name says its own:
+            `Site("blocks.5.hook_resid_pre")`.
         head: one head, or every head. Keys and values of grouped-query models have fewer heads.
         position: one position, or every one; negative ones count from the end of each prompt.
     """
 
     component: str
-    layer: int
-    head: int | None = None
-    position: int | None = None
+    layer: _Int = _IN_NAME
+    head: _Int | None = None
+    position: _Int | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "component", component(self.component))
+        name, named = parse_site(self.component)
+        layer = named if self.layer is None else as_integer(self.layer, name="layer")
+        if layer is None:
+            raise TvlensError(f"{name} needs a layer: Site({name!r}, layer)")
+        if named is not None and layer != named:
+            raise TvlensError(f"{self.component!r} names layer {named}, not {layer}: give one")
+        object.__setattr__(self, "component", name)
+        object.__setattr__(self, "layer", layer)
+        for place in ("head", "position"):
+            if (value := getattr(self, place)) is not None:
+                object.__setattr__(self, place, as_integer(value, name=place))
         if self.head is not None and self.head_axis is None:
             raise TvlensError(f"{self.component} has no heads: leave head={self.head} out")
 
@@ -111,10 +183,15 @@ class Site:
             TvlensError: the model has no such layer, head or hook point.
         """
         site = self.on(model)
-        if site.component == "resid_mid" and _is_post_norm(model):
+        if site.component == "resid_mid" and is_post_norm(model):
             # TransformerLens' alias points behind the MLP there; the state between attention
             # and MLP is what the first layer norm gives.
             return f"blocks.{site.layer}.ln1.hook_out"
+        if site.component in _unreadable(model):
+            raise TvlensError(
+                f"latent attention keeps no {site.component} as [pos, head, d_head]: choose from "
+                + ", ".join(c for c in COMPONENTS if c not in _unreadable(model))
+            )
         name = f"blocks.{site.layer}.{COMPONENTS[site.component][0]}"
         known = _seen.setdefault(model, set())
         if name not in known:
@@ -126,6 +203,24 @@ class Site:
                 + ", ".join(have)
             )
         return name
+
+    def check_shape(self, model: Any, activation: Tensor, *, any_width: bool = False) -> None:
+        """Raise TvlensError unless an activation that the model gave has this site's axes.
+
+        Args:
+            any_width: how wide a head is, or how many keys there are, does not matter.
+        """
+        pos = activation.shape[self.position_axis] if activation.ndim == len(self.axes) else 1
+        wanted = self.shape(model, batch=len(activation), pos=pos)
+        free = ("d_head", "key_pos") if any_width else ()
+        pairs = zip(self.axes, activation.shape, wanted, strict=False)
+        if activation.ndim != len(wanted) or any(
+            own != size for axis, own, size in pairs if axis not in free
+        ):
+            raise TvlensError(
+                f"{self} of this model is {list(activation.shape)} and not {list(wanted)}, "
+                f"[{', '.join(self.axes)}]: it cannot be read here"
+            )
 
     def shape(self, model: Any, *, batch: int = 1, pos: int | None = None) -> tuple[int, ...]:
         """The shape of the whole activation for `batch` prompts of `pos` positions.
@@ -143,17 +238,44 @@ def sites(model: Any, components: str | Iterable[str], *, layers: Any = "all") -
     """Every site of the given components at the given layers, in reading order.
 
     Args:
-        components: one component name or several.
-        layers: "all", one layer, or several.
+        components: one component name or several; a hook name says its own layer.
+        layers: "all" that have the component, one layer, or several.
+
+    Raises:
+        TvlensError: unknown component or layer, or a hook name with other layers.
     """
     names = [components] if isinstance(components, str) else list(components)
     if isinstance(layers, str) and layers != "all":
         raise TvlensError(f"layers must be 'all' or numbers, not {layers!r}")
-    if layers == "all":
-        layers = range(model.cfg.n_layers)
-    elif isinstance(layers, int):
-        layers = [layers]
-    return [Site(name, layer).on(model) for name in names for layer in layers]
+    count = model.cfg.n_layers
+    found = []
+    for name in names:
+        short, named = parse_site(name)
+        chosen = resolve_layers(layers, named, count=count)
+        every = isinstance(chosen, str)
+        numbers = layers_with(model, short) if every else as_integers(chosen, name="layers")
+        found += [Site(short, layer).on(model) for layer in numbers]
+    return found
+
+
+def layers_with(model: Any, component: str) -> list[int]:
+    """The layers that have a component; in a hybrid model only some have attention heads.
+
+    Raises:
+        TvlensError: no layer has it.
+    """
+
+    def has(layer: int) -> bool:
+        try:
+            Site(component, layer).hook(model)
+        except TvlensError:
+            return False
+        return True
+
+    layers = [layer for layer in range(model.cfg.n_layers) if has(layer)]
+    if not layers:
+        Site(component, 0).hook(model)  # says what there is instead
+    return layers
 
 
 def available(model: Any, *, layer: int = 0) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -178,7 +300,30 @@ def _heads(model: Any, axis: str) -> int:
     return key_value if axis == "kv_head" and key_value else model.cfg.n_heads
 
 
-def _is_post_norm(model: Any) -> bool:
-    """BERT-like blocks: the norm follows the residual sum, inside the attention's output module."""
-    norm = getattr(model.blocks[0], "ln1", None)
-    return str(getattr(norm, "name", "") or "").startswith("attention.output")
+def _unreadable(model: Any) -> tuple[str, ...]:
+    """Components whose hooks in DeepSeek's latent attention are no `[pos, head, d_head]`.
+
+    TransformerLens shows queries, keys and values there with the head first, and takes a head's
+    output to be as wide as the rotated part of its query.
+    """
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    if getattr(config, "kv_lora_rank", None) is None:
+        return ()
+    as_wide = getattr(config, "v_head_dim", None) == getattr(model.cfg, "d_head", None)
+    return ("q", "k", "v") if as_wide else ("q", "k", "v", "z")
+
+
+def is_post_norm(model: Any) -> bool:
+    """Whether a block's norms follow its residual sums: BERT, GPT-1 and OPT-350m.
+
+    There the state between attention and MLP is what the first norm gives, and what attention
+    writes does not reach the end of the model by addition alone.
+    """
+    blocks = getattr(model, "blocks", None)
+    norm = getattr(blocks[0], "ln1", None) if blocks else None
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    return (
+        str(getattr(norm, "name", "") or "").startswith("attention.output")
+        or getattr(config, "do_layer_norm_before", True) is False
+        or getattr(config, "model_type", "") == "openai-gpt"
+    )

@@ -37,6 +37,7 @@ class Planted(HookedRootModule):
         self.blocks = nn.ModuleList([Block()])
         self.anchor = nn.Parameter(torch.zeros(1))  # what tells the device
         self.setup()
+        self.eval()
 
     def forward(self, tokens, **_):
         state = self.blocks[0].hook_resid_post(self.state(tokens))

@@ -231,7 +231,7 @@ class Pool(ABC):
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
     """A generator for one purpose, so that OOD tasks of seed 0 are not the pool of seed 0."""
-    if not isinstance(seed, int) or seed < 0:
+    if not isinstance(seed, int | np.integer) or seed < 0:
         raise TvlensError(f"a seed is a whole number of at least 0, not {seed!r}")
     # From 1: a seed sequence ignores trailing zeros.
     return np.random.default_rng([seed, 1 + ("tasks", "fresh", "given", *SPLITS).index(purpose)])

@@ -35,11 +35,11 @@ def patch(
 ) -> None:
     """Patch every layer and head exactly, on a task's prompts or on two texts of your own."""
     from ..models.load import load
-    from ..sites import component
+    from ..sites import parse_site
     from ..studies import patching as study
     from ..tasks import Task
 
-    component(site)
+    parse_site(site)
     where = _positions(positions)
     if (task is None) == (not (clean and corrupted and right)):
         raise TvlensError("give --task, or --clean, --corrupted and --right")

@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError, unknown
+from ..integers import Integer, Integers
 from ..models.forward import Hook
 from ..models.load import model_name
+from ..models.positions import row_positions
 from ..sites import COMPONENTS, Site
 from . import checks
 
@@ -23,12 +25,12 @@ Fill = Callable[[Float[Tensor, "batch pos r"]], Float[Tensor, "batch pos r"]]
 def removal(
     model: Any,
     basis: Float[Tensor, "d r"],
-    layer: int,
+    layer: Integer,
     *,
     site: str,
     mode: str,
     mean: Float[Tensor, " width"] | None,
-    positions: int | Int[Tensor, " row"] | None,
+    positions: Integers | None,
     seed: int,
 ) -> Hook:
     """The hook that replaces the part of an activation inside a subspace."""
@@ -54,7 +56,7 @@ def removal(
             return edited
         kept = activation.clone()
         rows = torch.arange(len(kept), device=kept.device)
-        at = torch.as_tensor(positions, device=kept.device).expand(len(kept))
+        at = row_positions(positions, kept)
         kept[rows, at] = edited[rows, at]
         return kept
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import TvlensError
+from ..integers import Integer, Integers
 from ..models.forward import Hook, hooked
 from ..saved import Saved
 from . import checks
@@ -190,7 +191,7 @@ class Subspace(Saved):
         return orthogonality(self.basis, other.basis, null=null, seed=seed)
 
     @contextlib.contextmanager
-    def ablated(self, model: Any, *, layer: int, **options: Any) -> Iterator[None]:
+    def ablated(self, model: Any, *, layer: Integer, **options: Any) -> Iterator[None]:
         """Remove this subspace from every forward pass inside the `with` block.
 
         Args:
@@ -206,12 +207,12 @@ class Subspace(Saved):
     def hook(
         self,
         model: Any,
-        layer: int,
+        layer: Integer,
         *,
         site: str = "resid_post",
         mode: str = "mean",
         mean: Float[Tensor, " d"] | None = None,
-        positions: int | Int[Tensor, " row"] | None = None,
+        positions: Integers | None = None,
         seed: int = 0,
     ) -> Hook:
         """The (name, function) pair that `ablated` installs, for `model.run_with_hooks`.

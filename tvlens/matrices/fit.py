@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import TvlensError
+from ..integers import is_integer
 from ..models.readout import Readout
 from .folds import Folds
 from .gathering import LayerMoments, Pairs, stream, summed
@@ -45,7 +46,7 @@ def fit(
         for i, (name, moments) in enumerate(gathered.items()):
             kept = _kept(pairs, i * len(moments.targets)) if ridge == "loo" else None
             found[name] += _matrices(moments, kept, ridge=ridge, **options)
-    single = isinstance(layers, int)
+    single = is_integer(layers)
     results = {name: _result(matrices, single) for name, matrices in found.items()}
     return results if isinstance(tuned, Mapping) else results[""]
 

@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..activations import tokenised, without_logits
+from ..activations import without_logits
 from ..errors import TvlensError
 from ..models.forward import Batch, run
+from ..models.prompts import read_prompts
 from ..models.readout import Readout
 from ..models.readout import readout as readout_called
 from ..sites import sites
@@ -49,7 +50,7 @@ def states_of(
     model: Any, inputs: Any, layers: Sequence[int], readout: Readout
 ) -> Float[Tensor, "layer row d_model"]:
     """The readout states of one batch after these blocks."""
-    batch = Batch.of(model, tokenised(model, inputs))
+    batch = Batch.of(model, read_prompts(model, inputs))
     caught: dict[int, Tensor] = {}
 
     def catch(layer: int) -> Callable:

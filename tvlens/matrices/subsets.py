@@ -5,6 +5,7 @@ from itertools import combinations
 from typing import Any
 
 from ..errors import TvlensError, unknown
+from ..integers import as_integers
 from .matrix import TaskMatrix
 from .moments import PairMoments
 
@@ -39,7 +40,7 @@ def subsets(
     """
     if not names:
         raise TvlensError("no tasks to share a matrix")
-    wanted = [sizes] if isinstance(sizes, int) else list(sizes or range(1, len(names) + 1))
+    wanted = list(range(1, len(names) + 1)) if sizes is None else as_integers(sizes, name="sizes")
     for size in wanted:
         if not 1 <= size <= len(names):
             raise unknown("size of a subset", size, map(str, range(1, len(names) + 1)))

@@ -6,6 +6,7 @@ from .inputs import batches
 from .load import is_processed, load, model_name
 from .pictures import pixels
 from .processor import reader
+from .prompts import read_prompts
 from .readout import READOUTS, first_token, last_token, mean_token, readout
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "mean_token",
     "model_name",
     "pixels",
+    "read_prompts",
     "reader",
     "readout",
     "run",

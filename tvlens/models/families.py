@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .locks import locked
+
 # Layers whose whole memory of earlier positions is one key and one value per position.
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -49,13 +51,14 @@ def family(model: Any) -> Family:
 
     Cost: a forward pass of one token (one image for a vision encoder), once per model.
     """
-    if model not in _families:
-        config = text_config(model)
-        _families[model] = Family(
-            block_outputs=_block_outputs(model),
-            has_kv_cache=_has_kv_cache(model, config),
-            has_index_masks=_has_index_masks(config),
-        )
+    with locked(model):
+        if model not in _families:
+            config = text_config(model)
+            _families[model] = Family(
+                block_outputs=_block_outputs(model),
+                has_kv_cache=_has_kv_cache(model, config),
+                has_index_masks=_has_index_masks(config),
+            )
     return _families[model]
 
 

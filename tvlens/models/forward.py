@@ -15,7 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
+from ..integers import Integers, as_integers
 from .families import family
+from .locks import exclusive
 from .processor import has_images, looked_at
 
 Hook = tuple[str, Callable]
@@ -95,13 +97,13 @@ class Batch:
         mask = torch.arange(self.inputs.shape[1]) < self.lengths[:, None]
         return {"attention_mask": mask.long().to(next(model.parameters()).device)}
 
-    def positions(self, positions: int | Sequence[int]) -> Int[Tensor, "row k"]:
+    def positions(self, positions: Integers) -> Int[Tensor, "row k"]:
         """Absolute positions in every row; negative ones count from each row's own end.
 
         Raises:
             TvlensError: a position outside one of the rows.
         """
-        wanted = torch.as_tensor(positions).reshape(-1)
+        wanted = torch.tensor(as_integers(positions, name="positions"))
         absolute = torch.where(wanted < 0, self.lengths[:, None] + wanted, wanted)
         outside = (absolute < 0) | (absolute >= self.lengths[:, None])
         if outside.any():
@@ -128,6 +130,7 @@ def _check_lengths(lengths: Int[Tensor, " row"], context: int | None, prompts: A
 
 
 @contextlib.contextmanager
+@exclusive
 def hooked(model: Any, hooks: Sequence[Hook]) -> Iterator[None]:
     """Run with forward hooks; they are gone afterwards, even after an exception.
 
@@ -161,11 +164,42 @@ def hooked(model: Any, hooks: Sequence[Hook]) -> Iterator[None]:
 
 
 def run(model: Any, batch: Batch, *, hooks: Sequence[Hook] = (), **options: Any) -> Any:
-    """Run a batch under hooks, without gradients; `options` go to the model's own forward."""
+    """Run a batch under hooks, without gradients; `options` go to the model's own forward.
+
+    Raises:
+        TvlensError: a model that cannot be run as it is (see `check_runnable`).
+    """
+    check_runnable(model)
     device = next(model.parameters()).device
     options |= batch.options(model)
     with torch.no_grad(), hooked(model, hooks):
         return model(batch.inputs.to(device), **options)
+
+
+def check_model(model: Any) -> None:
+    """Raise TvlensError for what is no model with named hook points."""
+    if not (hasattr(model, "hook_dict") and hasattr(model, "cfg")):
+        raise TvlensError(
+            f"a {type(model).__name__} has no named hook points: give what tvlens.load returns"
+        )
+
+
+def check_runnable(model: Any) -> None:
+    """Raise TvlensError for a model in training mode, and for an encoder-decoder.
+
+    Dropout would make every state another one at every call; a part of the model in training
+    mode is enough.
+    """
+    check_model(model)
+    if any(module.training for module in model.modules()):
+        part = "" if model.training else "a part of "
+        raise TvlensError(f"{part}the model is in training mode: call model.eval() first")
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise TvlensError(
+            f"{type(model.original_model).__name__} is an encoder-decoder: tvlens reads models of "
+            "one stack of blocks, such as GPT-2, Llama, BERT or ViT"
+        )
 
 
 def logits_at(
@@ -198,6 +232,7 @@ def logits_at(
 
 
 @contextlib.contextmanager
+@exclusive
 def unembedding(model: Any, vocabulary: Sequence[int] | None) -> Iterator[None]:
     """Within, logits hold these tokens only: the other columns of the unembedding do not run."""
     if vocabulary is None:
@@ -223,6 +258,7 @@ def unembedding(model: Any, vocabulary: Sequence[int] | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+@exclusive
 def skipping(model: Any, blocks: Iterable[int]) -> Iterator[None]:
     """Within, these blocks do not run: each hands on what it gets, through its output's hook.
 
@@ -260,6 +296,13 @@ def is_classifier(model: Any) -> bool:
 def is_bidirectional(model: Any) -> bool:
     """Whether every position sees every other one (text and vision encoders)."""
     if getattr(model.cfg, "attention_dir", "causal") == "bidirectional":
+        return True
+    # Gemma 3 as an encoder; "vision" is for the tokens of one image alone.
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else None
+    if getattr(text, "use_bidirectional_attention", None) in (True, "all"):
+        return True
+    if getattr(text, "is_causal", None) is False:
         return True
     # TransformerLens 3.9 calls its BERT bridge causal, but knows that it cannot generate.
     return not getattr(getattr(model, "adapter", None), "supports_generation", True)

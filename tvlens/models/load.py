@@ -10,6 +10,7 @@ import torch
 from ..errors import TvlensError, unknown
 from . import zoo
 from .boot import boot, from_module
+from .placement import check_device, read_dtype
 from .quiet import without_bars
 
 
@@ -20,7 +21,7 @@ def load(
     tokenizer: Any = None,
     processor: Any = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: str | torch.dtype = torch.float32,
     revision: str | None = None,
     trust_remote_code: bool = False,
     **options: Any,
@@ -35,15 +36,18 @@ def load(
         tokenizer: for a loaded Hugging Face model, which carries none.
         processor: of a loaded vision-language model, likewise; its tokenizer is taken too.
         device: where to put a model that is read from disk; the accelerator if there is one.
-        dtype: of the weights read from disk.
+        dtype: of the weights read from disk, as PyTorch's or as a text such as "bfloat16".
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run code that comes with a hub model; off unless asked for.
         options: for Hugging Face's `from_pretrained` of a model given by name, such as `device_map`
             or `quantization_config`.
 
     Raises:
-        TvlensError: no such model, the hub cannot be reached, or options for a loaded model.
+        TvlensError: no such model, the hub cannot be reached, options for a loaded model, or a
+            device or dtype that does not exist.
     """
+    check_device(device)
+    dtype = read_dtype(dtype)
     # TransformerLens warns about its own deprecated parts while it builds a model.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

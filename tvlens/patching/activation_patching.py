@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import TvlensError
+from ..sites import Site
 from .base_run import Base
 from .comparison import Prompts, compare
 from .engines import run_sweep
@@ -16,7 +18,7 @@ def patch(
     clean: Any,
     corrupted: Prompts,
     *,
-    site: str,
+    site: str | Site,
     metric: Metric | Mapping[str, Metric],
     layers: Choice = "all",
     heads: Choice = "all",
@@ -32,10 +34,11 @@ def patch(
     Args:
         clean: as many prompts as `corrupted`; or another source: an activation cache, a
             `TaskVector`, "mean", "zero" or "resample" (all of `corrupted` itself).
-        corrupted: text, texts, token lists or a tensor, padded or not. For noising, swap clean
-            and corrupted. Where lengths differ, positions count from each prompt's own end.
+        corrupted: text, texts, token lists, a tensor, padded or not, or a tokenizer's output
+            with its attention mask. For noising, swap clean and corrupted. Where
+            lengths differ, positions count from each prompt's own end.
         site: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z (or head_out), q, k, v, or
-            pattern.
+            pattern; at one layer: "blocks.5.hook_resid_pre" or `Site("resid_pre", 5)`.
         metric: from logits `[batch, pos, vocab]` to `[batch]`, or several of them by name.
         layers, heads, positions: "all" to sweep, numbers to sweep over these, one number, or None
             for all together. By default every position is swept on residual sites, and heads are
@@ -94,6 +97,8 @@ def affordable(model: Any, base: Base, gigabytes: float) -> int:
 
     States and their copies, the MLP's hidden units, scores and mask over all keys, and logits.
     """
+    if not isinstance(gigabytes, int | float) or not gigabytes > 0:
+        raise TvlensError(f"max_memory is a number of gigabytes above 0, not {gigabytes!r}")
     cfg = model.cfg
     keys = base.prompts.inputs.shape[1]
     logits = cfg.d_vocab if base.vocabulary is None else len(base.vocabulary)

@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..models.forward import before_unembedding, hooked, unembedding
+from ..integers import as_integer
+from ..models.forward import before_unembedding, check_model, hooked, unembedding
+from ..models.locks import locked
 from ..sites import Site
 from .comparison import Comparison, Prompts, compare
 from .engines import run_sweep
@@ -23,7 +25,7 @@ def attribute(
     clean: Any,
     corrupted: Prompts,
     *,
-    site: str,
+    site: str | Site,
     metric: Metric | Mapping[str, Metric],
     layers: Choice = "all",
     heads: Choice = "all",
@@ -48,19 +50,35 @@ def attribute(
     Raises:
         TvlensError: as `patch`; steps below 1; steps above 1 without clean prompts.
     """
-    if steps < 1:
-        raise TvlensError(f"steps={steps}: at least one is needed")
-    compared = compare(
-        model,
-        clean,
-        corrupted,
-        site=site,
-        metric=metric,
-        layers=layers,
-        heads=heads,
-        positions=positions,
-        seed=seed,
-    )
+    check_model(model)
+    steps = as_integer(steps, name="steps", minimum=1)
+    refine = as_integer(refine, name="refine", minimum=0)
+    if any(weight.is_inference() for weight in model.parameters()):
+        raise TvlensError(
+            "the model was made under torch.inference_mode, so nothing has gradients: load it "
+            "outside, or use patch"
+        )
+    # Under the caller's inference mode PyTorch would keep nothing for the backward pass.
+    with torch.inference_mode(False), locked(model):
+        return _attributed(
+            model,
+            clean,
+            corrupted,
+            steps=steps,
+            refine=refine,
+            site=site,
+            metric=metric,
+            layers=layers,
+            heads=heads,
+            positions=positions,
+            seed=seed,
+        )
+
+
+def _attributed(
+    model: Any, clean: Any, corrupted: Prompts, *, steps: int, refine: int, **choice: Any
+) -> PatchResult:
+    compared = compare(model, clean, corrupted, **choice)
     if steps > 1 and compared.clean is None:
         raise TvlensError("integrated gradients need clean prompts, not another source")
     if steps > 1 and not torch.equal(compared.clean.lengths, compared.base.prompts.lengths):
@@ -73,7 +91,8 @@ def attribute(
         top = size.topk(min(refine, len(size))).indices.tolist()
         cells = [compared.grid.cells[i] for i in top]
         parts = [compared.part(cell) for cell in cells]
-        values[:, top] = run_sweep(model, compared, cells, parts, seed=seed).values.to(values)
+        exact = run_sweep(model, compared, cells, parts, seed=choice["seed"])
+        values[:, top] = exact.values.to(values)
     return compared.result(model, values, method="attribution", steps=steps, refined=refine)
 
 
@@ -131,4 +150,9 @@ def _gradients(
     with torch.enable_grad(), hooked(model, hooks), unembedding(model, compared.base.vocabulary):
         logits = model(prompts.inputs, **prompts.options(model))
         value = compared.measure(logits)[list(compared.metrics).index(name)].sum()
+    if not value.requires_grad:
+        raise TvlensError(
+            "the metric has no gradient: counts such as rank and accuracy have none; take "
+            "logit_difference, probability or log_probability, or use patch"
+        )
     return dict(zip(kept, torch.autograd.grad(value, list(kept.values())), strict=True))

@@ -8,23 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..activations import collect
 from ..errors import TvlensError
-from ..models.forward import Batch, TokenRows
+from ..integers import as_integer
+from ..models.forward import Batch, check_runnable
 from ..models.load import model_name
+from ..models.prompts import Prompts, is_tokenizer_output, read_prompts
+from ..sites import Site
 from .base_run import Base, base_run
 from .full_forward import check_writable
-from .metrics import Metric, narrowed, positions_of
+from .metrics import Metric, narrowed, positions_of, resolved
 from .result import PatchResult
 from .source import Observed, observe, source_of
 from .sweep import Cell, Choice, Sweep, sweep
-
-# Texts, token lists, `Prompt`s, or a tensor whose rows may be padded with the tokenizer's own
-# padding.
-Prompts = str | Sequence[str] | TokenRows
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def compare(
     clean: Any,
     corrupted: Prompts,
     *,
-    site: str,
+    site: str | Site,
     metric: Metric | Mapping[str, Metric],
     layers: Choice,
     heads: Choice,
@@ -95,8 +94,8 @@ def compare(
     seed: int,
 ) -> Comparison:
     """Check what was asked and run both sides once. Arguments as in `patch`."""
-    if model.training:
-        raise TvlensError("the model is in training mode: call model.eval() first")
+    check_runnable(model)
+    seed = as_integer(seed, name="seed", minimum=0)
     own = _prompts(model, corrupted)
     given = clean if _is_source(clean) else _prompts(model, clean)
     _check_sides(given, own)
@@ -106,7 +105,7 @@ def compare(
     )
     _check_alignment(given, own, grid.cells[0])
     check_writable(model, own, grid.cells[0].site)
-    metrics = dict(metric) if isinstance(metric, Mapping) else {"": metric}
+    metrics = resolved(metric, model)
     reads = sorted({p for m in metrics.values() for p in positions_of(m)})
     vocabulary, metrics = narrowed(metrics, model.cfg.d_vocab)
     wanted = dict(
@@ -116,6 +115,8 @@ def compare(
         vocabulary=vocabulary,
     )
     base = base_run(model, own, **wanted)
+    for layer, activation in base.seen.activations.items():
+        Site(grid.component, layer).check_shape(model, activation, any_width=True)
     if isinstance(given, Batch):
         return Comparison(base, observe(model, given, **wanted), given, grid, metrics, reads)
     source = source_of(model, given, base.seen, component=grid.component, seed=seed)
@@ -138,7 +139,7 @@ def _is_source(clean: Any) -> bool:
     named = isinstance(clean, str) and clean in ("mean", "zero", "resample")
     return (
         named
-        or isinstance(clean, Mapping)
+        or (isinstance(clean, Mapping) and not is_tokenizer_output(clean))
         or hasattr(clean, "cache_dict")
         or hasattr(clean, "site")
     )
@@ -146,34 +147,9 @@ def _is_source(clean: Any) -> bool:
 
 def _prompts(model: Any, prompts: Prompts) -> Batch:
     """Prompts of any form and of any lengths, on the model's device."""
-    if isinstance(prompts, str):
-        prompts = [prompts]
-    if isinstance(prompts, Tensor):
-        prompts = _unpadded(model, prompts if prompts.ndim == 2 else prompts[None])
-    rows = [model.to_tokens(p)[0].tolist() if isinstance(p, str) else p for p in prompts]
+    rows = read_prompts(model, prompts)
     batch = Batch.of(model, rows)  # too long a prompt is an error before any forward
     return batch.to(next(model.parameters()).device)
-
-
-def _unpadded(model: Any, tokens: Int[Tensor, "batch pos"]) -> list[Int[Tensor, " _"]]:
-    """The rows of a padded tensor without their padding, on the left or else on the right.
-
-    The longest row has none: what it begins with, a text's beginning or its end may be the same
-    token as the padding, is not padding in the others either.
-    """
-    pad = getattr(getattr(model, "tokenizer", None), "pad_token_id", None)
-    if pad is None:
-        return list(tokens)
-    left, right = (_run_length(side == pad) for side in (tokens, tokens.flip(1)))
-    left, right = left - left.min(), right - right.min()
-    if left.any():
-        return [row[n:] for row, n in zip(tokens, left.tolist(), strict=True)]
-    return [row[: len(row) - n] for row, n in zip(tokens, right.tolist(), strict=True)]
-
-
-def _run_length(hits: Bool[Tensor, "row pos"]) -> Int[Tensor, " row"]:
-    """How many entries of each row are true before the first false one."""
-    return hits.long().cumprod(1).sum(1)
 
 
 def _check_sides(given: Any, own: Batch) -> None:

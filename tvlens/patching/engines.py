@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import TvlensError
+from ..integers import as_integer
 from ..models.load import model_name
 from .base_run import has_shared_prefix
 from .batched import batched, first_position
@@ -94,6 +95,7 @@ def run_sweep(
     Raises:
         TvlensError: `verify` is no share.
     """
+    batch_tokens = as_integer(batch_tokens, name="batch_tokens", minimum=1)
     if not 0 <= verify <= 1:
         raise TvlensError(f"verify={verify}: a share of the values, from 0 to 1, is needed")
     baseline = setup.measure(setup.base.seen.logits)[:, None].repeat(1, len(cells), 1)

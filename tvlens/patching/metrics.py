@@ -3,24 +3,96 @@
 Any callable from `Float[batch pos vocab]` to `Float[batch]` will do. It may carry two attributes:
 `positions`, a sequence of ints, where it reads more than the last position; and `narrow`, a pair of
 the few tokens it reads and the same metric for logits of these tokens alone, which spares the rest
-of the unembedding (half the cost of a patch at the last position).
+of the unembedding (half the cost of a patch at the last position). A metric of texts carries
+`resolve`, from a model to the metric of its tokens, which patching calls.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
+from ..integers import Integers, as_integers
 
 Metric = Callable[[Float[Tensor, "batch pos vocab"]], Float[Tensor, " batch"]]
-TokenIds = int | Sequence[int] | Tensor
+TokenIds = Integers | Tensor
+# Tokens by their ids or as texts, for all examples or one per example.
+Answers = TokenIds | str | Sequence[str | int]
 
 
 def positions_of(metric: Metric) -> tuple[int, ...]:
     """The positions a metric reads, from the end of the prompt; the last one by default."""
     return tuple(getattr(metric, "positions", (-1,)))
+
+
+def resolved(metric: Metric | Mapping[str, Metric], model: Any) -> dict[str, Metric]:
+    """The metrics by name, those of texts as metrics of the model's tokens.
+
+    Raises:
+        TvlensError: what is no metric, or a text that is not one token of the model.
+    """
+    metrics = dict(metric) if isinstance(metric, Mapping) else {"": metric}
+    if not metrics:
+        raise TvlensError("no metric to measure")
+    for name, one in metrics.items():
+        if not callable(one):
+            raise TvlensError(
+                f"a metric is a function of logits, such as tvlens.logit_difference(a, b), not "
+                f"{type(one).__name__}"
+            )
+        if hasattr(one, "resolve"):
+            metrics[name] = one.resolve(model)
+    return metrics
+
+
+def one_token(tokenizer: Any, text: str) -> int:
+    """The id of a text that is exactly one token.
+
+    Raises:
+        TvlensError: it is none or several; names them.
+    """
+    if tokenizer is None:
+        raise TvlensError(f"the model has no tokenizer to read {text!r} with: give a token id")
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        pieces = [tokenizer.decode([i]) for i in ids]
+        raise TvlensError(
+            f"{text!r} is {len(ids)} tokens, {pieces}: give one token; a word inside a text "
+            "usually begins with a space"
+        )
+    return ids[0]
+
+
+def _has_text(answers: Answers) -> bool:
+    several = isinstance(answers, Sequence) and not isinstance(answers, str)
+    return any(isinstance(answer, str) for answer in (answers if several else [answers]))
+
+
+def _of_texts(make: Callable[..., Metric], *answers: Answers) -> Metric:
+    """A metric whose texts wait for a model's tokenizer."""
+
+    def metric(logits: Tensor) -> Tensor:
+        raise TvlensError(
+            f"{make.__name__} was given texts: patch and attribute read them with the model's "
+            "tokenizer; to call the metric on logits, give token ids"
+        )
+
+    metric.resolve = lambda model: make(*(_tokens(model, side) for side in answers))
+    return metric
+
+
+def _tokens(model: Any, answers: Answers) -> list[int]:
+    """Token ids of answers, each an id or a text of one token."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if isinstance(answers, str):
+        answers = [answers]
+    if not isinstance(answers, Sequence):
+        return as_integers(answers, name="tokens")
+    read = [one_token(tokenizer, a) if isinstance(a, str) else a for a in answers]
+    return as_integers(read, name="tokens")
 
 
 def narrowed(
@@ -33,6 +105,8 @@ def narrowed(
     if not all(hasattr(metric, "narrow") for metric in metrics.values()):
         return None, metrics
     tokens = sorted({token for metric in metrics.values() for token in metric.narrow[0]})
+    if vocabulary < 1:
+        raise TvlensError("this model has no vocabulary: metrics of tokens cannot be measured")
     if tokens[0] < 0 or tokens[-1] >= vocabulary:
         raise TvlensError(f"a token id outside the vocabulary of {vocabulary}")
     return tokens, {name: _among(metric, tokens) for name, metric in metrics.items()}
@@ -50,14 +124,17 @@ def _among(metric: Metric, tokens: Sequence[int]) -> Metric:
     return chosen
 
 
-def logit_difference(right: TokenIds, wrong: TokenIds) -> Metric:
+def logit_difference(right: Answers, wrong: Answers) -> Metric:
     """Logit of the right token less that of the wrong one, at the last position.
 
     Args:
-        right, wrong: one token id for all examples, or one per example.
+        right, wrong: one token for all examples, or one per example: token ids, or texts such as
+            " Paris", which the patched model's tokenizer must make one token of.
     """
+    if _has_text(right) or _has_text(wrong):
+        return _of_texts(logit_difference, right, wrong)
     metric = _difference(right, wrong)
-    ids = [torch.as_tensor(token).reshape(-1).tolist() for token in (right, wrong)]
+    ids = [as_integers(token, name="tokens") for token in (right, wrong)]
     tokens = sorted({token for side in ids for token in side})
     metric.narrow = (tokens, _difference(*[[tokens.index(t) for t in side] for side in ids]))
     return metric
@@ -67,18 +144,24 @@ def _difference(right: TokenIds, wrong: TokenIds) -> Metric:
     return lambda logits: _of(logits, right) - _of(logits, wrong)
 
 
-def probability(token: TokenIds) -> Metric:
-    """Probability of a token at the last position."""
+def probability(token: Answers) -> Metric:
+    """Probability of a token at the last position; ids or texts as in `logit_difference`."""
+    if _has_text(token):
+        return _of_texts(probability, token)
     return lambda logits: _of(logits.softmax(-1), token)
 
 
-def log_probability(token: TokenIds) -> Metric:
-    """Log-probability of a token at the last position, in nats."""
+def log_probability(token: Answers) -> Metric:
+    """Log-probability of a token at the last position, in nats; ids or texts."""
+    if _has_text(token):
+        return _of_texts(log_probability, token)
     return lambda logits: _of(logits.log_softmax(-1), token)
 
 
-def rank(token: TokenIds) -> Metric:
+def rank(token: Answers) -> Metric:
     """How many tokens are more likely than this one at the last position (0 is the top)."""
+    if _has_text(token):
+        return _of_texts(rank, token)
 
     def metric(logits: Tensor) -> Tensor:
         return (logits[:, -1] > _of(logits, token)[:, None]).sum(-1).to(logits.dtype)
@@ -86,8 +169,10 @@ def rank(token: TokenIds) -> Metric:
     return metric
 
 
-def accuracy(token: TokenIds) -> Metric:
-    """1 where the token is the most likely one at the last position, else 0."""
+def accuracy(token: Answers) -> Metric:
+    """1 where the token is the most likely one at the last position, else 0; ids or texts."""
+    if _has_text(token):
+        return _of_texts(accuracy, token)
 
     def metric(logits: Tensor) -> Tensor:
         return (logits[:, -1].argmax(-1) == _ids(token, logits)).to(logits.dtype)
@@ -108,7 +193,10 @@ def kl_divergence(reference: Float[Tensor, "batch vocab"]) -> Metric:
 
 def _ids(token: TokenIds, logits: Tensor) -> Tensor:
     """One token id per example, as a tensor beside the logits."""
-    ids = torch.as_tensor(token, device=logits.device).reshape(-1)
+    if isinstance(token, Tensor) and token.ndim == 1 and not token.is_floating_point():
+        ids = token.to(logits.device)
+    else:
+        ids = torch.tensor(as_integers(token, name="tokens"), device=logits.device)
     if len(ids) not in (1, len(logits)):
         raise TvlensError(f"{len(ids)} token ids for {len(logits)} examples")
     if int(ids.min()) < 0 or int(ids.max()) >= logits.shape[-1]:

@@ -9,8 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..models.forward import Batch, run, skipping
-from ..sites import Site
+from ..integers import as_integers
+from ..models.forward import Batch, check_runnable, run, skipping
+from ..models.load import model_name
+from ..sites import Site, is_post_norm
 from .comparison import Comparison, Prompts, compare
 from .engines import run_sweep
 from .metrics import Metric
@@ -51,10 +53,17 @@ def patch_paths(
     from the receiver up per sender.
 
     Raises:
-        TvlensError: as `patch`; a receiver that is no head's q, k or v; senders not below it.
+        TvlensError: as `patch`; a receiver that is no head's q, k or v; senders not below it; a
+            model whose norms follow its residual sums.
 
     Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1.
     """
+    check_runnable(model)
+    if is_post_norm(model):
+        raise TvlensError(
+            f"{model_name(model)} norms its residual stream after every sum: no path from a head "
+            "to a receiver passes by addition alone, so paths cannot be told apart"
+        )
     target = _receiver(model, receiver)
     common = dict(metric=metric, positions=positions, seed=seed)
     layers = _senders(layers, model, target)
@@ -103,8 +112,11 @@ def _senders(layers: Choice, model: Any, target: Site) -> Choice:
     # Every head's output reaches the end of the stream; another head sits behind lower layers.
     above = model.cfg.n_layers if target.head is None else target.layer
     if isinstance(layers, str):
+        if layers != "all":
+            raise TvlensError(f"layers must be 'all' or numbers, not {layers!r}")
         layers = range(above)
-    numbers = [layers] if isinstance(layers, int) else list(layers or ())
+    unnamed = layers is None or (isinstance(layers, range) and not layers)
+    numbers = [] if unnamed else as_integers(layers, name="layers")
     wrong = [l for l in numbers if l % model.cfg.n_layers >= above]
     if wrong or not numbers:
         raise TvlensError(f"senders must lie below {target}: layers 0 to {above - 1}")

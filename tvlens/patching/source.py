@@ -97,6 +97,12 @@ def _spread(vector: Any, layer: int, like: Tensor, component: str) -> Tensor:
     """A task vector as the activation at every position."""
     if vector.site != component:
         raise TvlensError(f"the vector belongs at {vector.site}, not at {component}")
+    layers, width = vector.values.shape
+    if layer >= layers or width != like.shape[-1]:
+        raise TvlensError(
+            f"the vector has {layers} layers of width {width}; it has none for layer {layer} of "
+            f"width {like.shape[-1]}"
+        )
     return vector.values[layer].to(like.device).expand_as(like)
 
 
@@ -108,6 +114,8 @@ def _from_cache(model: Any, cache: Any, component: str, layer: int, like: Tensor
             found = cache[key]
         except (KeyError, TypeError, AttributeError, ValueError):
             continue
+        if not isinstance(found, Tensor):
+            raise TvlensError(f"{name} in the cache is no tensor but {type(found).__name__}")
         try:
             return found.to(like.device).expand_as(like)
         except RuntimeError:

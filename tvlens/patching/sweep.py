@@ -1,7 +1,6 @@
 """`Sweep`: which patches a call asks for, as a grid over layers, heads and positions."""
 
 import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +9,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..sites import Site, component
+from ..integers import Integers, as_integers, is_integer
+from ..sites import Site, layers_with, parse_site, resolve_layers
 
-Choice = str | int | Iterable[int] | None
+Choice = str | Integers | None
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Sweep:
 
 def sweep(
     model: Any,
-    site: str,
+    site: str | Site,
     *,
     layers: Choice,
     heads: Choice,
@@ -82,16 +82,25 @@ def sweep(
 ) -> Sweep:
     """Resolve what was asked on a model and prompts of these lengths, both sides'.
 
-    "all" sweeps over all there are, several numbers over these, one number is taken without an
+    "all" sweeps over all there are (layers: all that have the component), several numbers over these, one number is taken without an
     axis, and None patches all heads or positions together. Where lengths differ, positions count
-    from each prompt's own start or, negative ones, from its end.
+    from each prompt's own start or, negative ones, from its end. A site that says its layer, head
+    or position ("blocks.5.hook_resid_pre", a `Site`) is swept there alone.
     """
-    name = component(site)
+    name, named = parse_site(site)
+    layers = resolve_layers(layers, named, count=model.cfg.n_layers)
+    if isinstance(site, Site):
+        heads = _narrowed("heads", heads, site.head)
+        positions = _narrowed("positions", positions, site.position)
     probe = Site(name, 0)
     with_heads = probe.head_axis is not None
+    if not with_heads and not (heads is None or (isinstance(heads, str) and heads == "all")):
+        raise TvlensError(f"{name} has no heads: leave heads={heads!r} out")
     if isinstance(positions, str) and positions == "auto":
         positions = None if with_heads else "all"
     head_count = probe.shape(model, pos=1)[probe.head_axis] if with_heads else 0
+    if isinstance(layers, str) and layers == "all":
+        layers = layers_with(model, name)
     chosen = {
         "layer": _coordinates("layers", layers, model.cfg.n_layers),
         "head": _coordinates("heads", heads if with_heads else None, head_count),
@@ -116,7 +125,7 @@ def _positions(choice: Choice, lengths: Int[Tensor, " row"]) -> tuple[list, bool
             f"prompts of {shortest} to {longest} tokens have no common positions to sweep: give "
             "positions, -1 for the last of each, or None to patch all of a prompt at once"
         )
-    numbers = [choice] if isinstance(choice, int) else _numbers(choice)
+    numbers = as_integers(choice, name="positions")
     values, swept = _coordinates("positions", choice, shortest)
     return [v - shortest if n < 0 else v for n, v in zip(numbers, values, strict=True)], swept
 
@@ -129,15 +138,17 @@ def _coordinates(name: str, choice: Choice, count: int) -> tuple[list, bool]:
         if choice != "all":
             raise TvlensError(f"{name} must be 'all', numbers or None, not {choice!r}")
         return list(range(count)), True
-    single = isinstance(choice, int)
-    numbers = [choice] if single else _numbers(choice)
+    numbers = as_integers(choice, name=name)
     for number in numbers:
         if not -count <= number < count:
             raise TvlensError(f"{name}: {number} does not exist, there are 0 to {count - 1}")
-    if not numbers:
-        raise TvlensError(f"{name} is empty")
-    return [number % count for number in numbers], not single
+    return [number % count for number in numbers], not is_integer(choice)
 
 
-def _numbers(choice: Iterable[int]) -> list[int]:
-    return choice.tolist() if isinstance(choice, Tensor) else [int(n) for n in choice]
+def _narrowed(name: str, choice: Choice, named: int | None) -> Choice:
+    """The asked heads or positions, or the one that a site names."""
+    if named is None:
+        return choice
+    if not isinstance(choice, str) and choice is not None:
+        raise TvlensError(f"the site names one of {name}, {named}: leave {name}={choice!r} out")
+    return named

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import viz
-from ..errors import TvlensError
+from ..integers import as_integers, is_integer
 from ..patching import PatchResult, log_probability, logit_difference, patch, probability
-from ..patching.metrics import Metric
+from ..patching.metrics import Metric, one_token
 from ..patching.sweep import Choice
-from ..sites import component
+from ..sites import Site, parse_site
 from ..tasks import Task, Template, build, contexts, plain, shuffled_labels
 from ..vectors.extract import provenance
 from .reported import Reported, listed
@@ -120,11 +120,11 @@ def from_texts(
         wrong: measure the logit difference to this token; by default the log-probability of
             `right`.
     """
-    token = _one_token(model, right)
+    token = one_token(model.tokenizer, right)
     if wrong is None:
         metric, asked = log_probability(token), f"the log-probability of {right!r}"
     else:
-        metric = logit_difference(token, _one_token(model, wrong))
+        metric = logit_difference(token, one_token(model.tokenizer, wrong))
         asked = f"the logit of {right!r} less that of {wrong!r}"
     sides = [[plain(model.tokenizer, text) for text in side] for side in (clean, corrupted)]
     settings = {"clean": list(clean), "corrupted": list(corrupted), "right": right, "wrong": wrong}
@@ -135,7 +135,7 @@ def run(
     model: Any,
     pairs: Pairs,
     *,
-    site: str = "z",
+    site: str | Site = "z",
     layers: Choice = "all",
     heads: Choice = "all",
     positions: Choice = -1,
@@ -155,23 +155,26 @@ def run(
         progress=progress,
         **choice,
     )
-    settings = provenance(model) | {"site": component(site)} | pairs.settings
-    settings |= {k: v for k, v in choice.items() if isinstance(v, str | int | list | None)}
+    settings = provenance(model) | {"site": _named(site)} | pairs.settings
+    settings |= {name: _as_plain(value, name) for name, value in choice.items()}
     study = PatchStudy(result, pairs, settings)
     if folder is not None:
         study.save(folder)
     return study
 
 
-def _one_token(model: Any, text: str) -> int:
-    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        pieces = [model.tokenizer.decode([i]) for i in ids]
-        raise TvlensError(
-            f"{text!r} is {len(ids)} tokens, {pieces}: give one token; a word inside a text "
-            "usually begins with a space"
-        )
-    return ids[0]
+def _as_plain(choice: Choice, name: str) -> str | int | list[int] | None:
+    """Layers, heads or positions as JSON has them."""
+    if choice is None or isinstance(choice, str):
+        return choice
+    numbers = as_integers(choice, name=name)
+    return numbers[0] if is_integer(choice) else numbers
+
+
+def _named(site: str | Site) -> str:
+    """A site as results name it, with its layer where it says one."""
+    name, layer = parse_site(site)
+    return name if layer is None else f"{name}.{layer}"
 
 
 def _top(result: PatchResult, k: int = 12) -> list[dict[str, object]]:

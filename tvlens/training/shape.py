@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from ..errors import TvlensError, unknown
+from ..integers import is_integer
 
 POSITIONS = ("rotary", "learned")
 NORMS = ("rms", "layer")
@@ -51,7 +52,7 @@ class Shape:
         if self.d_mlp is None:
             object.__setattr__(self, "d_mlp", 4 * self.d_model)
         for name, value in asdict(self).items():
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            if is_integer(value) and value < 1:
                 raise TvlensError(f"{name} must be at least 1, not {value}")
         if self.d_model % self.heads:
             raise TvlensError(f"d_model {self.d_model} does not divide into {self.heads} heads")

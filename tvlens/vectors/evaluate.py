@@ -7,9 +7,12 @@ import numpy as np
 import torch
 
 from ..errors import TvlensError
+from ..integers import as_integer
 from ..models import reader
+from ..models.forward import check_runnable
 from ..stats import bootstrap_interval
 from ..tasks import Prompt, Shown, Task, Template, build, shuffled_labels
+from .checks import check_mode, check_task, check_vector, read_template, wrong_vectors
 from .conditions import most_common, random_like, zero_shot
 from .extract import METHODS, extract
 from .report import Condition, VectorReport
@@ -68,10 +71,20 @@ def evaluate(
         TvlensError: parts that overlap or are empty, a vector of another model, a baseline on
             other items.
     """
+    check_vector(vector, name="vector")
     vector.check(model)
+    check_runnable(model)
+    for name, part in {"select": select, "test": test}.items():
+        check_task(part, name=name)
+    seed = as_integer(seed, name="seed", minimum=0)
+    batch_tokens = as_integer(batch_tokens, name="batch_tokens", minimum=1)
+    wrong = wrong_vectors(wrong, model)
+    if baseline is not None and not isinstance(baseline, VectorReport):
+        raise TvlensError(f"baseline must be a VectorReport, not {type(baseline).__name__}")
     _check_disjoint(vector, select, test)
-    template = Template.of(template or vector.meta.get("template", "qa"))
+    template = read_template(template or vector.meta.get("template", "qa"))
     mode = mode or vector.mode
+    check_mode(mode)
 
     def right(rows: Sequence[Row]) -> np.ndarray:
         found = score(

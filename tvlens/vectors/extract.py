@@ -4,9 +4,10 @@ from importlib import metadata
 from typing import Any
 
 from ..errors import unknown
+from ..models.forward import check_runnable
 from ..models.load import is_processed, model_name
-from ..sites import component
 from ..tasks import Task, Template
+from .checks import check_task, extraction_counts, read_template, vector_site
 from .function import function
 from .methods import Draw, Method, difference, in_context, instruction, state
 from .vector import TaskVector
@@ -46,7 +47,7 @@ def extract(
         template: "qa", "arrow", "colon" or a text with {x} and {y}.
         shots: demonstrations per context; each context's query is a dummy, not among them.
         contexts: how many contexts are averaged.
-        site: the component to read.
+        site: the component to read, at every layer.
         modality: how demonstrations show their inputs: "text", or "image" (of `Task.images`).
         query: how the contexts' dummy queries show theirs; as the demonstrations by default.
         seed: of the draw of contexts.
@@ -56,16 +57,20 @@ def extract(
     Raises:
         TvlensError: unknown method, template or site; too few examples; too long a prompt.
     """
-    if isinstance(method, str) and method not in METHODS:
+    check_runnable(model)
+    check_task(task, name="task")
+    if not callable(method) and method not in METHODS:
         raise unknown("method", method, METHODS)
-    template = Template.of(template)
+    counts = extraction_counts(shots=shots, contexts=contexts, seed=seed, batch_size=batch_size)
+    shots, contexts, seed, batch_size = counts.values()
+    template = read_template(template)
     draw = Draw.of(
         model,
         task,
         template,
         shots=shots,
         count=contexts,
-        site=component(site),
+        site=vector_site(site),
         modality=modality,
         query=query or modality,
         seed=seed,

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError
-from ..models.forward import Hook, hooked
+from ..errors import TvlensError, unknown
+from ..integers import Integer, Integers, as_integers
+from ..models.forward import Hook, check_model, hooked
 from ..models.load import model_name
+from ..models.positions import row_positions
 from ..saved import read_tensors, write_tensors
 from ..sites import Site
 
@@ -123,10 +125,10 @@ class TaskVector:
         self,
         model: Any,
         *,
-        layer: int,
+        layer: Integer,
         mode: str | None = None,
         scale: float = 1.0,
-        positions: int | Int[Tensor, " row"] = -1,
+        positions: Integers = -1,
         other_model: bool = False,
     ) -> Iterator[None]:
         """Write the vector into every forward pass inside the `with` block.
@@ -150,23 +152,27 @@ class TaskVector:
     def hook(
         self,
         model: Any,
-        layer: int,
+        layer: Integer,
         *,
         mode: str | None = None,
         scale: float = 1.0,
-        positions: int | Int[Tensor, " row"] = -1,
+        positions: Integers = -1,
     ) -> Hook:
         """The (name, function) pair that `applied` installs, for `model.run_with_hooks`."""
         mode = mode or self.mode
         if mode not in MODES:
-            raise TvlensError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
+            raise unknown("mode", mode, MODES)
         site = Site(self.site, layer).on(model)
-        vector = self.values[site.layer] * scale
+        try:
+            vector = self.values[site.layer] * float(scale)
+        except (TypeError, ValueError):
+            raise TvlensError(f"scale must be one number, not {scale!r}") from None
+        as_integers(positions, name="positions")  # what is no position is an error before any work
 
         def write(activation: Tensor, hook: Any) -> Tensor:
             edited = activation.clone()
             rows = torch.arange(len(edited), device=edited.device)
-            at = torch.as_tensor(positions, device=edited.device).expand(len(edited))
+            at = row_positions(positions, edited)
             edited[rows, at] = written(edited[rows, at], vector.to(edited), mode)
             return edited
 
@@ -174,6 +180,7 @@ class TaskVector:
 
     def check(self, model: Any, *, other_model: bool = False) -> None:
         """Raise TvlensError unless this vector fits the model."""
+        check_model(model)
         layers, width = self.values.shape
         if (layers, width) != (model.cfg.n_layers, model.cfg.d_model):
             raise TvlensError(

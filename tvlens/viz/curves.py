@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from .arrays import Numbers
@@ -99,7 +100,7 @@ def _spread(positions: Sequence[float], doublings: bool) -> Layer:
 
 def _ticks(positions: Sequence[float]) -> Layer:
     """Axis whose ticks are whole numbers where the positions are, as there is no layer 0.5."""
-    if not all(isinstance(position, int) for position in positions):
+    if not all(isinstance(position, Integral) for position in positions):
         return {"grid": False}
     if len(positions) <= 13:
         return {"grid": False, "values": list(positions), "format": ",d"}

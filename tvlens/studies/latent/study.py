@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ...bayes.pool import at_least
 from ...errors import TvlensError, unknown
+from ...integers import is_integer
 from ..reported import Reported
 from .cell import Cell, finished, load, make
 from .claim import Claim, verdicts
@@ -188,11 +189,11 @@ def _plans(
 
 
 def _exponent(k: int | str) -> int | str:
-    if k != "none" and (not isinstance(k, int) or not 0 <= k <= _MOST):
+    if k != "none" and (not is_integer(k) or not 0 <= k <= _MOST):
         raise TvlensError(
             f"minor is 'none' or the exponent k of 2^k minor tasks, 0 to {_MOST}, not {k!r}"
         )
-    return k
+    return k if isinstance(k, str) else int(k)
 
 
 def _make(grid: list[Spot], folder: str | os.PathLike, jobs: int | None, progress: bool) -> None:

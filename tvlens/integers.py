@@ -1,0 +1,61 @@
+"""Integers from the caller: Python's, NumPy's and PyTorch's alike, one or several."""
+
+import numbers
+from collections.abc import Iterable
+from typing import Any, SupportsIndex
+
+from .errors import TvlensError
+
+# For signatures: NumPy's and PyTorch's integers are no `int`.
+Integer = SupportsIndex
+Integers = SupportsIndex | Iterable[SupportsIndex]
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is one integer: an int, a NumPy integer or a tensor or array without axes.
+
+    Booleans are none: `True` as a layer is a mistake and not layer 1.
+    """
+    if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def as_integer(value: Any, *, name: str, minimum: int | None = None) -> int:
+    """One integer as an int.
+
+    Args:
+        name: what the argument is called, for the error.
+        minimum: the smallest that is allowed.
+
+    Raises:
+        TvlensError: several integers, or none, or one below the minimum.
+    """
+    if not is_integer(value):
+        raise TvlensError(f"{name} must be one integer, not {_shown(value)}")
+    if minimum is not None and value < minimum:
+        raise TvlensError(f"{name} must be {minimum} or more, not {int(value)}")
+    return int(value)
+
+
+def as_integers(value: Any, *, name: str) -> list[int]:
+    """One integer or several (a list, range, array or tensor of one axis) as a list of ints.
+
+    Raises:
+        TvlensError: anything else, and what is empty.
+    """
+    if is_integer(value):
+        return [int(value)]
+    iterable = isinstance(value, Iterable) and not isinstance(value, str | bytes | dict)
+    # A tensor without axes says that it can be iterated over, and cannot.
+    items = list(value) if iterable and getattr(value, "ndim", 1) else [None]
+    if not items:
+        raise TvlensError(f"{name} is empty")
+    if not all(is_integer(item) for item in items):
+        raise TvlensError(f"{name} must be one integer or several, not {_shown(value)}")
+    return [int(item) for item in items]
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,311 @@
+"""`read_prompts`: prompts of every form that people hold them in, without their padding.
+
+Texts, token lists, built prompts, padded tensors and what tokenizers give with their attention
+masks all become rows of tokens that `Batch` pads in the one way the models are run.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..errors import TvlensError
+from ..integers import is_integer
+
+# What tokenizers give beside token ids and mask, and what says nothing that a model must be told.
+_IGNORED = {"special_tokens_mask", "length", "offset_mapping", "overflow_to_sample_mapping"}
+
+# What `read_prompts` reads.
+Prompts = (
+    str
+    | Sequence[Any]
+    | Mapping[str, Any]
+    | np.ndarray
+    | Int[Tensor, "*row pos"]
+    | Float[Tensor, "row pos input"]
+    | Float[Tensor, "row channel height width"]
+)
+Rows = list[Any]
+
+
+def read_prompts(model: Any, prompts: Any) -> Any:
+    """Prompts as a list of token rows, or pictures and vectors (float tensors) as they are.
+
+    Args:
+        prompts: a text or texts, tokenised by the model; one prompt's tokens or several prompts',
+            as lists, tensors or arrays; built prompts, with images or without; or what a tokenizer
+            gives, a mapping with "input_ids" and perhaps "attention_mask".
+
+    A tensor or array of several rows may be padded with the tokenizer's own padding token; lists
+    are taken as they are. See `unpadded` for what counts as padding; an attention mask leaves no
+    doubt.
+
+    Raises:
+        TvlensError: no prompts, none of these forms, a mask with gaps, padding that cannot be told
+            from the text, or token ids outside the vocabulary.
+    """
+    if isinstance(prompts, Mapping):
+        rows = _masked(model, prompts)
+    elif isinstance(prompts, Tensor) or (
+        isinstance(prompts, np.ndarray) and prompts.dtype.kind in "biufc"
+    ):
+        tensor = torch.as_tensor(prompts)
+        if tensor.is_floating_point():
+            return _vectors(model, tensor)
+        rows = _rows_of(model, tensor)
+    else:
+        rows = _listed(model, prompts)
+    if not rows:
+        raise TvlensError("no prompts to run")
+    _check_tokens(model, rows)
+    return rows
+
+
+def is_tokenizer_output(prompts: Any) -> bool:
+    """Whether prompts are what a tokenizer gives: a mapping with "input_ids"."""
+    return isinstance(prompts, Mapping) and "input_ids" in prompts
+
+
+def unpadded(tokenizer: Any, tokens: Int[Tensor, "row pos"]) -> list[Int[Tensor, " _"]]:
+    """The rows of a padded tensor without their padding.
+
+    A padding token with no other use is padding wherever it stands at an end. One that also begins
+    or ends texts (GPT-2's <|endoftext|>) is told by these rules:
+
+    - At the beginning, one of them is a text's own where every row has one; the rest is padding.
+      Where every row has two or more, nothing tells the text's own from padding: an error.
+    - At the end, all of them are padding, unless the tokenizer itself ends its texts with one.
+      Where every row has just one, nothing tells a text's end from padding: an error.
+    - Padding stands on one side: where both are possible, one token at the other side is the
+      text's own.
+
+    Raises:
+        TvlensError: a row of nothing but padding, or padding that cannot be told from the text.
+    """
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None:
+        return list(tokens)
+    whole = (tokens == pad).all(1)
+    some = tokens[~whole]
+    begin, end = torch.zeros(len(tokens)).long(), torch.full((len(tokens),), tokens.shape[1])
+    if len(some):
+        left, right = _padding(tokenizer, pad, some)
+        begin[~whole], end[~whole] = left, tokens.shape[1] - right
+    if whole.any():
+        if pad != _first_token(tokenizer):
+            row = int(whole.nonzero()[0])
+            raise TvlensError(f"prompt {row} is empty: it holds nothing but padding")
+        end[whole] = 1  # a text's beginning and nothing behind it
+    bounds = zip(tokens, begin.tolist(), end.tolist(), strict=True)
+    return [row[start:stop] for row, start, stop in bounds]
+
+
+def _padding(
+    tokenizer: Any, pad: int, tokens: Int[Tensor, "row pos"]
+) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
+    """How many tokens of each row are padding on the left and on the right."""
+    left, right = (_run_length(side == pad) for side in (tokens, tokens.flip(1)))
+    special = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "cls")}
+    if pad not in special:
+        return left, right
+    first = getattr(tokenizer, "bos_token_id", None)
+    behind = tokens.gather(1, left[:, None])[:, 0]  # no row is all padding
+    own = int(left.min())
+    if first not in (None, pad) and bool((behind == first).all()):
+        own = 0  # the texts' own beginning stands behind the padding
+    if own > 1 and pad != _first_token(tokenizer):
+        own = 0
+    if own > 1:
+        raise TvlensError(_unclear(tokenizer, pad, f"every row begins with {own} or more"))
+    longest = int(left.max()), int(right.max())
+    left = left - own
+    right = right - min(int(right.min()), int(_ends_texts(tokenizer, pad)))
+    if left.any() and right.any():
+        if max(longest) < 2 or min(longest) > 1:
+            raise TvlensError(_unclear(tokenizer, pad, "rows begin and end with one or more"))
+        # One at the other side is the text's own.
+        if longest[0] < 2:
+            left = torch.zeros_like(left)
+        else:
+            right = torch.zeros_like(right)
+    elif bool((right == 1).all()):
+        raise TvlensError(_unclear(tokenizer, pad, "every row ends with one"))
+    return left, right
+
+
+def _unclear(tokenizer: Any, pad: int, found: str) -> str:
+    return (
+        f"{found} {tokenizer.decode([pad])!r}, which is this tokenizer's padding and also begins "
+        "or ends texts: give the tokenizer's whole output with its attention_mask, or token lists"
+    )
+
+
+def _first_token(tokenizer: Any) -> int | None:
+    """What texts may begin with: as in `tvlens.tasks.beginning_token`."""
+    names = ("bos_token_id", "cls_token_id", "eos_token_id")
+    tokens = (getattr(tokenizer, name, None) for name in names)
+    return next((token for token in tokens if token is not None), None)
+
+
+def _ends_texts(tokenizer: Any, token: int) -> bool:
+    """Whether a tokenizer ends every text with this token, unasked."""
+    return list(tokenizer("a")["input_ids"])[-1:] == [token]
+
+
+def _run_length(hits: Bool[Tensor, "row pos"]) -> Int[Tensor, " row"]:
+    """How many entries of each row are true before the first false one."""
+    return hits.long().cumprod(1).sum(1)
+
+
+def _rows_of(model: Any, tokens: Tensor) -> Rows:
+    """The rows of an integer tensor; one axis is one prompt."""
+    if tokens.ndim not in (1, 2) or tokens.dtype == torch.bool or tokens.is_complex():
+        kind = f"{str(tokens.dtype).removeprefix('torch.')} {list(tokens.shape)}"
+        raise TvlensError(f"a tensor of prompts is integers [prompt, position], not {kind}")
+    if tokens.ndim == 1:
+        return [tokens]
+    if not tokens.shape[1]:
+        raise TvlensError("prompt 0 is empty")
+    return unpadded(getattr(model, "tokenizer", None), tokens.cpu()) if len(tokens) else []
+
+
+def _vectors(model: Any, tensor: Tensor) -> Tensor:
+    """Pictures or vectors as they are, where the model reads them."""
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    shape = list(tensor.shape)
+    if tensor.ndim not in (3, 4):
+        raise TvlensError(
+            f"a float tensor of shape {shape} holds no prompts: token ids are integers, pictures "
+            "[row, channel, height, width], vectors [row, position, input]"
+        )
+    size = getattr(config, "image_size", None)
+    if tensor.ndim == 4 and size is None:
+        raise TvlensError(f"this model reads no pictures, such as a tensor of shape {shape}")
+    wanted = [getattr(config, "num_channels", None), size, size]
+    if tensor.ndim == 4 and isinstance(size, int) and shape[1:] != wanted:
+        raise TvlensError(
+            f"the model reads pictures [channel, height, width] {wanted}, not {shape[1:]}"
+        )
+    if tensor.ndim == 3 and size is not None:
+        raise TvlensError(f"this model reads pictures [row, channel, height, width], not {shape}")
+    if tensor.ndim == 3 and hasattr(config, "vocab_size") and shape[2] != model.cfg.d_model:
+        raise TvlensError(
+            f"vectors in place of embeddings are as wide as the model, {model.cfg.d_model}, not "
+            f"{shape[2]}"
+        )
+    if not len(tensor):
+        raise TvlensError("no prompts to run")
+    return tensor
+
+
+def _masked(model: Any, prompts: Mapping) -> Rows:
+    """The rows that a tokenizer's output says to attend to."""
+    if "input_ids" not in prompts:
+        keys = ", ".join(map(str, prompts)) or "nothing"
+        raise TvlensError(f"a mapping of prompts needs 'input_ids'; this one has {keys}")
+    known = _IGNORED | {"input_ids", "attention_mask", "token_type_ids"}
+    if other := [str(key) for key in prompts if key not in known]:
+        raise TvlensError(
+            f"{other[0]!r} cannot be read from a mapping: give 'input_ids' and 'attention_mask'; "
+            "prompts with images are built by tvlens.tasks.build"
+        )
+    tokens, mask = (prompts.get(key) for key in ("input_ids", "attention_mask"))
+    if mask is None:
+        return read_prompts(model, tokens)
+    if any(bool(torch.as_tensor(t).any()) for t in _as_rows(prompts.get("token_type_ids", []))):
+        raise TvlensError("token_type_ids other than 0 (pairs of texts) cannot be read")
+    rows, masks = _as_rows(tokens), _as_rows(mask)
+    if [len(row) for row in rows] != [len(one) for one in masks]:
+        raise TvlensError("input_ids and attention_mask are of different shapes")
+    return [_attended(row, one, i) for i, (row, one) in enumerate(zip(rows, masks, strict=True))]
+
+
+def _as_rows(values: Any) -> list[Tensor]:
+    """Rows of integers, from a tensor, an array or nested lists; one row may stand alone."""
+    if not isinstance(values, Tensor | np.ndarray) and len(values) and not is_integer(values[0]):
+        return [_row(value, i) for i, value in enumerate(values)]
+    tensor = torch.as_tensor(values)
+    return list(tensor) if tensor.ndim > 1 else [tensor] if tensor.numel() else []
+
+
+def _attended(row: Tensor, mask: Tensor, i: int) -> Tensor:
+    """The tokens of one row that its mask keeps, which stand side by side."""
+    kept = mask.bool().nonzero().flatten()
+    if not len(kept):
+        raise TvlensError(f"prompt {i} is empty: its attention mask is 0 everywhere")
+    start, stop = int(kept[0]), int(kept[-1]) + 1
+    if stop - start != len(kept):
+        raise TvlensError(
+            f"the attention mask of prompt {i} has gaps: it must be 1 on one run of tokens"
+        )
+    return row[start:stop]
+
+
+def _listed(model: Any, prompts: Any) -> Rows:
+    """The rows of a list of texts, token lists or prompts, or of one of these."""
+    if isinstance(prompts, np.ndarray):
+        prompts = prompts.tolist()
+    if isinstance(prompts, str) or _is_built(prompts):
+        prompts = [prompts]
+    if not isinstance(prompts, Sequence):
+        raise TvlensError(
+            f"cannot read prompts from {type(prompts).__name__}: give texts, token lists, a "
+            "tensor, or a tokenizer's output"
+        )
+    if len(prompts) and all(is_integer(token) for token in prompts):
+        prompts = [prompts]
+    if any(isinstance(p, Mapping) for p in prompts):
+        return [row for prompt in prompts for row in read_prompts(model, prompt)]
+    if any(isinstance(p, str) for p in prompts) and getattr(model, "tokenizer", None) is None:
+        raise TvlensError("this model has no tokenizer: give token ids, or load it with tokenizer=")
+    return [_one(model, prompt, i) for i, prompt in enumerate(prompts)]
+
+
+def _one(model: Any, prompt: Any, i: int) -> Any:
+    if isinstance(prompt, str):
+        return model.to_tokens(prompt)[0].tolist()
+    return prompt if _is_built(prompt) else _row(prompt, i)
+
+
+def _is_built(prompt: Any) -> bool:
+    """Whether this is a `Prompt`, or another that carries its tokens."""
+    tokens = getattr(prompt, "tokens", None)
+    return isinstance(tokens, Tensor) or (
+        isinstance(tokens, tuple | list) and all(map(is_integer, tokens))
+    )
+
+
+def _row(tokens: Any, i: int) -> Tensor:
+    """One prompt's tokens as a tensor."""
+    if not isinstance(tokens, Tensor):
+        whole = isinstance(tokens, Sequence | np.ndarray) and all(map(is_integer, tokens))
+        if isinstance(tokens, str) or not whole:
+            raise TvlensError(f"prompt {i} is neither a text nor a list of token ids")
+        return torch.tensor([int(token) for token in tokens], dtype=torch.long)
+    if tokens.ndim != 1 or tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise TvlensError(f"prompt {i} is {list(tokens.shape)} {tokens.dtype}, not token ids [pos]")
+    return tokens.long()
+
+
+def _check_tokens(model: Any, rows: Rows) -> None:
+    """Raise TvlensError for a token id that the model has no embedding for."""
+    if hasattr(getattr(getattr(model, "original_model", None), "config", None), "image_size"):
+        raise TvlensError("this model reads pictures [row, channel, height, width], not tokens")
+    embedding = getattr(getattr(model, "original_model", None), "get_input_embeddings", None)
+    rows_of_weights = len(getattr(embedding() if embedding else None, "weight", ()))
+    vocabulary = max(getattr(model.cfg, "d_vocab", None) or 0, rows_of_weights)
+    if vocabulary < 1:
+        return
+    for i, row in enumerate(rows):
+        # Image tokens may stand outside the vocabulary; the model replaces them.
+        tokens = torch.as_tensor(getattr(row, "tokens", row))
+        if getattr(row, "images", ()) or not len(tokens):
+            continue
+        for token in (int(tokens.min()), int(tokens.max())):
+            if not 0 <= token < vocabulary:
+                raise TvlensError(
+                    f"token {token} of prompt {i} is outside the model's vocabulary of {vocabulary}"
+                )

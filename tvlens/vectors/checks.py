@@ -1,0 +1,85 @@
+"""What `extract` and `evaluate` were given, checked before any work."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import TvlensError, unknown
+from ..integers import as_integer
+from ..sites import COMPONENTS, component
+from ..tasks import Task, Template
+from .vector import MODES, TaskVector
+
+
+def check_task(task: Any, *, name: str) -> None:
+    """Raise TvlensError for what is no task."""
+    if not isinstance(task, Task):
+        hint = f"Task.load({task!r})" if isinstance(task, str) else "Task(name, pairs)"
+        raise TvlensError(f"{name} must be a Task, not {type(task).__name__}: give tvlens.{hint}")
+
+
+def read_template(template: Any) -> Template:
+    """A template by its name or text, or as it is.
+
+    Raises:
+        TvlensError: no such template, or no text.
+    """
+    if not isinstance(template, str | Template):
+        raise TvlensError(f"a template is a name or a text with {{x}} and {{y}}, not {template!r}")
+    return Template.of(template)
+
+
+def check_vector(vector: Any, *, name: str) -> None:
+    """Raise TvlensError for what is no task vector."""
+    if not isinstance(vector, TaskVector):
+        raise TvlensError(
+            f"{name} must be a TaskVector, as tvlens.extract gives it, not {type(vector).__name__}"
+        )
+
+
+def check_mode(mode: Any) -> None:
+    """Raise TvlensError for a way of writing that does not exist."""
+    if mode not in MODES:
+        raise unknown("mode", mode, MODES)
+
+
+def vector_site(site: Any) -> str:
+    """The component that a vector is read from at every layer.
+
+    Raises:
+        TvlensError: no such component, one with a layer, or one that is not as wide as the model.
+    """
+    name = component(site)
+    fitting = [c for c, (_, axes) in COMPONENTS.items() if axes == ("pos", "d_model")]
+    if name not in fitting:
+        raise TvlensError(
+            f"{name} is not one vector of the model's width: choose from {', '.join(fitting)}"
+        )
+    return name
+
+
+def extraction_counts(**counts: Any) -> dict[str, int]:
+    """Shots and seed (0 or more), contexts and batch size (1 or more) as ints.
+
+    Raises:
+        TvlensError: no integers, or too small ones.
+    """
+    smallest = {"shots": 0, "seed": 0}
+    return {
+        name: as_integer(value, name=name, minimum=smallest.get(name, 1))
+        for name, value in counts.items()
+    }
+
+
+def wrong_vectors(wrong: Any, model: Any) -> list[TaskVector] | None:
+    """The vectors of other tasks as a list, or None where there are none.
+
+    Raises:
+        TvlensError: something else, or a vector that does not fit the model.
+    """
+    if wrong is None:
+        return None
+    vectors = [wrong] if not isinstance(wrong, Sequence) else list(wrong)
+    for vector in vectors:
+        check_vector(vector, name="wrong")
+        vector.check(model, other_model=True)
+    return vectors
