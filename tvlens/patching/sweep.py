@@ -82,8 +82,9 @@ def sweep(
 ) -> Sweep:
     """Resolve what was asked on a model and prompts of these lengths, both sides'.
 
-    "all" sweeps over all there are (layers: all that have the component), several numbers over these, one number is taken without an
-    axis, and None patches all heads or positions together. Where lengths differ, positions count
+    "all" sweeps over all there are (layers: all that have the component), several numbers over
+    these, one number is taken without an axis, and None patches all heads or positions together.
+    Where lengths differ, positions count
     from each prompt's own start or, negative ones, from its end. A site that says its layer, head
     or position ("blocks.5.hook_resid_pre", a `Site`) is swept there alone.
     """
@@ -92,22 +93,23 @@ def sweep(
     if isinstance(site, Site):
         heads = _narrowed("heads", heads, site.head)
         positions = _narrowed("positions", positions, site.position)
-    probe = Site(name, 0)
+    if isinstance(layers, str) and layers == "all":
+        layers = layers_with(model, name)
+    layer_choice = _coordinates("layers", layers, model.cfg.n_layers)
+    if layer_choice[0] == [None]:
+        raise TvlensError("layers=None: patching all layers together is patching the last one")
+    probe = Site(name, layer_choice[0][0])
     with_heads = probe.head_axis is not None
     if not with_heads and not (heads is None or (isinstance(heads, str) and heads == "all")):
         raise TvlensError(f"{name} has no heads: leave heads={heads!r} out")
     if isinstance(positions, str) and positions == "auto":
         positions = None if with_heads else "all"
     head_count = probe.shape(model, pos=1)[probe.head_axis] if with_heads else 0
-    if isinstance(layers, str) and layers == "all":
-        layers = layers_with(model, name)
     chosen = {
-        "layer": _coordinates("layers", layers, model.cfg.n_layers),
+        "layer": layer_choice,
         "head": _coordinates("heads", heads if with_heads else None, head_count),
         "position": _positions(positions, lengths),
     }
-    if chosen["layer"][0] == [None]:
-        raise TvlensError("layers=None: patching all layers together is patching the last one")
     grid = itertools.product(*(values for values, _ in chosen.values()))
     cells = [Cell(Site(name, l, head=h, position=p)) for l, h, p in grid]
     cells[0].site.hook(model)  # a component this model lacks is an error before any forward
