@@ -89,11 +89,12 @@ def from_task(
     """Few-shot prompts of a task, corrupted by shuffling the demonstrations' labels."""
     template = Template.of(template)
     clean, corrupted, answers = [], [], []
+    labels = [y for _, y in task]
     for i, (shown, query) in enumerate(contexts(task, shots=shots, count=count, seed=seed)):
         prompt = build(model.tokenizer, template, shown, *query)
-        mixed = build(model.tokenizer, template, shuffled_labels(shown, seed=i), *query)
+        mixed = shuffled_labels(shown, labels=labels, seed=i)
         clean.append(list(prompt.tokens))
-        corrupted.append(list(mixed.tokens))
+        corrupted.append(list(build(model.tokenizer, template, mixed, *query).tokens))
         answers.append(prompt.answer[0])
     settings = {"task": task.name, "template": template.demonstration, "shots": shots}
     return Pairs(

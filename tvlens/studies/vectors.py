@@ -171,7 +171,7 @@ def _states(
 def _prompts(model: Any, vector: TaskVector, train: Task, count: int) -> list[Prompt]:
     meta = vector.meta
     drawn = contexts(train, shots=meta["shots"], count=count, seed=meta["seed"])
-    template = Template.of(meta["template"])
+    template = Template.restore(meta["template"])
     return [build(model.tokenizer, template, shown, query) for shown, (query, _) in drawn]
 
 

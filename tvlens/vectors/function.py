@@ -79,8 +79,10 @@ def indirect_effects(
     shots = len(draw.drawn[0][0])
     # Other contexts than those that the means come from.
     drawn = contexts(draw.task, shots=shots, count=trials, seed=draw.seed + 1)
+    labels = [y for _, y in draw.task]
     prompts = [
-        draw.prompt(shuffled_labels(shown, seed=i), query) for i, (shown, query) in enumerate(drawn)
+        draw.prompt(shuffled_labels(shown, labels=labels, seed=i), query)
+        for i, (shown, query) in enumerate(drawn)
     ]
     source = {Site("z", l).hook(draw.model): mean[None, None] for l, mean in enumerate(means)}
     return patch(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ...stats import bootstrap_interval
+from ...stats import share_interval
 from .conditions import MEASURES, Outcome
 
 # What the model must do with words alone for a task to count: it cannot show transfer otherwise.
@@ -21,7 +21,7 @@ class Share:
 
     Attributes:
         value, low, high: by measure ("first", "exact", "lenient"): accuracy and the ends of its
-            95% bootstrap interval over items; an item's seeds are averaged first.
+            95% Wilson interval over items; an item's seeds are averaged first.
         seeds: first-token accuracy in every seed.
         count: scored rows.
     """
@@ -67,7 +67,7 @@ class TaskResult:
         return asdict(self) | {"able": self.able}
 
 
-def summarised(items: Sequence[Sequence[str]], outcomes: Sequence[Outcome], *, seed: int) -> Share:
+def summarised(items: Sequence[Sequence[str]], outcomes: Sequence[Outcome]) -> Share:
     """One condition's share over seeds: `items` names the test items of every seed."""
     means = [outcome.mean(1) for outcome in outcomes]
     per_item: dict[str, list[np.ndarray]] = {}
@@ -75,7 +75,7 @@ def summarised(items: Sequence[Sequence[str]], outcomes: Sequence[Outcome], *, s
         for name, row in zip(names, rows.numpy(), strict=True):
             per_item.setdefault(name, []).append(row)
     values = np.stack([np.mean(rows, axis=0) for rows in per_item.values()])
-    ends = [bootstrap_interval(column, seed=seed) for column in values.T]
+    ends = [share_interval(column) for column in values.T]
     return Share(
         dict(zip(MEASURES, values.mean(0).tolist(), strict=True)),
         {name: low for name, (low, _) in zip(MEASURES, ends, strict=True)},

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...models import model_name, reader
-from ...tasks import Prompt, Task, Template, build
+from ...tasks import Prompt, Task, Template, build, shuffled_labels
 from ...vectors import TaskVector, extract
 from ..kept import kept_vector
 
@@ -90,7 +90,7 @@ def few_shot(
     shuffle: bool = False,
 ) -> list[Prompt]:
     """Every test item behind demonstrations of a modality, drawn for it from `train`."""
-    form = Template.of(draws.template)
+    form = Template.restore(draws.template)
     examples = _mislabelled(train, draws.seed) if shuffle else train
     prompts = []
     for i, pair in enumerate(test):
@@ -101,10 +101,17 @@ def few_shot(
 
 
 def _mislabelled(train: Task, seed: int) -> Task:
-    """The same inputs with one another's labels, in no input's own place."""
+    """The same inputs with others' labels, none with its right one.
+
+    Raises:
+        TvlensError: a single label.
+    """
     order = np.random.default_rng(seed).permutation(len(train))
     giver = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
     pairs = tuple((x, train.pairs[giver[i]][1]) for i, (x, _) in enumerate(train))
+    if any(a == b for a, b in zip(pairs, train, strict=True)):
+        labels = [y for _, y in train]
+        pairs = tuple(shuffled_labels(train.pairs, labels=labels, seed=seed))
     return replace(train, pairs=pairs)
 
 
