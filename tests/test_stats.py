@@ -56,10 +56,8 @@ def test_an_interval_of_means_is_scipys_and_one_value_has_none():
     values = np.random.default_rng(1).standard_normal((3, 6))
     wanted = stats.ttest_1samp(values, 0, axis=-1).confidence_interval(0.9)
     assert mean_interval(values, level=0.9) == pytest.approx(np.stack(wanted, axis=-1))
-    assert np.isnan(mean_interval(values[:, :1])).all() and mean_interval(values[:, :1]).shape == (
-        3,
-        2,
-    )
+    single = mean_interval(values[:, :1])
+    assert np.isnan(single).all() and single.shape == (3, 2)
 
 
 def test_interval_covers_the_mean_about_as_often_as_it_says():

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ...models import model_name, reader
+from ...models import reader
 from ...tasks import Prompt, Task, Template, build, shuffled_labels
 from ...vectors import TaskVector, extract
-from ..kept import kept_vector
+from ..kept import content_key, kept_vector
 
 # Sources whose layer is chosen; the others are written where texts' vectors are.
 CHOSEN = ("text", "image", "instruction", "ensemble")
@@ -46,16 +46,19 @@ def vectors_of(
     "ensemble" is the mean of examples and instruction, "one set" the first set of words,
     "shuffled" comes from words with others' labels, "language model" from another model's words.
     """
-    options = {"shots": draws.shots, "contexts": draws.contexts, "template": draws.template}
+    form = Template.restore(draws.template)
+    options = {"shots": draws.shots, "contexts": draws.contexts, "template": form}
 
     def made(
         source: str, number: int = 0, task: Task = train, origin: Any = model, **more: Any
     ) -> TaskVector:
         asked = options | {"seed": 100 * draws.seed + number} | more
-        key = {k: asked[k] for k in ("shots", "contexts", "seed")}
-        key |= {"model": model_name(origin), "examples": [list(pair) for pair in task.pairs]}
         name = f"{task.name}-{source}-{asked['seed']}.safetensors"
         file = None if folder is None else folder / "vectors" / name
+
+        def key() -> str:
+            return content_key("vector", model=origin, task=task, **asked)
+
         return kept_vector(file, key, lambda: extract(origin, task, **asked))
 
     def mean(source: str, **more: Any) -> TaskVector:
