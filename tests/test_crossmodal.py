@@ -100,11 +100,17 @@ def test_a_vector_out_of_words_is_written_where_it_should_be(vlm, tasks):
 
 
 def test_shuffled_labels_are_others_labels(tasks):
-    mixed = _mislabelled(tasks[0], seed=3)
+    """Of few classes too: by place alone, a label of four kept .2 of its places."""
+    for seed in range(20):
+        for task in (*tasks, Task("names", [(x, x) for x, _ in tasks[0]])):
+            mixed = _mislabelled(task, seed=seed)
+            assert [x for x, _ in mixed] == [x for x, _ in task]
+            assert all(a != b for (_, a), (_, b) in zip(mixed, task, strict=True))
+            assert {y for _, y in mixed} <= {y for _, y in task}
     names = Task("names", [(x, x) for x, _ in tasks[0]])
-    moved = _mislabelled(names, seed=3)
-    assert sorted(y for _, y in mixed) == sorted(y for _, y in tasks[0])
-    assert all(x != y for x, y in moved) and [x for x, _ in mixed] == [x for x, _ in tasks[0]]
+    assert sorted(y for _, y in _mislabelled(names, seed=3)) == sorted(y for _, y in names)
+    with pytest.raises(TvlensError, match="a task needs two labels"):
+        _mislabelled(Task("one", [("a", "y"), ("b", "y")]), seed=0)
 
 
 def test_conflicts_ask_only_items_that_both_tasks_answer(vlm):

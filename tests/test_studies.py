@@ -96,5 +96,7 @@ def test_patching_texts():
     )
     assert study.result.values.tolist() == exact.values.tolist()
     assert "intervals and p-values say little" in study.page().html()
+    assert "one prompt: no interval" in study.page().html()
+    assert "NaN" not in json.dumps(study.to_json()) and study.to_json()["patches"][0]["low"] is None
     with pytest.raises(TvlensError, match=r"tokens, \[.*give one token"):
         patching.from_texts(model, ["a"], ["b"], right="several words here")

@@ -8,9 +8,9 @@ of model, task and file are. What was kept without a digest counts as not there.
 import contextlib
 import dataclasses
 import functools
-import inspect
 import json
 import os
+import types
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
@@ -59,8 +59,8 @@ def code_digest(*folders: str) -> str:
     for folder in folders or (".",):
         for path in sorted((root / folder).rglob("*")):
             file = path.relative_to(root)
-            made_of = file.suffix == ".py" or file.parent.name == "catalogue" and path.is_file()
-            if made_of and not set(file.parts) & set(_SHOWING):
+            decides = file.suffix in (".py", ".csv", ".json", ".parquet")
+            if decides and not set(file.parts) & set(_SHOWING):
                 parts.append(f"{file.as_posix()} {text_digest(path.read_bytes())}")
     return text_digest("\n".join(parts))
 
@@ -254,14 +254,20 @@ def _image_processor(processor: Any) -> Any:
 
 
 def _function(value: Callable) -> Any:
-    """A function by its source and what was bound to it; one without a source is never the same."""
+    """A function by its code and what is bound to it; one without code is never the same."""
     if isinstance(value, functools.partial):
         return [_function(value.func), _describe(value.args), _describe(value.keywords)]
-    try:
-        bound = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
-        return [value.__qualname__, text_digest(inspect.getsource(value)), _describe(bound)]
-    except (OSError, TypeError, AttributeError, ValueError):
+    code = getattr(value, "__code__", None)
+    if code is None:
         return uuid.uuid4().hex
+    bound = [cell.cell_contents for cell in value.__closure__ or ()]
+    defaults = [value.__defaults__, value.__kwdefaults__]
+    return [value.__qualname__, _code(code), _describe([bound, *defaults])]
+
+
+def _code(code: types.CodeType) -> list:
+    constants = [_code(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    return [code.co_code.hex(), list(code.co_names), constants]
 
 
 _KINDS: dict[type, Callable[[Any], Any]] = {
