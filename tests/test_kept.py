@@ -20,6 +20,8 @@ from tvlens.pictures import HELD_OUT
 from tvlens.studies import crossmodal, kept, matrices, methods, mixtures, vectors
 from tvlens.studies.crossmodal.sources import Draws, vectors_of
 from tvlens.tasks import Template
+from tvlens.vectors import VectorReport
+from tvlens.vectors.report import Condition
 
 LETTERS = "abcdefghijklmnopqrst"
 DOUBLE = Task("double", [(x, 2 * x) for x in LETTERS], instruction="Twice:", kind="letters")
@@ -59,6 +61,31 @@ def count(monkeypatch):
         return calls
 
     return of
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """Evaluations by name of the task; what they find is no matter here, nor is the page."""
+    calls = []
+
+    def evaluate(model, vector, **_):
+        calls.append(vector.name)
+        names = [
+            "zero_shot",
+            "vector",
+            "few_shot",
+            "random",
+            "wrong_task",
+            "shuffled_labels",
+            "most_common",
+        ]
+        conditions = {n: Condition(n, 0.5, (0.4, 0.6), 0.5, (0.4, 0.6), 3) for n in names}
+        return VectorReport(vector.name, 0, torch.zeros(3), torch.zeros(3, 2), conditions)
+
+    for study, kind in ((methods, methods.MethodStudy), (vectors, vectors.VectorStudy)):
+        monkeypatch.setattr(study, "evaluate", evaluate)
+        monkeypatch.setattr(kind, "save", lambda *_: None)
+    return calls
 
 
 def test_a_digest_tells_weights_and_not_names(llama):
@@ -226,8 +253,8 @@ def test_cross_modal_outcomes_belong_to_what_made_them(tmp_path, monkeypatch):
         assert made(other) == (2, 2)
 
 
-def test_methods_belong_to_weights_and_instructions(tmp_path, llama, count):
-    extracted, evaluated = count(methods, "extract"), count(methods, "evaluate")
+def test_methods_belong_to_weights_and_instructions(tmp_path, llama, count, evaluated):
+    extracted = count(methods, "extract")
     options = dict(methods=["state"], shots=2, contexts=2, items=3, folder=tmp_path)
 
     def made(*tasks, **more):
@@ -244,9 +271,7 @@ def test_methods_belong_to_weights_and_instructions(tmp_path, llama, count):
     assert made(template="arrow") == (2, 2)
 
 
-def test_vector_reports_belong_to_weights_and_items(tmp_path, llama, count):
-    evaluated = count(vectors, "evaluate")
-
+def test_vector_reports_belong_to_weights_and_items(tmp_path, llama, evaluated):
     def made(*tasks, **options):
         evaluated.clear()
         options = dict(shots=2, contexts=2, folder=tmp_path, progress=False) | options
@@ -263,8 +288,7 @@ def test_vector_reports_belong_to_weights_and_items(tmp_path, llama, count):
         assert made() == 2
 
 
-def test_a_report_without_a_digest_counts_as_not_there(tmp_path, llama, count):
-    evaluated = count(vectors, "evaluate")
+def test_a_report_without_a_digest_counts_as_not_there(tmp_path, llama, evaluated):
     options = dict(shots=2, contexts=2, folder=tmp_path, progress=False)
     vectors.run(llama, [DOUBLE], **options)
     file = tmp_path / "double.json"
@@ -368,4 +392,12 @@ def test_cases_belong_to_their_source(tmp_path, count, monkeypatch):
     assert made(one, one) == 1
     assert made(one, one) == 0
     assert made(other, other) == 1
-    assert made(one, one) == 1
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(matrices.case.LayerMap, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            made(one, one)
+    assert made(other, other) == 1, "some parts on the disk are the first base's"

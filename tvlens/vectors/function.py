@@ -44,7 +44,8 @@ def function(draw: Draw, *, heads: int = 10, trials: int = 25) -> Extracted:
         "mode": "add",
         "heads": [list(head) for head in chosen],
         "effects": effects.effect.tolist(),
-        "effects_interval": effects.interval(seed=draw.seed).tolist(),
+        # A single trial has no interval.
+        "effects_interval": effects.interval().tolist() if trials > 1 else None,
         "trials": trials,
         "answered": len(right),
     }

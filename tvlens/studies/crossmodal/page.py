@@ -41,7 +41,7 @@ _CLAIMS = (
 )
 _GALLERY = "Some inputs of every task, as the model sees them; point at one for its name."
 _TABLE = (
-    "Share of test items whose first token is right, with 95% bootstrap intervals over items. "
+    "Share of test items whose first token is right, with 95% Wilson intervals over items. "
     "Vectors are written at the last delimiter of the bare query, at one layer for all tasks, "
     "chosen on other items. A task that the model cannot do in words cannot show transfer."
 )

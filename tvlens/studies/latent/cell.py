@@ -109,6 +109,8 @@ def make(
     if finished(plan, minor, seed, folder):
         return
     place = Path(folder) / cell_name(plan.family, minor, seed)
+    # What is written from here on is not what another plan called finished.
+    (place / DONE).unlink(missing_ok=True)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
