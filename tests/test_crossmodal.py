@@ -162,6 +162,9 @@ def test_claims_follow_the_numbers():
     unable = planted()
     unable.shares["text"]["same_few_shot"] = share(0.2)
     assert verdict(unable) == "not seen" and len(claims(Study(unable))) == 1
+    constant = planted()
+    constant.shares["text"]["most_common"] = share(1.0)
+    assert constant.constant and not constant.able and len(claims(Study(constant))) == 1
 
 
 def test_an_items_seeds_are_averaged_before_items_are_resampled():

@@ -22,6 +22,7 @@ from tvlens.studies.crossmodal.sources import Draws, vectors_of
 from tvlens.tasks import Template
 from tvlens.vectors import VectorReport
 from tvlens.vectors.report import Condition
+from tvlens.vectors.show import CONDITION_LABELS
 
 LETTERS = "abcdefghijklmnopqrst"
 DOUBLE = Task("double", [(x, 2 * x) for x in LETTERS], instruction="Twice:", kind="letters")
@@ -70,16 +71,9 @@ def evaluated(monkeypatch):
 
     def evaluate(model, vector, **_):
         calls.append(vector.name)
-        names = [
-            "zero_shot",
-            "vector",
-            "few_shot",
-            "random",
-            "wrong_task",
-            "shuffled_labels",
-            "most_common",
-        ]
-        conditions = {n: Condition(n, 0.5, (0.4, 0.6), 0.5, (0.4, 0.6), 3) for n in names}
+        conditions = {
+            n: Condition(n, 0.5, (0.4, 0.6), 0.5, (0.4, 0.6), 3) for n in CONDITION_LABELS
+        }
         return VectorReport(vector.name, 0, torch.zeros(3), torch.zeros(3, 2), conditions)
 
     for study, kind in ((methods, methods.MethodStudy), (vectors, vectors.VectorStudy)):

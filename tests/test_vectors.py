@@ -253,6 +253,9 @@ def test_parts_that_overlap_are_an_error(parts):
         tv.evaluate(model, vector, select=train, test=test)
     with pytest.raises(TvlensError, match="select and test share"):
         tv.evaluate(model, vector, select=select, test=select)
+    again = Task("again", [(x.upper(), y.upper()) for x, y in train])
+    with pytest.raises(TvlensError, match="examples and test share"):
+        tv.evaluate(model, vector, select=select, test=again)
 
 
 def test_save_and_load_keep_provenance(tmp_path, parts):

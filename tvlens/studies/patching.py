@@ -91,7 +91,7 @@ def from_task(
 ) -> Pairs:
     """Few-shot prompts of a task, corrupted by shuffling the demonstrations' labels."""
     template = Template.of(template)
-    clean, corrupted, answers = [], [], []
+    clean, corrupted, answers, asked = [], [], [], set()
     labels = [y for _, y in task]
     for i, (shown, query) in enumerate(contexts(task, shots=shots, count=count, seed=seed)):
         prompt = build(model.tokenizer, template, shown, *query)
@@ -99,6 +99,13 @@ def from_task(
         clean.append(list(prompt.tokens))
         corrupted.append(list(build(model.tokenizer, template, mixed, *query).tokens))
         answers.append(prompt.answer[0])
+        asked.add(query[1])
+    if len(asked) > 1 and len(set(answers)) == 1:
+        raise TvlensError(
+            f"all {len(asked)} different answers begin with the same token "
+            f"{model.tokenizer.decode(answers[:1])!r}, which no task is needed for: give another "
+            "template, such as one with a line end before {y}, or more prompts"
+        )
     settings = {"task": task.name, "template": template.demonstration, "shots": shots}
     return Pairs(
         clean,

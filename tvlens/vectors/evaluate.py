@@ -10,6 +10,7 @@ from ..errors import TvlensError
 from ..models import reader
 from ..stats import share_interval
 from ..tasks import Prompt, Shown, Task, Template, build, shuffled_labels
+from ..tasks.task import normalize
 from .conditions import constant_answer, random_like, shared_first_token, zero_shot
 from .extract import METHODS, extract
 from .report import Condition, VectorReport
@@ -236,10 +237,17 @@ def _check_disjoint(vector: TaskVector, select: Task, test: Task) -> None:
         "select": {x for x, _ in select},
         "test": {x for x, _ in test},
     }
-    names = list(parts)
+    names, tasks = list(parts), (vector.examples, select, test)
+    alike = {
+        name: {(normalize(x), normalize(y)): x for x, y in pairs}
+        for name, pairs in zip(names, tasks, strict=True)
+    }
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            if shared := parts[one] & parts[other]:
+            shared = parts[one] & parts[other]
+            # "Cat" to "cats" is the pair "cat" to "cats" again.
+            shared |= {alike[other][pair] for pair in alike[one].keys() & alike[other].keys()}
+            if shared:
                 raise TvlensError(
                     f"{one} and {other} share {len(shared)} inputs, such as {min(shared)!r}: "
                     "use the three parts of task.split()"

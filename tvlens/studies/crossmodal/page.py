@@ -88,6 +88,12 @@ def _summary(study: "CrossModalStudy") -> list[str]:
         f"Asked: does a task that {study.settings['model']} reads from words work on pictures, "
         "when its vector alone is written into a query that shows one?"
     ]
+    lines += [
+        f"Left out, {task.name}: the answers of all test items begin with the same token, so that "
+        "first-token accuracy needs no task."
+        for task in study.tasks.values()
+        if task.constant
+    ]
     if not able:
         return [*lines, f"Found: it does none of the tasks in words at {ABLE:.0%}."]
     for task in able:
