@@ -132,6 +132,11 @@ def test_a_digest_is_computed_once(llama, monkeypatch):
     assert sum(read) < size / 4
 
 
+def test_weights_that_lie_elsewhere_are_never_the_same():
+    layer = torch.nn.Linear(3, 3, device="meta")
+    assert weights_digest(layer) != weights_digest(layer)
+
+
 def test_tensors_of_inference_mode_have_no_kept_digest():
     with torch.inference_mode():
         layer = torch.nn.Linear(3, 3)

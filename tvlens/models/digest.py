@@ -1,6 +1,7 @@
 """What tells one model from another: a digest of its weights, not of its name."""
 
 import json
+import uuid
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -78,13 +79,15 @@ def _state(tensors: list[tuple[str, Tensor]], settings: bytes) -> str | None:
             flat = t.detach().reshape(-1)
             found.update(_bytes(flat[:: max(1, len(flat) // _SAMPLED)]))
     except (RuntimeError, NotImplementedError):
-        # Tensors made in inference mode have no counter, quantised or meta ones no values.
+        # Tensors made in inference mode have no counter.
         return None
     return found.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    """The values of a tensor, as they lie in memory."""
+def _bytes(tensor: Tensor) -> bytes | memoryview:
+    """The values of a tensor, as they lie in memory; what lies elsewhere is never the same."""
+    if tensor.is_meta:
+        return uuid.uuid4().bytes
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return memoryview(flat.view(torch.uint8).numpy())
 
@@ -94,7 +97,7 @@ def _configuration(model: Any) -> bytes:
     config = getattr(getattr(model, "original_model", None), "config", None)
     if config is None:
         config = getattr(model, "config", None) or getattr(model, "cfg", None)
-    plain = config.to_dict() if hasattr(config, "to_dict") else dict(vars(config or object))
+    plain = config.to_dict() if hasattr(config, "to_dict") else getattr(config, "__dict__", {})
     return json.dumps(_plain(plain), sort_keys=True, default=str).encode()
 
 
