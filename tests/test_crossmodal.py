@@ -9,6 +9,7 @@ import torch
 import tvlens as tv
 from tvlens import Pictures, Task, TvlensError
 from tvlens.models.forward import Batch, run
+from tvlens.stats import share_interval
 from tvlens.studies import crossmodal
 from tvlens.studies.crossmodal import conflicts as against
 from tvlens.studies.crossmodal.claims import claims
@@ -99,11 +100,17 @@ def test_a_vector_out_of_words_is_written_where_it_should_be(vlm, tasks):
 
 
 def test_shuffled_labels_are_others_labels(tasks):
-    mixed = _mislabelled(tasks[0], seed=3)
+    """Of few classes too: by place alone, a label of four kept .2 of its places."""
+    for seed in range(20):
+        for task in (*tasks, Task("names", [(x, x) for x, _ in tasks[0]])):
+            mixed = _mislabelled(task, seed=seed)
+            assert [x for x, _ in mixed] == [x for x, _ in task]
+            assert all(a != b for (_, a), (_, b) in zip(mixed, task, strict=True))
+            assert {y for _, y in mixed} <= {y for _, y in task}
     names = Task("names", [(x, x) for x, _ in tasks[0]])
-    moved = _mislabelled(names, seed=3)
-    assert sorted(y for _, y in mixed) == sorted(y for _, y in tasks[0])
-    assert all(x != y for x, y in moved) and [x for x, _ in mixed] == [x for x, _ in tasks[0]]
+    assert sorted(y for _, y in _mislabelled(names, seed=3)) == sorted(y for _, y in names)
+    with pytest.raises(TvlensError, match="a task needs two labels"):
+        _mislabelled(Task("one", [("a", "y"), ("b", "y")]), seed=0)
 
 
 def test_conflicts_ask_only_items_that_both_tasks_answer(vlm):
@@ -155,12 +162,17 @@ def test_claims_follow_the_numbers():
     unable = planted()
     unable.shares["text"]["same_few_shot"] = share(0.2)
     assert verdict(unable) == "not seen" and len(claims(Study(unable))) == 1
+    constant = planted()
+    constant.shares["text"]["most_common"] = share(1.0)
+    assert constant.constant and not constant.able and len(claims(Study(constant))) == 1
 
 
 def test_an_items_seeds_are_averaged_before_items_are_resampled():
     ones, zeros = torch.ones(2, 1, 3), torch.zeros(2, 1, 3)
-    found = summarised([["a", "b"], ["a", "b"]], [ones.double(), zeros.double()], seed=0)
-    assert found.value["first"] == 0.5 and found.low["first"] == found.high["first"] == 0.5
+    found = summarised([["a", "b"], ["a", "b"]], [ones.double(), zeros.double()])
+    assert found.value["first"] == 0.5
+    # Two items, whatever their seeds: the Wilson interval of one of two.
+    assert (found.low["first"], found.high["first"]) == share_interval([0, 1])
     assert found.seeds == [1.0, 0.0] and found.count == 4
 
 

@@ -69,6 +69,23 @@ def test_digits_are_scikit_learns():
     assert np.abs(restored - truth.images[order]).max() < 0.1
 
 
+def test_the_same_text_stands_in_one_part():
+    """Without groups of their own; rows that differ are split as ever."""
+    rows = [f"row {i}" for i in range(40)]
+    labels = [i % 2 for i in range(40)]
+    twice = ["Twice", "twice", " TWICE ", "ca\u0301fe", "c\u00e1fe"]
+    plain = Labelled("made", rows, labels, ["a", "b"])
+    assert plain.groups == tuple(str(i) for i in range(40))
+    for seed in range(20):
+        parts = Labelled("made", rows + twice, labels + [0] * 5, ["a", "b"]).split(seed)
+        assert sum(len(part) for part in parts) == 45
+        for some in (twice[:3], twice[3:]):
+            assert sum(not set(some).isdisjoint(part.inputs) for part in parts) == 1
+    dark = np.zeros((2, 2, 3), np.uint8)
+    drawn = Labelled("made", [dark, dark + 1, dark], [0, 1, 0], ["a", "b"], kind="picture")
+    assert drawn.groups == ("0", "1", "0")
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     groups=st.lists(st.integers(0, 12), min_size=12, max_size=60),

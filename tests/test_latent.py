@@ -135,6 +135,29 @@ def test_other_checks_use_the_trained_model_and_other_training_is_refused(tmp_pa
         latent.run("tiny", steps=4, **options)
 
 
+def test_cells_belong_to_the_code_that_checked_them(tmp_path, monkeypatch):
+    options = dict(folder=tmp_path, families=["dice"], minor=["none"], jobs=1, progress=False)
+    checks = []
+    real = cell.check
+    monkeypatch.setattr(cell, "check", lambda *given: checks.append(1) or real(*given))
+    latent.run("tiny", **options)
+    latent.run("tiny", **options)
+    assert len(checks) == 1
+    monkeypatch.setattr(cell, "code_digest", lambda: "another version")
+
+    def interrupted(*given):
+        real(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cell, "check", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            latent.run("tiny", **options)
+    assert not (tmp_path / "dice-none-0/done.json").exists(), "half of it is the other version's"
+    latent.run("tiny", **options)
+    assert len(checks) == 2
+
+
 KILLED = """
 import sys
 from dataclasses import replace

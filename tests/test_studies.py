@@ -80,6 +80,17 @@ def test_patching_a_task(tasks, tmp_path):
     assert "patching z" in page and "Found: " in page
 
 
+def test_answers_that_begin_alike_are_not_patched():
+    model = tiny.model("llama")
+    years = Task("years", [(x, str(1990 + i)) for i, x in enumerate("abcdefghijkl")])
+    with pytest.raises(TvlensError, match="all 4 different answers begin with the same token ' '"):
+        patching.from_task(model, years, shots=2, count=4)
+    codes = Task("codes", [(x, f"{i}{x}") for i, (x, _) in enumerate(years)])
+    pairs = patching.from_task(model, codes, shots=1, count=4, template="{x} A\n{y};\n")
+    # A single demonstration is corrupted, too.
+    assert all(a != b for a, b in zip(pairs.clean, pairs.corrupted, strict=True))
+
+
 def test_patching_texts():
     model = tiny.model("llama")
     ids = [model.tokenizer(letter)["input_ids"][-1] for letter in "zx"]
@@ -96,5 +107,7 @@ def test_patching_texts():
     )
     assert study.result.values.tolist() == exact.values.tolist()
     assert "intervals and p-values say little" in study.page().html()
+    assert "one prompt: no interval" in study.page().html()
+    assert "NaN" not in json.dumps(study.to_json()) and study.to_json()["patches"][0]["low"] is None
     with pytest.raises(TvlensError, match=r"tokens, \[.*give one token"):
         patching.from_texts(model, ["a"], ["b"], right="several words here")

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 
 import datasets
@@ -59,6 +60,32 @@ def test_parts_never_overlap_and_cover_everything(seed, size):
     assert sorted(together) == sorted(task.pairs)
     assert all(len(part) > 0 for part in parts)
     assert [p.pairs for p in task.split(seed=seed)] == [p.pairs for p in parts]
+
+
+def test_splits_without_duplicates_stay_as_they_were():
+    """Digests of the parts, taken before duplicates were looked for."""
+    wanted = {"singular-plural": "601e75ebd8ecc051", "antonym": "5a81eae68feb601d"}
+    wanted["country-capital"] = "9c6db4fce8bdf001"
+    for name, digest in wanted.items():
+        parts = repr([part.pairs for part in Task.load(name).split(seed=3)])
+        assert hashlib.sha256(parts.encode()).hexdigest()[:16] == digest
+
+
+@given(seed=st.integers(0, 1000))
+def test_the_same_word_stands_in_one_part(seed):
+    """Up to case, white space and Unicode form, with the same output or another."""
+    words = [f"word{i}" for i in range(20)]
+    twice = [("Cat", "cats"), ("cat", "cats"), ("CAT", "CATS"), ("ca\u00adt", "other")]
+    accents = [("caf\u00e9", "cafés"), ("cafe\u0301", "cafés"), ("Café", "x")]
+    spaces = [("ice cream", "a"), ("ice  Cream", "b"), ("ice\u00a0cream", "c")]
+    task = Task("t", [(w, w) for w in words] + twice + accents + spaces)
+    parts = task.split(seed=seed)
+    together = [pair for part in parts for pair in part]
+    assert sorted(together) == sorted(task.pairs) and all(len(part) for part in parts)
+    for group in (twice[:3], accents, spaces):
+        assert sum(not set(group).isdisjoint(part.pairs) for part in parts) == 1
+    for part, share in zip(parts, (0.35, 0.2, 0.45), strict=True):
+        assert abs(len(part) - share * len(task)) <= 3
 
 
 def test_an_empty_part_is_an_error():

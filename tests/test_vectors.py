@@ -9,6 +9,7 @@ import tvlens as tv
 from tvlens import Task, TaskVector, TvlensError
 from tvlens.tasks import TEMPLATES, build, contexts
 from tvlens.vectors import Row, score, top_tokens
+from tvlens.vectors.evaluate import _few_shot
 from tvlens.vectors.lens import vector_logits
 from tvlens.vectors.sweep import layer_sweep
 
@@ -193,6 +194,58 @@ def test_a_report_has_every_control_and_survives_a_file(causal, parts, tmp_path)
     assert same.to_json() == report.to_json()
 
 
+def test_a_first_token_that_all_answers_share_is_said(parts):
+    """Numbers begin with a space of their own: every first token is right, whatever the task."""
+    model = tiny.model("llama")
+    years = Task("years", [(w, str(2001 + i)) for i, w in enumerate("abcdefghijklmnopqrst")])
+    train, select, test = years.split(seed=0)
+    vector = tv.extract(model, train, shots=2, contexts=2)
+    options = dict(select=select, test=test, wrong=vector)
+    report = tv.evaluate(model, vector, **options)
+    assert report.shared_first_token == " " and report.controls["most_common"] == 1.0
+    assert report.conditions["most_common"].full < 1
+    assert "all test answers begin with the same token ' '" in repr(report)
+    assert "read the whole answer" in report._repr_html_()
+    again = tv.vectors.VectorReport.from_json(json.loads(json.dumps(report.to_json())))
+    assert again.note == report.note
+    # A line end in front of the answer is the prompt's, and the answers' first digits are theirs.
+    letters = Task("letters", [(w, "abc"[i % 3] + w) for i, (w, _) in enumerate(years)])
+    train, select, test = letters.split(seed=0)
+    vector = tv.extract(model, train, shots=2, contexts=2, template="{x} is\n{y}\n")
+    report = tv.evaluate(model, vector, select=select, test=test, wrong=vector)
+    assert report.shared_first_token is None and report.note == ""
+    assert "same token" not in repr(report)
+
+
+def test_a_line_end_before_the_answer_is_no_answer(causal):
+    """An untrained model knows no answer: it scores what its one favourite token gives it, and not
+    the 1.00 of a line end that follows every question."""
+    task = Task("t", list(zip("abcdefghijklmnopqrst", "bcdefghijklmnopqrsta", strict=True)))
+    train, select, test = task.split(seed=0)
+    vector = tv.extract(causal, train, shots=2, contexts=2, template="<u>{x}<a>\n{y}")
+    assert all(prompt.endswith("<a>\n") for prompt in vector.meta["prompts"])
+    report = tv.evaluate(causal, vector, select=select, test=test, wrong=vector)
+    assert report.zero_shot < 0.5 and report.conditions["most_common"].first < 0.5
+
+
+def test_one_label_is_no_task(parts):
+    model = tiny.model("gpt2")
+    train, select, test = parts
+    same = Task("same", [(x, "yes") for x, _ in train])
+    vector = tv.extract(model, same, shots=2, contexts=2)
+    with pytest.raises(TvlensError, match="all examples of same have the label 'yes'"):
+        tv.evaluate(model, vector, select=select, test=test)
+
+
+def test_a_single_shot_is_shuffled_too(parts):
+    model = tiny.model("gpt2")
+    train, _, test = parts
+    vector = tv.extract(model, train, shots=1, contexts=2)
+    prompts = _few_shot(model, TEMPLATES["qa"], vector, test, 0, "text", vector.examples)
+    for right, wrong in zip(prompts["few_shot"], prompts["shuffled_labels"], strict=True):
+        assert right.text != wrong.text
+
+
 def test_parts_that_overlap_are_an_error(parts):
     model = tiny.model("gpt2")
     train, select, test = parts
@@ -201,6 +254,9 @@ def test_parts_that_overlap_are_an_error(parts):
         tv.evaluate(model, vector, select=train, test=test)
     with pytest.raises(TvlensError, match="select and test share"):
         tv.evaluate(model, vector, select=select, test=select)
+    again = Task("again", [(x.upper(), y.upper()) for x, y in train])
+    with pytest.raises(TvlensError, match="examples and test share"):
+        tv.evaluate(model, vector, select=select, test=again)
 
 
 def test_save_and_load_keep_provenance(tmp_path, parts):

@@ -1,9 +1,71 @@
 """Intervals and nulls: how sure a number is, and what chance alone would give."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Float
 from scipy import stats
+
+
+def share_interval(
+    outcomes: Sequence[float] | np.ndarray, *, level: float = 0.95
+) -> tuple[float, float]:
+    """Wilson interval of a share of independent items, such as the accuracy on a test part.
+
+    It has a width even where all items agree. For 0/1 outcomes of 16 items or more a 95% interval
+    covers the true share at least 92% of the time at the shares that the tests enumerate, and 95%
+    of the time on average over shares.
+
+    Args:
+        outcomes: one value per item: 0 or 1, or the mean of an item's repeats, in between. The
+            items are what varies independently, so that repeats narrow nothing: as the mean of an
+            item's repeats varies no more than a single outcome, the interval then is too wide
+            rather than too narrow.
+        level: confidence level, between 0 and 1.
+
+    Returns:
+        (low, high), within 0 and 1; between whole numbers of right items, which repeats allow,
+        the ends are interpolated.
+
+    Raises:
+        ValueError: no outcomes, or one that is NaN or not between 0 and 1.
+
+    Source: Wilson 1927; Brown, Cai and DasGupta 2001, "Interval Estimation for a Binomial
+    Proportion".
+    """
+    outcomes = np.asarray(outcomes, dtype=float)
+    if outcomes.ndim != 1 or not outcomes.size:
+        raise ValueError(f"outcomes are one value per item, not of shape {list(outcomes.shape)}")
+    if not ((outcomes >= 0) & (outcomes <= 1)).all():
+        raise ValueError("an outcome is NaN or not between 0 and 1")
+    right, count = round(float(outcomes.sum()), 9), len(outcomes)
+    below, above = (
+        stats.binomtest(k, count).proportion_ci(level, "wilson")
+        for k in (math.floor(right), math.ceil(right))
+    )
+    between = right - math.floor(right)
+    low, high = (a + between * (b - a) for a, b in zip(below, above, strict=True))
+    return min(max(float(low), 0.0), 1.0), min(max(float(high), 0.0), 1.0)
+
+
+def mean_interval(
+    values: Float[np.ndarray, "*more n"], *, level: float = 0.95
+) -> Float[np.ndarray, "*more 2"]:
+    """Student's t interval of the mean over the last axis: low and high ends.
+
+    Exact for normal values at any n of 2 or more. For skewed ones it covers less with few values:
+    of exponential values .88 at n = 5, .90 at n = 10 and .92 at n = 20, at a level of .95, where
+    percentile bootstrap intervals cover .84 of normal values at n = 5. One value says nothing
+    about its own spread: both ends are NaN.
+    """
+    values = np.asarray(values, dtype=float)
+    count = values.shape[-1]
+    mean = values.mean(-1)
+    if count < 2:
+        return np.full((*mean.shape, 2), np.nan)
+    half = stats.t.ppf((1 + level) / 2, count - 1) * values.std(-1, ddof=1) / math.sqrt(count)
+    return np.stack([mean - half, mean + half], axis=-1)
 
 
 def bootstrap_interval(
@@ -15,6 +77,9 @@ def bootstrap_interval(
     seed: int = 0,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a statistic over the first axis of `values`.
+
+    For shares of right items use `share_interval`, and for means of few values `mean_interval`:
+    resampling few values covers too little, and has no width where they agree.
 
     Args:
         values: observations, one per example; NaN is an error.

@@ -7,7 +7,45 @@ import torch
 
 from tvlens import PairMoments, TaskMatrix, TvlensError
 from tvlens.geometry import cka as cka_of_states
-from tvlens.matrices import TaskMatrices, cka, distance_from_identity, r2, r2_by_dimension, shared
+from tvlens.matrices import (
+    MatrixReport,
+    TaskMatrices,
+    cka,
+    distance_from_identity,
+    r2,
+    r2_by_dimension,
+    shared,
+)
+from tvlens.stats import share_interval
+
+
+def test_an_accuracys_interval_is_wilsons_and_wider_over_finetunings():
+    """It has a width where every example is right, and holds what finetunings differ by."""
+
+    def report(right):
+        seeds = torch.zeros(len(right), dtype=torch.int64)
+        return MatrixReport(
+            names=("task_matrix",),
+            decisions=1 - right[:, None],
+            labels=torch.zeros(right.shape[1], dtype=torch.int64),
+            layers=(0,),
+            layer=seeds,
+            ridge=seeds.double(),
+            rank=seeds,
+            by_layer=seeds[:, None].double(),
+            by_layer_r2=seeds[:, None].double(),
+            selection="validation",
+            oracle=seeds.double(),
+        )
+
+    draw = torch.Generator().manual_seed(0)
+    one, other = (torch.rand(1, 60, generator=draw) < p for p in (0.9, 0.5))
+    one, other = one.long(), other.long()
+    assert report(one).interval() == share_interval(one[0].numpy())
+    every = report(torch.ones(3, 60, dtype=torch.int64)).interval()
+    assert every == share_interval([1] * 60) and every[0] < 0.95
+    low, high = report(torch.cat([one, other])).interval()
+    assert low <= float(other.double().mean()) and float(one.double().mean()) <= high
 
 
 def normal(*shape, seed=0):

@@ -76,6 +76,9 @@ def _study(model_name: str, tasks: list[str], *, out: Path, open_page: bool, **o
         model = load(model_name, processed=options.pop("processed", False))
         result = study.run(model, chosen, folder=out, **options)
     print(_table(result))
+    for name, report in result.reports.items():
+        if report.note:
+            print(f"{name}: {report.note}")
     say(out, open_page)
 
 

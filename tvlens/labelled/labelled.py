@@ -1,6 +1,7 @@
 """`Labelled`: inputs with one class each, where they come from, and how they are split."""
 
 import functools
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TvlensError, unknown
+from ..tasks.task import normalize
 from .presets import PRESETS
 
 _HOME = resources.files("tvlens.labelled")
@@ -26,7 +28,8 @@ class Labelled:
         labels: class of each row, as an index into `classes`.
         classes: names of the classes, in order.
         groups: rows of one group (two drawings of one thing, forms of one word) never part in a
-            split; by default every row is its own group.
+            split; by default rows with the same input are one, texts up to case, white space and
+            Unicode form.
         kind: "text" or "picture".
         about: description, source and licence, where known.
     """
@@ -44,8 +47,7 @@ class Labelled:
         set_field("inputs", tuple(self.inputs))
         set_field("labels", tuple(int(label) for label in self.labels))
         set_field("classes", tuple(self.classes))
-        groups = tuple(self.groups) or tuple(str(i) for i in range(len(self.inputs)))
-        set_field("groups", groups)
+        set_field("groups", tuple(self.groups) or _alike(self.inputs))
         _check(self)
 
     def __len__(self) -> int:
@@ -166,6 +168,21 @@ class Labelled:
 
         names = [self.classes[label] for label in self.labels]
         return pd.DataFrame({"input": self.inputs, "label": names, "group": self.groups})
+
+
+def _alike(inputs: Sequence) -> tuple[str, ...]:
+    """A group for every input, the same for inputs that are the same: texts up to case, white
+    space and Unicode form, pictures by their pixels."""
+    first: dict[Any, int] = {}
+    keys = (
+        normalize(one) if isinstance(one, str) else (getattr(one, "shape", None), _pixels(one))
+        for one in inputs
+    )
+    return tuple(str(first.setdefault(key, i)) for i, key in enumerate(keys))
+
+
+def _pixels(picture: Any) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(picture).tobytes()).digest()
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..saved import Saved
-from ..stats import bootstrap_interval
+from ..stats import share_interval
 from .evaluation import evaluate
 from .examples import Examples, Head, decide
 from .matrix import TaskMatrix
@@ -121,7 +121,7 @@ class RankCurve(Saved):
     Attributes:
         ranks: from low to high.
         accuracy: on the given part.
-        interval: its bootstrap interval over examples.
+        interval: its 95% Wilson interval over examples.
         agreement: share of examples decided as the finetuned model does.
         r2: of the predicted states there.
         finetuned: the finetuned model's accuracy.
@@ -174,7 +174,7 @@ def rank_curve(
         matrix: knows its layer (`MatrixReport.matrix` and `TaskMatrix.fit` give such).
         part: examples to decide on.
         ranks: by default 1, 2, 4, ... and the full rank.
-        seed: of the bootstrap.
+        seed: without effect, as intervals are computed and not drawn.
 
     Raises:
         TvlensError: a matrix without a layer, or an impossible rank.
@@ -199,7 +199,7 @@ def rank_curve(
         right = (decided == labels.cpu()).double()
         r2 = 1 - float((truth - guess).square().sum() / spread)
         rows.append((float(right.mean()), float((decided == told).double().mean()), r2))
-        ends.append(bootstrap_interval(right.numpy(), seed=seed))
+        ends.append(share_interval(right.numpy()))
     columns = torch.tensor(rows, dtype=torch.float64).T
     return RankCurve(
         tuple(ranks),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import TvlensError, unknown
 from ..saved import Saved
+from ..stats import share_interval
 from .examples import Examples
 from .matrix import TaskMatrix
 
@@ -88,8 +89,16 @@ class MatrixReport(Saved):
     def interval(
         self, name: str = MATRIX, *, level: float = 0.95, seed: int = 0
     ) -> tuple[float, float]:
-        """Bootstrap interval of the accuracy, over examples and seeds."""
-        low, high = ends(self._drawn(seed)[self._place(name)], level).tolist()
+        """Interval of the accuracy: Wilson's over examples.
+
+        Of several seeds, an example's outcomes are averaged first, and each end is the outer one of
+        this interval and of the bootstrap interval over examples and seeds.
+        """
+        right = self._correct[:, self._place(name)].double().mean(0)
+        low, high = share_interval(right.numpy(), level=level)
+        if len(self._correct) > 1:
+            drawn_low, drawn_high = ends(self._drawn(seed)[self._place(name)], level).tolist()
+            low, high = min(low, drawn_low), max(high, drawn_high)
         return low, high
 
     def agreement(self, name: str = MATRIX, *, other: str = "finetuned") -> float:
@@ -100,7 +109,10 @@ class MatrixReport(Saved):
     def difference(
         self, name: str, other: str, *, level: float = 0.95, seed: int = 0
     ) -> Difference:
-        """Accuracy of one method less that of another, paired by example and seed."""
+        """Accuracy of one method less that of another, paired by example and seed.
+
+        The interval is a bootstrap over examples and seeds.
+        """
         drawn = self._drawn(seed)
         value = self.accuracy(name) - self.accuracy(other)
         led = drawn[self._place(name)] - drawn[self._place(other)]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import TvlensError, unknown
 from ..saved import Saved
+from ..stats import share_interval
 from .examples import Examples, Head, decide
 from .moments import PairMoments
 from .report import ends, resamples
@@ -50,8 +51,9 @@ class Sharing(Saved):
             of its tasks.
         validation: accuracy there.
         accuracy: on every task's test part.
-        interval: its bootstrap interval over examples.
-        lead: accuracy less that of the task's own matrix, with its interval, paired by example.
+        interval: its 95% Wilson interval over examples.
+        lead: accuracy less that of the task's own matrix, with its bootstrap interval, paired by
+            example.
         settings: what made it.
     """
 
@@ -154,7 +156,7 @@ def share(
         members: at least two tasks by name, with states of the same base layers.
         sizes: of the subsets, beside 1 and all; by default all of them for up to five tasks, and
             2 for more.
-        seed: of the bootstrap.
+        seed: of the bootstrap of the leads.
 
     Raises:
         TvlensError: fewer than two tasks, tasks of different layers or widths, or a size that no
@@ -225,7 +227,7 @@ def _scores(right: Sequence[Float[Tensor, "subset _"]], seed: int) -> dict[str, 
         weights = resamples(np.random.default_rng(seed), one.shape[1])
         mean, drawn = one.mean(1), one @ weights
         accuracy.append(mean)
-        interval.append(ends(drawn))
+        interval.append(torch.tensor([share_interval(right) for right in one.numpy()]).double())
         lead.append(torch.cat([(mean - mean[task])[:, None], ends(drawn - drawn[task])], dim=1))
     by_task = {"accuracy": accuracy, "interval": interval, "lead": lead}
     return {name: torch.stack(values, dim=1) for name, values in by_task.items()}

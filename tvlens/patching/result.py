@@ -2,14 +2,18 @@
 
 import os
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError
+from ..errors import TvlensError, unknown
 from ..saved import read_tensors, write_tensors
+from ..stats import mean_interval
+
+_INTERVALS = ("t", "bootstrap")
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,34 @@ class PatchResult:
         return self.effect / gap.reshape((*gap.shape, *[1] * (self.effect.ndim - gap.ndim)))
 
     def interval(
-        self, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+        self,
+        *,
+        level: float = 0.95,
+        method: Literal["t", "bootstrap"] = "t",
+        resamples: int = 2000,
+        seed: int = 0,
     ) -> Float[Tensor, "*axes 2"]:
-        """Bootstrap interval of the effect over examples (percentile)."""
+        """Interval of the effect over examples; both ends are NaN for a single example.
+
+        A 95% t interval covers the mean of normal effects .95 of the time at any number of
+        examples, and that of exponential ones .88, .90 and .92 of the time at 5, 10 and 20; the
+        percentile bootstrap covers .84, .90 and .93 for normal effects and .79, .85 and .90 for
+        exponential ones.
+
+        Args:
+            method: "t" (Student's, the default) or "bootstrap" (percentile).
+            resamples, seed: of the bootstrap.
+        """
+        if method not in _INTERVALS:
+            raise unknown("interval method", method, _INTERVALS)
+        size = self.values.shape[-1]
+        if size < 2 or method == "t":
+            means = mean_interval(self.differences.double().cpu().numpy(), level=level)
+            return torch.from_numpy(means).to(self.values)
+        return self._bootstrapped(level, resamples, seed)
+
+    def _bootstrapped(self, level: float, resamples: int, seed: int) -> Float[Tensor, "*axes 2"]:
+        """Percentiles of means over resampled examples."""
         size = self.values.shape[-1]
         draws = np.random.default_rng(seed).integers(0, size, (resamples, size))
         weights = np.stack([np.bincount(d, minlength=size) for d in draws]) / size

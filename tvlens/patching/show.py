@@ -47,12 +47,13 @@ def _map(result: "PatchResult"):
 def _curve(result: "PatchResult"):
     (axis,) = result.axes
     ends = result.interval()
+    known = not ends.isnan().any()  # a single example has no interval
     return viz.lines(
         {"effect": result.effect},
         x=result.coordinates[axis],
         x_title=axis,
         y_title="effect on the metric",
-        bands={"effect": (ends[:, 0], ends[:, 1])},
+        bands={"effect": (ends[:, 0], ends[:, 1])} if known else None,
         title=f"patching {result.site}",
     )
 

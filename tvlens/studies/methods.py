@@ -15,8 +15,7 @@ from ..errors import TvlensError, unknown
 from ..models.load import model_name
 from ..tasks import Task, Template
 from ..vectors import METHODS, TaskVector, VectorReport, evaluate, extract
-from ..vectors.extract import provenance
-from .kept import kept_report, kept_vector
+from .kept import content_key, kept_report, kept_vector
 from .reported import Reported
 
 # How many other tasks' vectors stand behind the wrong-task control.
@@ -124,14 +123,17 @@ def run(
     """
     chosen = check(tasks, methods=methods)
     options = dict(shots=shots, contexts=contexts, seed=seed)
-    options["template"] = Template.of(template).demonstration
+    form = Template.of(template)
+    options["template"] = form.demonstration
     parts = {task.name: _parts(task, items, seed) for task in chosen}
     place = None if folder is None else Path(folder)
 
     vectors: dict[str, dict[str, TaskVector]] = {name: {} for name in parts}
     pairs = [(name, method) for name in parts for method in methods]
     for name, method in tqdm(pairs, "extracting", disable=not progress):
-        vectors[name][method] = _vector(model, parts[name][0], method, options, place)
+        vectors[name][method] = _vector(
+            model, parts[name][0], method, options | {"template": form}, place
+        )
     reports: dict[str, dict[str, VectorReport]] = {name: {} for name in parts}
     for name, method in tqdm(pairs, "evaluating", disable=not progress):
         baseline = next(iter(reports[name].values()), None)
@@ -167,7 +169,10 @@ def _parts(task: Task, items: int, seed: int) -> tuple[Task, Task, Task]:
 
 def _vector(model: Any, train: Task, method: str, options: dict, place: Path | None) -> TaskVector:
     file = None if place is None else place / train.name / f"{method}.safetensors"
-    key = options | provenance(model, train) | {"method": method}
+
+    def key() -> str:
+        return content_key("vector", model=model, task=train, method=method, **options)
+
     return kept_vector(file, key, lambda: extract(model, train, method=method, **options))
 
 
@@ -186,7 +191,9 @@ def _report(
     others = [by[method] for by in vectors.values() if by[method].meta["kind"] != parts[0].kind]
     wrong = others[:_WRONG]
     file = None if place is None else place / name / f"{method}.json"
-    key = {"vector": vector.meta, "wrong": [v.meta for v in wrong], "seed": seed}
-    key |= {"select": [list(p) for p in select], "test": [list(p) for p in test]}
-    options = dict(select=select, test=test, wrong=wrong, baseline=baseline, seed=seed)
-    return kept_report(file, key, lambda: evaluate(model, vector, **options))
+    options = dict(select=select, test=test, wrong=wrong, seed=seed)
+
+    def key() -> str:
+        return content_key("report", model=model, vector=vector, **options)
+
+    return kept_report(file, key, lambda: evaluate(model, vector, baseline=baseline, **options))

@@ -26,7 +26,7 @@ def page(study: "MethodStudy") -> viz.Page:
 _RESULTS = (
     "First-token accuracy on test items with each method's vector written into a prompt without "
     "demonstrations, at the layer chosen on other items, beside the bare query and the few-shot "
-    "prompt. Brackets are 95% bootstrap intervals over items."
+    "prompt. Brackets are 95% Wilson intervals over items."
 )
 _LAYERS = (
     "Accuracy on the selection items, averaged over tasks. State and instruction vectors replace "
@@ -60,6 +60,7 @@ def _summary(study: "MethodStudy") -> list[str]:
         f"Mean accuracy on test items, with 95% intervals over tasks: {shown}; demonstrations give "
         f"{sum(few) / len(few):.2f}. "
         f"Best on so many tasks (the first named where equal): {wins}.",
+        *[f"Beware, {task}: {note}." for task in study.tasks if (note := _any(study, task).note)],
         f"Trust: one seed; random vectors of the same length and other tasks' vectors reach "
         f"{torch.tensor(controls).mean():.2f} on average, {max(controls):.2f} at most; layers "
         "were chosen on other items.",

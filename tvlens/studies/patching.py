@@ -1,7 +1,8 @@
 """Which heads, layers and positions matter? One exact sweep on a task or on two texts, one page."""
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ class PatchStudy(Reported):
 
     def to_json(self) -> dict[str, Any]:
         """All numbers and settings, as plain data."""
-        rows = self.to_dataframe().to_dict(orient="records")
+        frame = self.to_dataframe()
+        # JSON knows no NaN, which stands for the interval of a single prompt.
+        rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
         return {"settings": self.settings, "patches": rows}
 
     def save(self, folder: str | os.PathLike) -> Path:
@@ -72,7 +75,7 @@ _MAP = (
     "there, exactly. The effect is how much the metric moves, averaged over prompts."
 )
 _TABLE = (
-    "Brackets are 95% bootstrap intervals over prompts; p-values are sign-flip permutation tests, "
+    "Brackets are 95% t intervals over prompts; p-values are sign-flip permutation tests, "
     "not corrected for the number of patches."
 )
 
@@ -88,13 +91,21 @@ def from_task(
 ) -> Pairs:
     """Few-shot prompts of a task, corrupted by shuffling the demonstrations' labels."""
     template = Template.of(template)
-    clean, corrupted, answers = [], [], []
+    clean, corrupted, answers, asked = [], [], [], set()
+    labels = [y for _, y in task]
     for i, (shown, query) in enumerate(contexts(task, shots=shots, count=count, seed=seed)):
         prompt = build(model.tokenizer, template, shown, *query)
-        mixed = build(model.tokenizer, template, shuffled_labels(shown, seed=i), *query)
+        mixed = shuffled_labels(shown, labels=labels, seed=i)
         clean.append(list(prompt.tokens))
-        corrupted.append(list(mixed.tokens))
+        corrupted.append(list(build(model.tokenizer, template, mixed, *query).tokens))
         answers.append(prompt.answer[0])
+        asked.add(query[1])
+    if len(asked) > 1 and len(set(answers)) == 1:
+        raise TvlensError(
+            f"all {len(asked)} different answers begin with the same token "
+            f"{model.tokenizer.decode(answers[:1])!r}, which no task is needed for: give another "
+            "template, such as one with a line end before {y}, or more prompts"
+        )
     settings = {"task": task.name, "template": template.demonstration, "shots": shots}
     return Pairs(
         clean,
@@ -181,9 +192,16 @@ def _top(result: PatchResult, k: int = 12) -> list[dict[str, object]]:
     rows = []
     for row in result.top(k).to_dict(orient="records"):
         where = {axis: row[axis] for axis in result.axes}
-        shown = {"effect": row["effect"], "95%": f"[{row['low']:.3f}, {row['high']:.3f}]"}
+        shown = {"effect": row["effect"], "95%": _ends(row)}
         rows.append(where | shown | {"p": row["p_value"]})
     return rows
+
+
+def _ends(row: Mapping[str, Any]) -> str:
+    """The interval in brackets; a single prompt has none."""
+    if math.isnan(row["low"]):
+        return "[one prompt: no interval]"
+    return f"[{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def _summary(study: PatchStudy) -> list[str]:
@@ -193,8 +211,8 @@ def _summary(study: PatchStudy) -> list[str]:
     base, clean = float(result.baseline.mean()), float(result.clean.mean())
     lines = [
         f"Asked: which {result.site} moves {study.pairs.asked}?",
-        f"Found: {where} moves it most, by {first['effect']:.3f} [{first['low']:.3f}, "
-        f"{first['high']:.3f}]; the whole way is from {base:.3f} to {clean:.3f}.",
+        f"Found: {where} moves it most, by {first['effect']:.3f} {_ends(first)}; the "
+        f"whole way is from {base:.3f} to {clean:.3f}.",
     ]
     count = result.values.shape[-1]
     trust = f"Trust: {result.effect.numel()} patches, each equal to a full forward pass, on "

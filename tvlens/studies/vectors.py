@@ -16,7 +16,7 @@ from ..errors import TvlensError
 from ..models.load import model_name
 from ..tasks import Prompt, Task, Template, build, contexts
 from ..vectors import TaskVector, VectorReport, evaluate, extract, top_tokens
-from .kept import kept_report
+from .kept import content_key, kept_report
 from .reported import Reported
 
 
@@ -101,17 +101,18 @@ def run(
     if not chosen:
         raise TvlensError("no task to study")
     options = {"method": method, "shots": shots, "contexts": contexts, "seed": seed}
-    options["template"] = Template.of(template).demonstration
+    form = Template.of(template)
+    options["template"] = form.demonstration
     parts = {task.name: task.split(seed=seed) for task in chosen}
     if len(parts) < len(chosen):
         raise TvlensError("two tasks have the same name")
 
     vectors = {}
     for name, (train, _, _) in tqdm(parts.items(), "extracting", disable=not progress):
-        vectors[name] = extract(model, train, **options)
+        vectors[name] = extract(model, train, **options | {"template": form})
     reports = {}
     for name, (_, select, test) in tqdm(parts.items(), "evaluating", disable=not progress):
-        reports[name] = _evaluated(model, vectors, name, select, test, options, folder)
+        reports[name] = _evaluated(model, vectors, name, select, test, seed, folder)
 
     layer = int(torch.tensor([r.layer for r in reports.values()]).median())
     at_layer = torch.stack([v.values[layer] for v in vectors.values()])
@@ -143,20 +144,19 @@ def _evaluated(
     name: str,
     select: Task,
     test: Task,
-    options: dict,
+    seed: int,
     folder: str | os.PathLike | None,
 ) -> VectorReport:
-    """The report of one task: from the folder, where it was made with the same settings."""
+    """The report of one task: from the folder, where it was made from the same content."""
     vector = vectors[name]
     wrong = [v for v in vectors.values() if v.meta["kind"] != vector.meta["kind"]][:4] or None
-    key = options | {"wrong": [v.name for v in wrong or ()]} | {"vector": vector.meta}
     file = None if folder is None else Path(folder) / f"{name}.json"
-    seed = options["seed"]
-    return kept_report(
-        file,
-        key,
-        lambda: evaluate(model, vector, select=select, test=test, wrong=wrong, seed=seed),
-    )
+    options = dict(select=select, test=test, wrong=wrong, seed=seed)
+
+    def key() -> str:
+        return content_key("report", model=model, vector=vector, **options)
+
+    return kept_report(file, key, lambda: evaluate(model, vector, **options))
 
 
 def _states(
@@ -171,7 +171,7 @@ def _states(
 def _prompts(model: Any, vector: TaskVector, train: Task, count: int) -> list[Prompt]:
     meta = vector.meta
     drawn = contexts(train, shots=meta["shots"], count=count, seed=meta["seed"])
-    template = Template.of(meta["template"])
+    template = Template.restore(meta["template"])
     return [build(model.tokenizer, template, shown, query) for shown, (query, _) in drawn]
 
 

@@ -33,10 +33,10 @@ def page(study: "VectorStudy") -> viz.Page:
 _RESULTS = (
     "First-token accuracy on test items, which were used neither for extraction nor for choosing "
     "the layer. The vector is written into a prompt without any demonstration, at the delimiter. "
-    "Brackets are 95% bootstrap intervals over items."
+    "Brackets are 95% Wilson intervals over items."
 )
 _WHERE = (
-    "The curve is accuracy on the selection items, with its 95% interval; the layer with the "
+    "The curve is accuracy on the selection items, with 95% Wilson intervals; the layer with the "
     "highest value was chosen there. The diamond is the one test at that layer, on other items."
 )
 _CONTROLS = (
@@ -71,6 +71,7 @@ def _summary(study: "VectorStudy") -> list[str]:
             f"{r.task}: {'yes' if r in works else 'not clearly'}. The vector at layer {r.layer} "
             f"lifts accuracy from {r.zero_shot:.2f} to {r.accuracy:.2f} [{low:.2f}, {high:.2f}]"
             + (f"; demonstrations give {r.few_shot:.2f}." if r.few_shot is not None else ".")
+            + (f" Beware: {r.note}." if r.note else "")
         )
     controls = [r.controls[k] for r in reports for k in ("random", "wrong_task")]
     sizes = [r.conditions["vector"].count for r in reports]

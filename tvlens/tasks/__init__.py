@@ -1,7 +1,8 @@
 """Tasks as input-output pairs, and prompts whose token positions are known by construction."""
 
 from .image import Image
-from .prompt import Pair, Prompt, Shown, beginning_token, build, contexts, plain, shuffled_labels
+from .prompt import Pair, Prompt, beginning_token, build, contexts, plain
+from .shuffle import Shown, shuffled_labels
 from .task import Task
 from .template import TEMPLATES, Template
 

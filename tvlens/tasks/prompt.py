@@ -9,11 +9,11 @@ import numpy as np
 from ..errors import TvlensError
 from .image import Image
 from .markers import expansions, tokenizer_of
+from .shuffle import Shown
 from .task import Task
 from .template import Template
 
 Pair = tuple[str, str]
-Shown = tuple[str | Image, str]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def build(
     if start == end or pieces[:end] != alone:
         raise TvlensError(
             f"template {template.demonstration!r} merges its delimiter with {query!r} or "
-            f"{answer!r}: end it with a sign or a space of its own"
+            f"{answer!r}: end it with a sign, one line end or a space of its own"
         )
     if answer and len(pieces) == end:
         raise TvlensError(f"the answer {answer!r} of {query!r} tokenizes to nothing")
@@ -139,13 +139,6 @@ def contexts(task: Task, *, shots: int, count: int, seed: int = 0) -> list[tuple
     rng = np.random.default_rng(seed)
     draws = [rng.choice(len(task), size=shots + 1, replace=False) for _ in range(count)]
     return [([task.pairs[i] for i in d[:-1]], task.pairs[d[-1]]) for d in draws]
-
-
-def shuffled_labels(demonstrations: Sequence[Shown], *, seed: int = 0) -> list[Shown]:
-    """The same inputs and the same labels, but no input keeps its own label's place."""
-    shift = int(np.random.default_rng(seed).integers(1, max(2, len(demonstrations))))
-    labels = [y for _, y in demonstrations]
-    return [(x, labels[(i + shift) % len(labels)]) for i, (x, _) in enumerate(demonstrations)]
 
 
 def _check_labels(

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -192,6 +193,9 @@ class Task:
     ) -> tuple["Task", "Task", "Task"]:
         """Three disjoint parts: to extract from, to choose the layer on, and to test on once.
 
+        Pairs whose inputs are the same up to case, white space and Unicode form ("Cat" and "cat")
+        land in one part, which makes it larger or smaller by them.
+
         Args:
             seed: the same seed gives the same parts.
             extract, select: shares of the pairs; the rest is the test part.
@@ -199,22 +203,37 @@ class Task:
         Raises:
             TvlensError: a part would be empty.
         """
-        order = np.random.default_rng(seed).permutation(len(self))
-        first, second = round(extract * len(self)), round((extract + select) * len(self))
-        parts = order[:first], order[first:second], order[second:]
+        groups: dict[str, list[int]] = {}
+        for i, (x, _) in enumerate(self.pairs):
+            groups.setdefault(normalize(x), []).append(i)
+        order = np.random.default_rng(seed).permutation(len(groups))
+        drawn = [list(groups.values())[i] for i in order]
+        # A cut inside a group moves to its beginning.
+        before = np.cumsum([len(group) for group in drawn])
+        cuts = round(extract * len(self)), round((extract + select) * len(self))
+        first, second = np.searchsorted(before, cuts, side="right")
+        parts = [
+            [i for group in some for i in group]
+            for some in (drawn[:first], drawn[first:second], drawn[second:])
+        ]
         if any(len(part) == 0 for part in parts):
             sizes = "/".join(str(len(part)) for part in parts)
             raise TvlensError(
                 f"{self.name} has {len(self)} pairs: extract/select/test would be {sizes}, "
                 "and none may be empty"
             )
-        return tuple(self.subset(part.tolist()) for part in parts)
+        return tuple(self.subset(part) for part in parts)
 
     def subset(self, indices: Iterable[int]) -> "Task":
         """The same task with only the pairs at these indices, in this order."""
         pairs = tuple(self.pairs[int(i)] for i in indices)
         images = {x: self.images[x] for x, _ in pairs if x in self.images}
         return replace(self, pairs=pairs, images=images)
+
+
+def normalize(text: str) -> str:
+    """A text without what makes no other word of it: case, white space, Unicode form."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _index() -> dict[str, dict]:

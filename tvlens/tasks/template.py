@@ -1,9 +1,15 @@
 """`Template`: how input-output pairs are written as a prompt."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from ..errors import TvlensError, unknown
+
+# An escape sequence of Python's string literals, or a backslash that begins none.
+_ESCAPE = re.compile(
+    r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|N\{[^}]+\}|[0-7]{1,3}|[\\'\"abfnrtv]|)"
+)
 
 
 @dataclass(frozen=True)
@@ -12,8 +18,9 @@ class Template:
 
     Attributes:
         demonstration: for example "Q: {x}\\nA: {y}\\n\\n". The query is the same text up to the
-            delimiter, the words between {x} and {y}. White space right before {y} belongs to the
-            label, because that is how tokenisers see it.
+            delimiter, what stands between {x} and {y}. One space right before {y} belongs to the
+            label, because tokenisers write it as part of the next word (" Paris" is one token);
+            all other white space there, such as a line end or a tab, belongs to the delimiter.
         name: of a built-in template.
     """
 
@@ -26,21 +33,34 @@ class Template:
             raise TvlensError(
                 f"template {self.demonstration!r} must hold {{x}} and then {{y}}, each once"
             )
-        if not self.delimiter.strip():
+        if not self.delimiter:
             raise TvlensError(
-                f"template {self.demonstration!r} needs a delimiter between {{x}} and {{y}}"
+                f"template {self.demonstration!r} needs a delimiter between {{x}} and {{y}}: "
+                "a sign, a line end or a tab"
             )
 
     @classmethod
     def of(cls, template: "str | Template") -> "Template":
-        """A built-in template by name, a template written out, or a Template as it is."""
+        """A built-in template by name, a template written out, or a Template as it is.
+
+        Escape sequences in a text, as a command line hands them on (a backslash and an n), are
+        read as in Python; everything else stays as it is.
+
+        Raises:
+            TvlensError: no such name, a backslash that begins no escape sequence, or no template.
+        """
         if isinstance(template, Template):
             return template
         if template in TEMPLATES:
             return TEMPLATES[template]
         if "{" in template:
-            return cls(template.encode().decode("unicode_escape") if "\\" in template else template)
+            return cls(_unescape(template))
         raise unknown("template", template, TEMPLATES, hint="or write one with {x} and {y}")
+
+    @classmethod
+    def restore(cls, text: str) -> "Template":
+        """The template of a result: its name or its `demonstration`, with no escapes in it."""
+        return TEMPLATES[text] if text in TEMPLATES else cls(text)
 
     @property
     def _between(self) -> str:
@@ -54,17 +74,38 @@ class Template:
     @property
     def delimiter(self) -> str:
         """What stands between input and label; its last token is where a task vector lives."""
-        return self._between.rstrip()
+        return self._between.removesuffix(" ")
 
     @property
     def gap(self) -> str:
-        """White space between the delimiter and the output, written as part of the label."""
+        """The space between the delimiter and the output, written as part of the label."""
         return self._between[len(self.delimiter) :]
 
     @property
     def separator(self) -> str:
         """What ends a demonstration."""
         return self.demonstration.split("{y}")[1]
+
+
+def _unescape(text: str) -> str:
+    """The text with its escape sequences read, and nothing else changed."""
+
+    def read(match: re.Match) -> str:
+        escape = match.group()
+        try:
+            if escape.startswith("\\N{"):
+                return unicodedata.lookup(escape[3:-1])
+            if len(escape) > 1:
+                return escape.encode("ascii").decode("unicode_escape")
+        except (KeyError, UnicodeError):
+            pass
+        wrong = escape if len(escape) > 1 else text[match.start() : match.start() + 2]
+        raise TvlensError(
+            f"template {text!r}: {wrong} is no escape sequence; write \\\\ for a backslash, "
+            "\\n for a line end, \\u and four hexadecimal digits for a letter by its number"
+        )
+
+    return _ESCAPE.sub(read, text)
 
 
 TEMPLATES = {

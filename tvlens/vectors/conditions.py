@@ -1,7 +1,7 @@
 """What vectors are written into and held against: bare queries, chance, a constant answer."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..models import reader
 from ..tasks import Pair, Prompt, Task, Template, build
+from ..tasks.markers import tokenizer_of
 
 
 def zero_shot(
@@ -31,7 +32,25 @@ def random_like(
     return list(drawn / drawn.norm(dim=-1, keepdim=True) * values.norm())
 
 
-def most_common(examples: Sequence[Pair], test: Task) -> Float[np.ndarray, " item"]:
-    """Always answering with the examples' most common label: what a constant would score."""
-    label, _ = Counter(y for _, y in examples).most_common(1)[0]
-    return np.array([float(y == label) for _, y in test])
+def most_common(shown: Sequence[Hashable], asked: Sequence[Hashable]) -> Float[np.ndarray, " item"]:
+    """Always answering with what is most common among `shown`: what a constant would score."""
+    constant, _ = Counter(shown).most_common(1)[0]
+    return np.array([float(answer == constant) for answer in asked])
+
+
+def constant_answer(
+    tokenizer: Any, template: Template, examples: Sequence[Pair], prompts: Sequence[Prompt]
+) -> Float[np.ndarray, "item first_full"]:
+    """What a constant scores: the examples' most common first token, and whole answer."""
+    shown = [build(tokenizer_of(tokenizer), template, [], x, y).answer for x, y in examples]
+    asked = [prompt.answer for prompt in prompts]
+    first = most_common([a[0] for a in shown], [a[0] for a in asked])
+    return np.stack([first, most_common(shown, asked)], axis=-1)
+
+
+def shared_first_token(tokenizer: Any, prompts: Sequence[Prompt]) -> str | None:
+    """The token with which every prompt's answer begins, as a text; None where they differ."""
+    first = {prompt.answer[0] for prompt in prompts}
+    if len(prompts) < 2 or len(first) > 1:
+        return None
+    return tokenizer_of(tokenizer).decode(list(first))

@@ -10,10 +10,11 @@ from ..errors import TvlensError
 from ..integers import as_integer
 from ..models import reader
 from ..models.forward import check_runnable
-from ..stats import bootstrap_interval
+from ..stats import share_interval
 from ..tasks import Prompt, Shown, Task, Template, build, shuffled_labels
+from ..tasks.task import normalize
 from .checks import check_mode, check_task, check_vector, read_template, wrong_vectors
-from .conditions import most_common, random_like, zero_shot
+from .conditions import constant_answer, random_like, shared_first_token, zero_shot
 from .extract import METHODS, extract
 from .report import Condition, VectorReport
 from .score import Row, score
@@ -61,7 +62,7 @@ def evaluate(
         modality: how queries show their inputs: "text" or "image"; as in extraction by default.
         demonstrations: the task with the images of the vector's own examples; needed where these
             were shown as images, for the few-shot conditions.
-        seed: of demonstrations, random vectors and bootstrap.
+        seed: of demonstrations and random vectors.
         batch_tokens: tokens per forward.
 
     Cost: a layer sweep of the selection items (see `layer_sweep`), about 10 x test short prompts,
@@ -69,7 +70,7 @@ def evaluate(
 
     Raises:
         TvlensError: parts that overlap or are empty, a vector of another model, a baseline on
-            other items.
+            other items, or examples with a single label, which leave nothing to shuffle.
     """
     check_vector(vector, name="vector")
     vector.check(model)
@@ -82,7 +83,9 @@ def evaluate(
     if baseline is not None and not isinstance(baseline, VectorReport):
         raise TvlensError(f"baseline must be a VectorReport, not {type(baseline).__name__}")
     _check_disjoint(vector, select, test)
-    template = read_template(template or vector.meta.get("template", "qa"))
+    _check_labels(vector)
+    made = Template.restore(vector.meta.get("template", "qa"))
+    template = read_template(template) if template else made
     mode = mode or vector.mode
     check_mode(mode)
 
@@ -104,8 +107,8 @@ def evaluate(
     outcomes = _outcomes(
         right, model, vector, layer, template, test, wrong, seed, known, asked, shots
     )
-    found = {name: _condition(name, outcomes[name], seed) for name in outcomes} | known
-    intervals = [bootstrap_interval(column, seed=seed) for column in sweep[:, :, 0].T]
+    found = {name: _condition(name, outcomes[name]) for name in outcomes} | known
+    intervals = [share_interval(column) for column in sweep[:, :, 0].T]
     return VectorReport(
         task=vector.name,
         layer=layer,
@@ -113,6 +116,9 @@ def evaluate(
         by_layer_interval=torch.tensor(intervals, dtype=torch.float64),
         conditions={name: found[name] for name in _CONDITIONS if name in found},
         meta=settings,
+        shared_first_token=shared_first_token(
+            reader(model), zero_shot(model, template, test, asked)
+        ),
     )
 
 
@@ -148,8 +154,8 @@ def _outcomes(
     if vector.examples:
         for name, prompts in _few_shot(model, template, vector, test, seed, asked, shots).items():
             outcomes[name] = right([Row(p) for p in prompts])[:, None]
-        hit = most_common(vector.examples, test)
-        outcomes["most_common"] = np.stack([hit, hit], axis=-1)[:, None]
+        constant = constant_answer(reader(model), template, vector.examples, queries)
+        outcomes["most_common"] = constant[:, None]
     return outcomes
 
 
@@ -189,13 +195,14 @@ def _few_shot(
 ) -> dict[str, list[Prompt]]:
     """Prompts with demonstrations from the vector's own examples, labels right and shuffled."""
     shots = min(vector.meta.get("shots", 6), len(examples))
+    labels = [y for _, y in examples]
     few, shuffled = [], []
     for i, pair in enumerate(test):
         x, y = test.shown(pair, asked)
         drawn = np.random.default_rng([seed, i]).choice(len(examples), shots, replace=False)
         shown = [examples[j] for j in drawn]
         few.append(build(reader(model), template, shown, x, y))
-        mixed = shuffled_labels(shown, seed=seed + i)
+        mixed = shuffled_labels(shown, labels=labels, seed=seed + i)
         shuffled.append(build(reader(model), template, mixed, x, y))
     return {"few_shot": few, "shuffled_labels": shuffled}
 
@@ -223,16 +230,16 @@ def _wrong_vectors(
     ]
 
 
-def _condition(name: str, right: np.ndarray, seed: int) -> Condition:
-    """Summarise [item, repeat, first/full]; items are the unit of resampling."""
+def _condition(name: str, right: np.ndarray) -> Condition:
+    """Summarise [item, repeat, first/full]; items are what varies independently."""
     per_item = right.mean(axis=1)
     first, full = per_item[:, 0], per_item[:, 1]
     return Condition(
         name,
         float(first.mean()),
-        bootstrap_interval(first, seed=seed),
+        share_interval(first),
         float(full.mean()),
-        bootstrap_interval(full, seed=seed),
+        share_interval(full),
         int(right.shape[0] * right.shape[1]),
     )
 
@@ -243,14 +250,30 @@ def _check_disjoint(vector: TaskVector, select: Task, test: Task) -> None:
         "select": {x for x, _ in select},
         "test": {x for x, _ in test},
     }
-    names = list(parts)
+    names, tasks = list(parts), (vector.examples, select, test)
+    alike = {
+        name: {(normalize(x), normalize(y)): x for x, y in pairs}
+        for name, pairs in zip(names, tasks, strict=True)
+    }
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            if shared := parts[one] & parts[other]:
+            shared = parts[one] & parts[other]
+            # "Cat" to "cats" is the pair "cat" to "cats" again.
+            shared |= {alike[other][pair] for pair in alike[one].keys() & alike[other].keys()}
+            if shared:
                 raise TvlensError(
                     f"{one} and {other} share {len(shared)} inputs, such as {min(shared)!r}: "
                     "use the three parts of task.split()"
                 )
+
+
+def _check_labels(vector: TaskVector) -> None:
+    labels = {y for _, y in vector.examples}
+    if len(labels) == 1 and vector.meta.get("shots", 6):
+        raise TvlensError(
+            f"all examples of {vector.name or 'the vector'} have the label {min(labels)!r}: there "
+            "is no task to tell from a constant, and labels cannot be shuffled; give two labels"
+        )
 
 
 def _settings(

@@ -44,7 +44,8 @@ def function(draw: Draw, *, heads: int = 10, trials: int = 25) -> Extracted:
         "mode": "add",
         "heads": [list(head) for head in chosen],
         "effects": effects.effect.tolist(),
-        "effects_interval": effects.interval(seed=draw.seed).tolist(),
+        # A single trial has no interval.
+        "effects_interval": effects.interval().tolist() if trials > 1 else None,
         "trials": trials,
         "answered": len(right),
     }
@@ -79,8 +80,10 @@ def indirect_effects(
     shots = len(draw.drawn[0][0])
     # Other contexts than those that the means come from.
     drawn = contexts(draw.task, shots=shots, count=trials, seed=draw.seed + 1)
+    labels = [y for _, y in draw.task]
     prompts = [
-        draw.prompt(shuffled_labels(shown, seed=i), query) for i, (shown, query) in enumerate(drawn)
+        draw.prompt(shuffled_labels(shown, labels=labels, seed=i), query)
+        for i, (shown, query) in enumerate(drawn)
     ]
     source = {Site("z", l).hook(draw.model): mean[None, None] for l, mean in enumerate(means)}
     return patch(

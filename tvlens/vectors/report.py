@@ -16,7 +16,7 @@ from ..files import write
 
 @dataclass(frozen=True)
 class Condition:
-    """Accuracy under one condition on the test part, with 95% bootstrap intervals over items.
+    """Accuracy under one condition on the test part, with 95% Wilson intervals over items.
 
     Attributes:
         first: share of items whose answer's first token is the most likely one.
@@ -40,9 +40,12 @@ class VectorReport:
         task: name of the task.
         layer: the layer chosen on the selection part.
         by_layer: first-token accuracy on the selection part at every layer.
-        by_layer_interval: its bootstrap intervals.
+        by_layer_interval: its 95% Wilson intervals over items.
         conditions: test accuracy under every condition, by name.
         meta: settings, provenance of the vector.
+        shared_first_token: the token with which the answers of all test items begin, as a text;
+            None where they differ. Where there is one, first-token accuracy asks for nothing of
+            the task: read `full_accuracy`.
     """
 
     task: str
@@ -51,6 +54,7 @@ class VectorReport:
     by_layer_interval: Float[Tensor, "layer 2"]
     conditions: dict[str, Condition]
     meta: dict = field(default_factory=dict)
+    shared_first_token: str | None = None
 
     @property
     def accuracy(self) -> float:
@@ -59,7 +63,7 @@ class VectorReport:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% bootstrap interval of `accuracy`."""
+        """95% Wilson interval of `accuracy`, over test items."""
         return self.conditions["vector"].first_interval
 
     @property
@@ -88,9 +92,21 @@ class VectorReport:
         low, high = self.interval
         rest = {"zero_shot": self.zero_shot, "few_shot": self.few_shot, **self.controls}
         shown = ", ".join(f"{k} {v:.2f}" for k, v in rest.items() if v is not None)
+        note = self.note and f"; {self.note}"
         return (
             f"VectorReport({self.task!r}: {self.accuracy:.2f} [{low:.2f}, {high:.2f}] "
-            f"at layer {self.layer}; {shown})"
+            f"at layer {self.layer}; {shown}{note})"
+        )
+
+    @property
+    def note(self) -> str:
+        """What a reader of first-token accuracy must know; empty where there is nothing."""
+        if self.shared_first_token is None:
+            return ""
+        return (
+            f"all test answers begin with the same token {self.shared_first_token!r}, so that "
+            "first-token accuracy needs no task: read the whole answer's, "
+            f"{self.full_accuracy:.2f}"
         )
 
     def _repr_html_(self) -> str:
@@ -152,4 +168,5 @@ class VectorReport:
             torch.tensor(plain["by_layer_interval"], dtype=torch.float64),
             conditions,
             plain["meta"],
+            plain.get("shared_first_token"),
         )

@@ -39,6 +39,7 @@ def layer_figure(report: "VectorReport"):
         marks={"vector, test items": (report.layer, report.accuracy, low, high)},
         y_domain=(0, 1),
         title=f"{report.task}: where the vector works",
+        caption=_sentence(report.note),
     )
 
 
@@ -49,8 +50,15 @@ def condition_figure(report: "VectorReport"):
         for c in report.conditions.values()
     ]
     return viz.intervals(
-        rows, x_title="first-token accuracy, test items", title=f"{report.task}: against controls"
+        rows,
+        x_title="first-token accuracy, test items",
+        title=f"{report.task}: against controls",
+        caption=_sentence(report.note),
     )
+
+
+def _sentence(note: str) -> str:
+    return note and f"{note[0].upper()}{note[1:]}."
 
 
 def report_figure(report: "VectorReport"):

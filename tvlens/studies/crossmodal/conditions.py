@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...tasks import Prompt, Task, Template
 from ...vectors import Row, TaskVector, score
-from ...vectors.conditions import most_common, random_like, zero_shot
+from ...vectors.conditions import constant_answer, random_like, zero_shot
 from ...vectors.score import lenient
 from ...vectors.sweep import layer_sweep
 from .sources import CHOSEN, Draws, few_shot, others
@@ -50,7 +50,7 @@ def sweeps(
     """First-token accuracy of every source's vector at every layer, as "source to query"."""
     found = {}
     for asked in MODALITIES:
-        prompts = zero_shot(model, Template.of(template), select, asked)
+        prompts = zero_shot(model, Template.restore(template), select, asked)
         for source in CHOSEN:
             if source in vectors:
                 found[f"{source} to {asked}"] = layer_sweep(model, vectors[source], prompts)[..., 0]
@@ -69,12 +69,14 @@ def outcomes(
     train, _, test = parts
     found = {}
     for asked in MODALITIES:
-        bare = zero_shot(model, Template.of(draws.template), test, asked)
+        bare = zero_shot(model, Template.restore(draws.template), test, asked)
         rows = prompted(model, asked, train, test, bare, draws)
         rows |= patched(asked, vectors, name, bare, layers, draws.seed)
         found[asked] = right(model, rows, len(test))
-        hits = torch.tensor(most_common(train.pairs, test))
-        found[asked]["most_common"] = hits[:, None, None].expand(-1, 1, len(MEASURES))
+        form = Template.restore(draws.template)
+        hits = torch.tensor(constant_answer(model.tokenizer, form, train.pairs, bare))
+        # Leniently a constant is right where its first token is.
+        found[asked]["most_common"] = hits[:, None, [0, 1, 0]]
     return found
 
 
@@ -93,7 +95,7 @@ def prompted(
     }
     if test.instruction:
         told = zero_shot(
-            model, Template.of(draws.template), test, asked, instruction=test.instruction
+            model, Template.restore(draws.template), test, asked, instruction=test.instruction
         )
         shown["instruction"] = told
     return {key: [Row(prompt) for prompt in prompts] for key, prompts in shown.items()}

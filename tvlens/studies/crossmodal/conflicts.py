@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ...stats import bootstrap_interval
+from ...stats import share_interval
 from ...tasks import Task
 from ...vectors import Row, TaskVector, score
 from .sources import Draws, few_shot
@@ -88,7 +88,7 @@ def _measured(
         hits = (score(model, rows).said[:, None] == wanted)[differ].double()
         shares.append(
             {
-                name: (float(column.mean()), *bootstrap_interval(column.numpy(), seed=draws.seed))
+                name: (float(column.mean()), *share_interval(column.numpy()))
                 for name, column in zip(("asked", "patched"), hits.T, strict=True)
             }
         )

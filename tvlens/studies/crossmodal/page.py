@@ -41,7 +41,7 @@ _CLAIMS = (
 )
 _GALLERY = "Some inputs of every task, as the model sees them; point at one for its name."
 _TABLE = (
-    "Share of test items whose first token is right, with 95% bootstrap intervals over items. "
+    "Share of test items whose first token is right, with 95% Wilson intervals over items. "
     "Vectors are written at the last delimiter of the bare query, at one layer for all tasks, "
     "chosen on other items. A task that the model cannot do in words cannot show transfer."
 )
@@ -87,6 +87,12 @@ def _summary(study: "CrossModalStudy") -> list[str]:
     lines = [
         f"Asked: does a task that {study.settings['model']} reads from words work on pictures, "
         "when its vector alone is written into a query that shows one?"
+    ]
+    lines += [
+        f"Left out, {task.name}: the answers of all test items begin with the same token, so that "
+        "first-token accuracy needs no task."
+        for task in study.tasks.values()
+        if task.constant
     ]
     if not able:
         return [*lines, f"Found: it does none of the tasks in words at {ABLE:.0%}."]

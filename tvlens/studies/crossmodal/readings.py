@@ -37,7 +37,7 @@ def heads_of(
     train, select, _ = first.parts[name]
     some = select.subset(range(min(count, len(select))))
     clean = few_shot(model, first.draws, train, some, shown="text", asked="image")
-    bare = zero_shot(model, Template.of(first.draws.template), some, "image")
+    bare = zero_shot(model, Template.restore(first.draws.template), some, "image")
     right = log_probability([prompt.answer[0] for prompt in clean])
     return patch(model, clean, bare, site="z", positions=-1, metric=right)
 

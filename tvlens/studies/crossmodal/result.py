@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ...stats import bootstrap_interval
+from ...stats import share_interval
 from .conditions import MEASURES, Outcome
 
 # What the model must do with words alone for a task to count: it cannot show transfer otherwise.
@@ -21,7 +21,7 @@ class Share:
 
     Attributes:
         value, low, high: by measure ("first", "exact", "lenient"): accuracy and the ends of its
-            95% bootstrap interval over items; an item's seeds are averaged first.
+            95% Wilson interval over items; an item's seeds are averaged first.
         seeds: first-token accuracy in every seed.
         count: scored rows.
     """
@@ -58,16 +58,23 @@ class TaskResult:
     sizes: tuple[int, int, int]
 
     @property
+    def constant(self) -> bool:
+        """Whether one first token is right for every test item: first-token accuracy then tells
+        nothing about the task."""
+        return self.shares["text"]["most_common"].first == 1
+
+    @property
     def able(self) -> bool:
-        """Whether the model does the task in words: few-shot, first token, at least `ABLE`."""
-        return self.shares["text"]["same_few_shot"].first >= ABLE
+        """Whether the model does the task in words: few-shot, first token, at least `ABLE`, where
+        a constant would not do as well."""
+        return self.shares["text"]["same_few_shot"].first >= ABLE and not self.constant
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, as plain data."""
         return asdict(self) | {"able": self.able}
 
 
-def summarised(items: Sequence[Sequence[str]], outcomes: Sequence[Outcome], *, seed: int) -> Share:
+def summarised(items: Sequence[Sequence[str]], outcomes: Sequence[Outcome]) -> Share:
     """One condition's share over seeds: `items` names the test items of every seed."""
     means = [outcome.mean(1) for outcome in outcomes]
     per_item: dict[str, list[np.ndarray]] = {}
@@ -75,7 +82,7 @@ def summarised(items: Sequence[Sequence[str]], outcomes: Sequence[Outcome], *, s
         for name, row in zip(names, rows.numpy(), strict=True):
             per_item.setdefault(name, []).append(row)
     values = np.stack([np.mean(rows, axis=0) for rows in per_item.values()])
-    ends = [bootstrap_interval(column, seed=seed) for column in values.T]
+    ends = [share_interval(column) for column in values.T]
     return Share(
         dict(zip(MEASURES, values.mean(0).tolist(), strict=True)),
         {name: low for name, (low, _) in zip(MEASURES, ends, strict=True)},

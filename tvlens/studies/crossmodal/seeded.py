@@ -1,7 +1,6 @@
 """One seed of the study: extract on one part, choose layers on the next, test on the last."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,10 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...models import model_name
 from ...tasks import Task
 from ...vectors import TaskVector
-from ..kept import kept_tensors
+from ..kept import content_key, kept_tensors
 from .conditions import CONDITIONS, MODALITIES, Outcome, outcomes, sweeps
 from .sources import Draws, vectors_of
 
@@ -56,21 +54,20 @@ def seeded(
     for name, (train, _, _) in bar("extracting"):
         options = {"language_model": language_model, "folder": where}
         vectors[name] = vectors_of(model, train, draws, **options)
-    key = asdict(draws) | {"model": model_name(model)}
-    for name, (train, select, _) in bar("choosing layers"):
-        own = key | {"train": list(train), "select": list(select)}
+    for name, (_, select, _) in bar("choosing layers"):
+        own = {"model": model, "vectors": vectors[name], "select": select, "draws": draws}
         swept[name] = kept_tensors(
             where and where / f"{name}-layers.safetensors",
-            own,
+            lambda own=own: content_key("layers", **own),
             lambda n=name, part=select: sweeps(model, vectors[n], part, draws.template),
         )
     layers = _best(swept)
     for name, part in bar("testing"):
-        own = key | {"parts": [list(one) for one in part], "layers": layers, "tasks": list(parts)}
-        own |= {"language model": language_model and model_name(language_model)}
+        own = {"model": model, "name": name, "vectors": vectors, "parts": part}
+        own |= {"layers": sorted(layers.items()), "draws": draws}
         flat = kept_tensors(
             where and where / f"{name}-outcomes.safetensors",
-            own,
+            lambda own=own: content_key("outcomes", **own),
             lambda n=name, p=part: {
                 f"{asked}/{condition}": outcome
                 for asked, some in outcomes(model, n, vectors, p, layers, draws).items()

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ...models import model_name, reader
-from ...tasks import Prompt, Task, Template, build
+from ...models import reader
+from ...tasks import Prompt, Task, Template, build, shuffled_labels
 from ...vectors import TaskVector, extract
-from ..kept import kept_vector
+from ..kept import content_key, kept_vector
 
 # Sources whose layer is chosen; the others are written where texts' vectors are.
 CHOSEN = ("text", "image", "instruction", "ensemble")
@@ -46,16 +46,19 @@ def vectors_of(
     "ensemble" is the mean of examples and instruction, "one set" the first set of words,
     "shuffled" comes from words with others' labels, "language model" from another model's words.
     """
-    options = {"shots": draws.shots, "contexts": draws.contexts, "template": draws.template}
+    form = Template.restore(draws.template)
+    options = {"shots": draws.shots, "contexts": draws.contexts, "template": form}
 
     def made(
         source: str, number: int = 0, task: Task = train, origin: Any = model, **more: Any
     ) -> TaskVector:
         asked = options | {"seed": 100 * draws.seed + number} | more
-        key = {k: asked[k] for k in ("shots", "contexts", "seed")}
-        key |= {"model": model_name(origin), "examples": [list(pair) for pair in task.pairs]}
         name = f"{task.name}-{source}-{asked['seed']}.safetensors"
         file = None if folder is None else folder / "vectors" / name
+
+        def key() -> str:
+            return content_key("vector", model=origin, task=task, **asked)
+
         return kept_vector(file, key, lambda: extract(origin, task, **asked))
 
     def mean(source: str, **more: Any) -> TaskVector:
@@ -90,7 +93,7 @@ def few_shot(
     shuffle: bool = False,
 ) -> list[Prompt]:
     """Every test item behind demonstrations of a modality, drawn for it from `train`."""
-    form = Template.of(draws.template)
+    form = Template.restore(draws.template)
     examples = _mislabelled(train, draws.seed) if shuffle else train
     prompts = []
     for i, pair in enumerate(test):
@@ -101,10 +104,17 @@ def few_shot(
 
 
 def _mislabelled(train: Task, seed: int) -> Task:
-    """The same inputs with one another's labels, in no input's own place."""
+    """The same inputs with others' labels, none with its right one.
+
+    Raises:
+        TvlensError: a single label.
+    """
     order = np.random.default_rng(seed).permutation(len(train))
     giver = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
     pairs = tuple((x, train.pairs[giver[i]][1]) for i, (x, _) in enumerate(train))
+    if any(a == b for a, b in zip(pairs, train, strict=True)):
+        labels = [y for _, y in train]
+        pairs = tuple(shuffled_labels(train.pairs, labels=labels, seed=seed))
     return replace(train, pairs=pairs)
 
 

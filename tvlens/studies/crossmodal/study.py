@@ -181,7 +181,7 @@ def run(
     results = {
         task.name: TaskResult(
             task.name,
-            _shares(task.name, runs, seed),
+            _shares(task.name, runs),
             mean_by_layer([one.swept[task.name] for one in runs]),
             tuple(len(part) for part in first.parts[task.name]),
         )
@@ -211,12 +211,12 @@ def run(
     return study
 
 
-def _shares(name: str, runs: Sequence[Seeded], seed: int) -> dict[str, dict[str, Share]]:
+def _shares(name: str, runs: Sequence[Seeded]) -> dict[str, dict[str, Share]]:
     items = [[x for x, _ in one.parts[name][2]] for one in runs]
     found = [one.outcomes[name] for one in runs]
     return {
         asked: {
-            condition: summarised(items, [one[asked][condition] for one in found], seed=seed)
+            condition: summarised(items, [one[asked][condition] for one in found])
             for condition in found[0][asked]
         }
         for asked in MODALITIES

@@ -26,6 +26,7 @@ from ...bayes.checks.representation import MEASURES
 from ...errors import TvlensError
 from ...files import write
 from ...training import Run, train
+from ..kept import code_digest
 from .measures import check, over_steps
 from .plan import Plan
 
@@ -108,6 +109,8 @@ def make(
     if finished(plan, minor, seed, folder):
         return
     place = Path(folder) / cell_name(plan.family, minor, seed)
+    # What is written from here on is not what another plan called finished.
+    (place / DONE).unlink(missing_ok=True)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -154,7 +157,7 @@ def load(folder: str | os.PathLike, family: str, minor: int | str, seed: int) ->
 
 def _key(plan: Plan, minor: int | str, seed: int) -> dict[str, Any]:
     key = {"plan": plan.key() | {"minor": minor}, "seed": seed}
-    key |= {"measures": MEASURES, "conditions": CONDITIONS}
+    key |= {"measures": MEASURES, "conditions": CONDITIONS, "code": code_digest()}
     return json.loads(json.dumps(key))
 
 

@@ -73,6 +73,8 @@ class Case:
         """Write all of it into a folder; `key` is what another run has to match."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        # Without this file nothing counts as kept: parts of two cases are never read as one.
+        (folder / "case.json").unlink(missing_ok=True)
         for name in ("report", "ranks", "layers", "matrix"):
             getattr(self, name).save(folder / f"{name}.safetensors")
         sizes = self.samples.sizes

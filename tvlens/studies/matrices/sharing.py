@@ -1,6 +1,5 @@
 """One matrix for all datasets of a base model, in the study of task matrices."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from ...errors import TvlensError
 from ...matrices import Member, Sharing, share
+from ...models.digest import text_digest
 from .case import Case, member
 from .rows import records
 from .twins import Source
@@ -35,7 +35,7 @@ def shared_by_base(
         if len(names) < 2:
             continue
         keys = json.dumps([[sources[name].key for name in names], readout, seed])
-        place = folder / f"sharing-{hashlib.sha256(keys.encode()).hexdigest()[:8]}.safetensors"
+        place = folder / f"sharing-{text_digest(keys)[:12]}.safetensors"
         title = base if base not in found else f"{base}, {readout} state"
         found[title] = _kept(place)
         if found[title] is None:

@@ -156,7 +156,7 @@ def run(
     draws = [seed + s for s in chosen.seeds]
     cases, members = {}, {}
     for name, source in tqdm(sources.items(), "datasets", disable=not progress):
-        key = source.key | asked
+        key = source.key | asked | {"draws": draws}
         cases[name] = Case.kept(folder / name, name, key)
         if cases[name] is None:
             twins = [source.twins(k) for k in range(seeds)]

@@ -1,6 +1,5 @@
 """Twins for the study of task matrices: a base model and what finetuning made of it."""
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,8 +16,11 @@ from ...matrices.curves import subset
 from ...matrices.examples import Head
 from ...matrices.twins import check_twins
 from ...models import head, is_classifier, load, model_name
+from ...models.digest import text_digest
+from ...models.load import folder_of
 from ...training import finetune, load_finetuned
 from ...training.examples import digest
+from ..kept import code_digest, content_key, folder_digest
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,13 @@ class Source:
     folder: Path
     progress: bool
 
-    @property
+    @cached_property
     def key(self) -> dict:
         """What another run has to match to be the same, as JSON."""
         named = {"base": _named(self.base), "tuned": _named(self.tuned), "readout": self.readout}
         plain = {"rows": digest(self.data), "limit": self.limit, "seed": self.seed}
-        return plain | named | self.training
+        content = {"base": _content(self.base), "tuned": _content(self.tuned)}
+        return plain | named | self.training | {"content": content, "code": code_digest()}
 
     @cached_property
     def parts(self) -> tuple[Labelled, Labelled, Labelled]:
@@ -120,8 +123,9 @@ def made_twins(
     **training: Any,
 ) -> Twins:
     """A twin finetuned on these parts, in a folder where it is found again."""
-    key = json.dumps([base, [len(part) for part in parts], seed, training])
-    place = folder / f"{parts[0].name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    code = code_digest("training", "models", "labelled")
+    key = json.dumps([base, _content(base), digest(*parts[:2]), seed, training, code])
+    place = folder / f"{parts[0].name}-{text_digest(key)[:12]}"
     tuned = finetune(
         base, parts[0], parts[1], folder=place, seed=seed, progress=progress, **training
     )
@@ -155,6 +159,16 @@ def _recorded(folder: str | os.PathLike) -> str | None:
         return load_finetuned(folder).settings["readout"]
     except TvlensError:
         return None
+
+
+def _content(model: Any) -> str | None:
+    """A digest of a model, or of the files that it is loaded from."""
+    if model is None:
+        return None
+    if not isinstance(model, str | os.PathLike):
+        return content_key("model", model=model)
+    place = folder_of(str(model))
+    return folder_digest(place) if Path(place).is_dir() else content_key("model", model=load(place))
 
 
 def _named(model: Any) -> str | None:

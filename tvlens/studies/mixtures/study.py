@@ -13,9 +13,8 @@ from tqdm.auto import tqdm
 
 from ...bayes import RetrievalCheck, retrieval_check
 from ...errors import TvlensError
-from ...models.load import model_name
-from ...tasks import Task, Template
-from ..kept import kept_check
+from ...tasks import Task
+from ..kept import content_key, kept_check
 from ..reported import Reported
 from .claims import claims
 
@@ -153,25 +152,17 @@ def _kept(
     *,
     prefix: str = "",
 ) -> RetrievalCheck:
-    """The check from the folder, if it was made with the same options, else a new one."""
+    """The check from the folder, if it was made from the same content, else a new one."""
     file = None if folder is None else Path(folder) / f"{prefix}{name.replace(' ', '')}.safetensors"
-    key = {k: _plain(v) for k, v in options.items() if k not in _NO_MATTER}
-    key |= {"model": model_name(model), "tasks": _plain(tasks)}
+
+    def key() -> str:
+        kept = {k: v for k, v in options.items() if k not in _NO_MATTER}
+        if kept.get("others"):
+            kept["others"] = [t if isinstance(t, Task) else Task.load(t) for t in kept["others"]]
+        return content_key("retrieval check", model=model, tasks=tasks, options=kept)
+
     return kept_check(file, key, lambda: retrieval_check(model, tasks, **options))
 
 
 # Options that change the speed and not the result.
 _NO_MATTER = ("batch_size", "progress")
-
-
-def _plain(value: Any) -> Any:
-    """An option as JSON: tasks by their pairs, templates by their text, functions by their name."""
-    if isinstance(value, Task):
-        return [value.name, [list(pair) for pair in value]]
-    if isinstance(value, Mapping):
-        return list(value)
-    if isinstance(value, Template):
-        return value.demonstration
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(one) for one in value]
-    return value

@@ -1,0 +1,402 @@
+"""Kept results belong to what made them: other content is made anew, the same is taken."""
+
+import contextlib
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+import tiny_vision
+import torch
+import transformers as hf
+
+import tvlens as tv
+from tvlens import Labelled, Task
+from tvlens.models import digest
+from tvlens.models.digest import weights_digest
+from tvlens.pictures import HELD_OUT
+from tvlens.studies import crossmodal, kept, matrices, methods, mixtures, vectors
+from tvlens.studies.crossmodal.sources import Draws, vectors_of
+from tvlens.tasks import Template
+from tvlens.vectors import VectorReport
+from tvlens.vectors.report import Condition
+from tvlens.vectors.show import CONDITION_LABELS
+
+LETTERS = "abcdefghijklmnopqrst"
+DOUBLE = Task("double", [(x, 2 * x) for x in LETTERS], instruction="Twice:", kind="letters")
+UPPER = Task("upper", [(x, x.upper()) for x in LETTERS], kind="case")
+
+
+@pytest.fixture
+def llama():
+    return tiny.model.__wrapped__("llama")  # not the shared one: its weights are changed
+
+
+@contextlib.contextmanager
+def changed(model, by=0.01):
+    """One entry of one matrix is another one."""
+    matrix = next(p for p in model.parameters() if p.ndim > 1)
+    with torch.no_grad():
+        matrix[0, 0] += by
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            matrix[0, 0] -= by
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """Count the calls of a function by its place, from now on."""
+
+    def of(module, name):
+        calls, real = [], getattr(module, name)
+
+        def counted(*args, **options):
+            calls.append(name)
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, name, counted)
+        return calls
+
+    return of
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """Evaluations by name of the task; what they find is no matter here, nor is the page."""
+    calls = []
+
+    def evaluate(model, vector, **_):
+        calls.append(vector.name)
+        conditions = {
+            n: Condition(n, 0.5, (0.4, 0.6), 0.5, (0.4, 0.6), 3) for n in CONDITION_LABELS
+        }
+        return VectorReport(vector.name, 0, torch.zeros(3), torch.zeros(3, 2), conditions)
+
+    for study, kind in ((methods, methods.MethodStudy), (vectors, vectors.VectorStudy)):
+        monkeypatch.setattr(study, "evaluate", evaluate)
+        monkeypatch.setattr(kind, "save", lambda *_: None)
+    return calls
+
+
+def test_a_digest_tells_weights_and_not_names(llama):
+    other = tiny.model.__wrapped__("llama")
+    other.cfg.model_name = "called otherwise"
+    assert weights_digest(llama) == weights_digest(other) != weights_digest(tiny.model("gpt2"))
+    assert weights_digest(llama) == weights_digest(llama)
+    with changed(other):
+        assert weights_digest(llama) != weights_digest(other)
+    half = tiny.model.__wrapped__("llama").to(torch.bfloat16)
+    assert weights_digest(half) != weights_digest(llama)
+
+
+def test_a_digest_sees_every_way_to_change_weights(llama):
+    matrix = max((p for p in llama.parameters() if p.ndim > 1), key=torch.numel)
+    old, seen = matrix.detach().clone(), [weights_digest(llama)]
+    last = (-1, -1)  # not among the places that are looked at again
+    with torch.no_grad():
+        matrix[last] += 1
+        seen.append(weights_digest(llama))
+        matrix.copy_(old)
+    assert weights_digest(llama) == seen[0]
+    matrix.data.mul_(2)
+    seen.append(weights_digest(llama))
+    matrix.data = old.clone()
+    assert weights_digest(llama) == seen[0]
+    optimizer = torch.optim.SGD([matrix], lr=1.0)
+    matrix.grad = torch.zeros_like(matrix)
+    matrix.grad[last] = 1
+    optimizer.step()
+    seen.append(weights_digest(llama))
+    llama.original_model.config.rms_norm_eps = 0.1
+    seen.append(weights_digest(llama))
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_digest_is_computed_once(llama, monkeypatch):
+    read, real = [], digest._bytes
+
+    def counted(tensor):
+        read.append(tensor.numel())
+        return real(tensor)
+
+    monkeypatch.setattr(digest, "_bytes", counted)
+    size = sum(p.numel() for p in llama.parameters())
+    weights_digest(llama)
+    assert sum(read) > size
+    read.clear()
+    weights_digest(llama)
+    assert sum(read) < size / 4
+
+
+def test_weights_that_lie_elsewhere_are_never_the_same():
+    layer = torch.nn.Linear(3, 3, device="meta")
+    assert weights_digest(layer) != weights_digest(layer)
+
+
+def test_tensors_of_inference_mode_have_no_kept_digest():
+    with torch.inference_mode():
+        layer = torch.nn.Linear(3, 3)
+        before = weights_digest(layer)
+        layer.weight[2, 2] += 1
+        assert weights_digest(layer) != before
+
+
+def test_a_key_tells_any_content():
+    image = np.zeros((2, 2, 3), np.uint8)
+    pairs = [("a", "b"), ("c", "d")]
+    task = Task("t", pairs, images={"a": image, "c": image})
+
+    def key(**content):
+        return kept.content_key("test", **content)
+
+    keys = [
+        key(task=task),
+        key(task=Task("t", pairs)),
+        key(task=Task("t", [*pairs[:1], ("c", "e")])),
+        key(task=replace(task, instruction="i")),
+        key(task=replace(task, images={"a": image, "c": image + 1})),
+        key(seed=1),
+        key(seed="1"),
+        key(template=Template.of("qa")),
+        key(template=Template.of("arrow")),
+        key(values=torch.ones(2)),
+        key(values=torch.zeros(2)),
+        key(function=lambda: 1),
+        key(function=lambda: 2),
+        kept.content_key("another", task=task),
+    ]
+    assert len(set(keys)) == len(keys)
+    same = Task("t", [("a", "b"), ("c", "d")], images={"a": image.copy(), "c": image.copy()})
+    assert key(task=same) == keys[0]
+    assert key(one=object()) != key(one=object()), "an unknown thing is never the same"
+
+
+def test_an_image_file_is_known_by_its_bytes(tmp_path):
+    def key():
+        return kept.content_key("test", task=Task("t", [("a", "b")], images={"a": file}))
+
+    file = tmp_path / "a.png"
+    file.write_bytes(b"one")
+    before = key()
+    assert key() == before
+    file.write_bytes(b"two and more")
+    assert key() != before
+
+
+def test_cross_modal_vectors_belong_to_what_made_them(tmp_path, count):
+    """Another template, artist, instruction or training of a model of the same name."""
+    model = tiny_vision.model.__wrapped__("tiny-vlm")
+    noto, other = (
+        crossmodal.pictured(["animal-class"], artist=artist)[0] for artist in (HELD_OUT, "twemoji")
+    )
+    shared = [x for x, _ in noto if x in other.images][:8]
+    noto, other = (
+        task.subset([i for i, (x, _) in enumerate(task) if x in shared]) for task in (noto, other)
+    )
+    draws = Draws(shots=2, sets=1, contexts=2, template="Q: {x}\nA: {y}\n\n", seed=0)
+    calls = count(crossmodal.sources, "extract")
+
+    def made(task=noto, draws=draws):
+        calls.clear()
+        found = vectors_of(model, task, draws, folder=tmp_path)
+        return len(calls), found["image"].values, found["instruction"].values
+
+    first = made()
+    assert first[0] == 4 and made()[0] == 0, "words, pictures, shuffled labels, instruction"
+    assert made(draws=replace(draws, template="{x} -> {y}\n"))[0] == 4
+    assert made()[0] == 4  # one file a name: the first ones are gone
+    by_other = made(other)
+    assert by_other[0] == 4 and not torch.equal(by_other[1], first[1])
+    made()
+    asked = made(replace(noto, instruction="Which kind:"))
+    assert asked[0] == 4 and not torch.equal(asked[2], first[2])
+    again = made()
+    assert again[0] == 4 and torch.equal(again[1], first[1]) and made()[0] == 0
+    with changed(model):
+        assert made()[0] == 4
+
+
+def test_cross_modal_outcomes_belong_to_what_made_them(tmp_path, monkeypatch):
+    """What is measured is no matter here."""
+    model = tiny_vision.model.__wrapped__("tiny-vlm")
+    tasks = [task.subset(range(14)) for task in crossmodal.pictured(["animal-class", "food-color"])]
+    draws = Draws(shots=2, sets=1, contexts=2, template="{x}: {y}\n", seed=0)
+    place, calls = crossmodal.seeded, []
+
+    def sweeps(*_):
+        calls.append("sweeps")
+        return {"text to image": torch.zeros(2, 2)}
+
+    def outcomes(*_):
+        calls.append("outcomes")
+        return {asked: {"random": torch.zeros(3, 1, 3)} for asked in crossmodal.study.MODALITIES}
+
+    monkeypatch.setattr(place, "sweeps", sweeps)
+    monkeypatch.setattr(place, "outcomes", outcomes)
+
+    def made(draws=draws):
+        calls.clear()
+        options = dict(most=(2, 3), folder=tmp_path, progress=False)
+        place.seeded(model, tasks, draws, **options)
+        return calls.count("sweeps"), calls.count("outcomes")
+
+    assert made() == (2, 2)
+    assert made() == (0, 0)
+    other = replace(draws, template="{x} -> {y}\n")
+    assert made(other) == (2, 2)
+    with changed(model):
+        assert made(other) == (2, 2)
+
+
+def test_methods_belong_to_weights_and_instructions(tmp_path, llama, count, evaluated):
+    extracted = count(methods, "extract")
+    options = dict(methods=["state"], shots=2, contexts=2, items=3, folder=tmp_path)
+
+    def made(*tasks, **more):
+        extracted.clear(), evaluated.clear()
+        methods.run(llama, tasks or [DOUBLE, UPPER], progress=False, **options | more)
+        return len(extracted), len(evaluated)
+
+    assert made() == (2, 2)
+    assert made() == (0, 0)
+    assert made(replace(DOUBLE, instruction="Two of it:"), UPPER)[0] == 1
+    assert made(DOUBLE, UPPER)[0] == 1
+    with changed(llama):
+        assert made() == (2, 2)
+    assert made(template="arrow") == (2, 2)
+
+
+def test_vector_reports_belong_to_weights_and_items(tmp_path, llama, evaluated):
+    def made(*tasks, **options):
+        evaluated.clear()
+        options = dict(shots=2, contexts=2, folder=tmp_path, progress=False) | options
+        vectors.run(llama, tasks or [DOUBLE, UPPER], **options)
+        return len(evaluated)
+
+    assert made() == 2
+    assert made() == 0
+    train = {x for x, _ in DOUBLE.split(seed=0)[0]}
+    other = [(x, y if x in train else x + "!") for x, y in DOUBLE]
+    assert made(replace(DOUBLE, pairs=other), UPPER) == 1, "the same examples, other test items"
+    assert made(DOUBLE, UPPER) == 1
+    with changed(llama):
+        assert made() == 2
+
+
+def test_a_report_without_a_digest_counts_as_not_there(tmp_path, llama, evaluated):
+    options = dict(shots=2, contexts=2, folder=tmp_path, progress=False)
+    vectors.run(llama, [DOUBLE], **options)
+    file = tmp_path / "double.json"
+    old = json.loads(file.read_text())
+    old["meta"]["key"] = {"shots": 2, "contexts": 2}  # as it was kept once
+    file.write_text(json.dumps(old))
+    evaluated.clear()
+    vectors.run(llama, [DOUBLE], **options)
+    assert len(evaluated) == 1
+
+
+def test_mixtures_belong_to_weights_and_noise_models(tmp_path, llama, monkeypatch):
+    """What the check itself finds is no matter here."""
+    calls = []
+
+    def stub(model, tasks, **options):
+        calls.append(options)
+        raise ArithmeticError
+
+    study = mixtures.study
+    monkeypatch.setattr(study, "retrieval_check", stub)
+    keys = []
+
+    def kept_check(file, key, make):
+        keys.append(key())
+        raise ArithmeticError
+
+    monkeypatch.setattr(study, "kept_check", kept_check)
+
+    def key(tasks=(DOUBLE, UPPER), **options):
+        with pytest.raises(ArithmeticError):
+            mixtures.run(llama, [tasks], folder=tmp_path, progress=False, **options)
+        return keys.pop()
+
+    first = key()
+    assert key() == first and key(batch_size=3) == first
+    assert key(tasks=(DOUBLE, replace(UPPER, pairs=[(x, x + "?") for x in LETTERS]))) != first
+    models = {"noise": lambda likelihood: likelihood}, {"noise": lambda likelihood: 2 * likelihood}
+    assert len({first, *(key(posteriors=one) for one in models)}) == 3
+    assert key(template="arrow") != first
+    with changed(llama):
+        assert key() != first
+
+
+WORDS = (["cat", "dog", "bus", "red", "green"], ["one", "two", "three", "four", "five"])
+
+
+def texts(seed):
+    """A set of one name and size, with other texts for another seed."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, 90).tolist()
+    rows = [f"{rng.choice(WORDS[k])} {rng.choice(WORDS[k])} {i}" for i, k in enumerate(labels)]
+    return Labelled("texts", rows, labels, ["things", "numbers"])
+
+
+def bert(folder, seed):
+    torch.manual_seed(seed)
+    hf.BertModel(hf.BertConfig(**tiny._TEXT)).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def test_twins_belong_to_their_base_and_rows(tmp_path):
+    """Two bases whose folders have one name, and two sets of one name and size."""
+
+    def source(base, seed=0, **more):
+        options = dict(readout=None, limit=60, seed=0, training={"epochs": 1}, progress=False)
+        return matrices.twins.Source(
+            texts(seed), base, more.get("tuned"), folder=tmp_path / "twins", **options
+        )
+
+    one, other = bert(tmp_path / "a" / "model", 0), bert(tmp_path / "b" / "model", 1)
+    same = shutil.copytree(one, tmp_path / "c" / "model")
+    keys = [source(one).key, source(other).key, source(one, seed=1).key]
+    keys.append(source(one, tuned=one).key)
+    keys.append(source(one, tuned=other).key)
+    assert len({json.dumps(key) for key in keys}) == len(keys)
+    assert source(str(same)).key["content"] == keys[0]["content"]
+    # A model object is known by its weights.
+    loaded = source(tv.load(one)).key["content"]
+    assert loaded == source(tv.load(one)).key["content"] != source(tv.load(other)).key["content"]
+
+    places = set()
+    for made in (source(one), source(one), source(other), source(one, seed=1)):
+        made.twins()
+        places = {path.name for path in (tmp_path / "twins").iterdir()}
+    assert len(places) == 3
+
+
+def test_cases_belong_to_their_source(tmp_path, count, monkeypatch):
+    monkeypatch.setitem(matrices.PRESETS, "tiny", matrices.Preset(None, 40, 1, (0,)))
+    studied = count(matrices.study, "study")
+    one, other = bert(tmp_path / "a" / "model", 0), bert(tmp_path / "b" / "model", 1)
+    options = dict(preset="tiny", folder=tmp_path / "out", progress=False)
+
+    def made(base, tuned):
+        studied.clear()
+        matrices.run(base, tuned, texts(0), **options)
+        return len(studied)
+
+    assert made(one, one) == 1
+    assert made(one, one) == 0
+    assert made(other, other) == 1
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(matrices.case.LayerMap, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            made(one, one)
+    assert made(other, other) == 1, "some parts on the disk are the first base's"

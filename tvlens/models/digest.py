@@ -1,0 +1,110 @@
+"""What tells one model from another: a digest of its weights, not of its name."""
+
+import json
+import uuid
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor, nn
+
+# Values of each tensor that are read again whenever a kept digest is asked for.
+_SAMPLED = 64
+# Entries of a configuration that say what a model is called, where it lies and what it returns, and
+# change no number.
+_NAMES = ("_name_or_path", "name_or_path", "_model_name_or_path", "transformers_version")
+_NAMES += ("model_name", "tokenizer_name", "device", "n_devices", "use_cache")
+_NAMES += ("output_attentions", "output_hidden_states", "return_dict")
+_PLAIN = (str, int, float, bool, type(None))
+
+_kept: "weakref.WeakKeyDictionary[nn.Module, tuple[str, str]]" = weakref.WeakKeyDictionary()
+
+
+def weights_digest(model: Any) -> str:
+    """A digest of every parameter and persistent buffer of a model, and of its configuration.
+
+    It is the same for the same weights in any process, and another one after any change of them:
+    two checkpoints whose folders have one name differ. A second call on an unchanged model costs
+    next to nothing: the digest is kept as long as the model lives and its tensors stay where they
+    are, have not been written to (by PyTorch's own counters), and give the same values at a few
+    places, which sees changes behind the counters' back, such as through `parameter.data`.
+
+    Cost: one pass over the weights, about 0.1 s for 135M parameters in single precision.
+    """
+    tensors, settings = list(_tensors(model)), _configuration(model)
+    state = _state(tensors, settings)
+    if state is not None and (kept := _kept.get(model)) and kept[0] == state:
+        return kept[1]
+    found = xxhash.xxh3_128(settings)
+    for name, tensor in tensors:
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        found.update(_bytes(tensor))
+    if state is not None:
+        _kept[model] = state, found.hexdigest()
+    return found.hexdigest()
+
+
+def text_digest(text: str | bytes) -> str:
+    """A digest of a text or of bytes."""
+    return xxhash.xxh3_128(text.encode() if isinstance(text, str) else text).hexdigest()
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """A digest of a tensor's type, shape and values."""
+    found = xxhash.xxh3_128(f"{tensor.dtype} {list(tensor.shape)} ".encode())
+    found.update(_bytes(tensor))
+    return found.hexdigest()
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and persistent buffers, each once, by the first name it goes by."""
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        passing = module._non_persistent_buffers_set
+        own = {**module._parameters, **module._buffers}
+        for name, tensor in own.items():
+            if tensor is not None and name not in passing and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield f"{prefix}.{name}", tensor
+
+
+def _state(tensors: list[tuple[str, Tensor]], settings: bytes) -> str | None:
+    """What changes when any of the tensors does; None where PyTorch does not count."""
+    found = xxhash.xxh3_128(settings)
+    try:
+        for name, t in tensors:
+            found.update(f"{name} {t.data_ptr()} {t._version} {t.dtype} {list(t.shape)} ".encode())
+            flat = t.detach().reshape(-1)
+            found.update(_bytes(flat[:: max(1, len(flat) // _SAMPLED)]))
+    except (RuntimeError, NotImplementedError):
+        # Tensors made in inference mode have no counter.
+        return None
+    return found.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes | memoryview:
+    """The values of a tensor, as they lie in memory; what lies elsewhere is never the same."""
+    if tensor.is_meta:
+        return uuid.uuid4().bytes
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def _configuration(model: Any) -> bytes:
+    """What else decides the numbers: the configuration without names, as far as it is plain."""
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    if config is None:
+        config = getattr(model, "config", None) or getattr(model, "cfg", None)
+    plain = config.to_dict() if hasattr(config, "to_dict") else getattr(config, "__dict__", {})
+    return json.dumps(_plain(plain), sort_keys=True, default=str).encode()
+
+
+def _plain(value: Any) -> Any:
+    """Nested settings without names and without what is no plain value."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items() if str(k) not in _NAMES}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, _PLAIN) else type(value).__name__

@@ -1,0 +1,70 @@
+"""Wrong labels for demonstrations: the control that tells a task from the form of its prompt."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import TvlensError
+from .image import Image
+
+Shown = tuple[str | Image, str]
+
+
+def shuffled_labels(
+    demonstrations: Sequence[Shown], *, labels: Sequence[str] = (), seed: int = 0
+) -> list[Shown]:
+    """The same inputs with other labels: no demonstration keeps its right one.
+
+    The labels are those of the demonstrations in another order, a derangement by label. Where
+    there is none, because one label stands in more than half of them (or there is only one of
+    them), the labels that are missing are drawn from `labels`.
+
+    With two classes every label is the other one, which tells the task as well as the right one.
+
+    Args:
+        labels: of the whole task, each as often as it occurs there.
+        seed: the same seed gives the same labels.
+
+    Raises:
+        TvlensError: a demonstration has a label that nothing else can stand for.
+    """
+    if not demonstrations:
+        return []
+    given = [y for _, y in demonstrations]
+    rng = np.random.default_rng(seed)
+    shift = int(rng.integers(1, max(2, len(given))))
+    mixed = [given[(i + shift) % len(given)] for i in range(len(given))]
+    if any(a == b for a, b in zip(mixed, given, strict=True)):
+        mixed = _derange(given, labels, rng)
+    return [(x, y) for (x, _), y in zip(demonstrations, mixed, strict=True)]
+
+
+def _derange(given: Sequence[str], labels: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """Another label for each one given, their counts the same as far as that can be."""
+    common, count = Counter(given).most_common(1)[0]
+    others = [label for label in labels if label != common]
+    # So many of the most common label find no other one among those given.
+    missing = max(0, 2 * count - len(given))
+    if missing and not others:
+        raise TvlensError(
+            f"labels cannot be shuffled: {count} of {len(given)} demonstrations have the label "
+            f"{common!r}, and there is too little of any other; a task needs two labels"
+        )
+    drawn = [others[int(i)] for i in rng.integers(len(others), size=missing)] if missing else []
+    # Equal labels side by side, in an order drawn anew: a shift by the largest group's size then
+    # gives every place a label of another group.
+    order = rng.permutation(len(given)).tolist()
+    rank = {label: i for i, label in enumerate(dict.fromkeys(given[i] for i in order))}
+    rank[common] = -1
+    order.sort(key=lambda i: rank[given[i]])
+    pool = [given[i] for i in order][missing:] + drawn
+    shift = count - missing
+    mixed = [""] * len(given)
+    for place, i in enumerate(order):
+        mixed[i] = pool[(place + shift) % len(pool)]
+    # Swaps between places break up what a shift would leave: one new label for every old one.
+    for i, j in rng.integers(len(given), size=(8 * len(given), 2)).tolist():
+        if mixed[i] != given[j] and mixed[j] != given[i]:
+            mixed[i], mixed[j] = mixed[j], mixed[i]
+    return mixed
