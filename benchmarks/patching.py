@@ -2,7 +2,8 @@
 
 Prints seconds, the ratio, what ours cost in forward passes of the same prompts, the least any exact
 way must compute in units of one such pass (no block below a patch, no position before it), peak
-memory, and the largest difference as a share of the largest effect. A pass over few tokens runs
+memory, and the largest difference as a share of the largest effect. The last rows are one sweep in
+float32, bfloat16 and float16: which engine ran, and at what cost. A pass over few tokens runs
 far below the machine's speed, so many patches in one pass can take less time than that floor.
 Where nnsight and pyvene are installed they patch a few of the same heads. Writes everything to
 out/bench/patching.json.
@@ -142,6 +143,32 @@ def _measure(model, clean, corrupted, options, peer) -> dict:
     }
 
 
+def _half_precision(device: str, *, batch: int = 4, length: int = 60) -> list[dict]:
+    """The sweep of all heads of SmolLM2 in three dtypes: seconds, engine, and float32's speed."""
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        model = tv.load("smollm2-135m", dtype=dtype, device=device)
+        clean, corrupted = _prompts(model, batch, length)
+        options = dict(site="z", positions=[-1], metric=METRIC)
+        tv.patch(model, clean, corrupted, **options | {"layers": [0, -1]})  # verified, not timed
+        result, seconds = _timed(tv.patch, model, clean, corrupted, **options)
+        with torch.no_grad():
+            forward_s = statistics.median(_timed(model, corrupted)[1] for _ in range(3))
+        row = {
+            "model": "smollm2-135m",
+            "sweep": HEADS_LAST[0],
+            "dtype": str(dtype).removeprefix("torch."),
+            "engine": result.settings["engine"],
+            "ours_s": seconds,
+            "ours_forwards": seconds / forward_s,
+            "verified": result.settings["verified"],
+            "largest_difference": result.settings["largest_difference"],
+        }
+        rows.append(row | {"float32_s": rows[0]["ours_s"] if rows else seconds})
+        _show(rows[-1])
+    return rows
+
+
 def _against_peers(source, model, clean, corrupted, *, count: int = 12) -> list[dict]:
     """nnsight and pyvene on a few heads, seconds a patch beside ours for the same heads."""
     layers = torch.linspace(0, model.cfg.n_layers - 1, count).long().tolist()
@@ -181,6 +208,7 @@ def run(device: str) -> None:
                 for other in _against_peers(source, model, clean, corrupted):
                     rows.append({"model": name, "sweep": title} | other)
                     _show(rows[-1])
+    rows += _half_precision(device)
     settings = {"device": device, "threads": torch.get_num_threads()}
     path = write("out/bench/patching.json", json.dumps(settings | {"sweeps": rows}, indent=1))
     print(f"  written to {path}")

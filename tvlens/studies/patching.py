@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import viz
+from ..errors import TvlensError
 from ..integers import as_integers, is_integer
 from ..patching import PatchResult, log_probability, logit_difference, patch, probability
 from ..patching.metrics import Metric, one_token
