@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from . import encoders
+from .equivalence import check_same_logits, is_language_model, reference_logits
 from .processor import load_processor
 from .quiet import without_torchvision
 
@@ -42,16 +43,19 @@ def boot(
         if getattr(model.cfg, "is_multimodal", False):
             model.processor = load_processor(name, **options)
     else:
-        if loading:
+        reference = None
+        if _is_causal(name, options) or loading:
             from transformers import AutoModelForCausalLM
 
-            loading = {
-                "hf_model": _pretrained(name, AutoModelForCausalLM, device, dtype, options, loading)
-            }
+            source = _pretrained(name, AutoModelForCausalLM, device, dtype, options, loading)
+            source.set_attn_implementation("eager")  # as TransformerLens runs it
+            reference = reference_logits(source)
+            loading = {"hf_model": source}
         model = TransformerBridge.boot_transformers(
             name, device=device, dtype=dtype, tokenizer=tokenizer, **options, **loading
         )
         encoders.count_positions(model.original_model, model.cfg)
+        check_same_logits(model.eval(), reference)
     model.cfg.tvlens_revision = revision
     return model.eval()
 
@@ -63,6 +67,7 @@ def from_module(hf_model: Any, tokenizer: Any) -> Any:
     encoders.register()
     # Fused attention never materialises the attention pattern, so its hook would never fire.
     hf_model.set_attn_implementation("eager")
+    reference = reference_logits(hf_model)
     name = Path(getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__).name
     with without_torchvision():
         bridge = build_bridge_from_module(
@@ -73,7 +78,8 @@ def from_module(hf_model: Any, tokenizer: Any) -> Any:
             model_name=name,
         )
     encoders.count_positions(hf_model, bridge.cfg)
-    return bridge.eval()
+    check_same_logits(bridge.eval(), reference)
+    return bridge
 
 
 def tokenizer_of(name: str, **options: Any) -> Any:
@@ -98,6 +104,14 @@ def _architecture(name: str, options: dict) -> str | None:
     config = transformers.AutoConfig.from_pretrained(name, **options)
     named = (config.architectures or [""])[0]
     return named if named in encoders.register() or hasattr(config, "vision_config") else None
+
+
+def _is_causal(name: str, options: dict) -> bool:
+    """Whether a folder or hub id holds a language model that Hugging Face opens as such."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(name, **options)
+    return is_language_model((config.architectures or [""])[0], config)
 
 
 def _pretrained(

@@ -1,0 +1,65 @@
+"""Whether TransformerLens computes what Hugging Face computes, checked when a model is wrapped."""
+
+import contextlib
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import TvlensError
+
+# Tokens of the check: enough for positions, biases by distance and grouped heads to matter.
+_LENGTH = 12
+
+# Largest difference that is rounding, as a share of the largest logit.
+_TOLERANCE = {torch.float16: 0.05, torch.bfloat16: 0.2}
+_TOLERANCE_FLOAT32 = 1e-3
+
+
+def reference_logits(hf_model: Any) -> Float[Tensor, "1 pos vocab"] | None:
+    """Logits of a Hugging Face language model on a few tokens, before it is wrapped.
+
+    None for what has no logits per token: encoders without a head, classifiers, vision encoders,
+    encoder-decoders. Cost: a forward pass of twelve tokens.
+    """
+    if not is_language_model(type(hf_model).__name__, hf_model.config):
+        return None
+    hf_model.eval()  # as `load` leaves it
+    device = hf_model.get_input_embeddings().weight.device
+    with torch.no_grad():
+        return hf_model(_tokens(hf_model).to(device)).logits.float().cpu()
+
+
+def check_same_logits(model: Any, reference: Float[Tensor, "1 pos vocab"] | None) -> None:
+    """Raise TvlensError where a wrapped model gives other logits than the plain one gave.
+
+    Cost: a forward pass of twelve tokens.
+    """
+    if reference is None:
+        return
+    with torch.no_grad():
+        logits = model(_tokens(model.original_model).to(next(model.parameters()).device))
+    gap = float((logits.float().cpu() - reference).abs().max() / reference.abs().max())
+    allowed = _TOLERANCE.get(next(model.parameters()).dtype, _TOLERANCE_FLOAT32)
+    if not gap <= allowed:
+        raise TvlensError(
+            f"TransformerLens computes this {type(model.original_model).__name__} otherwise than "
+            f"Hugging Face does (logits differ by {gap:.1e} of the largest): results would be "
+            "wrong. Choose another model, or give a TransformerBridge of your own"
+        )
+
+
+def is_language_model(architecture: str, config: Any) -> bool:
+    """Whether an architecture gives logits of the next token at every position."""
+    causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
+    return causal and not getattr(config, "is_encoder_decoder", False)
+
+
+def _tokens(hf_model: Any) -> Int[Tensor, "1 pos"]:
+    """The same few tokens for every model, from the middle of its vocabulary."""
+    config = hf_model.config.get_text_config()
+    size = config.vocab_size
+    with contextlib.suppress(AttributeError, TypeError):
+        size = min(size, hf_model.get_input_embeddings().num_embeddings)
+    return (torch.arange(_LENGTH) * 7 + size // 2).remainder(size)[None]
