@@ -83,9 +83,9 @@ def _gpt_neo() -> Any:
     return hf.GPTNeoForCausalLM(hf.GPTNeoConfig(**sizes))
 
 
-def _opt() -> Any:
-    sizes = dict(**_SIZE, ffn_dim=64, max_position_embeddings=96, word_embed_proj_dim=32)
-    return hf.OPTForCausalLM(hf.OPTConfig(**sizes))
+def _opt(**options: Any) -> Any:
+    sizes = dict(**_SIZE, ffn_dim=64, max_position_embeddings=96)
+    return hf.OPTForCausalLM(hf.OPTConfig(**sizes | dict(word_embed_proj_dim=32) | options))
 
 
 def _mpt() -> Any:
@@ -124,6 +124,11 @@ ARCHITECTURES = {
         "attention.dense",
     ),
     "OPT": Architecture(_opt, "model.decoder.layers", "self_attn.out_proj"),
+    "OPT post-norm": Architecture(
+        lambda: _opt(do_layer_norm_before=False, word_embed_proj_dim=16),
+        "model.decoder.layers",
+        "self_attn.out_proj",
+    ),
     "BLOOM": Architecture(_bloom, _H, "self_attention.dense"),
     "MPT": Architecture(_mpt, "transformer.blocks", "attn.out_proj"),
     "Falcon": Architecture(
