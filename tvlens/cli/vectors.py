@@ -50,7 +50,7 @@ def methods(
     open_page: OpenOption = False,
 ) -> None:
     """Compare every way of extracting a task vector; finished ones are kept in the folder."""
-    from ..models.load import load
+    from ..models.loading import load
     from ..studies import methods as study
     from ..tasks import Task
 
@@ -65,7 +65,7 @@ def methods(
 
 def _study(model_name: str, tasks: list[str], *, out: Path, open_page: bool, **options) -> None:
     """Run a study of vectors, print its table, and say where the page is."""
-    from ..models.load import load
+    from ..models.loading import load
     from ..studies import vectors as study
     from ..tasks import Task, Template
 

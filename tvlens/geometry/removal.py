@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import TvlensError, unknown
 from ..models.forward import Hook
-from ..models.load import model_name
+from ..models.loading import model_name
 from ..sites import COMPONENTS, Site
 from . import checks
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .decomposition import Decomposition
     from .effects import Effects
     from .orthogonality import Orthogonality
-    from .separation import Separation
+    from .silhouette import Separation
     from .similarity import SimilarityTable
 
 # Effects of one factor that a picture has room for.

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import TvlensError
-from ..models.readout import Readout
+from ..models.readouts import Readout
 from .folds import Folds
 from .gathering import LayerMoments, Pairs, stream, summed
 from .layers import TaskMatrices
 from .matrix import TaskMatrix
 from .penalty import check_rule
+from .readout_states import layer_numbers
 from .ridge import Ridge
-from .states import layer_numbers
 
 
 def fit(

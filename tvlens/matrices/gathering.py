@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..models.readout import Readout
-from ..models.readout import readout as readout_called
+from ..models.readouts import Readout
+from ..models.readouts import readout as readout_called
 from .moments import PairMoments
-from .states import layer_numbers, shown, states_of
+from .readout_states import layer_numbers, shown, states_of
 from .twins import check_twins, identity
 
 # States of the base layers and, one model after the other, of the tuned layers.

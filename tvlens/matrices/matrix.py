@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..models.readout import Readout
+from ..models.readouts import Readout
 from ..saved import Saved
 from .attach import attached, place
 from .folds import Folds

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import BertForSequenceClassification, RobertaForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .readout import mean_token
+from .readouts import mean_token
 
 
 class _OnTheMean:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.load import model_name
+from ..models.loading import model_name
 from ..sites import Site
 from .resume import Base
 from .sweep import Cell

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..activations import collect
 from ..errors import TvlensError
 from ..models.forward import Batch, TokenRows
-from ..models.load import model_name
+from ..models.loading import model_name
 from .full import check_writable
 from .metrics import Metric, narrowed, positions_of
 from .result import PatchResult

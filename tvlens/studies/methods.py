@@ -12,10 +12,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import TvlensError, unknown
-from ..models.load import model_name
+from ..models.loading import model_name
 from ..tasks import Task, Template
 from ..vectors import METHODS, TaskVector, VectorReport, evaluate, extract
-from ..vectors.extract import provenance
+from ..vectors.extraction import provenance
 from .kept import kept_report, kept_vector
 from .reported import Reported
 

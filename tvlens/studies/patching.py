@@ -13,7 +13,7 @@ from ..patching.metrics import Metric
 from ..patching.sweep import Choice
 from ..sites import component
 from ..tasks import Task, Template, build, contexts, plain, shuffled_labels
-from ..vectors.extract import provenance
+from ..vectors.extraction import provenance
 from .reported import Reported, listed
 
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..activations import collect
 from ..errors import TvlensError
-from ..models.load import model_name
+from ..models.loading import model_name
 from ..tasks import Prompt, Task, Template, build, contexts
 from ..vectors import TaskVector, VectorReport, evaluate, extract, top_tokens
 from .kept import kept_report

@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import TvlensError
 from ..models import encoders
 from ..models.boot import tokenizer_of
-from ..models.load import folder_of
+from ..models.loading import folder_of
 
 READOUTS = ("mean", "first")
 

@@ -46,7 +46,7 @@ class Finetuned:
 
     def model(self, **options: Any) -> Any:
         """The TransformerLens model; `options` as `load` takes them."""
-        from ..models.load import load
+        from ..models.loading import load
 
         return load(self.folder, **options)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..files import write
 from . import checkpoint
-from .hooked import hooked
+from .conversion import hooked
 from .shape import Shape
 from .transformer import Transformer
 

@@ -7,7 +7,7 @@ import torch
 from .. import viz
 
 if TYPE_CHECKING:
-    from .phases import Phases
+    from .layer_phases import Phases
     from .report import VectorReport
     from .vector import TaskVector
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..models.forward import Hook, hooked
-from ..models.load import model_name
+from ..models.loading import model_name
 from ..saved import read_tensors, write_tensors
 from ..sites import Site
 

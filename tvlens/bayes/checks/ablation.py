@@ -13,7 +13,7 @@ from ...activations import collect
 from ...errors import unknown
 from ...geometry import Effects, Subspace
 from ...models.forward import Batch
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ...stats import bootstrap_interval
 from ..pool import at_least
@@ -28,7 +28,7 @@ from .predictives import (
     inputs_of,
     longest,
 )
-from .probes import task_effects
+from .probing import task_effects
 
 
 @dataclass(frozen=True)

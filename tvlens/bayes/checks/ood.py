@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ...geometry import Effects, Subspace
 from ...geometry.orthogonality import Orthogonality
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ...stats import bootstrap_interval
 from ..pool import at_least
 from .predictives import check_model
-from .probes import alphabet, forced, most_seen, states, task_effects
+from .probing import alphabet, forced, most_seen, states, task_effects
 
 
 @dataclass(frozen=True)

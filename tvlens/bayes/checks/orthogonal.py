@@ -12,13 +12,13 @@ from torch import Tensor
 from ...errors import TvlensError
 from ...geometry import Effects, Subspace
 from ...models.forward import Batch
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ..pool import at_least
 from ..sequences import Data
 from .ablation import Removal, mean_state, removal
 from .predictives import after, as_predicted, check_model, costs, inputs_of, longest
-from .probes import task_effects
+from .probing import task_effects
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from ...geometry.show import orthogonality_figure
 
 if TYPE_CHECKING:
     from .ablation import Removal
-    from .behaviour import Behaviour
-    from .injection import Injection
+    from .behaviour_check import Behaviour
     from .ood import Newcomers
     from .orthogonal import Learning
-    from .representation import Representation
+    from .representation_check import Representation
+    from .state_injection import Injection
     from .sufficient_statistics import Explained
 
 # Points of the simplex that a picture has room for.
@@ -52,7 +52,7 @@ def representation_figure(result: "Representation"):
 
 
 def _measures() -> tuple[str, ...]:
-    from .representation import MEASURES
+    from .representation_check import MEASURES
 
     return MEASURES
 

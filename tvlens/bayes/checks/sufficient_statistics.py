@@ -11,7 +11,7 @@ from torch import Tensor
 from ...activations import collect
 from ...errors import TvlensError
 from ...geometry import Subspace
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ..pool import at_least
 from ..references import counts

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import unknown
 from ...saved import Saved
-from .agreement import Agreement, agreement, cluster_draws
+from .posterior_agreement import Agreement, agreement, cluster_draws
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ... import viz
 
 if TYPE_CHECKING:
-    from .agreement import Agreement
+    from .posterior_agreement import Agreement
     from .result import RetrievalCheck
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...tasks import Prompt, Task, Template
 from ...vectors import Row, TaskVector, score
 from ...vectors.conditions import most_common, random_like, zero_shot
-from ...vectors.score import lenient
+from ...vectors.scoring import lenient
 from ...vectors.sweep import layer_sweep
 from .sources import CHOSEN, Draws, few_shot, others
 

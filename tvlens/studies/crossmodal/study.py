@@ -13,14 +13,14 @@ from ...errors import TvlensError, unknown
 from ...models import model_name, reader
 from ...patching import PatchResult
 from ...tasks import Prompt, Task, Template
-from ...vectors.extract import provenance
-from ...vectors.phases import Phases
+from ...vectors.extraction import provenance
+from ...vectors.layer_phases import Phases
 from ...viz import Page
 from ..reported import Reported
 from .claims import Claim, claims
 from .conditions import MODALITIES
 from .conflicts import Conflict, conflicts
-from .pictured import ALL, SIX, pictured
+from .image_tasks import ALL, SIX, pictured
 from .readings import gallery_of, heads_of, phases_of, reading_of
 from .result import Share, TaskResult, mean_by_layer, summarised
 from .seeded import Seeded, seeded

@@ -21,8 +21,8 @@ from ...bayes import (
     Removal,
     Representation,
 )
-from ...bayes.checks.injection import CONDITIONS
-from ...bayes.checks.representation import MEASURES
+from ...bayes.checks.representation_check import MEASURES
+from ...bayes.checks.state_injection import CONDITIONS
 from ...errors import TvlensError
 from ...files import write
 from ...training import Run, train

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ... import viz
-from ...bayes.checks.representation import MEASURES
+from ...bayes.checks.representation_check import MEASURES
 from ...bayes.checks.show import (
     behaviour_figure,
     explained_figure,

@@ -35,7 +35,7 @@ from ...matrices import (
 )
 from ...matrices.examples import Head, decide
 from ...models import batches
-from ...vectors.extract import provenance
+from ...vectors.extraction import provenance
 from .twins import Twins
 
 # Ranks offered to the selection; None is the whole matrix.

@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 
 from ...bayes import RetrievalCheck, retrieval_check
 from ...errors import TvlensError
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...tasks import Task, Template
 from ..kept import kept_check
 from ..reported import Reported
-from .claims import claims
+from .claim_table import claims
 
 # Tasks on the same words, which a small model does from demonstrations.
 MIXTURES = (

@@ -42,7 +42,7 @@ class Named:
 
     def model(self, **options: Any) -> Any:
         """The TransformerLens model, with its processor."""
-        from ...models.load import load
+        from ...models.loading import load
 
         return load(self.folder / "model", **options)
 

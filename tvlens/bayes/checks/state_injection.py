@@ -11,7 +11,7 @@ from torch import Tensor
 from ...errors import TvlensError, unknown
 from ...geometry import Effects, balanced_effects
 from ...models.forward import Hook
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ...sites import Site
 from ...stats import bootstrap_interval
@@ -19,7 +19,7 @@ from ..divergence import kl
 from ..pool import at_least
 from ..prediction import Moments
 from .predictives import Predicted, check_model, gap, predicted
-from .probes import Probes, alphabet, forced, most_seen, probes, states
+from .probing import Probes, alphabet, forced, most_seen, probes, states
 from .vertices import own, shared
 
 CONDITIONS = (

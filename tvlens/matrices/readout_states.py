@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 from ..activations import tokenised, without_logits
 from ..errors import TvlensError
 from ..models.forward import Batch, run
-from ..models.readout import Readout
-from ..models.readout import readout as readout_called
+from ..models.readouts import Readout
+from ..models.readouts import readout as readout_called
 from ..sites import sites
 
 
@@ -30,7 +30,7 @@ def states(
         batches: batches of texts, token lists or pictures.
         layers: "all", one layer or several.
         readout: "first", "mean" or "last" position of an input, or a function as in
-            `tvlens.models.readout`.
+            `tvlens.models.readouts`.
 
     Cost: one forward per batch, up to the last asked layer; memory layers x n x d_model.
 

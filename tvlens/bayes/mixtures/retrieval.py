@@ -13,12 +13,12 @@ from ...errors import TvlensError
 from ...geometry import simplex_weights
 from ...sites import component
 from ...tasks import Task, Template
-from ...vectors.extract import provenance
-from .agreement import correlation
+from ...vectors.extraction import provenance
 from .delimiter import Delimiter
 from .experiment import Experiment
 from .mixture import aligned, label_likelihood
 from .posterior import NOISE_MODELS, TaskPosterior
+from .posterior_agreement import correlation
 from .result import RetrievalCheck
 from .simplices import CONTROLS, Control, other_tasks
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ...errors import unknown
 from ...geometry import Effects, balanced_effects
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ..pool import at_least
 from .predictives import check_model
-from .probes import most_seen, probes, states
+from .probing import most_seen, probes, states
 from .properties import additive, by_chance, convex
 from .vertices import own, shared
 

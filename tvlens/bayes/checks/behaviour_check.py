@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import TvlensError, unknown
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ...stats import bootstrap_interval
 from ..chains import unigram_inference, unigram_retrieval

@@ -4,7 +4,7 @@ from importlib import metadata
 from typing import Any
 
 from ..errors import unknown
-from ..models.load import is_processed, model_name
+from ..models.loading import is_processed, model_name
 from ..sites import component
 from ..tasks import Task, Template
 from .function import function

@@ -11,9 +11,9 @@ from ..models import reader
 from ..stats import bootstrap_interval
 from ..tasks import Prompt, Shown, Task, Template, build, shuffled_labels
 from .conditions import most_common, random_like, zero_shot
-from .extract import METHODS, extract
+from .extraction import METHODS, extract
 from .report import Condition, VectorReport
-from .score import Row, score
+from .scoring import Row, score
 from .sweep import layer_sweep
 from .vector import TaskVector
 
