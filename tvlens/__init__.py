@@ -96,14 +96,14 @@ if TYPE_CHECKING:
     from .models import zoo as zoo
     from .patching import PatchResult as PatchResult
     from .patching import accuracy as accuracy
-    from .patching import attribute as attribute
     from .patching import kl_divergence as kl_divergence
     from .patching import log_probability as log_probability
     from .patching import logit_difference as logit_difference
-    from .patching import patch as patch
     from .patching import patch_paths as patch_paths
     from .patching import probability as probability
     from .patching import rank as rank
+    from .patching.attribute import attribute as attribute
+    from .patching.patch import patch as patch
     from .pictures import Pictures as Pictures
     from .sites import Site as Site
     from .tasks import Image as Image

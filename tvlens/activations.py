@@ -26,7 +26,7 @@ from .models.forward import (
     is_classifier,
     run,
 )
-from .sites import Site, component, sites
+from .sites import Layers, Site, SiteName, component, sites
 
 # safetensors' names of the dtypes that activations come in.
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -76,9 +76,9 @@ class Activations(Mapping):
 def collect(
     model: Any,
     prompts: str | Sequence[str] | TokenRows | Pictures | Vectors,
-    wanted: str | Site | Sequence[str | Site] = "resid_post",
+    wanted: SiteName | str | Site | Sequence[str | Site] = "resid_post",
     *,
-    layers: Any = "all",
+    layers: Layers = "all",
     positions: int | Sequence[int] | None = None,
     batch_size: int = 16,
     file: str | os.PathLike | None = None,

@@ -3,9 +3,29 @@
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, SupportsIndex
 
 from .errors import TvlensError, unknown
+
+# What a site is called; where one is asked for, a whole hook name will do as well.
+SiteName = Literal[
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+    "attn_out",
+    "mlp_out",
+    "z",
+    "q",
+    "k",
+    "v",
+    "pattern",
+    "head_out",
+    "residual",
+    "resid",
+]
+
+# Which layers: all of them, one (negative ones count from the last), or several.
+Layers = Literal["all"] | SupportsIndex | Iterable[SupportsIndex]
 
 # Component -> (hook name inside a block, axes after the batch axis).
 COMPONENTS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -58,7 +78,7 @@ class Site:
     head: int | None = None
     position: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "component", component(self.component))
         if self.head is not None and self.head_axis is None:
             raise TvlensError(f"{self.component} has no heads: leave head={self.head} out")
@@ -139,7 +159,9 @@ class Site:
         return tuple(sizes[a] if a in sizes else _size(model, a) for a in self.axes)
 
 
-def sites(model: Any, components: str | Iterable[str], *, layers: Any = "all") -> list[Site]:
+def sites(
+    model: Any, components: SiteName | str | Iterable[str], *, layers: Layers = "all"
+) -> list[Site]:
     """Every site of the given components at the given layers, in reading order.
 
     Args:

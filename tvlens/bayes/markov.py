@@ -10,10 +10,10 @@ from torch.nn.functional import one_hot
 
 from .categorical import drawn, log_evidence, rows_on_simplex, smoothed
 from .pool import Numbers, Pool, above_zero, at_least
-from .sequences import Data, tokens_of
+from .sequences import Data, Sequences, tokens_of
 
 
-class Markov(Pool):
+class Markov(Pool[Sequences]):
     """Markov chains whose transition rows are drawn from Dirichlet(alpha, ..., alpha).
 
     The first state is uniform under every task, so it says nothing about the task; predictives
@@ -59,7 +59,7 @@ class Markov(Pool):
         return shape.with_tasks(transitions, prior=prior, majors=majors)
 
     @property
-    def vocabulary(self) -> int:
+    def vocabulary(self) -> int:  # type: ignore[override]
         """Number of tokens."""
         return self.states
 

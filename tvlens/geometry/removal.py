@@ -1,7 +1,7 @@
 """Removing a subspace from a model's activations."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from ..models.loading import model_name
 from ..sites import COMPONENTS, Site
 from . import checks
 
-MODES = ("mean", "zero", "resample")
+Mode = Literal["mean", "zero", "resample"]
+MODES = get_args(Mode)
 
 # Coordinates inside the subspace -> what stands in their place.
 Fill = Callable[[Float[Tensor, "batch pos r"]], Float[Tensor, "batch pos r"]]
@@ -26,7 +27,7 @@ def removal(
     layer: int,
     *,
     site: str,
-    mode: str,
+    mode: Mode,
     mean: Float[Tensor, " width"] | None,
     positions: int | Int[Tensor, " row"] | None,
     seed: int,
@@ -62,7 +63,7 @@ def removal(
 
 
 def _fill(
-    mode: str, basis: Float[Tensor, "d r"], mean: Float[Tensor, " width"] | None, seed: int
+    mode: Mode, basis: Float[Tensor, "d r"], mean: Float[Tensor, " width"] | None, seed: int
 ) -> Fill:
     if mode == "zero":
         return torch.zeros_like

@@ -13,10 +13,11 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..models.forward import Hook, hooked
 from ..saved import Saved
+from ..sites import SiteName
 from . import checks
 from .axes import principal, spanned
 from .orthogonality import Orthogonality, orthogonality, principal_angles
-from .removal import removal
+from .removal import Mode, removal
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Subspace(Saved):
     basis: Float[Tensor, "d r"]
     center: Float[Tensor, " d"] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         basis = checks.exact("basis", self.basis)
         off = (basis.T @ basis - torch.eye(self.rank).to(basis)).abs().max()
         if off > 1e-3:
@@ -208,8 +209,8 @@ class Subspace(Saved):
         model: Any,
         layer: int,
         *,
-        site: str = "resid_post",
-        mode: str = "mean",
+        site: SiteName | str = "resid_post",
+        mode: Mode = "mean",
         mean: Float[Tensor, " d"] | None = None,
         positions: int | Int[Tensor, " row"] | None = None,
         seed: int = 0,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from ..errors import TvlensError, unknown
 from ..saved import Saved
 from .examples import Examples
 from .matrix import TaskMatrix
+
+if TYPE_CHECKING:
+    import pandas
 
 # What reports call the task matrix itself.
 MATRIX = "task_matrix"
@@ -131,7 +135,7 @@ class MatrixReport(Saved):
         fitted = TaskMatrix.from_states(x, y, ridge=float(self.ridge[seed]), bias=bias, rank=rank)
         return replace(fitted, layer=layer)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per method: accuracy, interval ends, agreement with the finetuned model, and the
         task matrix's lead over it with interval and verdict."""
         import pandas as pd

@@ -15,12 +15,13 @@ from ..activations import collect
 from ..errors import TvlensError
 from ..models.forward import Batch, TokenRows
 from ..models.loading import model_name
+from ..sites import SiteName
 from .full import check_writable
 from .metrics import Metric, narrowed, positions_of
 from .result import PatchResult
 from .resume import Base, base_run
 from .source import Observed, observe, source_of
-from .sweep import Cell, Choice, Sweep, sweep
+from .sweep import Cell, Choice, Positions, Sweep, sweep
 
 # Texts, token lists, `Prompt`s, or a tensor whose rows may be padded with the tokenizer's own
 # padding.
@@ -87,11 +88,11 @@ def compare(
     clean: Any,
     corrupted: Prompts,
     *,
-    site: str,
+    site: SiteName | str,
     metric: Metric | Mapping[str, Metric],
     layers: Choice,
     heads: Choice,
-    positions: Choice,
+    positions: Positions,
     seed: int,
 ) -> Comparison:
     """Check what was asked and run both sides once. Arguments as in `patch`."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..sites import SiteName
 from .agreement import Engine, agrees
 from .comparison import Comparison, Prompts, compare
 from .full import full
@@ -16,7 +17,7 @@ from .metrics import Metric
 from .result import PatchResult
 from .resume import Base, can_resume, resumed
 from .rows import begin_of, stacked
-from .sweep import Cell, Choice
+from .sweep import Cell, Choice, Positions
 
 
 def patch(
@@ -24,11 +25,11 @@ def patch(
     clean: Any,
     corrupted: Prompts,
     *,
-    site: str,
+    site: SiteName | str,
     metric: Metric | Mapping[str, Metric],
     layers: Choice = "all",
     heads: Choice = "all",
-    positions: Choice = "auto",
+    positions: Positions = "auto",
     batch_tokens: int = 512,
     max_memory: float | None = None,
     seed: int = 0,

@@ -1,7 +1,7 @@
 """`patch_paths`: exact path patching, from sender heads to one receiver."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -152,7 +152,7 @@ def _attention_writes(
     """What attention layers add to the residual stream, given their heads' outputs."""
     kept: dict[int, Tensor] = {}
 
-    def put(layer: int):
+    def put(layer: int) -> Callable:
         return lambda z, hook: outputs[layer].to(z)
 
     hooks = [(Site("z", l).hook(model), put(l)) for l in outputs]

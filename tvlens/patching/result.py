@@ -2,14 +2,19 @@
 
 import os
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import viz
 from ..errors import TvlensError
 from ..saved import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -119,12 +124,12 @@ class PatchResult:
             raise TvlensError(f"{self} and {other} are not of one sweep")
         return float(spearmanr(self.effect.flatten(), other.effect.flatten()).statistic)
 
-    def top(self, k: int = 10):
+    def top(self, k: int = 10) -> "pandas.DataFrame":
         """The k patches of largest absolute effect, as a table."""
         frame = self.to_dataframe()
         return frame.reindex(frame.effect.abs().sort_values(ascending=False).index).head(k)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per patch: coordinates, effect, interval, p-value."""
         import pandas as pd
 
@@ -143,7 +148,7 @@ class PatchResult:
 
         return figures(self)._repr_html_()
 
-    def figure(self):
+    def figure(self) -> viz.Figures:
         """The heat map, and for heads the attention of those with the largest effect."""
         from .show import figures
 

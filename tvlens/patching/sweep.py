@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, SupportsIndex
 
 import torch
 from jaxtyping import Int
@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..sites import Site, component
 
-Choice = str | int | Iterable[int] | None
+Choice = Literal["all"] | SupportsIndex | Iterable[SupportsIndex] | None
+Positions = Literal["auto"] | Choice
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def sweep(
     *,
     layers: Choice,
     heads: Choice,
-    positions: Choice,
+    positions: Positions,
     lengths: Int[Tensor, " row"],
 ) -> Sweep:
     """Resolve what was asked on a model and prompts of these lengths, both sides'.

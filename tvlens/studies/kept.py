@@ -72,7 +72,7 @@ def _kept_with_key(
         about(made)["key"] = key
         return made
 
-    return _kept(file, kind.load, lambda found: about(found).get("key") == key, marked, kind.save)
+    return _kept(file, kind.load, lambda found: about(found).get("key") == key, marked, kind.save)  # type: ignore[attr-defined]
 
 
 def _kept(

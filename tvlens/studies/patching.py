@@ -4,17 +4,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import viz
 from ..errors import TvlensError
 from ..patching import PatchResult, log_probability, logit_difference, patch, probability
 from ..patching.metrics import Metric
 from ..patching.sweep import Choice
-from ..sites import component
+from ..sites import SiteName, component
 from ..tasks import Task, Template, build, contexts, plain, shuffled_labels
 from ..vectors.extraction import provenance
 from .reported import Reported, listed
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class PatchStudy(Reported):
     pairs: Pairs
     settings: dict
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per patch: coordinates, effect, interval, p-value."""
         return self.result.to_dataframe()
 
@@ -128,14 +131,15 @@ def from_texts(
         asked = f"the logit of {right!r} less that of {wrong!r}"
     sides = [[plain(model.tokenizer, text) for text in side] for side in (clean, corrupted)]
     settings = {"clean": list(clean), "corrupted": list(corrupted), "right": right, "wrong": wrong}
-    return Pairs(*sides, metric, asked, settings)
+    clean_prompts, corrupted_prompts = sides
+    return Pairs(clean_prompts, corrupted_prompts, metric, asked, settings)
 
 
 def run(
     model: Any,
     pairs: Pairs,
     *,
-    site: str = "z",
+    site: SiteName | str = "z",
     layers: Choice = "all",
     heads: Choice = "all",
     positions: Choice = -1,

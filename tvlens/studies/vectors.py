@@ -4,13 +4,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .. import viz
 from ..activations import collect
 from ..errors import TvlensError
 from ..models.loading import model_name
@@ -18,6 +19,9 @@ from ..tasks import Prompt, Task, Template, build, contexts
 from ..vectors import TaskVector, VectorReport, evaluate, extract, top_tokens
 from .kept import kept_report
 from .reported import Reported
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,13 @@ class VectorStudy(Reported):
     patterns: Float[Tensor, "head pos pos"]
     settings: dict
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per task and condition."""
         import pandas as pd
 
         return pd.concat([r.to_dataframe() for r in self.reports.values()], ignore_index=True)
 
-    def page(self):
+    def page(self) -> viz.Page:
         """The report page."""
         from .vectors_page import page
 

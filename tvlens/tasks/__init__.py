@@ -1,6 +1,6 @@
 """Tasks as input-output pairs, and prompts whose token positions are known by construction."""
 
-from .image import Image
+from .image import Image, Modality
 from .prompt import Pair, Prompt, Shown, beginning_token, build, contexts, plain, shuffled_labels
 from .task import Task
 from .template import TEMPLATES, Template
@@ -8,6 +8,7 @@ from .template import TEMPLATES, Template
 __all__ = [
     "TEMPLATES",
     "Image",
+    "Modality",
     "Pair",
     "Prompt",
     "Shown",

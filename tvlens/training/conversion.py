@@ -110,7 +110,7 @@ def _native_weights(shape: Shape, weights: Weights) -> Weights:
 class _VectorEmbedding(nn.Embedding):
     """An embedding that reads vectors: each is a mixture of the rows of the table."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: Shape) -> None:
         super().__init__(shape.d_in, shape.d_model)
 
     def forward(

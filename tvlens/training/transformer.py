@@ -21,7 +21,7 @@ _NORMS = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
 class Block(nn.Module):
     """Attention and MLP, each behind a norm and added to the residual stream."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.heads = shape.heads
         self.activation = _ACTIVATIONS[shape.activation]
@@ -63,7 +63,7 @@ class Transformer(nn.Module):
     are zero. On dice this came twice as close to Bayes in 400 steps as 0.8 / sqrt(d_model) did.
     """
 
-    def __init__(self, shape: Shape, *, seed: int = 0):
+    def __init__(self, shape: Shape, *, seed: int = 0) -> None:
         super().__init__()
         self.shape = shape
         # The rows of the embedding are the directions of tokens, or of x and y.

@@ -9,13 +9,13 @@ import torch
 from ..errors import TvlensError
 from ..models import reader
 from ..stats import bootstrap_interval
-from ..tasks import Prompt, Shown, Task, Template, build, shuffled_labels
+from ..tasks import Modality, Prompt, Shown, Task, Template, build, shuffled_labels
 from .conditions import most_common, random_like, zero_shot
 from .extraction import METHODS, extract
 from .report import Condition, VectorReport
 from .scoring import Row, score
 from .sweep import layer_sweep
-from .vector import TaskVector
+from .vector import Mode, TaskVector
 
 # How many random directions stand behind the random control.
 _RANDOM_DRAWS = 5
@@ -34,9 +34,9 @@ def evaluate(
     test: Task,
     wrong: TaskVector | Sequence[TaskVector] | None = None,
     template: str | Template | None = None,
-    mode: str | None = None,
+    mode: Mode | None = None,
     baseline: VectorReport | None = None,
-    modality: str | None = None,
+    modality: Modality | None = None,
     demonstrations: Task | None = None,
     seed: int = 0,
     batch_tokens: int = 2048,
@@ -246,7 +246,7 @@ def _settings(
     test: Task,
     wrong: Sequence[TaskVector],
     template: Template,
-    mode: str,
+    mode: Mode,
     seed: int,
 ) -> dict:
     return {

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..activations import collect
 from ..errors import TvlensError
 from ..models import reader
-from ..tasks import Pair, Prompt, Task, Template, build, contexts, plain
+from ..tasks import Modality, Pair, Prompt, Task, Template, build, contexts, plain
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Draw:
     seed: int
     batch_size: int
     progress: bool
-    modality: str = "text"
-    query: str = "text"
+    modality: Modality = "text"
+    query: Modality = "text"
 
     @classmethod
     def of(

@@ -23,7 +23,7 @@ CONDITION_LABELS = {
 }
 
 
-def layer_figure(report: "VectorReport"):
+def layer_figure(report: "VectorReport") -> viz.Figure:
     """Accuracy by layer on the selection part, with the test result and its reference lines."""
     low, high = report.interval
     rules = {"zero-shot": report.zero_shot}
@@ -42,7 +42,7 @@ def layer_figure(report: "VectorReport"):
     )
 
 
-def condition_figure(report: "VectorReport"):
+def condition_figure(report: "VectorReport") -> viz.Figure:
     """Test accuracy under every condition, with intervals."""
     rows = [
         (CONDITION_LABELS.get(c.name, c.name), c.first, *c.first_interval)
@@ -53,12 +53,12 @@ def condition_figure(report: "VectorReport"):
     )
 
 
-def report_figure(report: "VectorReport"):
+def report_figure(report: "VectorReport") -> viz.Figures:
     """What a report shows in a notebook."""
     return viz.row(layer_figure(report), condition_figure(report))
 
 
-def vector_figure(vector: "TaskVector"):
+def vector_figure(vector: "TaskVector") -> viz.Figure:
     """What a vector shows in a notebook: the heads it is made of, or its length by layer."""
     if "effects" in vector.meta:
         return head_figure(vector)
@@ -70,7 +70,7 @@ def vector_figure(vector: "TaskVector"):
     )
 
 
-def head_figure(vector: "TaskVector"):
+def head_figure(vector: "TaskVector") -> viz.Figure:
     """Indirect effect of every head; frames mark those that a function vector sums."""
     effects = torch.tensor(vector.meta["effects"])
     layers, heads = effects.shape
@@ -88,7 +88,7 @@ def head_figure(vector: "TaskVector"):
     )
 
 
-def phase_figure(found: "Phases", *, title: str = "what the last token is about"):
+def phase_figure(found: "Phases", *, title: str = "what the last token is about") -> viz.Figure:
     """Mean reciprocal rank of every group of words over depth, with intervals over prompts."""
     ends = found.intervals()
     return viz.lines(

@@ -12,7 +12,7 @@ from ..patching.comparison import compare
 from ..patching.metrics import Metric
 from ..patching.patch import exact
 from ..tasks import Prompt
-from .vector import TaskVector, written
+from .vector import Mode, TaskVector, written
 
 
 def layer_sweep(
@@ -20,7 +20,7 @@ def layer_sweep(
     vector: TaskVector,
     prompts: Sequence[Prompt],
     *,
-    mode: str | None = None,
+    mode: Mode | None = None,
     batch_tokens: int = 256,
     progress: bool = False,
 ) -> Float[Tensor, "prompt layer first_full"]:
@@ -47,7 +47,7 @@ def _of_one_length(
     model: Any,
     vector: TaskVector,
     prompts: Sequence[Prompt],
-    mode: str | None,
+    mode: Mode | None,
     batch_tokens: int,
     progress: bool,
 ) -> Float[Tensor, "prompt layer first_full"]:
@@ -71,7 +71,7 @@ def _of_one_length(
 
 
 def _written(
-    own: Float[Tensor, "prompt d_model"], value: Float[Tensor, " d_model"], mode: str
+    own: Float[Tensor, "prompt d_model"], value: Float[Tensor, " d_model"], mode: Mode
 ) -> Float[Tensor, "prompt d_model"]:
     return written(own, value.to(own), mode)
 
@@ -83,5 +83,5 @@ def _right(answers: Tensor, count: int) -> Metric:
         wanted = answers[:, :count].to(logits.device)
         return (logits[:, :count].argmax(-1) == wanted).all(1).float()
 
-    metric.positions = range(-answers.shape[1], 0)
+    metric.positions = range(-answers.shape[1], 0)  # type: ignore[attr-defined]
     return metric

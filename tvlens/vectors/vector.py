@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -16,11 +16,12 @@ from ..models.loading import model_name
 from ..saved import read_tensors, write_tensors
 from ..sites import Site
 
-MODES = ("replace", "add", "turn")
+Mode = Literal["replace", "add", "turn"]
+MODES = get_args(Mode)
 
 
 def written(
-    state: Float[Tensor, "*#row d_model"], value: Float[Tensor, "*#row d_model"], mode: str
+    state: Float[Tensor, "*#row d_model"], value: Float[Tensor, "*#row d_model"], mode: Mode
 ) -> Float[Tensor, "*#row d_model"]:
     """A state with a vector written in.
 
@@ -124,7 +125,7 @@ class TaskVector:
         model: Any,
         *,
         layer: int,
-        mode: str | None = None,
+        mode: Mode | None = None,
         scale: float = 1.0,
         positions: int | Int[Tensor, " row"] = -1,
         other_model: bool = False,
@@ -152,7 +153,7 @@ class TaskVector:
         model: Any,
         layer: int,
         *,
-        mode: str | None = None,
+        mode: Mode | None = None,
         scale: float = 1.0,
         positions: int | Int[Tensor, " row"] = -1,
     ) -> Hook:

@@ -1,12 +1,13 @@
 """Newcomers: where do the states of new tasks lie, in the span of the known ones or outside?"""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ... import viz
 from ...geometry import Effects, Subspace
 from ...geometry.orthogonality import Orthogonality
 from ...models.loading import model_name
@@ -15,6 +16,9 @@ from ...stats import bootstrap_interval
 from ..pool import at_least
 from .predictives import check_model
 from .probing import alphabet, forced, most_seen, states, task_effects
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Newcomers(Saved):
     def _repr_html_(self) -> str:
         return self.figure()._repr_html_()
 
-    def figure(self):
+    def figure(self) -> viz.Figures:
         """Shares of the single tasks, and the angles against random subspaces."""
         from .show import newcomers_figure
 
@@ -77,7 +81,7 @@ class Newcomers(Saved):
         parts = self.angles, self.null, self.means.shape[1]
         return Orthogonality(*parts, ranks, self.settings["seed"])
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per new task: share inside, squared length."""
         import pandas as pd
 

@@ -10,7 +10,7 @@ from .form import Form
 class Eye(nn.Module):
     """The frozen encoder: pixel values to the states that the projector reads."""
 
-    def __init__(self, vit: nn.Module, form: Form):
+    def __init__(self, vit: nn.Module, form: Form) -> None:
         super().__init__()
         self.vit = vit.eval().requires_grad_(False)
         self.form = form
@@ -35,7 +35,7 @@ class Projector(nn.Module):
     pictures as well, but named a new artist's half as often.
     """
 
-    def __init__(self, states: int, hidden: int, tokens: int, width: int):
+    def __init__(self, states: int, hidden: int, tokens: int, width: int) -> None:
         super().__init__()
         self.tokens = tokens
         self.norm = nn.LayerNorm(states)

@@ -111,7 +111,7 @@ def patched(
     own, across = vectors[name], layers[f"{OTHER[asked]} to {asked}"]
     words = layers[f"text to {asked}"]
     value = own[OTHER[asked]].values[across]
-    written = {
+    written: dict[str, tuple[Any, Any]] = {
         "same_patch": (layers[f"{asked} to {asked}"], [own[asked]]),
         "other_patch": (across, [own[OTHER[asked]]]),
         "instruction_patch": (layers.get(f"instruction to {asked}"), [own.get("instruction")]),

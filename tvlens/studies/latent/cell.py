@@ -30,7 +30,7 @@ from .measures import check, over_steps
 from .plan import Plan
 
 DONE, CHECKS = "done.json", "checks"
-_RESULTS = {
+_RESULTS: dict[str, Any] = {
     "behaviour": Behaviour,
     "injection": Injection,
     "removal": Removal,

@@ -13,19 +13,23 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import torch
 from tqdm.auto import tqdm
 
+from ... import viz
 from ...bayes.pool import at_least
 from ...errors import TvlensError, unknown
 from ..reported import Reported
 from .cell import Cell, finished, load, make
 from .claim import Claim, verdicts
 from .claims import claims
-from .plan import FAMILIES, PRESETS, Plan
+from .plan import FAMILIES, PRESETS, Plan, PresetName
+
+if TYPE_CHECKING:
+    import pandas
 
 # Posteriors over more tasks fill the memory of a small machine.
 _MOST = 16
@@ -75,7 +79,7 @@ class LatentStudy(Reported):
         there = ", ".join(cell.name for cell in self.cells)
         raise TvlensError(f"no cell {family}-{minor}-{seed}; there are {there}")
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per claim and cell."""
         import pandas as pd
 
@@ -90,7 +94,7 @@ class LatentStudy(Reported):
         frame.insert(3, "over seeds" if len(self.seeds) > 1 else "95%", ends)
         return frame.to_string(index=False, float_format="{:.4f}".format)
 
-    def page(self):
+    def page(self) -> viz.Page:
         """The report page."""
         from .page import page
 
@@ -104,7 +108,7 @@ class LatentStudy(Reported):
 
 
 def run(
-    preset: str = "quick",
+    preset: PresetName = "quick",
     *,
     folder: str | os.PathLike,
     families: Sequence[str] | None = None,
@@ -159,7 +163,7 @@ def run(
 
 
 def _plans(
-    preset: str,
+    preset: PresetName,
     families: Sequence[str] | None,
     minor: Sequence[int | str] | None,
     steps: int | None,

@@ -104,10 +104,11 @@ def capped(data: Labelled, limit: int | None, seed: int) -> tuple[Labelled, Labe
     parts = data.split(seed)
     if limit is None:
         return parts
-    return tuple(
+    train, validation, test = (
         part if len(part) <= size else part.subset(subset(torch.tensor(part.labels), size).tolist())
         for part, size in zip(parts, (limit, limit // 2, limit // 2), strict=True)
     )
+    return train, validation, test
 
 
 def made_twins(
