@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -169,7 +170,11 @@ class MatrixReport(Saved):
         seeds, _, size = self._correct.shape
         examples = resamples(rng, size)
         runs = resamples(rng, seeds)
-        drawn = torch.einsum("smr,sr->mr", self._correct.double() @ examples, runs)
+        drawn = einsum(
+            self._correct.double() @ examples,
+            runs,
+            "seed method resample, seed resample -> method resample",
+        )
         return self._draws.setdefault(seed, drawn)
 
     def _place(self, name: str) -> int:

@@ -29,13 +29,11 @@ class Internal:
         module: where it is.
         name: what it is called there, with dots for attributes of classes.
         purpose: what tvlens does with it.
-        optional: some supported versions lack it, and tvlens does without it there.
     """
 
     module: str
     name: str
     purpose: str
-    optional: bool = False
 
 
 _FACTORY = "transformer_lens.factories.architecture_adapter_factory"
@@ -52,7 +50,6 @@ INTERNALS = (
         f"{_BRIDGE}.architecture_adapter",
         "ArchitectureAdapter._check_required_libraries",
         "open vision-language models without torchvision",
-        optional=True,  # not in 3.9
     ),
     Internal(f"{_BRIDGE}", "TransformerBridge", "open folders and hub ids"),
     Internal(f"{_BRIDGE}.sources.native", "NativeModel", "host models trained from scratch"),
@@ -115,8 +112,8 @@ INTERNALS = (
 
 
 def missing_internals() -> list[Internal]:
-    """The entries of `INTERNALS` that the installed versions lack, optional ones left out."""
-    return [part for part in INTERNALS if not part.optional and not _exists(part)]
+    """The entries of `INTERNALS` that the installed versions lack."""
+    return [part for part in INTERNALS if not _exists(part)]
 
 
 def _exists(part: Internal) -> bool:

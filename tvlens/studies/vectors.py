@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -189,7 +190,8 @@ def _reading(
     centre = resid.mean(0, keepdim=True)
     toward = vector.values[layer][None].to(resid) - centre
     alignment = torch.cosine_similarity(resid - centre, toward, dim=-1)
-    patterns = found.stack("pattern")[: layer + 1, 0].movedim(2, 1)  # [layer, head, query, key]
+    patterns = found.stack("pattern")[: layer + 1, 0]
+    patterns = rearrange(patterns, "layer query head key -> layer head query key")
     on_labels = sum(patterns[:, :, -1, a:b].sum(-1) for a, b in prompt.labels)
     share, flat = on_labels.flatten().topk(min(show, on_labels.numel()))
     width = patterns.shape[1]

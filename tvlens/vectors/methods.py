@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -111,10 +112,12 @@ def in_context(draw: Draw) -> Extracted:
     tokenizer = draw.model.tokenizer
     inputs, outputs = ([plain(tokenizer, word) for word in side] for side in words)
     before, after = draw.states(inputs), draw.states(outputs)
-    change = (after - before).movedim(1, 0).flatten(1)
+    change = rearrange(after - before, "layer pair d_model -> pair (layer d_model)")
     direction = torch.linalg.svd(change, full_matrices=False).Vh[0]
     direction = direction * torch.sign(change.mean(0) @ direction)
-    unit = torch.nn.functional.normalize(direction.view(len(before), -1), dim=-1)
+    unit = torch.nn.functional.normalize(
+        rearrange(direction, "(layer d_model) -> layer d_model", layer=len(before)), dim=-1
+    )
     about = {"mode": "turn", "prompts": [word for side in words for word in side]}
     return unit * before.norm(dim=-1).mean(1, keepdim=True), about
 

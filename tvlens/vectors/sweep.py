@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -67,7 +68,7 @@ def _of_one_length(
     cells = compared.grid.cells
     parts = [_written(compared.own(c), vector.values[c.layer], mode or vector.mode) for c in cells]
     values = exact(model, compared, cells, parts, batch_tokens=batch_tokens, progress=progress)
-    return values.permute(2, 1, 0).cpu()
+    return rearrange(values, "metric layer prompt -> prompt layer metric").cpu()
 
 
 def _written(

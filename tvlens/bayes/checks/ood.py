@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -129,11 +130,11 @@ def newcomers(
     span = Subspace.span(effects.task)
     tokens = alphabet(family)
     each = -(-sequences // len(tokens)) * len(tokens)
-    task = torch.arange(tasks).repeat_interleave(each)
+    task = repeat(torch.arange(tasks), "task -> (task each)", each=each)
     token = torch.tensor(tokens).repeat(len(task) // len(tokens))
     probed = forced(family.fresh(tasks, seed=seed), task, token, seen=seen, seed=seed + 6)
     rest = effects.residual(states(model, probed, layer=layer), probed.token).double()
-    means = rest.view(tasks, each, -1).mean(1)
+    means = rearrange(rest, "(task each) d -> task each d", task=tasks).mean(1)
     inside = span.project(means).square().sum(1)
     directions = span.rank if directions is None else directions
     main = Subspace.pca(means, rank=directions)

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -157,10 +158,10 @@ class RetrievalCheck(Saved):
         A posterior that does not look at the order has equal slopes, up to noise.
         """
         k = len(self.tasks)
-        shown = torch.nn.functional.one_hot(self.sources, k).double().movedim(1, 2) - 1 / k
+        shown = torch.nn.functional.one_hot(self.sources, k).double() - 1 / k
         named = {"behaviour": self.behaviour, "weights": self.weights[self.layer]}
         named |= dict(zip(self.noise_models, self.posterior, strict=True))
-        design = shown.flatten(0, 1)
+        design = rearrange(shown, "prompt shot task -> (prompt task) shot")
         return {
             name: torch.linalg.lstsq(design, (share.double() - 1 / k).flatten()[:, None]).solution[
                 :, 0

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -140,4 +141,7 @@ def right(model: Any, rows: Mapping[str, Sequence[Row]], items: int) -> dict[str
     alike = torch.tensor([lenient(*pair) for pair in zip(spoken, whole, strict=True)])
     measured = torch.stack([found.first, found.full, alike], dim=-1).double()
     parts = measured.split([len(part) for part in rows.values()])
-    return {key: part.view(items, -1, 3) for key, part in zip(rows, parts, strict=True)}
+    return {
+        key: rearrange(part, "(item row) measure -> item row measure", item=items)
+        for key, part in zip(rows, parts, strict=True)
+    }
