@@ -111,6 +111,7 @@ def test_every_public_signature_is_annotated():
         ("models.readouts.ReadoutName", ("models.READOUTS",)),
         ("studies.matrices.study.PresetName", ("studies.matrices.PRESETS",)),
         ("studies.latent.plan.PresetName", ("studies.latent.PRESETS",)),
+        ("studies.latent.plan.FamilyName", ("studies.latent.plan.FAMILIES",)),
         ("studies.latent.plan.ScheduleName", ("studies.latent.plan._SCHEDULES",)),
         ("studies.crossmodal.study.PresetName", ("studies.crossmodal.PRESETS",)),
     ],

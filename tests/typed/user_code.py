@@ -106,6 +106,7 @@ def mistakes(model: Any, task: tv.Task, vector: tv.TaskVector, x: Tensor) -> Non
     tv.patch(model, "a", "b", site="z", metric=metric, layers="every")  # type: ignore[arg-type]
     tv.patch(model, "a", "b", site="z", metric=metric, positions="last")  # type: ignore[arg-type]
     tv.patch(model, "a", "b", site="z", metric="logits")  # type: ignore[arg-type]
+    tv.patch_paths(model, "a", "b", receiver="q", metric=metric)  # type: ignore[arg-type]
     tv.collect(model, ["a"], layers="first")  # type: ignore[arg-type]
     tv.bayes.Dice(tasks=3, faces=6).sample(4, 16, split="test")  # type: ignore[arg-type]
     tv.training.Shape(context=64, vocab=6, norm="batch")  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -24,7 +24,7 @@ def patch_paths(
     clean: Any,
     corrupted: Prompts,
     *,
-    receiver: Site | str,
+    receiver: Site | Literal["logits"],
     metric: Metric | Mapping[str, Metric],
     layers: Choice = "all",
     heads: Choice = "all",

@@ -9,7 +9,8 @@ from ...errors import unknown
 from ...training import Shape, cosine, triangular
 from ...training.schedules import Schedule
 
-FAMILIES = {"dice": Dice, "markov": Markov, "regression": LinearRegression}
+FamilyName = Literal["dice", "markov", "regression"]
+FAMILIES: dict[FamilyName, Any] = {"dice": Dice, "markov": Markov, "regression": LinearRegression}
 # Families whose answer depends on the last token or input too: task and token cannot add up there.
 BY_TOKEN = ("markov", "regression")
 ScheduleName = Literal["cosine", "triangular"]

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import joblib
 import torch
@@ -26,7 +26,7 @@ from ..reported import Reported
 from .cell import Cell, finished, load, make
 from .claim import Claim, verdicts
 from .claims import claims
-from .plan import FAMILIES, PRESETS, Plan, PresetName
+from .plan import FAMILIES, PRESETS, FamilyName, Plan, PresetName
 
 if TYPE_CHECKING:
     import pandas
@@ -111,8 +111,8 @@ def run(
     preset: PresetName = "quick",
     *,
     folder: str | os.PathLike,
-    families: Sequence[str] | None = None,
-    minor: Sequence[int | str] | None = None,
+    families: Sequence[FamilyName] | None = None,
+    minor: Sequence[int | Literal["none"]] | None = None,
     seeds: int = 1,
     seed: int = 0,
     steps: int | None = None,
@@ -164,8 +164,8 @@ def run(
 
 def _plans(
     preset: PresetName,
-    families: Sequence[str] | None,
-    minor: Sequence[int | str] | None,
+    families: Sequence[FamilyName] | None,
+    minor: Sequence[int | Literal["none"]] | None,
     steps: int | None,
 ) -> list[Plan]:
     """The preset's plans with what was asked for in place of their own."""

@@ -19,6 +19,7 @@ from ...labelled import Labelled
 from ...matrices.evaluation import SELECTIONS, Selection
 from ...matrices.report import MATRIX
 from ...matrices.sharing import Sharing
+from ...models.readouts import ReadoutName
 from ...training.lora import check_lora
 from ...viz import Page
 from ..reported import Reported
@@ -104,7 +105,7 @@ def run(
     data: str | Labelled | Sequence[str | Labelled] | None = None,
     *,
     preset: PresetName = "quick",
-    readout: str | None = None,
+    readout: ReadoutName | None = None,
     selection: Selection = "validation",
     seed: int = 0,
     seeds: int = 1,
