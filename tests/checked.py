@@ -7,11 +7,12 @@ tests see what a user sees who has neither, the package's own error about a wron
 import functools
 import operator
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from beartype import BeartypeConf, beartype
 
+_CONTAINERS = (Collection, Iterable, Mapping, Sequence, dict, list, tuple)
 _beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
@@ -27,4 +28,6 @@ def _any_text(hint: Any) -> Any:
         return functools.reduce(operator.or_, {type(value) for value in get_args(hint)})
     if get_origin(hint) in (Union, types.UnionType):
         return Union[tuple(_any_text(one) for one in get_args(hint))]  # noqa: UP007
+    if get_origin(hint) in _CONTAINERS:
+        return get_origin(hint)[tuple(_any_text(one) for one in get_args(hint))]
     return hint
