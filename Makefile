@@ -19,6 +19,7 @@ test-tl3: $(VENV3)/.installed
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 # From docstrings, notebooks and docs/: every warning is an error, nothing asks a network.
 docs: $(VENV)/.docs

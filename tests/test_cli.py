@@ -55,6 +55,14 @@ def test_lists():
     assert run("--help").returncode == 0
 
 
+def test_version_answers_without_torch():
+    code = "import sys; sys.modules['torch'] = None; from tvlens.cli import main; main()"
+    command = [sys.executable, "-c", code, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"tvlens {tv.__version__}\n"
+
+
 def test_patch_writes_a_page_and_numbers(folder, tmp_path):
     texts = ["--clean", "Q: cat A: cats", "--corrupted", "Q: dog A: dogs", "--right", "s"]
     done = run("patch", "-m", folder, *texts, "-o", tmp_path, "--site", "mlp_out")

@@ -18,7 +18,7 @@ from tvlens.studies.crossmodal.result import Share, TaskResult, summarised
 from tvlens.studies.crossmodal.sources import Draws, _mislabelled, vectors_of
 from tvlens.tasks import Template
 from tvlens.vectors.conditions import zero_shot
-from tvlens.vectors.score import lenient
+from tvlens.vectors.scoring import lenient
 
 DRAWS = Draws(shots=2, sets=2, contexts=2, template=Template.of("qa").demonstration, seed=0)
 

@@ -48,7 +48,7 @@ def test_every_concept_has_formula_source_example_and_cautions():
 def test_every_public_name_is_in_the_reference():
     pages = "".join(page.read_text() for page in ROOT.glob("docs/api/*.md"))
     rooms = {module.split(".")[1] for module in re.findall(r"automodule:: (\S+)", pages)}
-    for name, where in tvlens._WHERE.items():
+    for name, where in (*tvlens._NAMES.items(), *zip(*[tvlens._MODULES] * 2, strict=True)):
         assert where.split(".")[0] in rooms, name
 
 

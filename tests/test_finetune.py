@@ -18,7 +18,7 @@ from tvlens.training.examples import Examples
 
 pytestmark = pytest.mark.tl3
 
-FINETUNE = importlib.import_module("tvlens.training.finetune")  # the function has its name
+FINETUNE = importlib.import_module("tvlens.training.finetuning")
 
 FAST = dict(epochs=6, patience=6, lr=3e-3, head_lr=1e-2, batch_size=16, progress=False)
 WORDS = ("cat dog bus red green house tree", "one two three four five six seven")

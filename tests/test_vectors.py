@@ -9,7 +9,7 @@ import tvlens as tv
 from tvlens import Task, TaskVector, TvlensError
 from tvlens.tasks import TEMPLATES, build, contexts
 from tvlens.vectors import Row, score, top_tokens
-from tvlens.vectors.evaluate import _few_shot
+from tvlens.vectors.evaluation import _few_shot
 from tvlens.vectors.lens import vector_logits
 from tvlens.vectors.sweep import layer_sweep
 

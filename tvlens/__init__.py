@@ -13,11 +13,31 @@ __version__ = "0.1.0"
 # which is what they are everywhere else.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
+# Parts of the package, imported when they are first asked for.
+_MODULES = (
+    "activations",
+    "bayes",
+    "errors",
+    "geometry",
+    "labelled",
+    "matrices",
+    "models",
+    "patching",
+    "pictures",
+    "sites",
+    "stats",
+    "studies",
+    "tasks",
+    "training",
+    "vectors",
+    "viz",
+)
+
 # Public name -> the module that holds it.
-_WHERE = {
+_NAMES = {
     "TvlensError": "errors",
-    "load": "models.load",
-    "zoo": "models.zoo",
+    "load": "models",
+    "zoo": "models",
     "Site": "sites",
     "Task": "tasks",
     "Image": "tasks",
@@ -40,57 +60,74 @@ _WHERE = {
     "kl_divergence": "patching",
     "Subspace": "geometry",
     "simplex_weights": "geometry",
-    "geometry": "geometry",
     "PairMoments": "matrices",
     "TaskMatrix": "matrices",
-    "matrices": "matrices",
-    "bayes": "bayes",
     "finetune": "training",
     "train_vlm": "training.naming",
-    "training": "training",
-    "studies": "studies",
-    "viz": "viz",
 }
 
-__all__ = ["__version__", *_WHERE]
+__all__ = ["__version__", *_NAMES, *_MODULES]
 
 if TYPE_CHECKING:
-    from . import bayes, geometry, matrices, studies, training, viz
-    from .activations import collect
-    from .errors import TvlensError
-    from .geometry import Subspace, simplex_weights
-    from .labelled import Labelled
-    from .matrices import PairMoments, TaskMatrix
-    from .models import zoo
-    from .models.load import load
-    from .patching import (
-        PatchResult,
-        accuracy,
-        attribute,
-        kl_divergence,
-        log_probability,
-        logit_difference,
-        patch,
-        patch_paths,
-        probability,
-        rank,
-    )
-    from .pictures import Pictures
-    from .sites import Site
-    from .tasks import Image, Task, Template
-    from .training import finetune
-    from .training.naming import train_vlm
-    from .vectors import TaskVector, evaluate, extract
+    from . import activations as activations
+    from . import bayes as bayes
+    from . import errors as errors
+    from . import geometry as geometry
+    from . import labelled as labelled
+    from . import matrices as matrices
+    from . import models as models
+    from . import patching as patching
+    from . import pictures as pictures
+    from . import sites as sites
+    from . import stats as stats
+    from . import studies as studies
+    from . import tasks as tasks
+    from . import training as training
+    from . import vectors as vectors
+    from . import viz as viz
+    from .activations import collect as collect
+    from .errors import TvlensError as TvlensError
+    from .geometry import Subspace as Subspace
+    from .geometry import simplex_weights as simplex_weights
+    from .labelled import Labelled as Labelled
+    from .matrices import PairMoments as PairMoments
+    from .matrices import TaskMatrix as TaskMatrix
+    from .models import load as load
+    from .models import zoo as zoo
+    from .patching import PatchResult as PatchResult
+    from .patching import accuracy as accuracy
+    from .patching import attribute as attribute
+    from .patching import kl_divergence as kl_divergence
+    from .patching import log_probability as log_probability
+    from .patching import logit_difference as logit_difference
+    from .patching import patch as patch
+    from .patching import patch_paths as patch_paths
+    from .patching import probability as probability
+    from .patching import rank as rank
+    from .pictures import Pictures as Pictures
+    from .sites import Site as Site
+    from .tasks import Image as Image
+    from .tasks import Task as Task
+    from .tasks import Template as Template
+    from .training import finetune as finetune
+    from .training.naming import train_vlm as train_vlm
+    from .vectors import TaskVector as TaskVector
+    from .vectors import evaluate as evaluate
+    from .vectors import extract as extract
+else:  # a type checker that saw this would take any name for one of tvlens
 
-
-def __getattr__(name: str):
-    if name not in _WHERE:
-        raise AttributeError(f"module 'tvlens' has no attribute {name!r}")
-    module = importlib.import_module(f".{_WHERE[name]}", __name__)
-    last = _WHERE[name].rsplit(".", 1)[-1]
-    value = module if last == name and not hasattr(module, name) else getattr(module, name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str):
+        if name in _MODULES:
+            return importlib.import_module(f".{name}", __name__)
+        if name not in _NAMES:
+            raise AttributeError(f"module 'tvlens' has no attribute {name!r}")
+        module = importlib.import_module(f".{_NAMES[name]}", __name__)
+        try:
+            value = getattr(module, name)
+        except AttributeError:  # a module within a module, such as the zoo
+            value = importlib.import_module(f"{module.__name__}.{name}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -26,7 +26,7 @@ from .models.forward import (
     run,
 )
 from .models.prompts import Prompts, read_prompts
-from .sites import Site, parse_site, sites
+from .sites import Layers, Site, SiteName, parse_site, sites
 
 # safetensors' names of the dtypes that activations come in.
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -90,9 +90,9 @@ class Activations(Mapping):
 def collect(
     model: Any,
     prompts: Prompts,
-    wanted: str | Site | Sequence[str | Site] = "resid_post",
+    wanted: SiteName | str | Site | Sequence[str | Site] = "resid_post",
     *,
-    layers: Any = "all",
+    layers: Layers = "all",
     positions: Integers | None = None,
     batch_size: int = 16,
     file: str | os.PathLike | None = None,

@@ -4,12 +4,32 @@ import re
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
 from torch import Tensor
 
 from .errors import TvlensError, unknown
 from .integers import Integer, as_integer, as_integers
+
+# What a site is called; where one is asked for, a whole hook name will do as well.
+SiteName = Literal[
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+    "attn_out",
+    "mlp_out",
+    "z",
+    "q",
+    "k",
+    "v",
+    "pattern",
+    "head_out",
+    "residual",
+    "resid",
+]
+
+# Which layers: all of them, one (negative ones count from the last), or several.
+Layers = Literal["all"] | SupportsIndex | Iterable[SupportsIndex]
 
 # Component -> (hook name inside a block, axes after the batch axis).
 COMPONENTS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -120,7 +140,7 @@ class Site:
     head: _Int | None = None
     position: _Int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         name, named = parse_site(self.component)
         layer = named if self.layer is None else as_integer(self.layer, name="layer")
         if layer is None:
@@ -234,7 +254,9 @@ class Site:
         return tuple(sizes[a] if a in sizes else _size(model, a) for a in self.axes)
 
 
-def sites(model: Any, components: str | Iterable[str], *, layers: Any = "all") -> list[Site]:
+def sites(
+    model: Any, components: SiteName | str | Iterable[str], *, layers: Layers = "all"
+) -> list[Site]:
     """Every site of the given components at the given layers, in reading order.
 
     Args:

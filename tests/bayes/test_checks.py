@@ -6,7 +6,7 @@ from planted import Planted
 
 import tvlens as tv
 from tvlens import Subspace, TvlensError
-from tvlens.bayes.checks.representation import MEASURES
+from tvlens.bayes.checks.representation_check import MEASURES
 from tvlens.bayes.checks.vertices import shared
 from tvlens.training import Shape, Transformer, hooked, loss
 

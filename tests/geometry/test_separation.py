@@ -8,7 +8,7 @@ from sklearn.metrics import pairwise_distances, silhouette_score
 
 from tvlens import TvlensError
 from tvlens.geometry import Separation, separation
-from tvlens.geometry.separation import silhouettes
+from tvlens.geometry.silhouette import silhouettes
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from .categorical import drawn, log_evidence, rows_on_simplex, running_counts, smoothed
 from .pool import Numbers, Pool, above_zero, at_least
-from .sequences import Data, tokens_of
+from .sequences import Data, Sequences, tokens_of
 
 
-class Dice(Pool):
+class Dice(Pool[Sequences]):
     """Loaded dice. All tasks, major and minor, are drawn from Dirichlet(alpha, ..., alpha).
 
     Args:
@@ -59,7 +59,7 @@ class Dice(Pool):
         return shape.with_tasks(probabilities, prior=prior, majors=majors)
 
     @property
-    def vocabulary(self) -> int:
+    def vocabulary(self) -> int:  # type: ignore[override]
         """Number of tokens."""
         return self.faces
 

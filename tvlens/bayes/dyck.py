@@ -15,10 +15,10 @@ from torch import Tensor
 from ..errors import TvlensError
 from .categorical import drawn, log_evidence
 from .pool import Numbers, Pool, above_zero, at_least
-from .sequences import Data, tokens_of
+from .sequences import Data, Sequences, tokens_of
 
 
-class Dyck(Pool):
+class Dyck(Pool[Sequences]):
     """Balanced bracket paths whose steps are strewn, in order, over a sequence of noise.
 
     A task is a path of 2 * pairs brackets, uniform among the balanced ones. At every position,
@@ -75,7 +75,7 @@ class Dyck(Pool):
         return shape.with_tasks(paths, prior=prior, majors=majors)
 
     @property
-    def vocabulary(self) -> int:
+    def vocabulary(self) -> int:  # type: ignore[override]
         """Number of tokens."""
         return self.symbols + 2
 

@@ -4,16 +4,17 @@ from typing import Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from .categorical import drawn, log_evidence, rows_on_simplex, smoothed
 from .pool import Numbers, Pool, above_zero, at_least
-from .sequences import Data, tokens_of
+from .sequences import Data, Sequences, tokens_of
 
 
-class Markov(Pool):
+class Markov(Pool[Sequences]):
     """Markov chains whose transition rows are drawn from Dirichlet(alpha, ..., alpha).
 
     The first state is uniform under every task, so it says nothing about the task; predictives
@@ -59,7 +60,7 @@ class Markov(Pool):
         return shape.with_tasks(transitions, prior=prior, majors=majors)
 
     @property
-    def vocabulary(self) -> int:
+    def vocabulary(self) -> int:  # type: ignore[override]
         """Number of tokens."""
         return self.states
 
@@ -71,7 +72,8 @@ class Markov(Pool):
     def steps(self, data: Data) -> Float[Tensor, "n length k"]:
         """Log-probability of every token given the one before it, under every task."""
         tokens = tokens_of(data, self.states)
-        table = self.parameters.to(tokens.device).log().permute(1, 2, 0).flatten(0, 1)
+        table = self.parameters.to(tokens.device).log()
+        table = rearrange(table, "task before token -> (before token) task")
         # One row more, for the first token: no task is told from another there.
         start = table.new_full((1, table.shape[1]), -np.log(self.states))
         pairs = tokens.clone()
@@ -106,7 +108,10 @@ class Markov(Pool):
         tokens = tokens_of(data, self.states)
         pairs = one_hot(tokens[:, :-1] * self.states + tokens[:, 1:], self.states**2)
         pairs = torch.nn.functional.pad(pairs, (0, 0, 1, 0))
-        return pairs.to(torch.float64).cumsum_(1).unflatten(-1, (self.states, self.states))
+        sums = pairs.to(torch.float64).cumsum_(1)
+        return rearrange(
+            sums, "n length (before token) -> n length before token", token=self.states
+        )
 
     def draw(self, count: int, rng: np.random.Generator) -> Float[Tensor, "count states states"]:
         """Fresh transition matrices."""

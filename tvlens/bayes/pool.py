@@ -3,7 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -15,12 +15,15 @@ from .categorical import rows_on_simplex
 from .prediction import Predictive
 from .sequences import Data, Pairs, Sequences
 
-SPLITS = ("train", "major", "minor", "ood")
+Split = Literal["train", "major", "minor", "ood"]
+SPLITS = get_args(Split)
 Same = TypeVar("Same", bound="Pool")
+# What a family draws: sequences of tokens, or pairs of a regression.
+Drawn = TypeVar("Drawn", bound=Sequences | Pairs)
 Numbers = Tensor | np.ndarray | Sequence
 
 
-class Pool(ABC):
+class Pool(ABC, Generic[Drawn]):
     """Major and minor tasks of one kind, with their prior.
 
     A family of tokens says at least how tasks are drawn (`draw`), what sequences they give
@@ -141,9 +144,9 @@ class Pool(ABC):
         n: int,
         length: int,
         *,
-        split: Literal["train", "major", "minor", "ood"] = "train",
+        split: Split = "train",
         seed: int = 0,
-    ) -> Sequences | Pairs:
+    ) -> Drawn:
         """Draw sequences, each with its own task.
 
         Args:
@@ -167,9 +170,7 @@ class Pool(ABC):
         task = torch.from_numpy(rng.choice(len(self.prior), n, p=self._shares(split)))
         return self._sequences(task, self.parameters[task], length, split, rng)
 
-    def sample_tasks(
-        self, task: Int[Tensor, " n"], length: int, *, seed: int = 0
-    ) -> Sequences | Pairs:
+    def sample_tasks(self, task: Int[Tensor, " n"], length: int, *, seed: int = 0) -> Drawn:
         """Draw one sequence of each given task (indices into the pool, repeated at will)."""
         at_least(1, length=length, n=len(task))
         if not bool(((task >= 0) & (task < len(self.prior))).all()):
@@ -177,11 +178,16 @@ class Pool(ABC):
         task = task.cpu().long()
         return self._sequences(task, self.parameters[task], length, "tasks", stream(seed, "given"))
 
-    def _sequences(self, task, parameters, length, split, rng) -> Sequences | Pairs:
+    def _sequences(
+        self, task: Tensor, parameters: Tensor, length: int, split: str, rng: np.random.Generator
+    ) -> Drawn:
         generated = self.generate(parameters, length, rng)
+        drawn: Any
         if isinstance(generated, tuple):
-            return Pairs(*generated, task=task, parameters=parameters, split=split)
-        return Sequences(generated, task=task, parameters=parameters, split=split)
+            drawn = Pairs(*generated, task=task, parameters=parameters, split=split)
+        else:
+            drawn = Sequences(generated, task=task, parameters=parameters, split=split)
+        return drawn
 
     def _shares(self, split: str) -> np.ndarray:
         """Probability of each task within a split."""

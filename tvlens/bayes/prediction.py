@@ -3,12 +3,17 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import viz
 from ..saved import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Prediction:
     def _repr_html_(self) -> str:
         return self.figure()._repr_html_()
 
-    def figure(self, sequence: int = 0):
+    def figure(self, sequence: int = 0) -> viz.Figures:
         """Posterior curves of one sequence, and how fast all sequences give the task away."""
         from .show import prediction_figure
 
@@ -100,7 +105,7 @@ class Prediction:
         posterior = torch.cat([known, rest.sum(-1, keepdim=True)], dim=-1)
         return replace(self, posterior=posterior, rest=f"{self.rest}s")
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per sequence and position: grouped posterior, evidence, predictive."""
         import pandas as pd
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .pool import Numbers, Pool, above_zero, at_least
 from .prediction import Moments
-from .sequences import Data, pairs_of
+from .sequences import Data, Pairs, pairs_of
 
 
-class LinearRegression(Pool):
+class LinearRegression(Pool[Pairs]):
     """Noisy linear functions y = x w + noise, with x ~ N(0, I) and w ~ N(0, scale^2 I).
 
     Args:

@@ -1,6 +1,8 @@
 """What a family samples: token sequences, or input-target pairs, with the task behind each."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -8,24 +10,33 @@ from torch import Tensor
 
 from ..errors import TvlensError
 
+if TYPE_CHECKING:
+    import pandas
+
+Rows = TypeVar("Rows", bound="_Batch")
+
 
 class _Batch:
     """Rows that can be sliced and moved together."""
 
+    task: Tensor
+
     def __len__(self) -> int:
         return len(self.task)
 
-    def __getitem__(self, rows):
+    def __getitem__(self: Rows, rows: Any) -> Rows:
         """The chosen rows (a slice, a mask or indices)."""
         return self._each(lambda tensor: tensor[rows])
 
-    def to(self, device):
+    def to(self: Rows, device: str | torch.device) -> Rows:
         """The same rows on another device."""
         return self._each(lambda tensor: tensor.to(device))
 
-    def _each(self, change):
+    def _each(self: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
         tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
+        return replace(
+            cast(Any, self), **{name: change(tensor) for name, tensor in tensors.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Sequences(_Batch):
     def __repr__(self) -> str:
         return f"Sequences({len(self)} x {self.tokens.shape[1]} tokens, split {self.split!r})"
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per token: sequence, position, task, token."""
         import pandas as pd
 
@@ -76,7 +87,7 @@ class Pairs(_Batch):
         n, length, dim = self.inputs.shape
         return f"Pairs({n} x {length} pairs of dimension {dim}, split {self.split!r})"
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per pair: row, position, task, x0, x1, ..., y."""
         import pandas as pd
 

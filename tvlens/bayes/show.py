@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .prediction import Prediction
 
 
-def prediction_figure(prediction: "Prediction", sequence: int):
+def prediction_figure(prediction: "Prediction", sequence: int) -> viz.Figures:
     """The posterior of one sequence by position, beside the posterior's entropy in all of them."""
     n = len(prediction.posterior)
     if not -n <= sequence < n:
@@ -19,7 +19,7 @@ def prediction_figure(prediction: "Prediction", sequence: int):
     return viz.row(posterior_figure(prediction, sequence), entropy_figure(prediction))
 
 
-def posterior_figure(prediction: "Prediction", sequence: int):
+def posterior_figure(prediction: "Prediction", sequence: int) -> viz.Figure:
     """One curve per major task, and one for all other hypotheses together."""
     grouped = prediction.grouped()
     columns = grouped.posterior[sequence].unbind(-1)
@@ -32,7 +32,7 @@ def posterior_figure(prediction: "Prediction", sequence: int):
     )
 
 
-def entropy_figure(prediction: "Prediction"):
+def entropy_figure(prediction: "Prediction") -> viz.Figure:
     """Mean over sequences, with the middle 90% of them."""
     entropy = prediction.entropy
     levels = torch.tensor([0.05, 0.95], dtype=entropy.dtype, device=entropy.device)

@@ -34,7 +34,7 @@ def crossmodal(
     open_page: OpenOption = False,
 ) -> None:
     """Write vectors out of words into queries that are pictures, and the other way round."""
-    from ..models.load import load
+    from ..models.loading import load
     from ..studies import crossmodal as study
 
     options = {"preset": preset, "shots": shots, "seed": seed}

@@ -24,7 +24,7 @@ def mixtures(
     open_page: OpenOption = False,
 ) -> None:
     """Mix demonstrations of tasks: do states and answers follow the posterior over tasks?"""
-    from ..models.load import load
+    from ..models.loading import load
     from ..studies import mixtures as study
     from ..tasks import Task
 

@@ -34,7 +34,7 @@ def patch(
     open_page: OpenOption = False,
 ) -> None:
     """Patch every layer and head exactly, on a task's prompts or on two texts of your own."""
-    from ..models.load import load
+    from ..models.loading import load
     from ..sites import parse_site
     from ..studies import patching as study
     from ..tasks import Task

@@ -1,7 +1,7 @@
 """`tvlens demo`, `vectors` and `methods`: where the task is."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,7 +50,7 @@ def methods(
     open_page: OpenOption = False,
 ) -> None:
     """Compare every way of extracting a task vector; finished ones are kept in the folder."""
-    from ..models.load import load
+    from ..models.loading import load
     from ..studies import methods as study
     from ..tasks import Task
 
@@ -63,9 +63,11 @@ def methods(
     say(out, open_page)
 
 
-def _study(model_name: str, tasks: list[str], *, out: Path, open_page: bool, **options) -> None:
+def _study(
+    model_name: str, tasks: list[str], *, out: Path, open_page: bool, **options: Any
+) -> None:
     """Run a study of vectors, print its table, and say where the page is."""
-    from ..models.load import load
+    from ..models.loading import load
     from ..studies import vectors as study
     from ..tasks import Task, Template
 
@@ -82,7 +84,7 @@ def _study(model_name: str, tasks: list[str], *, out: Path, open_page: bool, **o
     say(out, open_page)
 
 
-def _table(study) -> str:
+def _table(study: Any) -> str:
     """First-token accuracies on the test part, a row per task."""
     import pandas as pd
 

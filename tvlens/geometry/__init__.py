@@ -3,7 +3,7 @@
 from .decomposition import Decomposition, separability, stability
 from .effects import Effects, balanced_effects, joint_effects
 from .orthogonality import Orthogonality
-from .separation import Separation, separation
+from .silhouette import Separation, separation
 from .similarity import (
     SimilarityTable,
     cka,

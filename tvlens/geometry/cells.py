@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -43,7 +44,8 @@ class Cells:
         """
         self.check_full()
         sums = h.new_zeros(self.counts.numel(), h.shape[1]).index_add_(0, self.cell, h)
-        return sums.view(*self.counts.shape, -1) / self.counts[:, :, None]
+        sums = rearrange(sums, "(task token) d -> task token d", token=len(self.tokens))
+        return sums / rearrange(self.counts, "task token -> task token 1")
 
     def check_full(self) -> None:
         """Raise TvlensError if a cell has no sample."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from ..errors import TvlensError
 from ..saved import Saved
 from .cells import Cells, labelled
 from .shares import between_cells, each_cell, estimate, main_effects, whole
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Decomposition(Saved):
 
         return decomposition_figure(self)._repr_html_()
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per part and position: share, interval, noise."""
         import pandas as pd
 

@@ -1,6 +1,7 @@
 """Task and token effects: hidden states as mean + task part + token part."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from ..saved import Saved
 from . import checks
 from .cells import Cells, labelled
 from .simplex import simplex_weights
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Effects(Saved):
         weights = simplex_weights(rest.reshape(-1, rest.shape[-1]), self.task.to(rest.device))
         return weights.view(*h.shape[:-1], -1)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per effect: factor, label, length."""
         import pandas as pd
 

@@ -1,6 +1,7 @@
 """How near two subspaces are, against random ones: in many dimensions those are far apart too."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..saved import Saved
 from . import checks
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Orthogonality(Saved):
 
         return orthogonality_figure(self)._repr_html_()
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per principal angle, with the null of the smallest in the first."""
         import pandas as pd
 

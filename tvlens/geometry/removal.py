@@ -1,7 +1,7 @@
 """Removing a subspace from a model's activations."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor
 from ..errors import TvlensError, unknown
 from ..integers import Integer, Integers
 from ..models.forward import Hook
-from ..models.load import model_name
+from ..models.loading import model_name
 from ..models.positions import row_positions
 from ..sites import COMPONENTS, Site
 from . import checks
 
-MODES = ("mean", "zero", "resample")
+Mode = Literal["mean", "zero", "resample"]
+MODES = get_args(Mode)
 
 # Coordinates inside the subspace -> what stands in their place.
 Fill = Callable[[Float[Tensor, "batch pos r"]], Float[Tensor, "batch pos r"]]
@@ -28,7 +29,7 @@ def removal(
     layer: Integer,
     *,
     site: str,
-    mode: str,
+    mode: Mode,
     mean: Float[Tensor, " width"] | None,
     positions: Integers | None,
     seed: int,
@@ -64,7 +65,7 @@ def removal(
 
 
 def _fill(
-    mode: str, basis: Float[Tensor, "d r"], mean: Float[Tensor, " width"] | None, seed: int
+    mode: Mode, basis: Float[Tensor, "d r"], mean: Float[Tensor, " width"] | None, seed: int
 ) -> Fill:
     if mode == "zero":
         return torch.zeros_like

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from .decomposition import Decomposition
     from .effects import Effects
     from .orthogonality import Orthogonality
-    from .separation import Separation
+    from .silhouette import Separation
     from .similarity import SimilarityTable
 
 # Effects of one factor that a picture has room for.
 _SHOWN = 30
 
 
-def orthogonality_figure(result: "Orthogonality"):
+def orthogonality_figure(result: "Orthogonality") -> viz.Figure:
     """The null of the smallest angle with the measured one."""
     a, b = result.ranks
     return viz.histogram(
@@ -31,7 +31,7 @@ def orthogonality_figure(result: "Orthogonality"):
     )
 
 
-def separation_figure(result: "Separation"):
+def separation_figure(result: "Separation") -> viz.Figure:
     """The null of the silhouette with the measured one."""
     return viz.histogram(
         result.null,
@@ -43,7 +43,7 @@ def separation_figure(result: "Separation"):
     )
 
 
-def table_figure(table: "SimilarityTable"):
+def table_figure(table: "SimilarityTable") -> viz.Figure:
     """The table as a heat map; measures that can be negative have white at 0."""
     return viz.heatmap(
         table.values,
@@ -55,7 +55,7 @@ def table_figure(table: "SimilarityTable"):
     )
 
 
-def effects_figure(effects: "Effects"):
+def effects_figure(effects: "Effects") -> viz.Figure:
     """Cosines between task and token effects: they are seldom orthogonal."""
     vectors = torch.cat([effects.task[:_SHOWN], effects.token[:_SHOWN]])
     names = [f"task {label}" for label in effects.tasks[:_SHOWN].tolist()]
@@ -73,7 +73,7 @@ def effects_figure(effects: "Effects"):
     )
 
 
-def decomposition_figure(result: "Decomposition"):
+def decomposition_figure(result: "Decomposition") -> viz.Figure:
     """Shares with their intervals, by position where there are several."""
     of = f"share of {result.settings.get('of', 'variance')}"
     if result.shares.ndim == 1:

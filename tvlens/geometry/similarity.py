@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,9 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..saved import Saved
 from . import checks
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class SimilarityTable(Saved):
 
         return table_figure(self)._repr_html_()
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """The table, with the names as index and columns."""
         import pandas as pd
 

@@ -14,10 +14,11 @@ from ..errors import TvlensError
 from ..integers import Integer, Integers
 from ..models.forward import Hook, hooked
 from ..saved import Saved
+from ..sites import SiteName
 from . import checks
 from .axes import principal, spanned
 from .orthogonality import Orthogonality, orthogonality, principal_angles
-from .removal import removal
+from .removal import Mode, removal
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Subspace(Saved):
     basis: Float[Tensor, "d r"]
     center: Float[Tensor, " d"] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         basis = checks.exact("basis", self.basis)
         off = (basis.T @ basis - torch.eye(self.rank).to(basis)).abs().max()
         if off > 1e-3:
@@ -209,8 +210,8 @@ class Subspace(Saved):
         model: Any,
         layer: Integer,
         *,
-        site: str = "resid_post",
-        mode: str = "mean",
+        site: SiteName | str = "resid_post",
+        mode: Mode = "mean",
         mean: Float[Tensor, " d"] | None = None,
         positions: Integers | None = None,
         seed: int = 0,

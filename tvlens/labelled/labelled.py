@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -15,7 +15,13 @@ from ..errors import TvlensError, unknown
 from ..tasks.task import normalize
 from .presets import PRESETS
 
+if TYPE_CHECKING:
+    import pandas
+
 _HOME = resources.files("tvlens.labelled")
+
+Kind = Literal["text", "picture"]
+KINDS = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,10 @@ class Labelled:
     labels: Sequence[int]
     classes: Sequence[str]
     groups: Sequence[str] = ()
-    kind: str = "text"
+    kind: Kind = "text"
     about: dict = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         set_field = functools.partial(object.__setattr__, self)
         set_field("inputs", tuple(self.inputs))
         set_field("labels", tuple(int(label) for label in self.labels))
@@ -57,10 +63,10 @@ class Labelled:
         return f"Labelled({self.name!r}: {len(self)} {self.kind}s, {len(self.classes)} classes)"
 
     @staticmethod
-    def names(kind: str | None = None) -> list[str]:
+    def names(kind: Kind | None = None) -> list[str]:
         """The packed sets; of one kind ("text" or "picture") if asked."""
-        if kind not in (None, "text", "picture"):
-            raise unknown("kind", kind, ["text", "picture"])
+        if kind not in (None, *KINDS):
+            raise unknown("kind", kind, KINDS)
         return [name for name, about in _about().items() if kind in (None, about["kind"])]
 
     @classmethod
@@ -154,7 +160,8 @@ class Labelled:
             raise TvlensError(
                 f"{self.name} has {len(self)} rows: train/validation/test would be {sizes}"
             )
-        return tuple(self.subset(part) for part in parts)
+        first, second, third = (self.subset(part) for part in parts)
+        return first, second, third
 
     def subset(self, indices: Iterable[int]) -> "Labelled":
         """The same set and classes with only the rows at these indices, in this order."""
@@ -162,7 +169,7 @@ class Labelled:
         picked = {k: [getattr(self, k)[i] for i in rows] for k in ("inputs", "labels", "groups")}
         return replace(self, **picked)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per input: input, label's name, group."""
         import pandas as pd
 

@@ -18,10 +18,10 @@ from .gathering import LayerMoments, gather
 from .layers import TaskMatrices
 from .matrix import TaskMatrix
 from .moments import PairMoments
+from .readout_states import states
 from .report import Difference, MatrixReport, pooled
 from .ridge import Ridge
 from .sharing import Member, Sharing, share
-from .states import states
 from .subsets import shared
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from .examples import Examples, Head, decide
 from .matrix import TaskMatrix
 from .rank import check_rank
 from .report import MatrixReport, pooled
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class SampleCurve:
 
         return sample_figure(self)._repr_html_()
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per size and method, as in `MatrixReport.to_dataframe`, with `train`."""
         import pandas as pd
 
@@ -145,7 +148,7 @@ class RankCurve(Saved):
 
         return rank_figure(self)._repr_html_()
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per rank: accuracy, low, high, agreement, r2."""
         import pandas as pd
 

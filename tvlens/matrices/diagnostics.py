@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -15,9 +15,12 @@ from .folds import Folds
 from .gathering import LayerMoments
 from .matrix import TaskMatrix
 from .moments import PairMoments
-from .penalty import penalty
+from .penalty import Rule, penalty
 from .ridge import Ridge
 from .solve import predicted_r2
+
+if TYPE_CHECKING:
+    import pandas
 
 
 def cka(moments: PairMoments) -> float:
@@ -94,7 +97,7 @@ class LayerMap(Saved):
 
         return map_figure(self)._repr_html_()
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per pair of layers: layer, target, r2, cka."""
         import pandas as pd
 
@@ -107,7 +110,7 @@ def layer_map(
     moments: LayerMoments | Iterable[LayerMoments],
     *,
     held_out: LayerMoments | None = None,
-    ridge: str | float | None = "gcv",
+    ridge: Rule | float | None = "gcv",
     bias: bool = True,
 ) -> LayerMap:
     """R^2 and CKA of every base layer with every tuned layer.
@@ -142,7 +145,7 @@ def _row(
     shard: LayerMoments,
     layer: int,
     held_out: LayerMoments | None,
-    ridge: str | float | None,
+    ridge: Rule | float | None,
     bias: bool,
 ) -> list[tuple[float, float]]:
     folds, found = Folds(shard.parts(layer), bias), []
@@ -203,7 +206,7 @@ class WeightDistance(Saved):
 
         return distance_figure(self)._repr_html_()
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per block: layer, norm, relative."""
         import pandas as pd
 

@@ -1,7 +1,7 @@
 """`evaluate`: layer, penalty and rank chosen on one part, everything scored once on another."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,8 @@ from .rank import check_rank, output_axes
 from .report import MATRIX, MatrixReport
 from .ridge import COARSE_GRID, Ridge
 
-SELECTIONS = ("validation", "oracle")
+Selection = Literal["validation", "oracle"]
+SELECTIONS = get_args(Selection)
 
 
 class Candidate(NamedTuple):
@@ -38,7 +39,7 @@ def evaluate(
     ridges: Iterable[float] | None = None,
     ranks: Sequence[int | None] = (None,),
     bias: bool = True,
-    selection: str = "validation",
+    selection: Selection = "validation",
     baselines: Sequence[str] | None = None,
     others: Mapping[str, Int[Tensor, " n"]] | None = None,
     seed: int = 0,
@@ -84,7 +85,7 @@ def evaluate(
     # Of equals the earlier layer, the larger penalty and the lower rank come first.
     best = max(found, key=lambda c: (c.accuracy, c.r2, -c.layer))
     tops = [max(c for c in found if c.layer == layer) for layer in train.layers]
-    setting = Setting(*(part.at(best.layer) for part in (train, judge, test)), head, seed)
+    setting = Setting(*(part.at(best.layer) for part in (train, judge, test)), head, seed)  # type: ignore[call-arg]
     decisions = {MATRIX: _decided(setting, best, bias)}
     for name in named:
         decisions[name] = (

@@ -38,7 +38,7 @@ class Examples:
     labels: Int[Tensor, " items"]
     layers: tuple[int, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         counts = {"base": self.base.shape[1], "tuned": len(self.tuned), "labels": len(self.labels)}
         if len(set(counts.values())) > 1:
             said = ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -2,18 +2,19 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import TvlensError
 from ..integers import is_integer
-from ..models.readout import Readout
+from ..models.readouts import Readout, ReadoutName
+from ..sites import Layers
 from .folds import Folds
 from .gathering import LayerMoments, Pairs, stream, summed
 from .layers import TaskMatrices
 from .matrix import TaskMatrix
-from .penalty import check_rule
+from .penalty import Rule, check_rule
+from .readout_states import layer_numbers
 from .ridge import Ridge
-from .states import layer_numbers
 
 
 def fit(
@@ -21,10 +22,10 @@ def fit(
     tuned: Any,
     batches: Iterable[Any],
     *,
-    layers: Any,
-    targets: Any,
-    ridge: str | float | None,
-    readout: str | Readout,
+    layers: Layers,
+    targets: Layers | Literal["last"],
+    ridge: Rule | float | None,
+    readout: ReadoutName | Readout,
     folds: int,
     shard: int | None,
     progress: bool,
@@ -55,7 +56,7 @@ def _matrices(
     moments: LayerMoments,
     kept: Callable | None,
     *,
-    ridge: str | float | None,
+    ridge: Rule | float | None,
     bias: bool,
     **options: Any,
 ) -> Iterator[TaskMatrix]:

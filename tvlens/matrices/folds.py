@@ -52,7 +52,8 @@ class Folds:
         if not self.bias:
             whole, *held = (part.about_origin() for part in (whole, *held))
         each = zip(held, self._rests, self._spreads, strict=True)
-        return sum(rest.left_out(whole, fold, ridges, spread=s) for fold, rest, s in each)
+        costs = [rest.left_out(whole, fold, ridges, spread=s) for fold, rest, s in each]
+        return sum(costs[1:], start=costs[0])
 
     @cached_property
     def _held(self) -> list[PairMoments]:

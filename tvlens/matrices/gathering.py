@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..models.readout import Readout
-from ..models.readout import readout as readout_called
+from ..models.readouts import Readout, ReadoutName
+from ..models.readouts import readout as readout_called
+from ..sites import Layers
 from .moments import PairMoments
-from .states import layer_numbers, shown, states_of
+from .readout_states import layer_numbers, shown, states_of
 from .twins import check_twins, identity
 
 # States of the base layers and, one model after the other, of the tuned layers.
@@ -67,9 +68,9 @@ def gather(
     tuned: Any,
     batches: Iterable[Any],
     *,
-    layers: Any = "all",
-    targets: Any = "last",
-    readout: str | Readout = "first",
+    layers: Layers = "all",
+    targets: Layers | Literal["last"] = "last",
+    readout: ReadoutName | Readout = "first",
     folds: int = 1,
     progress: bool = True,
 ) -> LayerMoments | dict[str, LayerMoments]:
@@ -106,9 +107,9 @@ def summed(
     base: Any,
     tuned: Mapping[str, Any],
     *,
-    layers: Any,
-    targets: Any,
-    readout: str | Readout,
+    layers: Layers,
+    targets: Layers | Literal["last"],
+    readout: ReadoutName | Readout,
     folds: int,
 ) -> dict[str, LayerMoments]:
     """The moments of what `stream` gave, by tuned model."""
@@ -139,9 +140,9 @@ def stream(
     tuned: Mapping[str, Any],
     batches: Iterable[Any],
     *,
-    layers: Any,
-    targets: Any,
-    readout: str | Readout,
+    layers: Layers,
+    targets: Layers | Literal["last"],
+    readout: ReadoutName | Readout,
     progress: bool,
 ) -> Iterator[Pairs]:
     """Batch by batch the states of the base layers and, one model after the other, of the tuned."""
@@ -173,6 +174,6 @@ def _states(
         yield x, torch.cat([one.to(x.device) for one in y])
 
 
-def name_of(readout: str | Readout) -> str:
+def name_of(readout: ReadoutName | Readout) -> str:
     """What a readout is called in results."""
     return readout if isinstance(readout, str) else getattr(readout, "__name__", "given")

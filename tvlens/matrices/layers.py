@@ -4,12 +4,17 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from ..errors import TvlensError
 from ..saved import parted, read_tensors, write_tensors
 from ..sites import Site
 from .matrix import TaskMatrix
+
+if TYPE_CHECKING:
+    import pandas
 
 Place = int | tuple[int, int]
 
@@ -66,7 +71,7 @@ class TaskMatrices(Mapping):
         with self[found].attach(model, other_model=other_model):
             yield
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per matrix: layers, penalty, rank, number of pairs, predicted R^2."""
         import pandas as pd
 
@@ -85,7 +90,8 @@ class TaskMatrices(Mapping):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write all of them to one safetensors file. Atomic."""
-        tensors, plain = {}, []
+        tensors: dict[str, Tensor] = {}
+        plain = []
         for i, matrix in enumerate(self.matrices):
             own, rest = parted(matrix)
             # Copies: several matrices may share a tensor, which the file format does not allow.

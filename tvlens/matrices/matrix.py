@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,14 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..models.readout import Readout
+from ..models.readouts import Readout, ReadoutName
 from ..saved import Saved
+from ..sites import Layers
 from .attach import attached, place
 from .folds import Folds
 from .moments import PairMoments
+from .penalty import Rule
 from .rank import check_rank, output_axes, reduced
 from .ridge import Ridge
-from .solve import solved
+from .solve import Fit, solved
 from .twins import check_same
 
 
@@ -68,10 +70,10 @@ class TaskMatrix(Saved):
         cls,
         moments: PairMoments | Sequence[PairMoments],
         *,
-        ridge: str | float | None = "gcv",
+        ridge: Rule | float | None = "gcv",
         bias: bool = True,
         rank: int | None = None,
-        method: str = "ridge",
+        method: Fit = "ridge",
         ridges: Iterable[float] | None = None,
     ) -> "TaskMatrix":
         """The best map for these pairs, from their moments alone.
@@ -104,7 +106,7 @@ class TaskMatrix(Saved):
         x: Float[Tensor, "n d_base"],
         y: Float[Tensor, "rows d_tuned"],
         *,
-        ridge: str | float | None = "gcv",
+        ridge: Rule | float | None = "gcv",
         folds: int = 5,
         seed: int = 0,
         **options: Any,
@@ -149,18 +151,18 @@ class TaskMatrix(Saved):
         tuned: Any,
         batches: Iterable[Any],
         *,
-        layers: Any = "all",
-        targets: Any = "last",
-        ridge: str | float | None = "gcv",
+        layers: Layers = "all",
+        targets: Layers | Literal["last"] = "last",
+        ridge: Rule | float | None = "gcv",
         bias: bool = True,
         rank: int | None = None,
-        method: str = "ridge",
+        method: Fit = "ridge",
         ridges: Iterable[float] | None = None,
-        readout: str | Readout = "first",
+        readout: ReadoutName | Readout = "first",
         folds: int = 5,
         shard: int | None = None,
         progress: bool = True,
-    ):
+    ) -> Any:
         """Fit a matrix from one or every base layer to the last (or every) tuned layer.
 
         Args:

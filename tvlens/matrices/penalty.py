@@ -1,6 +1,7 @@
 """How the ridge penalty is chosen: generalised cross-validation, leave-one-out or folds."""
 
 from collections.abc import Callable, Iterable
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -9,12 +10,13 @@ from torch import Tensor
 from ..errors import TvlensError, unknown
 from .ridge import COARSE_GRID, Ridge
 
-RULES = ("gcv", "loo", "kfold")
+Rule = Literal["gcv", "loo", "kfold"]
+RULES = get_args(Rule)
 
 Pairs = tuple[Float[Tensor, "n d_base"], Float[Tensor, "n d_tuned"]]
 
 
-def check_rule(ridge: str | float | None) -> None:
+def check_rule(ridge: Rule | float | None) -> None:
     """Raise TvlensError unless this is a penalty, a rule that chooses one, or None."""
     if isinstance(ridge, str):
         if ridge not in RULES:
@@ -25,7 +27,7 @@ def check_rule(ridge: str | float | None) -> None:
 
 def penalty(
     solution: Ridge,
-    ridge: str | float | None,
+    ridge: Rule | float | None,
     *,
     ridges: Iterable[float] | None = None,
     folds: Callable[[Float[Tensor, " k"]], Float[Tensor, " k"]] | None = None,

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -14,6 +16,9 @@ from ..saved import Saved
 from ..stats import share_interval
 from .examples import Examples
 from .matrix import TaskMatrix
+
+if TYPE_CHECKING:
+    import pandas
 
 # What reports call the task matrix itself.
 MATRIX = "task_matrix"
@@ -143,7 +148,7 @@ class MatrixReport(Saved):
         fitted = TaskMatrix.from_states(x, y, ridge=float(self.ridge[seed]), bias=bias, rank=rank)
         return replace(fitted, layer=layer)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per method: accuracy, interval ends, agreement with the finetuned model, and the
         task matrix's lead over it with interval and verdict."""
         import pandas as pd
@@ -177,7 +182,11 @@ class MatrixReport(Saved):
         seeds, _, size = self._correct.shape
         examples = resamples(rng, size)
         runs = resamples(rng, seeds)
-        drawn = torch.einsum("smr,sr->mr", self._correct.double() @ examples, runs)
+        drawn = einsum(
+            self._correct.double() @ examples,
+            runs,
+            "seed method resample, seed resample -> method resample",
+        )
         return self._draws.setdefault(seed, drawn)
 
     def _place(self, name: str) -> int:

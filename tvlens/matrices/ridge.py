@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -187,7 +188,7 @@ class Ridge:
     ) -> Float[Tensor, " k"]:
         """Squared errors on other pairs: their own C, the shift of their means, their spread."""
         shrunk = 1 / (self.values + ridges[:, None])
-        linear = torch.einsum("rt,rt->r", theirs, cross)
+        linear = einsum(theirs, cross, "direction d_tuned, direction d_tuned -> direction")
         linear += held.count * self._moved(held) * (cross @ shift)
         square = gram(cross.T).mul_(spread)
         constant = held.yy.trace() + held.count * shift @ shift

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from .moments import PairMoments
 from .report import ends, resamples
 from .ridge import COARSE_GRID, Ridge
 from .subsets import subsets, total
+
+if TYPE_CHECKING:
+    import pandas
 
 # All subsets of so many tasks are looked at; of more tasks the pairs and the whole.
 _ALL_SUBSETS = 5
@@ -118,7 +121,7 @@ class Sharing(Saved):
             found[i, j], found[j, i] = self.lead[both, i, 0], self.lead[both, j, 0]
         return found
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per matrix and task: shared_by, task, inside, layer, validation, accuracy, low,
         high, and lead over the own matrix with its interval."""
         import pandas as pd

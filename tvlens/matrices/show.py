@@ -40,7 +40,7 @@ def label(name: str) -> str:
     return METHOD_LABELS.get(name, name.replace("_", " "))
 
 
-def matrix_figure(matrix: "TaskMatrix"):
+def matrix_figure(matrix: "TaskMatrix") -> viz.Figures:
     """The singular values, and how much the best map of each rank explains."""
     values, share = matrix.spectrum(), matrix.explained_by_rank()
     ranks = range(1, len(values) + 1)
@@ -57,7 +57,7 @@ def matrix_figure(matrix: "TaskMatrix"):
     )
 
 
-def layers_figure(matrices: "TaskMatrices"):
+def layers_figure(matrices: "TaskMatrices") -> viz.Figure:
     """R^2 that cross-validation expects, by base layer."""
     frame = matrices.to_dataframe().dropna(subset="predicted_r2")
     if frame.empty:
@@ -77,7 +77,7 @@ def layers_figure(matrices: "TaskMatrices"):
     )
 
 
-def map_figure(found: "LayerMap"):
+def map_figure(found: "LayerMap") -> viz.Figures:
     """R^2 of every pair of layers, beside their CKA."""
     shown = {"rows": found.layers, "columns": found.targets}
     shown |= {"row_title": "base layer", "column_title": "tuned layer"}
@@ -88,7 +88,7 @@ def map_figure(found: "LayerMap"):
     )
 
 
-def distance_figure(distance: "WeightDistance"):
+def distance_figure(distance: "WeightDistance") -> viz.Figure:
     """How far each block moved, as a share of its own length."""
     return viz.lines(
         {"block": distance.relative_by_layer},
@@ -99,7 +99,7 @@ def distance_figure(distance: "WeightDistance"):
     )
 
 
-def layer_figure(report: "MatrixReport"):
+def layer_figure(report: "MatrixReport") -> viz.Figure:
     """Accuracy by layer on the part that chose, with the test result and its reference lines."""
     low, high = report.interval(MATRIX)
     oracle = report.selection == "oracle"
@@ -120,18 +120,18 @@ def layer_figure(report: "MatrixReport"):
     )
 
 
-def method_figure(report: "MatrixReport"):
+def method_figure(report: "MatrixReport") -> viz.Figure:
     """Test accuracy of every method, with intervals over examples and seeds."""
     rows = [(label(n), report.accuracy(n), *report.interval(n)) for n in report.names]
     return viz.intervals(rows, x_title="accuracy, test part", title="against baselines")
 
 
-def report_figure(report: "MatrixReport"):
+def report_figure(report: "MatrixReport") -> viz.Figures:
     """What a report shows in a notebook."""
     return viz.row(layer_figure(report), method_figure(report))
 
 
-def sample_figure(curve: "SampleCurve"):
+def sample_figure(curve: "SampleCurve") -> viz.Figure:
     """Accuracy against the number of training examples."""
     names = [n for n in _CURVES if n in curve.reports[0].names]
     ends = {n: torch.tensor([r.interval(n) for r in curve.reports]) for n in names}
@@ -146,7 +146,7 @@ def sample_figure(curve: "SampleCurve"):
     )
 
 
-def rank_figure(curve: "RankCurve"):
+def rank_figure(curve: "RankCurve") -> viz.Figure:
     """Accuracy, agreement and R^2 against the rank."""
     return viz.lines(
         {
@@ -164,7 +164,7 @@ def rank_figure(curve: "RankCurve"):
     )
 
 
-def sharing_figure(found: "Sharing"):
+def sharing_figure(found: "Sharing") -> viz.Figure | viz.Figures:
     """Own matrix and one for all, task by task; and what every partner gives or takes."""
     order = sorted(range(len(found.tasks)), key=lambda i: -float(found.lead[-1, i, 0]))
     rows, groups = [], []

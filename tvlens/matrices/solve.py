@@ -1,24 +1,25 @@
 """How a task matrix comes out of a decomposition: method, penalty, and what is known of the fit."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
 from ..errors import TvlensError, unknown
 from .moments import PairMoments
-from .penalty import check_rule, penalty
+from .penalty import Rule, check_rule, penalty
 from .procrustes import rotation
 from .ridge import Ridge
 
-METHODS = ("ridge", "lstsq", "procrustes")
+Fit = Literal["ridge", "lstsq", "procrustes"]
+METHODS = get_args(Fit)
 
 
 def solved(
     solution: Ridge,
     *,
-    ridge: str | float | None = "gcv",
-    method: str = "ridge",
+    ridge: Rule | float | None = "gcv",
+    method: Fit = "ridge",
     ridges: Iterable[float] | None = None,
     layer: int | None = None,
     target: int | None = None,

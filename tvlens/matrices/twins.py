@@ -4,7 +4,7 @@ import hashlib
 from typing import Any
 
 from ..errors import TvlensError
-from ..models.load import model_name
+from ..models.loading import model_name
 
 # Enough numbers of every parameter to tell two trained models apart.
 _SAMPLED = 16

@@ -1,13 +1,13 @@
 """Any model with named hook points, and the zoo of weights that come as packages."""
 
+from .classification_head import classify, head
 from .forward import Batch, hooked, is_classifier, logits_at, run
-from .head import classify, head
 from .inputs import batches
-from .load import is_processed, load, model_name
+from .loading import is_processed, load, model_name
 from .pictures import pixels
 from .processor import reader
 from .prompts import read_prompts
-from .readout import READOUTS, first_token, last_token, mean_token, readout
+from .readouts import READOUTS, first_token, last_token, mean_token, readout
 
 __all__ = [
     "READOUTS",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -125,8 +126,8 @@ def _positions(
 def resized(grid: Float[Tensor, "1 old width"], side: int) -> Float[Tensor, "1 new width"]:
     """Position embeddings of a square grid of patches, resized to `side` patches a side."""
     old = round(grid.shape[1] ** 0.5)
-    square = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    square = rearrange(grid, "1 (row column) width -> 1 width row column", row=old)
     square = torch.nn.functional.interpolate(
         square, size=(side, side), mode="bicubic", align_corners=False
     )
-    return square.permute(0, 2, 3, 1).reshape(1, side * side, -1)
+    return rearrange(square, "1 width row column -> 1 (row column) width")

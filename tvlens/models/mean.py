@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from transformers import BertForSequenceClassification, RobertaForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .readout import mean_token
+from .readouts import mean_token
 
 
 class _OnTheMean:
     """What makes a family's classifier read the mean."""
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.base_model.pooler = None
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
@@ -51,7 +51,7 @@ class BertForMeanClassification(_OnTheMean, BertForSequenceClassification):
 class RobertaForMeanClassification(_OnTheMean, RobertaForSequenceClassification):
     """RoBERTa with a linear classifier on the mean of its last states."""
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)  # RoBERTa's is inside its head
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -42,12 +43,13 @@ def pixels(
         square = _resized(np.stack(pictures), size)
     else:
         square = torch.cat([_resized(picture[None], size) for picture in pictures])
-    shift, scale = (torch.tensor(part).view(3, 1, 1) for part in (mean, std))
+    shift, scale = (rearrange(torch.tensor(part), "color -> color 1 1") for part in (mean, std))
     return (square - shift) / scale
 
 
 def _resized(pictures: np.ndarray, size: int) -> Float[Tensor, "row 3 size size"]:
-    values = torch.tensor(pictures).permute(0, 3, 1, 2).float() / 255
+    values = rearrange(torch.tensor(pictures), "image row column color -> image color row column")
+    values = values.float() / 255
     if values.shape[2:] != (size, size):
         values = torch.nn.functional.interpolate(
             values, size=(size, size), mode="bicubic", antialias=True

@@ -106,7 +106,7 @@ def _spread(value: Tensor, where: Tensor, width: int) -> Tensor:
 class SoftProcessor:
     """The processor of a tiny-vlm: as many placeholders for every image, and its pixels."""
 
-    def __init__(self, tokenizer: Any, *, image_token: str, tokens: int, size: int):
+    def __init__(self, tokenizer: Any, *, image_token: str, tokens: int, size: int) -> None:
         self.tokenizer, self.image_token = tokenizer, image_token
         self.tokens, self.size = tokens, size
 

@@ -28,10 +28,7 @@ def without_torchvision() -> Iterator[None]:
     """
     from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
 
-    check = getattr(ArchitectureAdapter, "_check_required_libraries", None)
-    if check is None:  # TransformerLens 3.9
-        yield
-        return
+    check = ArchitectureAdapter._check_required_libraries
 
     def check_others(self: Any) -> None:
         self.required_libraries = [n for n in self.required_libraries if n != "torchvision"]

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import TvlensError
-from ..sites import Site
+from ..sites import Site, SiteName
 from .base_run import Base
 from .comparison import Prompts, compare
 from .engines import run_sweep
 from .metrics import Metric
 from .result import PatchResult
-from .sweep import Choice
+from .sweep import Choice, Positions
 
 
 def patch(
@@ -18,11 +18,11 @@ def patch(
     clean: Any,
     corrupted: Prompts,
     *,
-    site: str | Site,
+    site: SiteName | str | Site,
     metric: Metric | Mapping[str, Metric],
     layers: Choice = "all",
     heads: Choice = "all",
-    positions: Choice = "auto",
+    positions: Positions = "auto",
     batch_tokens: int = 512,
     max_memory: float | None = None,
     verify: float = 0.01,

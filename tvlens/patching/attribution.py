@@ -1,6 +1,6 @@
 """`attribute`: gradient estimates of every patch in a few passes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,13 +11,13 @@ from ..errors import TvlensError
 from ..integers import as_integer
 from ..models.forward import before_unembedding, check_model, hooked, unembedding
 from ..models.locks import locked
-from ..sites import Site
+from ..sites import Site, SiteName
 from .comparison import Comparison, Prompts, compare
 from .engines import run_sweep
 from .metrics import Metric
 from .result import PatchResult
 from .source import observe
-from .sweep import Cell, Choice
+from .sweep import Cell, Choice, Positions
 
 
 def attribute(
@@ -25,11 +25,11 @@ def attribute(
     clean: Any,
     corrupted: Prompts,
     *,
-    site: str | Site,
+    site: SiteName | str | Site,
     metric: Metric | Mapping[str, Metric],
     layers: Choice = "all",
     heads: Choice = "all",
-    positions: Choice = "auto",
+    positions: Positions = "auto",
     steps: int = 1,
     refine: int = 0,
     seed: int = 0,
@@ -133,7 +133,7 @@ def _gradients(
     rows, at = torch.arange(len(prompts))[:, None], prompts.positions(compared.reads)
     kept: dict[int, Tensor] = {}
 
-    def keep(layer: int):
+    def keep(layer: int) -> Callable:
         def hook(activation: Tensor, hook_point: Any) -> Tensor:
             # Where no weight asks for a gradient, the graph begins here.
             kept[layer] = activation if activation.requires_grad else activation.requires_grad_()

@@ -15,15 +15,15 @@ from ..activations import collect
 from ..errors import TvlensError
 from ..integers import as_integer
 from ..models.forward import Batch, check_runnable
-from ..models.load import model_name
+from ..models.loading import model_name
 from ..models.prompts import Prompts, is_tokenizer_output, read_prompts
-from ..sites import Site
+from ..sites import Site, SiteName
 from .base_run import Base, base_run
 from .full_forward import check_writable
 from .metrics import Metric, narrowed, positions_of, resolved
 from .result import PatchResult
 from .source import Observed, observe, source_of
-from .sweep import Cell, Choice, Sweep, sweep
+from .sweep import Cell, Choice, Positions, Sweep, sweep
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ def compare(
     clean: Any,
     corrupted: Prompts,
     *,
-    site: str | Site,
+    site: SiteName | str | Site,
     metric: Metric | Mapping[str, Metric],
     layers: Choice,
     heads: Choice,
-    positions: Choice,
+    positions: Positions,
     seed: int,
 ) -> Comparison:
     """Check what was asked and run both sides once. Arguments as in `patch`."""

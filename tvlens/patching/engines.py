@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..errors import TvlensError
 from ..integers import as_integer
-from ..models.load import model_name
+from ..models.loading import model_name
 from .base_run import has_shared_prefix
 from .batched import batched, first_position
 from .comparison import Comparison

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..models.forward import Batch, Hook, logits_at
-from ..models.load import model_name
+from ..models.loading import model_name
 from ..sites import Site
 from .sweep import Cell
 

@@ -1,8 +1,8 @@
 """`patch_paths`: exact path patching, from sender heads to one receiver."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..integers import as_integers
 from ..models.forward import Batch, check_runnable, run, skipping
-from ..models.load import model_name
+from ..models.loading import model_name
 from ..sites import Site, is_post_norm
 from .comparison import Comparison, Prompts, compare
 from .engines import run_sweep
@@ -26,7 +26,7 @@ def patch_paths(
     clean: Any,
     corrupted: Prompts,
     *,
-    receiver: Site | str,
+    receiver: Site | Literal["logits"],
     metric: Metric | Mapping[str, Metric],
     layers: Choice = "all",
     heads: Choice = "all",
@@ -174,7 +174,7 @@ def _attention_writes(
     """What attention layers add to the residual stream, given their heads' outputs."""
     kept: dict[int, Tensor] = {}
 
-    def put(layer: int):
+    def put(layer: int) -> Callable:
         return lambda z, hook: outputs[layer].to(z)
 
     hooks = [(Site("z", l).hook(model), put(l)) for l in outputs]

@@ -2,18 +2,22 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import viz
 from ..errors import TvlensError, unknown
 from ..saved import read_tensors, write_tensors
 from ..stats import mean_interval
 
 _INTERVALS = ("t", "bootstrap")
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -148,12 +152,12 @@ class PatchResult:
             raise TvlensError(f"{self} and {other} are not of one sweep")
         return float(spearmanr(self.effect.flatten(), other.effect.flatten()).statistic)
 
-    def top(self, k: int = 10):
+    def top(self, k: int = 10) -> "pandas.DataFrame":
         """The k patches of largest absolute effect, as a table."""
         frame = self.to_dataframe()
         return frame.reindex(frame.effect.abs().sort_values(ascending=False).index).head(k)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per patch: coordinates, effect, interval, p-value."""
         import pandas as pd
 
@@ -172,7 +176,7 @@ class PatchResult:
 
         return figures(self)._repr_html_()
 
-    def figure(self):
+    def figure(self) -> viz.Figures:
         """The heat map, and for heads the attention of those with the largest effect."""
         from .show import figures
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .result import PatchResult
 
 
-def figures(result: "PatchResult"):
+def figures(result: "PatchResult") -> viz.Figures:
     """A heat map of the effect over two axes, or a curve over one, and the top heads' attention."""
     if result.axes[:1] == ("metric",):
         return viz.stack(*[figures(result[m]) for m in result.coordinates["metric"]])
@@ -24,7 +24,7 @@ def figures(result: "PatchResult"):
     return viz.stack(*shown)
 
 
-def _map(result: "PatchResult"):
+def _map(result: "PatchResult") -> viz.Figure:
     """Rows are the first axis; further axes are laid side by side."""
     effect = result.effect.reshape(result.effect.shape[0] if result.axes else 1, -1)
     rows = _labels(result, result.axes[0]) if result.axes else ["patch"]
@@ -44,7 +44,7 @@ def _map(result: "PatchResult"):
     )
 
 
-def _curve(result: "PatchResult"):
+def _curve(result: "PatchResult") -> viz.Figure:
     (axis,) = result.axes
     ends = result.interval()
     known = not ends.isnan().any()  # a single example has no interval

@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -12,7 +12,8 @@ from ..errors import TvlensError
 from ..integers import Integers, as_integers, is_integer
 from ..sites import Site, layers_with, parse_site, resolve_layers
 
-Choice = str | Integers | None
+Choice = Literal["all"] | Integers | None
+Positions = Literal["auto"] | Choice
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def sweep(
     *,
     layers: Choice,
     heads: Choice,
-    positions: Choice,
+    positions: Positions,
     lengths: Int[Tensor, " row"],
 ) -> Sweep:
     """Resolve what was asked on a model and prompts of these lengths, both sides'.

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..bayes import RetrievalCheck
 from ..errors import TvlensError
 from ..models.digest import tensor_digest, text_digest, weights_digest
-from ..models.load import is_processed, model_name
+from ..models.loading import is_processed, model_name
 from ..saved import read_tensors, write_tensors
 from ..tasks import Task
 from ..vectors import TaskVector, VectorReport
@@ -134,7 +134,11 @@ def _kept_with_key(
         return made
 
     return _kept(
-        file, kind.load, lambda found: about(found).get("key") == content, marked, kind.save
+        file,
+        kind.load,  # type: ignore[attr-defined]
+        lambda found: about(found).get("key") == content,
+        marked,
+        kind.save,  # type: ignore[attr-defined]
     )
 
 

@@ -4,19 +4,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .. import viz
 from ..errors import TvlensError, unknown
-from ..models.load import model_name
+from ..models.loading import model_name
 from ..tasks import Task, Template
 from ..vectors import METHODS, TaskVector, VectorReport, evaluate, extract
 from .kept import content_key, kept_report, kept_vector
 from .reported import Reported
+
+if TYPE_CHECKING:
+    import pandas
 
 # How many other tasks' vectors stand behind the wrong-task control.
 _WRONG = 2
@@ -62,7 +66,7 @@ class MethodStudy(Reported):
             return None
         return torch.tensor([v["function"].meta["effects"] for v in self.vectors.values()])
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per task, method and condition."""
         import pandas as pd
 
@@ -73,7 +77,7 @@ class MethodStudy(Reported):
         ]
         return pd.concat(frames, ignore_index=True)
 
-    def table(self):
+    def table(self) -> "pandas.DataFrame":
         """Test accuracy, a row per task and a column per method, with both ends beside them."""
         import pandas as pd
 
@@ -83,7 +87,7 @@ class MethodStudy(Reported):
         frame["few-shot"] = [report.few_shot for report in any_report]
         return frame
 
-    def page(self):
+    def page(self) -> viz.Page:
         """The report page."""
         from .methods_page import page
 
@@ -164,7 +168,8 @@ def check(
 
 def _parts(task: Task, items: int, seed: int) -> tuple[Task, Task, Task]:
     train, select, test = task.split(seed=seed)
-    return train, *(part.subset(range(min(items, len(part)))) for part in (select, test))
+    select, test = (part.subset(range(min(items, len(part)))) for part in (select, test))
+    return train, select, test
 
 
 def _vector(model: Any, train: Task, method: str, options: dict, place: Path | None) -> TaskVector:

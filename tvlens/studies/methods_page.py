@@ -8,6 +8,7 @@ from .. import viz
 from ..stats import bootstrap_interval
 
 if TYPE_CHECKING:
+    from ..vectors import VectorReport
     from .methods import MethodStudy
 
 
@@ -74,12 +75,12 @@ def _over_tasks(study: "MethodStudy", method: str) -> str:
     return f"[{low:.2f}, {high:.2f}]"
 
 
-def _any(study: "MethodStudy", task: str):
+def _any(study: "MethodStudy", task: str) -> "VectorReport":
     """A report of the task, for what does not depend on the method."""
     return next(iter(study.reports[task].values()))
 
 
-def _map(study: "MethodStudy"):
+def _map(study: "MethodStudy") -> viz.Figure:
     ends = [[_any(study, t).zero_shot, _any(study, t).few_shot or 0.0] for t in study.tasks]
     values = torch.cat([study.accuracy, torch.tensor(ends)], dim=1)
     return viz.heatmap(
@@ -110,7 +111,7 @@ def _table(study: "MethodStudy") -> viz.Figure:
     return viz.table(rows)
 
 
-def _layers(study: "MethodStudy"):
+def _layers(study: "MethodStudy") -> viz.Figure:
     means = study.by_layer.mean(1)
     return viz.lines(
         dict(zip(study.methods, means, strict=True)),
@@ -121,7 +122,7 @@ def _layers(study: "MethodStudy"):
     )
 
 
-def _heads(study: "MethodStudy"):
+def _heads(study: "MethodStudy") -> viz.Figure:
     effects = study.head_effects.mean(0)
     layers, heads = effects.shape
     top = effects.flatten().topk(min(10, effects.numel())).indices.tolist()

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import viz
 from ..errors import TvlensError
@@ -13,10 +13,13 @@ from ..integers import as_integers, is_integer
 from ..patching import PatchResult, log_probability, logit_difference, patch, probability
 from ..patching.metrics import Metric, one_token
 from ..patching.sweep import Choice
-from ..sites import Site, parse_site
+from ..sites import Site, SiteName, parse_site
 from ..tasks import Task, Template, build, contexts, plain, shuffled_labels
-from ..vectors.extract import provenance
+from ..vectors.extraction import provenance
 from .reported import Reported, listed
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class PatchStudy(Reported):
     pairs: Pairs
     settings: dict
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per patch: coordinates, effect, interval, p-value."""
         return self.result.to_dataframe()
 
@@ -140,14 +143,15 @@ def from_texts(
         asked = f"the logit of {right!r} less that of {wrong!r}"
     sides = [[plain(model.tokenizer, text) for text in side] for side in (clean, corrupted)]
     settings = {"clean": list(clean), "corrupted": list(corrupted), "right": right, "wrong": wrong}
-    return Pairs(*sides, metric, asked, settings)
+    clean_prompts, corrupted_prompts = sides
+    return Pairs(clean_prompts, corrupted_prompts, metric, asked, settings)
 
 
 def run(
     model: Any,
     pairs: Pairs,
     *,
-    site: str | Site = "z",
+    site: SiteName | str | Site = "z",
     layers: Choice = "all",
     heads: Choice = "all",
     positions: Choice = -1,

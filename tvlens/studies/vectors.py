@@ -4,20 +4,25 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .. import viz
 from ..activations import collect
 from ..errors import TvlensError
-from ..models.load import model_name
+from ..models.loading import model_name
 from ..tasks import Prompt, Task, Template, build, contexts
 from ..vectors import TaskVector, VectorReport, evaluate, extract, top_tokens
 from .kept import content_key, kept_report
 from .reported import Reported
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,13 @@ class VectorStudy(Reported):
     patterns: Float[Tensor, "head pos pos"]
     settings: dict
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per task and condition."""
         import pandas as pd
 
         return pd.concat([r.to_dataframe() for r in self.reports.values()], ignore_index=True)
 
-    def page(self):
+    def page(self) -> viz.Page:
         """The report page."""
         from .vectors_page import page
 
@@ -185,7 +190,8 @@ def _reading(
     centre = resid.mean(0, keepdim=True)
     toward = vector.values[layer][None].to(resid) - centre
     alignment = torch.cosine_similarity(resid - centre, toward, dim=-1)
-    patterns = found.stack("pattern")[: layer + 1, 0].movedim(2, 1)  # [layer, head, query, key]
+    patterns = found.stack("pattern")[: layer + 1, 0]
+    patterns = rearrange(patterns, "layer query head key -> layer head query key")
     on_labels = sum(patterns[:, :, -1, a:b].sum(-1) for a, b in prompt.labels)
     share, flat = on_labels.flatten().topk(min(show, on_labels.numel()))
     width = patterns.shape[1]

@@ -95,11 +95,11 @@ def _table(study: "VectorStudy") -> viz.Figure:
     return viz.table(rows)
 
 
-def _layers(study: "VectorStudy"):
+def _layers(study: "VectorStudy") -> viz.Figures:
     return viz.row(*[layer_figure(report) for report in study.reports.values()])
 
 
-def _conditions(study: "VectorStudy"):
+def _conditions(study: "VectorStudy") -> viz.Figures:
     return viz.row(*[condition_figure(report) for report in study.reports.values()])
 
 
@@ -111,7 +111,7 @@ def _geometry_text(study: "VectorStudy") -> str:
     )
 
 
-def _geometry(study: "VectorStudy"):
+def _geometry(study: "VectorStudy") -> viz.Figures:
     names = list(study.vectors)
     table = viz.heatmap(
         study.cosines,

@@ -1,6 +1,6 @@
 """Tasks as input-output pairs, and prompts whose token positions are known by construction."""
 
-from .image import Image
+from .image import Image, Modality
 from .prompt import Pair, Prompt, beginning_token, build, contexts, plain
 from .shuffle import Shown, shuffled_labels
 from .task import Task
@@ -9,6 +9,7 @@ from .template import TEMPLATES, Template
 __all__ = [
     "TEMPLATES",
     "Image",
+    "Modality",
     "Pair",
     "Prompt",
     "Shown",

@@ -4,11 +4,15 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from ..errors import TvlensError
+
+# How a prompt shows an input.
+Modality = Literal["text", "image"]
+MODALITIES = get_args(Modality)
 
 # A file, the bytes of one, `uint8 [height, width]` with 3 or 4 channels or none, or PIL's own.
 Source = str | os.PathLike | bytes | np.ndarray | Any

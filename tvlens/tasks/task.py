@@ -1,19 +1,21 @@
 """`Task`: named input-output pairs, where they come from, and how they are split."""
 
 import csv
+import io
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import TvlensError, unknown
 from ..files import write
-from .image import Image, Source
+from .image import MODALITIES, Image, Modality, Source
 
 _CATALOGUE = resources.files("tvlens.tasks") / "catalogue"
 
@@ -41,14 +43,14 @@ class Task:
     images: Mapping[str, Source] = field(default_factory=dict, compare=False, repr=False)
     texts: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple(_checked(self.name, self.pairs)))
         _check_images(self)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.pairs)
 
     def __repr__(self) -> str:
@@ -70,8 +72,8 @@ class Task:
         index = _index()
         if name in index:
             about = index[name]
-            with (_CATALOGUE / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-                pairs = [(row["input"], row["output"]) for row in csv.DictReader(file)]
+            text = (_CATALOGUE / f"{name}.csv").read_text(encoding="utf-8")
+            pairs = [(row["input"], row["output"]) for row in csv.DictReader(io.StringIO(text))]
             fields = {k: about[k] for k in ("description", "instruction", "kind")}
             return cls(name, tuple(pairs), **fields)
         if Path(name).suffix == ".csv":
@@ -123,7 +125,7 @@ class Task:
         return cls(name or Path(path).stem, tuple(_json_pairs(path, data)), **about)
 
     @classmethod
-    def from_dataset(cls, dataset, *, input: str, output: str, name: str = "") -> "Task":
+    def from_dataset(cls, dataset: Any, *, input: str, output: str, name: str = "") -> "Task":
         """Take two columns of a `datasets` dataset, given as an object, a local file or a hub id.
 
         A column of class labels gives the labels' names. A dataset with several splits gives its
@@ -162,15 +164,15 @@ class Task:
         with_image = all(x in self.images for x, _ in self.pairs)
         return ("text",) * self.texts + ("image",) * with_image
 
-    def shown(self, pair: tuple[str, str], modality: str) -> tuple[str | Image, str]:
+    def shown(self, pair: tuple[str, str], modality: Modality) -> tuple[str | Image, str]:
         """A pair with its input as it stands in a prompt: itself, or its picture.
 
         Raises:
             TvlensError: the input has no picture, or is no text.
         """
         x, y = pair
-        if modality not in ("text", "image"):
-            raise unknown("modality", modality, ("text", "image"))
+        if modality not in MODALITIES:
+            raise unknown("modality", modality, MODALITIES)
         if modality == "image" and x not in self.images:
             raise TvlensError(f"{self.name}: {x!r} has no image; give Task(..., images=...)")
         if modality == "text" and not self.texts:
@@ -222,7 +224,8 @@ class Task:
                 f"{self.name} has {len(self)} pairs: extract/select/test would be {sizes}, "
                 "and none may be empty"
             )
-        return tuple(self.subset(part) for part in parts)
+        subsets = [self.subset(part) for part in parts]
+        return subsets[0], subsets[1], subsets[2]
 
     def subset(self, indices: Iterable[int]) -> "Task":
         """The same task with only the pairs at these indices, in this order."""
@@ -291,7 +294,7 @@ def _json_pairs(path: object, data: object) -> list[tuple]:
     return pairs
 
 
-def _read_dataset(name: str):
+def _read_dataset(name: str) -> Any:
     import datasets
 
     readers = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}

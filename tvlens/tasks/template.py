@@ -27,7 +27,7 @@ class Template:
     demonstration: str
     name: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         found = re.findall(r"\{[xy]\}", self.demonstration)
         if found != ["{x}", "{y}"]:
             raise TvlensError(

@@ -1,9 +1,9 @@
 """Small transformers trained from scratch and encoders finetuned, as TransformerLens models."""
 
+from .conversion import hooked
 from .data import step_seed
-from .finetune import finetune
 from .finetuned import Finetuned, load_finetuned
-from .hooked import hooked
+from .finetuning import finetune
 from .loop import train
 from .objective import interleaved, loss
 from .run import Run, load_run

@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -11,9 +11,10 @@ from torch import nn
 from ..errors import TvlensError
 from ..models import encoders
 from ..models.boot import tokenizer_of
-from ..models.load import folder_of
+from ..models.loading import folder_of
 
-READOUTS = ("mean", "first")
+EncoderReadout = Literal["mean", "first"]
+READOUTS = get_args(EncoderReadout)
 
 
 def classifier(

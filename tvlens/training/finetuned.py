@@ -3,9 +3,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .. import viz
 from .history import read_told
+
+if TYPE_CHECKING:
+    import pandas
 
 ABOUT = "finetune.json"
 
@@ -37,7 +41,7 @@ class Finetuned:
     @property
     def epoch(self) -> int:
         """The epoch whose weights were kept: the first one of the highest accuracy."""
-        return best(self.history)["epoch"]
+        return int(best(self.history)["epoch"])
 
     @property
     def accuracy(self) -> float:
@@ -46,17 +50,17 @@ class Finetuned:
 
     def model(self, **options: Any) -> Any:
         """The TransformerLens model; `options` as `load` takes them."""
-        from ..models.load import load
+        from ..models.loading import load
 
         return load(self.folder, **options)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per epoch."""
         import pandas as pd
 
         return pd.DataFrame(self.history)
 
-    def figure(self):
+    def figure(self) -> viz.Figures:
         """Losses and accuracy over the epochs."""
         from .show import finetuned_figures
 

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm.auto import tqdm
@@ -32,7 +32,7 @@ def train(
     weight_decay: float = 4e-4,
     schedule: Schedule = triangular,
     seed: int = 0,
-    checkpoints: str | Iterable[int] = "log",
+    checkpoints: Literal["log"] | Iterable[int] = "log",
     every: int = 100,
     evaluate: Callable[[Transformer, int], Mapping[str, float]] | None = None,
     meta: Mapping[str, Any] | None = None,
@@ -127,7 +127,7 @@ def train(
     return run
 
 
-def _kept(checkpoints: str | Iterable[int], steps: int) -> list[int]:
+def _kept(checkpoints: Literal["log"] | Iterable[int], steps: int) -> list[int]:
     """The steps whose checkpoints stay."""
     if steps < 1:
         raise TvlensError(f"steps must be at least 1, not {steps}")

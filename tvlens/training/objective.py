@@ -1,5 +1,6 @@
 """What a batch costs: the next token's cross-entropy, or the squared error of a regression."""
 
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,7 +13,10 @@ def loss(model: Transformer, batch: Tokens | Pairs) -> Float[Tensor, ""]:
     """The mean over examples and positions, in nats for tokens, in squared units for pairs."""
     if isinstance(batch, Tensor):
         logits = model(batch[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten().to(logits.device))
+        return F.cross_entropy(
+            rearrange(logits, "batch pos vocab -> (batch pos) vocab"),
+            batch[:, 1:].flatten().to(logits.device),
+        )
     inputs, targets = batch
     # The last y is asked for, but nothing comes after it: it need not enter.
     predicted = model(interleaved(inputs, targets)[:, :-1])[:, ::2, 0]
@@ -30,4 +34,4 @@ def interleaved(
     vectors = inputs.new_zeros(batch, pairs, 2, width + 1)
     vectors[:, :, 0, :-1] = inputs
     vectors[:, :, 1, -1] = targets
-    return vectors.flatten(1, 2)
+    return rearrange(vectors, "batch pair two d_in -> batch (pair two) d_in")

@@ -4,16 +4,20 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from .. import viz
 from ..errors import TvlensError
 from ..files import write
 from . import checkpoint
-from .hooked import hooked
+from .conversion import hooked
 from .shape import Shape
 from .transformer import Transformer
+
+if TYPE_CHECKING:
+    import pandas
 
 SETTINGS = "run.json"
 METRICS = "metrics.jsonl"
@@ -87,13 +91,13 @@ class Run:
         step = self.steps[-1] if step is None else step
         return hooked(self.shape, weights, name=f"{self.folder.name} at step {step}")
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per report: step, loss, learning rate, seconds, what `evaluate` gave."""
         import pandas as pd
 
         return pd.DataFrame(self.metrics)
 
-    def figure(self):
+    def figure(self) -> viz.Figure | viz.Figures:
         """The loss and every other metric over the steps."""
         from .show import figures
 

@@ -1,13 +1,15 @@
 """`Shape`: what a small transformer looks like before it has weights."""
 
 from dataclasses import asdict, dataclass
+from typing import Literal, get_args
 
 from ..errors import TvlensError, unknown
 from ..integers import is_integer
 
-POSITIONS = ("rotary", "learned")
-NORMS = ("rms", "layer")
-ACTIVATIONS = ("silu", "gelu", "relu")
+Positions = Literal["rotary", "learned"]
+Norm = Literal["rms", "layer"]
+Activation = Literal["silu", "gelu", "relu"]
+POSITIONS, NORMS, ACTIVATIONS = get_args(Positions), get_args(Norm), get_args(Activation)
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,12 @@ class Shape:
     d_model: int = 128
     heads: int = 2
     d_mlp: int | None = None
-    positions: str = "rotary"
-    norm: str = "rms"
+    positions: Positions = "rotary"
+    norm: Norm = "rms"
     final_norm: bool = False
-    activation: str = "silu"
+    activation: Activation = "silu"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.vocab is None) == (self.inputs is None):
             raise TvlensError("give either vocab, for tokens, or inputs, for a regression")
         if self.d_mlp is None:

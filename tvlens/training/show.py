@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 
-def figures(run: "Run"):
+def figures(run: "Run") -> viz.Figure | viz.Figures:
     """The loss over the steps, and whatever else was measured."""
     records = [record for record in run.metrics if record["loss"] is not None]
     if not records:
@@ -18,7 +18,7 @@ def figures(run: "Run"):
     steps = [record["step"] for record in records]
     names = [name for name in records[0] if name not in ("step", "loss", "lr", "seconds")]
 
-    def curves(*wanted: str, y_title: str):
+    def curves(*wanted: str, y_title: str) -> viz.Figure:
         series = {name: [record[name] for record in records] for name in wanted}
         return viz.lines(series, x=steps, x_title="step", y_title=y_title, title=run.folder.name)
 
@@ -27,12 +27,12 @@ def figures(run: "Run"):
     return viz.row(*shown, *([curves(*names, y_title=title)] if names else []))
 
 
-def finetuned_figures(finetuned: "Finetuned"):
+def finetuned_figures(finetuned: "Finetuned") -> viz.Figures:
     """Training and validation loss, and validation accuracy, over the epochs."""
     history = finetuned.history
     epochs = [record["epoch"] for record in history]
 
-    def curves(y_title: str, **columns: str):
+    def curves(y_title: str, **columns: str) -> viz.Figure:
         series = {name: [record[key] for record in history] for name, key in columns.items()}
         title = finetuned.folder.name
         return viz.lines(series, x=epochs, x_title="epoch", y_title=y_title, title=title)
@@ -49,7 +49,7 @@ _NAMED = {
 }
 
 
-def named_figures(named: "Named"):
+def named_figures(named: "Named") -> viz.Figure | viz.Figures:
     """The loss, and the accuracy of whole names on each of the held-out parts, over the epochs."""
     history = named.history
     if not history:

@@ -1,11 +1,11 @@
 """Task vectors: extract them, write them into a model, evaluate them against controls."""
 
-from .evaluate import evaluate
-from .extract import METHODS, extract
+from .evaluation import evaluate
+from .extraction import METHODS, extract
+from .layer_phases import Phases, phases
 from .lens import top_tokens
-from .phases import Phases, phases
 from .report import VectorReport
-from .score import Row, Scores, score
+from .scoring import Row, Scores, score
 from .vector import TaskVector
 
 __all__ = [

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models import reader
-from ..tasks import Pair, Prompt, Task, Template, build
+from ..tasks import Modality, Pair, Prompt, Task, Template, build
 from ..tasks.markers import tokenizer_of
 
 
 def zero_shot(
-    model: Any, template: Template, task: Task, modality: str, *, instruction: str = ""
+    model: Any, template: Template, task: Task, modality: Modality, *, instruction: str = ""
 ) -> list[Prompt]:
     """Every item asked by itself, as a text or as a picture, perhaps behind an instruction."""
     return [

@@ -3,7 +3,7 @@
 Source: Todd et al. 2024, "Function Vectors in Large Language Models", section 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -119,10 +119,10 @@ def _attention_writes(
     rows = torch.stack([outputs, outputs.masked_fill(without[..., None].to(outputs.device), 0)], 1)
     caught: dict[int, Tensor] = {}
 
-    def put(layer: int):
+    def put(layer: int) -> Callable:
         return lambda z, hook: rows[layer][:, None].to(z)
 
-    def catch(layer: int):
+    def catch(layer: int) -> Callable:
         return lambda written, hook: caught.update({layer: written[:, 0].float().cpu()})
 
     layers = range(len(outputs))

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from ..activations import collect
 from ..errors import TvlensError
 from ..models import reader
-from ..tasks import Pair, Prompt, Task, Template, build, contexts, plain
+from ..tasks import Modality, Pair, Prompt, Task, Template, build, contexts, plain
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Draw:
     seed: int
     batch_size: int
     progress: bool
-    modality: str = "text"
-    query: str = "text"
+    modality: Modality = "text"
+    query: Modality = "text"
 
     @classmethod
     def of(
@@ -111,10 +112,12 @@ def in_context(draw: Draw) -> Extracted:
     tokenizer = draw.model.tokenizer
     inputs, outputs = ([plain(tokenizer, word) for word in side] for side in words)
     before, after = draw.states(inputs), draw.states(outputs)
-    change = (after - before).movedim(1, 0).flatten(1)
+    change = rearrange(after - before, "layer pair d_model -> pair (layer d_model)")
     direction = torch.linalg.svd(change, full_matrices=False).Vh[0]
     direction = direction * torch.sign(change.mean(0) @ direction)
-    unit = torch.nn.functional.normalize(direction.view(len(before), -1), dim=-1)
+    unit = torch.nn.functional.normalize(
+        rearrange(direction, "(layer d_model) -> layer d_model", layer=len(before)), dim=-1
+    )
     about = {"mode": "turn", "prompts": [word for side in words for word in side]}
     return unit * before.norm(dim=-1).mean(1, keepdim=True), about
 

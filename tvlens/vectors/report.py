@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..files import write
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class VectorReport:
 
         return report_figure(self)._repr_html_()
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per condition: accuracies, interval ends, number of scored rows."""
         import pandas as pd
 

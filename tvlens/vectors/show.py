@@ -7,7 +7,7 @@ import torch
 from .. import viz
 
 if TYPE_CHECKING:
-    from .phases import Phases
+    from .layer_phases import Phases
     from .report import VectorReport
     from .vector import TaskVector
 
@@ -23,7 +23,7 @@ CONDITION_LABELS = {
 }
 
 
-def layer_figure(report: "VectorReport"):
+def layer_figure(report: "VectorReport") -> viz.Figure:
     """Accuracy by layer on the selection part, with the test result and its reference lines."""
     low, high = report.interval
     rules = {"zero-shot": report.zero_shot}
@@ -43,7 +43,7 @@ def layer_figure(report: "VectorReport"):
     )
 
 
-def condition_figure(report: "VectorReport"):
+def condition_figure(report: "VectorReport") -> viz.Figure:
     """Test accuracy under every condition, with intervals."""
     rows = [
         (CONDITION_LABELS.get(c.name, c.name), c.first, *c.first_interval)
@@ -61,12 +61,12 @@ def _sentence(note: str) -> str:
     return note and f"{note[0].upper()}{note[1:]}."
 
 
-def report_figure(report: "VectorReport"):
+def report_figure(report: "VectorReport") -> viz.Figures:
     """What a report shows in a notebook."""
     return viz.row(layer_figure(report), condition_figure(report))
 
 
-def vector_figure(vector: "TaskVector"):
+def vector_figure(vector: "TaskVector") -> viz.Figure:
     """What a vector shows in a notebook: the heads it is made of, or its length by layer."""
     if "effects" in vector.meta:
         return head_figure(vector)
@@ -78,7 +78,7 @@ def vector_figure(vector: "TaskVector"):
     )
 
 
-def head_figure(vector: "TaskVector"):
+def head_figure(vector: "TaskVector") -> viz.Figure:
     """Indirect effect of every head; frames mark those that a function vector sums."""
     effects = torch.tensor(vector.meta["effects"])
     layers, heads = effects.shape
@@ -96,7 +96,7 @@ def head_figure(vector: "TaskVector"):
     )
 
 
-def phase_figure(found: "Phases", *, title: str = "what the last token is about"):
+def phase_figure(found: "Phases", *, title: str = "what the last token is about") -> viz.Figure:
     """Mean reciprocal rank of every group of words over depth, with intervals over prompts."""
     ends = found.intervals()
     return viz.lines(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from ..patching.comparison import compare
 from ..patching.engines import run_sweep
 from ..patching.metrics import Metric
 from ..tasks import Prompt
-from .vector import TaskVector, written
+from .vector import Mode, TaskVector, written
 
 
 def layer_sweep(
@@ -20,7 +21,7 @@ def layer_sweep(
     vector: TaskVector,
     prompts: Sequence[Prompt],
     *,
-    mode: str | None = None,
+    mode: Mode | None = None,
     batch_tokens: int = 256,
     progress: bool = False,
 ) -> Float[Tensor, "prompt layer first_full"]:
@@ -47,7 +48,7 @@ def _of_one_length(
     model: Any,
     vector: TaskVector,
     prompts: Sequence[Prompt],
-    mode: str | None,
+    mode: Mode | None,
     batch_tokens: int,
     progress: bool,
 ) -> Float[Tensor, "prompt layer first_full"]:
@@ -67,11 +68,11 @@ def _of_one_length(
     cells = compared.grid.cells
     parts = [_written(compared.own(c), vector.values[c.layer], mode or vector.mode) for c in cells]
     found = run_sweep(model, compared, cells, parts, batch_tokens=batch_tokens, progress=progress)
-    return found.values.permute(2, 1, 0).cpu()
+    return rearrange(found.values, "metric layer prompt -> prompt layer metric").cpu()
 
 
 def _written(
-    own: Float[Tensor, "prompt d_model"], value: Float[Tensor, " d_model"], mode: str
+    own: Float[Tensor, "prompt d_model"], value: Float[Tensor, " d_model"], mode: Mode
 ) -> Float[Tensor, "prompt d_model"]:
     return written(own, value.to(own), mode)
 
@@ -83,5 +84,5 @@ def _right(answers: Tensor, count: int) -> Metric:
         wanted = answers[:, :count].to(logits.device)
         return (logits[:, :count].argmax(-1) == wanted).all(1).float()
 
-    metric.positions = range(-answers.shape[1], 0)
+    metric.positions = range(-answers.shape[1], 0)  # type: ignore[attr-defined]
     return metric

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -13,16 +13,17 @@ from torch import Tensor
 from ..errors import TvlensError, unknown
 from ..integers import Integer, Integers, as_integers
 from ..models.forward import Hook, check_model, hooked
-from ..models.load import model_name
+from ..models.loading import model_name
 from ..models.positions import row_positions
 from ..saved import read_tensors, write_tensors
 from ..sites import Site
 
-MODES = ("replace", "add", "turn")
+Mode = Literal["replace", "add", "turn"]
+MODES = get_args(Mode)
 
 
 def written(
-    state: Float[Tensor, "*#row d_model"], value: Float[Tensor, "*#row d_model"], mode: str
+    state: Float[Tensor, "*#row d_model"], value: Float[Tensor, "*#row d_model"], mode: Mode
 ) -> Float[Tensor, "*#row d_model"]:
     """A state with a vector written in.
 
@@ -126,7 +127,7 @@ class TaskVector:
         model: Any,
         *,
         layer: Integer,
-        mode: str | None = None,
+        mode: Mode | None = None,
         scale: float = 1.0,
         positions: Integers = -1,
         other_model: bool = False,
@@ -154,7 +155,7 @@ class TaskVector:
         model: Any,
         layer: Integer,
         *,
-        mode: str | None = None,
+        mode: Mode | None = None,
         scale: float = 1.0,
         positions: Integers = -1,
     ) -> Hook:

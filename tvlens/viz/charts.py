@@ -58,7 +58,10 @@ def intervals(
         data = [{**entry, "group": name} for entry, name in zip(data, names, strict=True)]
         color = {"color": _group_color(list(dict.fromkeys(names)))}
     scale = extent(numbers.ravel().tolist())
-    body = {"data": {"values": data}, "layer": _interval_layers(labels, x_title, color, scale)}
+    body: dict[str, Any] = {
+        "data": {"values": data},
+        "layer": _interval_layers(labels, x_title, color, scale),
+    }
     if numbers.min() < 0 < numbers.max():  # zero means "no effect" and deserves a line
         zero = {"x": {"field": "zero", "type": "quantitative"}}
         thin = {"type": "rule", "opacity": 0.5}

@@ -1,12 +1,12 @@
 """Checks of models against Bayes: behaviour, representation, causes, and what is learnt anew."""
 
 from .ablation import Removal, removal
-from .behaviour import Behaviour, Yardstick, behaviour, default_references
-from .injection import Injection, injection
+from .behaviour_check import Behaviour, Yardstick, behaviour, default_references
 from .ood import Newcomers, newcomers
 from .orthogonal import Learning, learning_directions
-from .probes import Probes, probes, task_effects
-from .representation import Representation, representation
+from .probing import Probes, probes, task_effects
+from .representation_check import Representation, representation
+from .state_injection import Injection, injection
 from .sufficient_statistics import Explained, explained_by_counts
 
 __all__ = [

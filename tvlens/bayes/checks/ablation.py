@@ -3,20 +3,22 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ... import viz
 from ...activations import collect
 from ...errors import unknown
 from ...geometry import Effects, Subspace
+from ...geometry.removal import Mode
 from ...models.forward import Batch
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ...stats import bootstrap_interval
-from ..pool import at_least
+from ..pool import Split, at_least
 from ..sequences import Data
 from .predictives import (
     Edit,
@@ -28,7 +30,10 @@ from .predictives import (
     inputs_of,
     longest,
 )
-from .probes import task_effects
+from .probing import task_effects
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Removal(Saved):
     def _repr_html_(self) -> str:
         return self.figure()._repr_html_()
 
-    def figure(self):
+    def figure(self) -> viz.Figure:
         """Mean rise with its interval by split, beside random subspaces."""
         from .show import removal_figure
 
@@ -77,7 +82,7 @@ class Removal(Saved):
         null = self.null[self._index(split)]
         return (1 + int((null >= self.mean(split)).sum())) / (1 + len(null))
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per split: mean rise, interval, mean and largest rise of random subspaces."""
         import pandas as pd
 
@@ -102,8 +107,8 @@ def removal(
     subspace: Subspace | None = None,
     inside: Subspace | None = None,
     layer: int = -1,
-    mode: str = "mean",
-    splits: Sequence[str] | None = None,
+    mode: Mode = "mean",
+    splits: Sequence[Split] | None = None,
     sequences: int = 256,
     null: int = 20,
     effects: Effects | None = None,

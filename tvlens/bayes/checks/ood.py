@@ -1,20 +1,25 @@
 """Newcomers: where do the states of new tasks lie, in the span of the known ones or outside?"""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from ... import viz
 from ...geometry import Effects, Subspace
 from ...geometry.orthogonality import Orthogonality
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ...stats import bootstrap_interval
 from ..pool import at_least
 from .predictives import check_model
-from .probes import alphabet, forced, most_seen, states, task_effects
+from .probing import alphabet, forced, most_seen, states, task_effects
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Newcomers(Saved):
     def _repr_html_(self) -> str:
         return self.figure()._repr_html_()
 
-    def figure(self):
+    def figure(self) -> viz.Figures:
         """Shares of the single tasks, and the angles against random subspaces."""
         from .show import newcomers_figure
 
@@ -77,7 +82,7 @@ class Newcomers(Saved):
         parts = self.angles, self.null, self.means.shape[1]
         return Orthogonality(*parts, ranks, self.settings["seed"])
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per new task: share inside, squared length."""
         import pandas as pd
 
@@ -125,11 +130,11 @@ def newcomers(
     span = Subspace.span(effects.task)
     tokens = alphabet(family)
     each = -(-sequences // len(tokens)) * len(tokens)
-    task = torch.arange(tasks).repeat_interleave(each)
+    task = repeat(torch.arange(tasks), "task -> (task each)", each=each)
     token = torch.tensor(tokens).repeat(len(task) // len(tokens))
     probed = forced(family.fresh(tasks, seed=seed), task, token, seen=seen, seed=seed + 6)
     rest = effects.residual(states(model, probed, layer=layer), probed.token).double()
-    means = rest.view(tasks, each, -1).mean(1)
+    means = rearrange(rest, "(task each) d -> task each d", task=tasks).mean(1)
     inside = span.project(means).square().sum(1)
     directions = span.rank if directions is None else directions
     main = Subspace.pca(means, rank=directions)

@@ -2,23 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ... import viz
 from ...errors import TvlensError
 from ...geometry import Effects, Subspace
 from ...models.forward import Batch
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ..pool import at_least
 from ..sequences import Data
 from .ablation import Removal, mean_state, removal
 from .predictives import after, as_predicted, check_model, costs, inputs_of, longest
-from .probes import task_effects
+from .probing import task_effects
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Learning(Saved):
     def _repr_html_(self) -> str:
         return self.figure()._repr_html_()
 
-    def figure(self):
+    def figure(self) -> viz.Figures:
         """What removing the directions costs, beside random ones, and the search."""
         from .show import learning_figure
 
@@ -79,7 +83,7 @@ class Learning(Saved):
         mean = self.removal.mean("ood")
         return mean / worst if worst > 0 else float("inf")
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per split, as for `Removal`."""
         return self.removal.to_dataframe()
 
@@ -188,7 +192,7 @@ def _rises(
 
     def rise(coordinates: Tensor) -> tuple[Tensor, Tensor]:
         removed = cost(outside.basis.to(coordinates) @ coordinates)
-        return tuple(now - then for now, then in zip(removed, base, strict=True))
+        return removed[0] - base[0], removed[1] - base[1]
 
     return rise
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...errors import TvlensError
 from ...models.forward import Batch, Hook, hooked, run
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...sites import Site
 from ...training.objective import interleaved
 from ..divergence import gaussian_kl, kl

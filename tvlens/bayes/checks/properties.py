@@ -14,7 +14,7 @@ from ...errors import TvlensError
 from ...geometry import separability, stability
 from ...geometry.cells import Cells
 from ...geometry.shares import between_cells, main_effects, resampled
-from .probes import Probes
+from .probing import Probes
 from .vertices import Placed
 
 # What each sequence adds [n column], and the measure from the sums [draw column] -> [draw].

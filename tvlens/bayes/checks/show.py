@@ -11,23 +11,23 @@ from ...geometry.show import orthogonality_figure
 
 if TYPE_CHECKING:
     from .ablation import Removal
-    from .behaviour import Behaviour
-    from .injection import Injection
+    from .behaviour_check import Behaviour
     from .ood import Newcomers
     from .orthogonal import Learning
-    from .representation import Representation
+    from .representation_check import Representation
+    from .state_injection import Injection
     from .sufficient_statistics import Explained
 
 # Points of the simplex that a picture has room for.
 _POINTS = 400
 
 
-def behaviour_figure(result: "Behaviour"):
+def behaviour_figure(result: "Behaviour") -> viz.Figures:
     """KL by position to every reference, a chart for each split."""
     return viz.row(*[_split_figure(result, split) for split in result.splits])
 
 
-def _split_figure(result: "Behaviour", split: str):
+def _split_figure(result: "Behaviour", split: str) -> viz.Figure:
     curves = {name: result.each(split, name) for name in result.references}
     return viz.lines(
         {name: kl.mean(0) for name, kl in curves.items()},
@@ -45,19 +45,19 @@ def _two_errors(values: Float[Tensor, "n position"]) -> tuple[Tensor, Tensor]:
     return (mean - 2 * error).clamp(min=0), mean + 2 * error
 
 
-def representation_figure(result: "Representation"):
+def representation_figure(result: "Representation") -> viz.Figures:
     """Every measure by the number seen, and the simplex of states beside that of Bayes."""
     shown = [measure_figure(result, measure) for measure in _measures()]
     return viz.stack(viz.row(*shown), simplex_figure(result))
 
 
 def _measures() -> tuple[str, ...]:
-    from .representation import MEASURES
+    from .representation_check import MEASURES
 
     return MEASURES
 
 
-def measure_figure(result: "Representation", measure: str):
+def measure_figure(result: "Representation", measure: str) -> viz.Figure:
     """One measure with its interval, and the null's middle 95%."""
     null = result.null(measure)
     ends = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=null.dtype), dim=1)
@@ -72,7 +72,7 @@ def measure_figure(result: "Representation", measure: str):
     )
 
 
-def simplex_figure(result: "Representation", seen: int | None = None):
+def simplex_figure(result: "Representation", seen: int | None = None) -> viz.Figures:
     """Token-corrected states on the plane of the task vectors, beside the posteriors of Bayes.
 
     The plane is that of the first three task vectors; states off the plane are projected. Both
@@ -105,7 +105,9 @@ def _plane(vectors: Float[Tensor, "k d"]) -> tuple[Float[Tensor, "k 2"], Float[T
     return vectors @ axes, axes
 
 
-def _map(points: Tensor, corners: Tensor, groups: list[str], names: list[str], title: str):
+def _map(
+    points: Tensor, corners: Tensor, groups: list[str], names: list[str], title: str
+) -> viz.Figure:
     return viz.scatter(
         torch.cat([points, corners]),
         labels=[""] * len(points) + names,
@@ -116,7 +118,7 @@ def _map(points: Tensor, corners: Tensor, groups: list[str], names: list[str], t
     )
 
 
-def injection_figure(result: "Injection"):
+def injection_figure(result: "Injection") -> viz.Figure:
     """Mean KL to the injected mixture, a row for each condition."""
     rows = [(name, result.mean(name), *result.interval(name)) for name in result.conditions]
     return viz.intervals(
@@ -127,7 +129,7 @@ def injection_figure(result: "Injection"):
     )
 
 
-def removal_figure(result: "Removal"):
+def removal_figure(result: "Removal") -> viz.Figure:
     """Mean rise by split, and the range of random subspaces beside it."""
     rows, groups = [], []
     for split, null in zip(result.splits, result.null, strict=True):
@@ -146,7 +148,7 @@ def removal_figure(result: "Removal"):
     )
 
 
-def learning_figure(result: "Learning"):
+def learning_figure(result: "Learning") -> viz.Figures:
     """What removing the directions costs, and how the search went."""
     search = viz.lines(
         {"objective": result.curve},
@@ -157,7 +159,7 @@ def learning_figure(result: "Learning"):
     return viz.row(removal_figure(result.removal), search)
 
 
-def explained_figure(result: "Explained"):
+def explained_figure(result: "Explained") -> viz.Figure:
     """R^2 by the number seen, with the range of its null."""
     return viz.lines(
         {"R^2": result.share, "statistics of other sequences": result.null.mean(1)},
@@ -172,7 +174,7 @@ def explained_figure(result: "Explained"):
     )
 
 
-def newcomers_figure(result: "Newcomers"):
+def newcomers_figure(result: "Newcomers") -> viz.Figures:
     """Shares of single tasks inside the task span, and the angles against random subspaces."""
     shares = viz.histogram(
         result.inside / result.total,

@@ -1,23 +1,27 @@
 """Does a subspace carry what a learner counts? Its coordinates from log counts, by ridge."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ... import viz
 from ...activations import collect
 from ...errors import TvlensError
 from ...geometry import Subspace
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ..pool import at_least
 from ..references import counts
 from ..regression import LinearRegression
 from ..sequences import Data, Pairs
 from .predictives import check_model, inputs_of, longest
+
+if TYPE_CHECKING:
+    import pandas
 
 _RIDGES = tuple(10.0**k for k in range(-4, 5))
 
@@ -50,13 +54,13 @@ class Explained(Saved):
     def _repr_html_(self) -> str:
         return self.figure()._repr_html_()
 
-    def figure(self):
+    def figure(self) -> viz.Figure:
         """R^2 by the number seen, with its null."""
         from .show import explained_figure
 
         return explained_figure(self)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per number seen: R^2, mean and largest of the null."""
         import pandas as pd
 

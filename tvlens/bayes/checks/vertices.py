@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -39,7 +40,11 @@ class Placed:
 
     def points(self, weights: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
         """The combinations of corners with these weights, from the centres."""
-        return torch.einsum("nk,nkd->nd", weights.to(self.corners), self.corners[self.which])
+        return einsum(
+            weights.to(self.corners),
+            self.corners[self.which],
+            "n corner, n corner d -> n d",
+        )
 
     def part(self) -> Float[Tensor, "n d"]:
         """What of each state lies in the span of its corners."""
@@ -75,7 +80,7 @@ def own(
     """
     states, tasks, tokens = fitted
     cells = Cells.of(tasks, tokens)
-    means = cells.means(states.double()).transpose(0, 1)
+    means = rearrange(cells.means(states.double()), "task token d -> token task d")
     centre, which = means.mean(1), torch.searchsorted(cells.tokens, token)
     return Placed(h.double() - centre[which], means - centre[:, None], which)
 

@@ -1,10 +1,10 @@
 """Prompts that mix tasks: a language model's states and answers beside the posterior over tasks."""
 
-from .agreement import Agreement, agreement
 from .mixture import Mixture, aligned, label_likelihood, mixed_prompts, pure_prompts
 from .posterior import NOISE_MODELS, one_task, proportions, switching
+from .posterior_agreement import Agreement, agreement
 from .result import RetrievalCheck
-from .retrieval_check import retrieval_check
+from .retrieval import retrieval_check
 
 __all__ = [
     "NOISE_MODELS",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -88,7 +89,7 @@ class Experiment:
         queries, tasks = _tellable(self.select, answers), range(len(theta))
         prompts = self._bare(self.select, [q for q in queries for _ in tasks])
         own = answers[queries].flatten()  # query by query, as the prompts are
-        rows = theta.repeat(len(queries), 1, 1).movedim(1, 0)
+        rows = repeat(theta, "task layer d_model -> layer (query task) d_model", query=len(queries))
         return self.place.swept(prompts, own, rows).mean(1)
 
     def mixtures(self, count: int) -> list[Mixture]:
@@ -114,7 +115,9 @@ class Experiment:
             for i in (1, 2)
         )
         states, _ = self._read(first)
-        own = states.unflatten(1, (len(self.queries), len(self.test))).mean(2)
+        own = rearrange(
+            states, "layer (query task) d_model -> layer query task d_model", task=len(self.test)
+        ).mean(2)
         row = {query: i for i, query in enumerate(self.queries)}
 
         def less_own(mixtures: Sequence[Mixture]) -> Points:

@@ -3,14 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ... import viz
 from ...errors import unknown
 from ...saved import Saved
-from .agreement import Agreement, agreement, cluster_draws
+from .posterior_agreement import Agreement, agreement, cluster_draws
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class RetrievalCheck(Saved):
     def _repr_html_(self) -> str:
         return self.figure()._repr_html_()
 
-    def figure(self):
+    def figure(self) -> viz.Figures:
         """Agreement and residual by layer, weights on the simplex, and combinations written in."""
         from .show import check_figure
 
@@ -132,7 +138,9 @@ class RetrievalCheck(Saved):
         """The same for prompts of one task: what noise and queries alone leave."""
         return _share(self.pure_residual, self.pure_size, self.pure_queries)
 
-    def null(self, control: str, measure: str = "share") -> Float[Tensor, "layer draw"]:
+    def null(
+        self, control: str, measure: Literal["share", "correlation"] = "share"
+    ) -> Float[Tensor, "layer draw"]:
         """What a control's vertices give: the residual "share" or the "correlation"."""
         if control not in self.controls:
             raise unknown("control", control, self.controls)
@@ -150,10 +158,10 @@ class RetrievalCheck(Saved):
         A posterior that does not look at the order has equal slopes, up to noise.
         """
         k = len(self.tasks)
-        shown = torch.nn.functional.one_hot(self.sources, k).double().movedim(1, 2) - 1 / k
+        shown = torch.nn.functional.one_hot(self.sources, k).double() - 1 / k
         named = {"behaviour": self.behaviour, "weights": self.weights[self.layer]}
         named |= dict(zip(self.noise_models, self.posterior, strict=True))
-        design = shown.flatten(0, 1)
+        design = rearrange(shown, "prompt shot task -> (prompt task) shot")
         return {
             name: torch.linalg.lstsq(design, (share.double() - 1 / k).flatten()[:, None]).solution[
                 :, 0
@@ -161,7 +169,7 @@ class RetrievalCheck(Saved):
             for name, share in named.items()
         }
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per measure, layer and reference: value, interval, and its null's mean."""
         import pandas as pd
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from ... import viz
 
 if TYPE_CHECKING:
-    from .agreement import Agreement
+    from .posterior_agreement import Agreement
     from .result import RetrievalCheck
 
 
-def check_figure(check: "RetrievalCheck"):
+def check_figure(check: "RetrievalCheck") -> viz.Figures:
     """Agreement and residual by layer, the weights themselves, and what combinations do."""
     return viz.stack(
         viz.row(correlation_figure(check), share_figure(check)),
@@ -23,7 +23,7 @@ def check_figure(check: "RetrievalCheck"):
     )
 
 
-def agreement_figure(found: "Agreement"):
+def agreement_figure(found: "Agreement") -> viz.Figure:
     """Correlation and distance, by layer where there are several."""
     if not found.correlation.ndim:
         rows = [_row(name, found, name) for name in ("correlation", "distance")]
@@ -34,7 +34,7 @@ def agreement_figure(found: "Agreement"):
     return viz.lines(series, bands=ends, x_title="layer", title="agreement")
 
 
-def correlation_figure(check: "RetrievalCheck"):
+def correlation_figure(check: "RetrievalCheck") -> viz.Figure:
     """Correlation of the weights with every reference, and what other vertices reach."""
     found = check.weights_follow
     series = {name: one.correlation for name, one in found.items()}
@@ -49,7 +49,7 @@ def correlation_figure(check: "RetrievalCheck"):
     )
 
 
-def share_figure(check: "RetrievalCheck"):
+def share_figure(check: "RetrievalCheck") -> viz.Figure:
     """Residual share by layer, of mixed and pure prompts and with other vertices."""
     shown = {"task vectors": check.share, "pure prompts": check.pure_share}
     series = {name: one.values for name, one in shown.items()}
@@ -64,7 +64,7 @@ def share_figure(check: "RetrievalCheck"):
     )
 
 
-def weights_figure(check: "RetrievalCheck"):
+def weights_figure(check: "RetrievalCheck") -> viz.Figure:
     """Weights of the states: against the posterior for two tasks, on the simplex for three."""
     beta, alpha = check.weights[check.layer], check.posterior[0]
     if len(check.tasks) == 2:
@@ -85,7 +85,7 @@ def weights_figure(check: "RetrievalCheck"):
     )
 
 
-def places_figure(check: "RetrievalCheck"):
+def places_figure(check: "RetrievalCheck") -> viz.Figure:
     """How much a demonstration counts by its place."""
     found = check.places
     places = torch.arange(1, check.sources.shape[1] + 1)
@@ -98,7 +98,7 @@ def places_figure(check: "RetrievalCheck"):
     )
 
 
-def distance_figure(check: "RetrievalCheck"):
+def distance_figure(check: "RetrievalCheck") -> viz.Figure:
     """Total variation between weights, behaviour and posteriors at the chosen layer."""
     rows = [
         _row(f"weights, {name}", found.at(check.layer), "distance")
@@ -114,7 +114,7 @@ def distance_figure(check: "RetrievalCheck"):
     return viz.intervals(rows, x_title="mean total variation", title=f"at layer {check.layer}")
 
 
-def injection_figure(check: "RetrievalCheck"):
+def injection_figure(check: "RetrievalCheck") -> viz.Figure:
     """How far outputs are from the combination that was written in."""
     rows = [_row(name, found, "distance") for name, found in check.injection_follows.items()]
     return viz.intervals(

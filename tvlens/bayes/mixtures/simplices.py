@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -38,9 +39,11 @@ def turned_vectors(
     if tasks - 1 > width:
         raise TvlensError(f"{tasks} tasks have no simplex in {width} dimensions")
     basis, _ = np.linalg.qr(rng.standard_normal((layers, width, tasks - 1)))
-    axes = torch.linalg.svd(vertices.movedim(1, 0), full_matrices=False).Vh
-    own = vertices.movedim(1, 0) @ axes.mT[..., : tasks - 1]  # [layer task tasks-1]
-    return (own @ torch.from_numpy(basis).mT).movedim(0, 1).to(states)
+    by_layer = rearrange(vertices, "task layer d_model -> layer task d_model")
+    axes = torch.linalg.svd(by_layer, full_matrices=False).Vh
+    own = by_layer @ axes.mT[..., : tasks - 1]  # [layer task tasks-1]
+    turned = own @ torch.from_numpy(basis).mT
+    return rearrange(turned, "layer task d_model -> task layer d_model").to(states)
 
 
 def random_states(
@@ -49,7 +52,8 @@ def random_states(
     """States of single pure prompts, drawn from all tasks alike."""
     tasks, _, contexts, _ = states.shape
     drawn = rng.choice(tasks * contexts, size=tasks, replace=False)
-    return _centred(states.movedim(2, 1).flatten(0, 1)[torch.from_numpy(drawn)])
+    single = rearrange(states, "task layer context d_model -> (task context) layer d_model")
+    return _centred(single[torch.from_numpy(drawn)])
 
 
 def other_tasks(

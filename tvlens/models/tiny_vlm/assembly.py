@@ -39,7 +39,7 @@ def assemble(
     import transformers
 
     from ..boot import tokenizer_of
-    from ..load import folder_of
+    from ..loading import folder_of
 
     language = folder_of(form.language)
     family = transformers.AutoConfig.from_pretrained(language).model_type

@@ -1,6 +1,7 @@
 """How a tiny vision-language model sees: a frozen encoder, and the projector behind it."""
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from .form import Form
 class Eye(nn.Module):
     """The frozen encoder: pixel values to the states that the projector reads."""
 
-    def __init__(self, vit: nn.Module, form: Form):
+    def __init__(self, vit: nn.Module, form: Form) -> None:
         super().__init__()
         self.vit = vit.eval().requires_grad_(False)
         self.form = form
@@ -22,9 +23,12 @@ class Eye(nn.Module):
         seen = self.vit(pixels.to(self.vit.dtype), output_hidden_states=True).hidden_states
         states = torch.cat([seen[layer] for layer in self.form.layers], dim=-1).float()
         side = round((states.shape[1] - 1) ** 0.5)
-        patches = states[:, 1:].unflatten(1, (side, side)).movedim(-1, 1)
+        patches = rearrange(
+            states[:, 1:], "image (row column) state -> image state row column", row=side
+        )
         cells = nn.functional.adaptive_avg_pool2d(patches, self.form.grid)
-        return torch.cat([states[:, :1], cells.flatten(2).mT], dim=1)
+        cells = rearrange(cells, "image state row column -> image (row column) state")
+        return torch.cat([states[:, :1], cells], dim=1)
 
 
 class Projector(nn.Module):
@@ -35,7 +39,7 @@ class Projector(nn.Module):
     pictures as well, but named a new artist's half as often.
     """
 
-    def __init__(self, states: int, hidden: int, tokens: int, width: int):
+    def __init__(self, states: int, hidden: int, tokens: int, width: int) -> None:
         super().__init__()
         self.tokens = tokens
         self.norm = nn.LayerNorm(states)
@@ -45,5 +49,9 @@ class Projector(nn.Module):
     def forward(
         self, states: Float[Tensor, "*row seen state"]
     ) -> Float[Tensor, "*row token d_model"]:
-        shares = self.inner(self.norm(states.flatten(-2))).softmax(-1)
-        return self.outer(shares).unflatten(-1, (self.tokens, -1))
+        shares = self.inner(
+            self.norm(rearrange(states, "... seen state -> ... (seen state)"))
+        ).softmax(-1)
+        return rearrange(
+            self.outer(shares), "... (token d_model) -> ... token d_model", token=self.tokens
+        )

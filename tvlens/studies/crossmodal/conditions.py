@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from ...tasks import Prompt, Task, Template
 from ...vectors import Row, TaskVector, score
 from ...vectors.conditions import constant_answer, random_like, zero_shot
-from ...vectors.score import lenient
+from ...vectors.scoring import lenient
 from ...vectors.sweep import layer_sweep
 from .sources import CHOSEN, Draws, few_shot, others
 
@@ -113,7 +114,7 @@ def patched(
     own, across = vectors[name], layers[f"{OTHER[asked]} to {asked}"]
     words = layers[f"text to {asked}"]
     value = own[OTHER[asked]].values[across]
-    written = {
+    written: dict[str, tuple[Any, Any]] = {
         "same_patch": (layers[f"{asked} to {asked}"], [own[asked]]),
         "other_patch": (across, [own[OTHER[asked]]]),
         "instruction_patch": (layers.get(f"instruction to {asked}"), [own.get("instruction")]),
@@ -142,4 +143,7 @@ def right(model: Any, rows: Mapping[str, Sequence[Row]], items: int) -> dict[str
     alike = torch.tensor([lenient(*pair) for pair in zip(spoken, whole, strict=True)])
     measured = torch.stack([found.first, found.full, alike], dim=-1).double()
     parts = measured.split([len(part) for part in rows.values()])
-    return {key: part.view(items, -1, 3) for key, part in zip(rows, parts, strict=True)}
+    return {
+        key: rearrange(part, "(item row) measure -> item row measure", item=items)
+        for key, part in zip(rows, parts, strict=True)
+    }

@@ -92,4 +92,4 @@ def _measured(
                 for name, column in zip(("asked", "patched"), hits.T, strict=True)
             }
         )
-    return Conflict(own.name, rival.name, *shares, int(differ.sum()))
+    return Conflict(own.name, rival.name, *shares, int(differ.sum()))  # type: ignore[call-arg]

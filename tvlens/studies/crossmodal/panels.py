@@ -45,7 +45,7 @@ def table(study: "CrossModalStudy", asked: str) -> viz.Figure:
     return viz.table(rows)
 
 
-def conditions(study: "CrossModalStudy"):
+def conditions(study: "CrossModalStudy") -> viz.Figures:
     """Every task's main conditions on pictures, with intervals."""
     figures = []
     for task in study.tasks.values():
@@ -60,7 +60,7 @@ def conditions(study: "CrossModalStudy"):
     return viz.row(*figures)
 
 
-def layers(study: "CrossModalStudy"):
+def layers(study: "CrossModalStudy") -> viz.Figures:
     """Where vectors of each source work, in pictures and in words."""
     figures = []
     for asked, word in _WORD.items():
@@ -88,7 +88,7 @@ def conflicts(study: "CrossModalStudy") -> viz.Figure:
     return viz.table(rows)
 
 
-def gallery(study: "CrossModalStudy"):
+def gallery(study: "CrossModalStudy") -> viz.Figures:
     """Some pictures of every task."""
     rows = [viz.pictures(shown, title=name) for name, shown in study.gallery.items()]
     return viz.stack(*rows)
@@ -97,7 +97,8 @@ def gallery(study: "CrossModalStudy"):
 def prompt(study: "CrossModalStudy") -> viz.Figure:
     """The prompt's tokens, with each image as one token that shows it."""
     prompt = study.prompt
-    tokens, values, shown = [], [], {}
+    tokens: list[str] = []
+    values, shown = [], {}
     spans = {
         span[0]: (span[1], image)
         for span, image in zip(prompt.image_spans, prompt.images, strict=True)
@@ -113,7 +114,7 @@ def prompt(study: "CrossModalStudy") -> viz.Figure:
     return viz.colored_tokens(tokens, values, pictures=shown, title="cosine with the vector")
 
 
-def phases(study: "CrossModalStudy"):
+def phases(study: "CrossModalStudy") -> viz.Figures:
     """The three groups of words over depth, by modality."""
     return viz.row(
         *(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...geometry import Subspace, cosine_table, separation, simplex_weights
 from ...geometry.orthogonality import Orthogonality
-from ...geometry.separation import Separation
+from ...geometry.silhouette import Separation
 from ...vectors import TaskVector
 from .conditions import MODALITIES
 

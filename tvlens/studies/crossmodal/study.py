@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,19 +13,22 @@ from ...errors import TvlensError, unknown
 from ...models import model_name, reader
 from ...patching import PatchResult
 from ...tasks import Prompt, Task, Template
-from ...vectors.extract import provenance
-from ...vectors.phases import Phases
+from ...vectors.extraction import provenance
+from ...vectors.layer_phases import Phases
 from ...viz import Page
 from ..reported import Reported
 from .claims import Claim, claims
 from .conditions import MODALITIES
 from .conflicts import Conflict, conflicts
-from .pictured import ALL, SIX, pictured
+from .image_tasks import ALL, SIX, pictured
 from .readings import gallery_of, heads_of, phases_of, reading_of
 from .result import Share, TaskResult, mean_by_layer, summarised
 from .seeded import Seeded, seeded
 from .shape import Shape, shape
 from .sources import Draws
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class Preset(NamedTuple):
@@ -46,7 +49,8 @@ class Preset(NamedTuple):
     contexts: int
 
 
-PRESETS = {
+PresetName = Literal["quick", "six", "full"]
+PRESETS: dict[PresetName, Preset] = {
     "quick": Preset(SIX[:3], 1, 6, 16, 2, 4),
     "six": Preset(SIX, 1, 16, 40, 3, 4),
     "full": Preset(ALL, 3, 20, 60, 4, 5),
@@ -95,7 +99,7 @@ class CrossModalStudy(Reported):
         """What the paper claims, beside what was found here."""
         return claims(self)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per task, query and condition: accuracies with intervals."""
         import pandas as pd
 
@@ -135,7 +139,7 @@ def run(
     model: Any,
     tasks: Sequence[str | Task] | None = None,
     *,
-    preset: str | Preset = "quick",
+    preset: PresetName | Preset = "quick",
     language_model: Any = None,
     template: str | Template = "qa",
     shots: int = 5,

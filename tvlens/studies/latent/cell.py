@@ -21,8 +21,8 @@ from ...bayes import (
     Removal,
     Representation,
 )
-from ...bayes.checks.injection import CONDITIONS
-from ...bayes.checks.representation import MEASURES
+from ...bayes.checks.representation_check import MEASURES
+from ...bayes.checks.state_injection import CONDITIONS
 from ...errors import TvlensError
 from ...files import write
 from ...training import Run, train
@@ -31,7 +31,7 @@ from .measures import check, over_steps
 from .plan import Plan
 
 DONE, CHECKS = "done.json", "checks"
-_RESULTS = {
+_RESULTS: dict[str, Any] = {
     "behaviour": Behaviour,
     "injection": Injection,
     "removal": Removal,

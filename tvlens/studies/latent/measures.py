@@ -21,7 +21,7 @@ from ...bayes import (
     retrieval,
     task_effects,
 )
-from ...bayes.checks.probes import most_seen, probes, states
+from ...bayes.checks.probing import most_seen, probes, states
 from ...bayes.checks.vertices import own
 from ...geometry import Effects
 from ...saved import write_tensors

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ... import viz
-from ...bayes.checks.representation import MEASURES
+from ...bayes.checks.representation_check import MEASURES
 from ...bayes.checks.show import (
     behaviour_figure,
     explained_figure,
@@ -161,7 +161,7 @@ def _family(study: "LatentStudy", family: str) -> list[viz.Section]:
     return [replace(part, title=f"{family}: {part.title}") for part in sections]
 
 
-def _tokens(cell: "Cell", k: int):
+def _tokens(cell: "Cell", k: int) -> viz.Figures:
     """One sequence: coloured tokens to choose by, then weights and posterior side by side."""
     tokens = [str(token) for token in cell.example["tokens"][k].tolist()]
     found = {"weight": cell.example["weights"][k], "Bayes": cell.example["posterior"][k]}
@@ -240,7 +240,7 @@ def _doublings(cell: "Cell") -> list[float]:
     return [log2(max(record["step"], 0.5)) for record in cell.steps]
 
 
-def _distances(name: str, cell: "Cell"):
+def _distances(name: str, cell: "Cell") -> viz.Figure:
     """KL to M1 and M2 on known and on new tasks."""
     kinds = {"known": "major", "new": "ood"}
     references = {"M1": "retrieval", "M2": "extrapolation"}

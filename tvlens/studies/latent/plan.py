@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from ...bayes import Dice, LinearRegression, Markov
 from ...errors import unknown
 from ...training import Shape, cosine, triangular
 from ...training.schedules import Schedule
 
-FAMILIES = {"dice": Dice, "markov": Markov, "regression": LinearRegression}
+FamilyName = Literal["dice", "markov", "regression"]
+FAMILIES: dict[FamilyName, Any] = {"dice": Dice, "markov": Markov, "regression": LinearRegression}
 # Families whose answer depends on the last token or input too: task and token cannot add up there.
 BY_TOKEN = ("markov", "regression")
-_SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "triangular": triangular}
+ScheduleName = Literal["cosine", "triangular"]
+_SCHEDULES: dict[ScheduleName, Schedule] = {"cosine": cosine, "triangular": triangular}
 
 # Sizes of the checks: option -> value, by check.
 Sizes = Mapping[str, Mapping[str, int]]
@@ -73,7 +75,7 @@ class Plan:
     norm: str = "rms"
     activation: str = "silu"
     weight_decay: float = 4e-4
-    schedule: str = "cosine"
+    schedule: ScheduleName = "cosine"
     tasks: int = 3
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -142,4 +144,5 @@ _PAPER = (
     ),
     Plan("markov", 192, converged=0.02, **_LARGE),
 )
-PRESETS: dict[str, tuple[Plan, ...]] = {"quick": (_DICE,), "cpu": _CPU, "paper": _PAPER}
+PresetName = Literal["quick", "cpu", "paper"]
+PRESETS: dict[PresetName, tuple[Plan, ...]] = {"quick": (_DICE,), "cpu": _CPU, "paper": _PAPER}

@@ -13,12 +13,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import joblib
 import torch
 from tqdm.auto import tqdm
 
+from ... import viz
 from ...bayes.pool import at_least
 from ...errors import TvlensError, unknown
 from ...integers import is_integer
@@ -26,7 +27,10 @@ from ..reported import Reported
 from .cell import Cell, finished, load, make
 from .claim import Claim, verdicts
 from .claims import claims
-from .plan import FAMILIES, PRESETS, Plan
+from .plan import FAMILIES, PRESETS, FamilyName, Plan, PresetName
+
+if TYPE_CHECKING:
+    import pandas
 
 # Posteriors over more tasks fill the memory of a small machine.
 _MOST = 16
@@ -76,7 +80,7 @@ class LatentStudy(Reported):
         there = ", ".join(cell.name for cell in self.cells)
         raise TvlensError(f"no cell {family}-{minor}-{seed}; there are {there}")
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per claim and cell."""
         import pandas as pd
 
@@ -91,7 +95,7 @@ class LatentStudy(Reported):
         frame.insert(3, "over seeds" if len(self.seeds) > 1 else "95%", ends)
         return frame.to_string(index=False, float_format="{:.4f}".format)
 
-    def page(self):
+    def page(self) -> viz.Page:
         """The report page."""
         from .page import page
 
@@ -105,11 +109,11 @@ class LatentStudy(Reported):
 
 
 def run(
-    preset: str = "quick",
+    preset: PresetName = "quick",
     *,
     folder: str | os.PathLike,
-    families: Sequence[str] | None = None,
-    minor: Sequence[int | str] | None = None,
+    families: Sequence[FamilyName] | None = None,
+    minor: Sequence[int | Literal["none"]] | None = None,
     seeds: int = 1,
     seed: int = 0,
     steps: int | None = None,
@@ -160,9 +164,9 @@ def run(
 
 
 def _plans(
-    preset: str,
-    families: Sequence[str] | None,
-    minor: Sequence[int | str] | None,
+    preset: PresetName,
+    families: Sequence[FamilyName] | None,
+    minor: Sequence[int | Literal["none"]] | None,
     steps: int | None,
 ) -> list[Plan]:
     """The preset's plans with what was asked for in place of their own."""

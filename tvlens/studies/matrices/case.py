@@ -33,9 +33,10 @@ from ...matrices import (
     states,
     weight_distance,
 )
+from ...matrices.evaluation import Selection
 from ...matrices.examples import Head, decide
 from ...models import batches
-from ...vectors.extract import provenance
+from ...vectors.extraction import provenance
 from .twins import Twins
 
 # Ranks offered to the selection; None is the whole matrix.
@@ -93,7 +94,7 @@ class Case:
             return None
         if about.get("key") != json.loads(json.dumps(key)):
             return None
-        read = {"report": MatrixReport, "ranks": RankCurve, "layers": LayerMap}
+        read: dict[str, Any] = {"report": MatrixReport, "ranks": RankCurve, "layers": LayerMap}
         read["matrix"] = TaskMatrix
         try:
             parts = {part: kind.load(folder / f"{part}.safetensors") for part, kind in read.items()}
@@ -111,7 +112,7 @@ def study(
     parts: Sequence[Labelled],
     *,
     adapters: Sequence[Twins] = (),
-    selection: str,
+    selection: Selection,
     draws: Sequence[int],
     batch_size: int,
     progress: bool,
@@ -146,7 +147,7 @@ def study(
         matrix,
         _facts(twins, parts, matrix) | {"seeds": len(seeds)},
     )
-    return case, Member(PairMoments().update(base[0], three[0].tuned), *three[1:], decides)
+    return case, Member(PairMoments().update(base[0], three[0].tuned), *three[1:], decides)  # type: ignore[call-arg]
 
 
 def member(twins: Twins, parts: Sequence[Labelled], *, batch_size: int, progress: bool) -> Member:
@@ -156,7 +157,7 @@ def member(twins: Twins, parts: Sequence[Labelled], *, batch_size: int, progress
         for m in (twins.base, twins.tuned)
     )
     three, decides = _decided(twins, parts, base, tuned)
-    return Member(PairMoments().update(base[0], three[0].tuned), *three[1:], decides)
+    return Member(PairMoments().update(base[0], three[0].tuned), *three[1:], decides)  # type: ignore[call-arg]
 
 
 def _decided(

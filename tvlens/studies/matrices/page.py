@@ -14,7 +14,7 @@ from ...matrices.show import (
     sharing_figure,
 )
 from ..reported import listed
-from .claims import PROBE, verdicts
+from .claims import PROBE, Claim, verdicts
 from .sharing import mean_lead
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _shared(base: str, found: "Sharing") -> viz.Section:
     return viz.Section(f"One matrix for several tasks: {base}", text, [sharing_figure(found)])
 
 
-def _claim(claim) -> dict[str, str]:
+def _claim(claim: Claim) -> dict[str, str]:
     return {"claim": claim.claim, "found": claim.found, "verdict": claim.verdict}
 
 

@@ -30,16 +30,16 @@ def shared_by_base(
     groups: dict[tuple[str, str], list[str]] = {}
     for name, case in cases.items():
         groups.setdefault((case.facts["base"], case.facts["readout"]), []).append(name)
-    found = {}
+    found: dict[str, Sharing] = {}
     for (base, readout), names in groups.items():
         if len(names) < 2:
             continue
         keys = json.dumps([[sources[name].key for name in names], readout, seed])
         place = folder / f"sharing-{text_digest(keys)[:12]}.safetensors"
         title = base if base not in found else f"{base}, {readout} state"
-        found[title] = _kept(place)
-        if found[title] is None:
-            found[title] = share(
+        shared = _kept(place)
+        if shared is None:
+            shared = share(
                 {
                     name: members.get(name)
                     or member(sources[name].twins(), sources[name].parts, **reading)
@@ -47,7 +47,8 @@ def shared_by_base(
                 },
                 seed=seed,
             )
-            found[title].save(place)
+            shared.save(place)
+        found[title] = shared
     return found
 
 

@@ -9,16 +9,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tqdm.auto import tqdm
 
 from ...errors import TvlensError, unknown
 from ...labelled import PRESETS as HUB
 from ...labelled import Labelled
-from ...matrices.evaluation import SELECTIONS
+from ...matrices.evaluation import SELECTIONS, Selection
 from ...matrices.report import MATRIX
 from ...matrices.sharing import Sharing
+from ...models.readouts import ReadoutName
 from ...training.lora import check_lora
 from ...viz import Page
 from ..reported import Reported
@@ -27,6 +28,9 @@ from .claims import PROBE, Claim, claims
 from .rows import numbers, row
 from .sharing import shared_by_base, shared_numbers
 from .twins import Source
+
+if TYPE_CHECKING:
+    import pandas
 
 # The base that a twin is finetuned from where none is given.
 BASES = {"text": "minilm-l6", "picture": "dinov2-small-56"}
@@ -41,7 +45,8 @@ class Preset(NamedTuple):
     seeds: tuple[int, ...]
 
 
-PRESETS = {
+PresetName = Literal["quick", "full"]
+PRESETS: dict[PresetName, Preset] = {
     "quick": Preset(("emoji-words", "chat-topic", "color-name"), 250, 4, (0,)),
     "full": Preset(None, None, 4, (0, 1, 2)),
 }
@@ -67,7 +72,7 @@ class MatrixStudy(Reported):
         counted = ", ".join(f"{kind} {wins.count(kind)}" for kind in ("wins", "ties", "loses"))
         return f"MatrixStudy({len(wins)} datasets; against the same-layer probe: {counted})"
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per dataset: sizes, layer, accuracies, share of the gap, lead over the probe."""
         import pandas as pd
 
@@ -99,9 +104,9 @@ def run(
     tuned: Any = None,
     data: str | Labelled | Sequence[str | Labelled] | None = None,
     *,
-    preset: str = "quick",
-    readout: str | None = None,
-    selection: str = "validation",
+    preset: PresetName = "quick",
+    readout: ReadoutName | None = None,
+    selection: Selection = "validation",
     seed: int = 0,
     seeds: int = 1,
     lora: int | None = None,

@@ -17,7 +17,7 @@ from ...matrices.examples import Head
 from ...matrices.twins import check_twins
 from ...models import head, is_classifier, load, model_name
 from ...models.digest import text_digest
-from ...models.load import folder_of
+from ...models.loading import folder_of
 from ...training import finetune, load_finetuned
 from ...training.examples import digest
 from ..kept import code_digest, content_key, folder_digest
@@ -107,10 +107,11 @@ def capped(data: Labelled, limit: int | None, seed: int) -> tuple[Labelled, Labe
     parts = data.split(seed)
     if limit is None:
         return parts
-    return tuple(
+    train, validation, test = (
         part if len(part) <= size else part.subset(subset(torch.tensor(part.labels), size).tolist())
         for part, size in zip(parts, (limit, limit // 2, limit // 2), strict=True)
     )
+    return train, validation, test
 
 
 def made_twins(

@@ -6,17 +6,21 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
 
+from ... import viz
 from ...bayes import RetrievalCheck, retrieval_check
 from ...errors import TvlensError
 from ...tasks import Task
 from ..kept import content_key, kept_check
 from ..reported import Reported
-from .claims import claims
+from .claim_table import claims
+
+if TYPE_CHECKING:
+    import pandas
 
 # Tasks on the same words, which a small model does from demonstrations.
 MIXTURES = (
@@ -49,13 +53,13 @@ class MixtureStudy(Reported):
             for row in claims(check, self.control)
         ]
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """The table of claims."""
         import pandas as pd
 
         return pd.DataFrame(self.claims())
 
-    def page(self):
+    def page(self) -> viz.Page:
         """The report page."""
         from .page import page
 

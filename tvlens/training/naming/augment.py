@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,7 +34,7 @@ def augmented(drawing: np.ndarray, *, size: int, seed: Sequence[int]) -> np.ndar
 
 def _premultiplied(drawing: np.ndarray) -> Drawing:
     """Colours times alpha, and alpha: what may be interpolated without dark seams."""
-    values = torch.tensor(drawing).permute(2, 0, 1).float() / 255
+    values = rearrange(torch.tensor(drawing), "row column color -> color row column").float() / 255
     return torch.cat([values[:3] * values[3:], values[3:]])
 
 
@@ -94,4 +95,5 @@ def _blurred(seen: View, rng: np.random.Generator) -> View:
 
 
 def _as_bytes(view: View) -> np.ndarray:
-    return (view.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    pixels = (view.clamp(0, 1) * 255).round().byte()
+    return rearrange(pixels, "color row column -> row column color").numpy()

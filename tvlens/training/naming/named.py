@@ -3,9 +3,12 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..history import read_told
+
+if TYPE_CHECKING:
+    import pandas
 
 ABOUT = "naming.json"
 
@@ -34,7 +37,7 @@ class Named:
 
         return named_figures(self)._repr_html_()
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per epoch."""
         import pandas as pd
 
@@ -42,7 +45,7 @@ class Named:
 
     def model(self, **options: Any) -> Any:
         """The TransformerLens model, with its processor."""
-        from ...models.load import load
+        from ...models.loading import load
 
         return load(self.folder / "model", **options)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -34,7 +35,7 @@ def begin(
         things: which thing each row shows.
         words: embeddings of every thing's name, as soft tokens should be.
     """
-    seen = projector.norm(states.flatten(1))
+    seen = projector.norm(rearrange(states, "row seen state -> row (seen state)"))
     shown = torch.nn.functional.one_hot(things, len(words)).to(seen)
     seen_mean, shown_mean = seen.mean(0), shown.mean(0)
     seen, shown = seen - seen_mean, shown - shown_mean
@@ -42,5 +43,5 @@ def begin(
     weight = torch.linalg.solve(seen.T @ seen + penalty, seen.T @ shown)
     projector.inner.weight.copy_(_SHARPNESS * weight.T)
     projector.inner.bias.copy_(_SHARPNESS * (shown_mean - seen_mean @ weight))
-    projector.outer.weight.copy_(words.flatten(1).T)
+    projector.outer.weight.copy_(rearrange(words, "thing token d_model -> (token d_model) thing"))
     projector.outer.bias.zero_()

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ...errors import TvlensError
 from ...geometry import simplex_weights
-from ...sites import component
+from ...sites import SiteName, component
 from ...tasks import Task, Template
-from ...vectors.extract import provenance
-from .agreement import correlation
+from ...vectors.extraction import provenance
 from .delimiter import Delimiter
 from .experiment import Experiment
 from .mixture import aligned, label_likelihood
 from .posterior import NOISE_MODELS, TaskPosterior
+from .posterior_agreement import correlation
 from .result import RetrievalCheck
 from .simplices import CONTROLS, Control, other_tasks
 
@@ -40,7 +40,7 @@ def retrieval_check(
     posteriors: Mapping[str, TaskPosterior] | None = None,
     repeats: int = 4,
     null: int = 20,
-    site: str = "resid_post",
+    site: SiteName | str = "resid_post",
     seed: int = 0,
     batch_size: int = 16,
     progress: bool = False,

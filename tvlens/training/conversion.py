@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -110,7 +111,7 @@ def _native_weights(shape: Shape, weights: Weights) -> Weights:
 class _VectorEmbedding(nn.Embedding):
     """An embedding that reads vectors: each is a mixture of the rows of the table."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: Shape) -> None:
         super().__init__(shape.d_in, shape.d_model)
 
     def forward(
@@ -149,11 +150,25 @@ def _hooked_transformer_weights(shape: Shape, weights: Weights) -> Weights:
     norms = {"ln_final": "final_norm"} if shape.final_norm else {}
     for layer in range(shape.layers):
         block = f"blocks.{layer}"
-        qkv = weights[f"{block}.qkv.weight"].unflatten(0, (3, shape.heads, -1)).transpose(-1, -2)
-        bias = weights[f"{block}.qkv.bias"].unflatten(0, (3, shape.heads, -1))
+        qkv = rearrange(
+            weights[f"{block}.qkv.weight"],
+            "(three head d_head) d_model -> three head d_model d_head",
+            three=3,
+            head=shape.heads,
+        )
+        bias = rearrange(
+            weights[f"{block}.qkv.bias"],
+            "(three head d_head) -> three head d_head",
+            three=3,
+            head=shape.heads,
+        )
         for i, short in enumerate("QKV"):
             found |= {f"{block}.attn.W_{short}": qkv[i], f"{block}.attn.b_{short}": bias[i]}
-        out = weights[f"{block}.attn_out.weight"].T.unflatten(0, (shape.heads, -1))
+        out = rearrange(
+            weights[f"{block}.attn_out.weight"],
+            "d_model (head d_head) -> head d_head d_model",
+            head=shape.heads,
+        )
         found |= {f"{block}.attn.W_O": out, f"{block}.attn.b_O": weights[f"{block}.attn_out.bias"]}
         for side in ("in", "out"):
             found[f"{block}.mlp.W_{side}"] = weights[f"{block}.mlp_{side}.weight"].T

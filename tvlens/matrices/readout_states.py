@@ -1,7 +1,7 @@
 """`states`: what stands for each input, after every block of a model."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,17 +12,17 @@ from ..activations import without_logits
 from ..errors import TvlensError
 from ..models.forward import Batch, run
 from ..models.prompts import read_prompts
-from ..models.readout import Readout
-from ..models.readout import readout as readout_called
-from ..sites import sites
+from ..models.readouts import Readout, ReadoutName
+from ..models.readouts import readout as readout_called
+from ..sites import Layers, sites
 
 
 def states(
     model: Any,
     batches: Iterable[Any],
     *,
-    layers: Any = "all",
-    readout: str | Readout = "first",
+    layers: Layers = "all",
+    readout: ReadoutName | Readout = "first",
     progress: bool = True,
 ) -> Float[Tensor, "layer n d_model"]:
     """The readout state of every input after each asked block, on the CPU.
@@ -31,7 +31,7 @@ def states(
         batches: batches of texts, token lists or pictures.
         layers: "all", one layer or several.
         readout: "first", "mean" or "last" position of an input, or a function as in
-            `tvlens.models.readout`.
+            `tvlens.models.readouts`.
 
     Cost: one forward per batch, up to the last asked layer; memory layers x n x d_model.
 
@@ -69,7 +69,7 @@ def states_of(
     return torch.stack([caught[layer] for layer in layers])
 
 
-def layer_numbers(model: Any, layers: Any) -> list[int]:
+def layer_numbers(model: Any, layers: Layers | Literal["last"]) -> list[int]:
     """Asked layers as numbers from 0: "all", "last", one or several, negative ones from the end.
 
     Raises:

@@ -2,24 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ... import viz
 from ...errors import unknown
 from ...geometry import Effects, balanced_effects
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ..pool import at_least
 from .predictives import check_model
-from .probes import most_seen, probes, states
+from .probing import most_seen, probes, states
 from .properties import additive, by_chance, convex
 from .vertices import own, shared
 
-MEASURES = (
+if TYPE_CHECKING:
+    import pandas
+
+Measure = Literal[
     "within-cell share",
     "interaction",
     "explained share",
@@ -28,7 +32,8 @@ MEASURES = (
     "explained share by token",
     "total variation by token",
     "correlation by token",
-)
+]
+MEASURES = get_args(Measure)
 
 
 @dataclass(frozen=True)
@@ -85,21 +90,21 @@ class Representation(Saved):
     def _repr_html_(self) -> str:
         return self.figure()._repr_html_()
 
-    def figure(self):
+    def figure(self) -> viz.Figures:
         """Every measure with its null, by the number seen, and the simplex of states."""
         from .show import representation_figure
 
         return representation_figure(self)
 
-    def __getitem__(self, measure: str) -> Float[Tensor, " seen"]:
+    def __getitem__(self, measure: Measure) -> Float[Tensor, " seen"]:
         """A measure by the number seen."""
         return self.values[_index(measure)]
 
-    def interval(self, measure: str) -> Float[Tensor, "seen 2"]:
+    def interval(self, measure: Measure) -> Float[Tensor, "seen 2"]:
         """The interval of a measure."""
         return self.intervals[_index(measure)]
 
-    def null(self, measure: str) -> Float[Tensor, "seen draw"]:
+    def null(self, measure: Measure) -> Float[Tensor, "seen draw"]:
         """The null of a measure."""
         return self.nulls[_index(measure)]
 
@@ -110,7 +115,7 @@ class Representation(Saved):
         rows = (torch.arange(len(part)) for part in parts[1:])
         return Effects(*parts, *rows)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per measure and number seen: value, interval, mean and spread of the null."""
         import pandas as pd
 
@@ -192,7 +197,7 @@ def _doubling(most: int) -> list[int]:
     return sorted({most, *(2**k for k in range(1, most.bit_length()) if 2**k <= most)})
 
 
-def _index(measure: str) -> int:
+def _index(measure: Measure) -> int:
     if measure not in MEASURES:
         raise unknown("measure", measure, MEASURES)
     return MEASURES.index(measure)

@@ -15,7 +15,7 @@ from ..labelled import Labelled
 from ..models.quiet import without_bars
 from . import checkpoint
 from .data import step_seed
-from .encoder import READOUTS, classifier, freeze, parameters
+from .encoder import READOUTS, EncoderReadout, classifier, freeze, parameters
 from .epochs import train_epochs
 from .examples import Examples, digest
 from .finetuned import ABOUT, Finetuned, best, load_finetuned
@@ -31,7 +31,7 @@ def finetune(
     validation: Labelled,
     *,
     folder: str | os.PathLike,
-    readout: str | None = None,
+    readout: EncoderReadout | None = None,
     epochs: int = 4,
     patience: int = 2,
     batch_size: int = 32,

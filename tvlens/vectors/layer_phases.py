@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,9 @@ from ..saved import Saved
 from ..stats import bootstrap_interval
 from ..tasks import Prompt
 from .lens import lens
+
+if TYPE_CHECKING:
+    import pandas
 
 # States whose logits are held at once: 256 rows of a large vocabulary are some hundred MB.
 _TOGETHER = 256
@@ -60,7 +63,7 @@ class Phases(Saved):
         ]
         return torch.tensor(found, dtype=torch.float64)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per group and layer: the mean reciprocal rank."""
         import pandas as pd
 

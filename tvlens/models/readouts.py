@@ -4,6 +4,7 @@ Each takes states `[row pos d]`, right-padded, and how many positions of each ro
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -38,10 +39,11 @@ def last_token(states: States, lengths: Int[Tensor, " row"]) -> Float[Tensor, "r
     return states[torch.arange(len(states), device=states.device), lengths - 1]
 
 
+ReadoutName = Literal["first", "mean", "last"]
 READOUTS: dict[str, Readout] = {"first": first_token, "mean": mean_token, "last": last_token}
 
 
-def readout(name: str | Readout) -> Readout:
+def readout(name: ReadoutName | Readout) -> Readout:
     """The readout called "first", "mean" or "last"; a function comes back as it is.
 
     Raises:

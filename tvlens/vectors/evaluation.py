@@ -1,6 +1,6 @@
 """`evaluate`: choose the layer on one part, score on another, beside every control."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,15 @@ from ..integers import as_integer
 from ..models import reader
 from ..models.forward import check_runnable
 from ..stats import share_interval
-from ..tasks import Prompt, Shown, Task, Template, build, shuffled_labels
+from ..tasks import Modality, Pair, Prompt, Shown, Task, Template, build, shuffled_labels
 from ..tasks.task import normalize
 from .checks import check_mode, check_task, check_vector, read_template, wrong_vectors
 from .conditions import constant_answer, random_like, shared_first_token, zero_shot
-from .extract import METHODS, extract
+from .extraction import METHODS, extract
 from .report import Condition, VectorReport
-from .score import Row, score
+from .scoring import Row, score
 from .sweep import layer_sweep
-from .vector import TaskVector
+from .vector import Mode, TaskVector
 
 # How many random directions stand behind the random control.
 _RANDOM_DRAWS = 5
@@ -38,9 +38,9 @@ def evaluate(
     test: Task,
     wrong: TaskVector | Sequence[TaskVector] | None = None,
     template: str | Template | None = None,
-    mode: str | None = None,
+    mode: Mode | None = None,
     baseline: VectorReport | None = None,
-    modality: str | None = None,
+    modality: Modality | None = None,
     demonstrations: Task | None = None,
     seed: int = 0,
     batch_tokens: int = 2048,
@@ -250,7 +250,8 @@ def _check_disjoint(vector: TaskVector, select: Task, test: Task) -> None:
         "select": {x for x, _ in select},
         "test": {x for x, _ in test},
     }
-    names, tasks = list(parts), (vector.examples, select, test)
+    names = list(parts)
+    tasks: tuple[Iterable[Pair], ...] = (vector.examples, select, test)
     alike = {
         name: {(normalize(x), normalize(y)): x for x, y in pairs}
         for name, pairs in zip(names, tasks, strict=True)
@@ -282,7 +283,7 @@ def _settings(
     test: Task,
     wrong: Sequence[TaskVector],
     template: Template,
-    mode: str,
+    mode: Mode,
     seed: int,
 ) -> dict:
     return {

@@ -1,17 +1,18 @@
 """Injection: write a convex combination of task vectors; does the model predict that mixture?"""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ... import viz
 from ...errors import TvlensError, unknown
 from ...geometry import Effects, balanced_effects
 from ...models.forward import Hook
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ...sites import Site
 from ...stats import bootstrap_interval
@@ -19,8 +20,11 @@ from ..divergence import kl
 from ..pool import at_least
 from ..prediction import Moments
 from .predictives import Predicted, check_model, gap, predicted
-from .probes import Probes, alphabet, forced, most_seen, probes, states
+from .probing import Probes, alphabet, forced, most_seen, probes, states
 from .vertices import own, shared
+
+if TYPE_CHECKING:
+    import pandas
 
 CONDITIONS = (
     "unsteered",
@@ -60,7 +64,7 @@ class Injection(Saved):
     def _repr_html_(self) -> str:
         return self.figure()._repr_html_()
 
-    def figure(self):
+    def figure(self) -> viz.Figure:
         """Mean KL with its interval, a row for each condition."""
         from .show import injection_figure
 
@@ -74,7 +78,7 @@ class Injection(Saved):
         """95% bootstrap interval of the mean, over sequences."""
         return bootstrap_interval(self.each(condition).numpy())
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per condition: mean KL, interval, n."""
         import pandas as pd
 

@@ -2,23 +2,28 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ... import viz
 from ...errors import TvlensError, unknown
-from ...models.load import model_name
+from ...models.loading import model_name
 from ...saved import Saved
 from ...stats import bootstrap_interval
 from ..chains import unigram_inference, unigram_retrieval
 from ..divergence import relative_distance
 from ..markov import Markov
+from ..pool import Split
 from ..prediction import Moments, Prediction, Predictive
 from ..references import extrapolation, learner, retrieval, streamed
 from ..sequences import Data
 from .predictives import check_model, gap, longest, predicted
+
+if TYPE_CHECKING:
+    import pandas
 
 Reference = Callable[[Any, Data], Prediction]
 
@@ -66,7 +71,7 @@ class Behaviour(Saved):
     def _repr_html_(self) -> str:
         return self.figure()._repr_html_()
 
-    def figure(self):
+    def figure(self) -> viz.Figures:
         """KL by position, a chart for each split."""
         from .show import behaviour_figure
 
@@ -111,7 +116,7 @@ class Behaviour(Saved):
         between = self.between[self.splits.index(split)].mean()
         return float(relative_distance(first, second, between) + 1) / 2
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per split, reference and position: KL, its standard error, n."""
         import pandas as pd
 
@@ -146,7 +151,7 @@ class Yardstick:
         *,
         length: int,
         sequences: int = 1024,
-        splits: Sequence[str] | None = None,
+        splits: Sequence[Split] | None = None,
         against: Mapping[str, Reference] | None = None,
         seed: int = 0,
     ) -> "Yardstick":
@@ -189,7 +194,7 @@ def behaviour(
     *,
     length: int | None = None,
     sequences: int = 1024,
-    splits: Sequence[str] | None = None,
+    splits: Sequence[Split] | None = None,
     against: Mapping[str, Reference] | None = None,
     seed: int = 0,
     batch_size: int = 256,

@@ -1,6 +1,7 @@
 """Do points cluster by a label? Silhouettes against permuted labels."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..saved import Saved
 from . import checks
+
+if TYPE_CHECKING:
+    import pandas
 
 # Numbers of one block of the distances' sums; bounds memory at some hundred MB.
 _TOGETHER = 2**24
@@ -53,7 +57,7 @@ class Separation(Saved):
 
         return separation_figure(self)._repr_html_()
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row: silhouette, null, effect size, p-value."""
         import pandas as pd
 

@@ -5,7 +5,7 @@ all layers ride in the same forward passes, so a sweep over layers costs as many
 rows fill batches, and not one forward per layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from ..errors import TvlensError
 from ..models.forward import Batch, Hook, logits_at
-from ..sites import Site
+from ..sites import Site, SiteName
 from ..tasks import Prompt
-from .vector import written
+from .vector import Mode, written
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def score(
     model: Any,
     rows: Sequence[Row],
     *,
-    site: str = "resid_post",
-    mode: str = "replace",
+    site: SiteName | str = "resid_post",
+    mode: Mode = "replace",
     batch_tokens: int = 2048,
     progress: bool = False,
 ) -> Scores:
@@ -90,7 +90,7 @@ def lenient(said: str, answer: str) -> bool:
 
 
 def _right(
-    model: Any, rows: Sequence[Row], site: str, mode: str
+    model: Any, rows: Sequence[Row], site: str, mode: Mode
 ) -> tuple[Bool[Tensor, "row answer"], Int[Tensor, " row"]]:
     """Which tokens of each answer the model gives, and its first token; padding behind a short
     answer counts right.
@@ -109,7 +109,7 @@ def _right(
 
 
 def _writes(
-    model: Any, rows: Sequence[Row], delimiter: Int[Tensor, " row"], site: str, mode: str
+    model: Any, rows: Sequence[Row], delimiter: Int[Tensor, " row"], site: str, mode: Mode
 ) -> list[Hook]:
     """One hook per layer at which any row is written to."""
     by_layer: dict[int, list[int]] = {}
@@ -117,7 +117,7 @@ def _writes(
         if row.layer is not None:
             by_layer.setdefault(row.layer, []).append(i)
 
-    def write(indices: list[int]):
+    def write(indices: list[int]) -> Callable:
         def hook(activation: Tensor, hook_point: Any) -> Tensor:
             edited = activation.clone()
             values = torch.stack([rows[i].vector for i in indices]).to(edited)

@@ -1,6 +1,7 @@
 """How well distributions over tasks follow a reference: correlation and total variation."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from ...errors import TvlensError
 from ...geometry.shares import resampled
 from ...saved import Saved
 from ..categorical import rows_on_simplex
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Agreement(Saved):
 
         return agreement_figure(self)._repr_html_()
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per layer: both measures with their intervals and nulls."""
         import pandas as pd
 

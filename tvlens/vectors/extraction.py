@@ -1,18 +1,20 @@
 """`extract`: from a task's examples to its task vector."""
 
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import unknown
 from ..models.forward import check_runnable
-from ..models.load import is_processed, model_name
-from ..tasks import Task, Template
+from ..models.loading import is_processed, model_name
+from ..sites import SiteName
+from ..tasks import Modality, Task, Template
 from .checks import check_task, extraction_counts, read_template, vector_site
 from .function import function
 from .methods import Draw, Method, difference, in_context, instruction, state
 from .vector import TaskVector
 
 # What `extract` knows by name; any function of a `Draw` will do as well.
+MethodName = Literal["state", "function", "difference", "in-context", "instruction"]
 METHODS: dict[str, Method] = {
     "state": state,
     "function": function,
@@ -26,13 +28,13 @@ def extract(
     model: Any,
     task: Task,
     *,
-    method: str | Method = "state",
+    method: MethodName | Method = "state",
     template: str | Template = "qa",
     shots: int = 6,
     contexts: int = 20,
-    site: str = "resid_post",
-    modality: str = "text",
-    query: str | None = None,
+    site: SiteName | str = "resid_post",
+    modality: Modality = "text",
+    query: Modality | None = None,
     seed: int = 0,
     batch_size: int = 16,
     progress: bool = False,
