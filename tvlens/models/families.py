@@ -4,7 +4,10 @@ One record per model, computed once. What can be observed is observed in a forwa
 token; what cannot is read from the model's configuration.
 """
 
+import contextlib
 import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,12 +96,26 @@ def _block_outputs(model: Any) -> tuple[int | None, ...]:
 
     handles = [b.register_forward_hook(observe(i)) for i, b in enumerate(model.blocks)]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _without_hooks(model):
             _forward_one_position(model)
     finally:
         for handle in handles:
             handle.remove()
     return tuple(lengths.get(i) for i in range(len(model.blocks)))
+
+
+@contextlib.contextmanager
+def _without_hooks(model: Any) -> Iterator[None]:
+    """Within, hooks on the model's hook points do not run: they expect the caller's prompts."""
+    points = list(model.hook_dict.values())
+    hooks = [point._forward_hooks for point in points]
+    for point in points:
+        point._forward_hooks = OrderedDict()
+    try:
+        yield
+    finally:
+        for point, own in zip(points, hooks, strict=True):
+            point._forward_hooks = own
 
 
 def _forward_one_position(model: Any) -> None:
