@@ -395,6 +395,8 @@ def test_a_null_that_stays_null():
         (dict(site="z", metric=lambda x: x[:, -1, 0] * float("nan")), "NaN for example 0"),
         (dict(site="z", metric=3), "a metric is a function of logits.*not int"),
         (dict(site="z", metric={}), "no metric"),
+        (dict(site="z", metric=tv.kl_divergence(torch.rand(2, 384))), r"logits \[2, 384\] to com"),
+        (dict(site="z", metric=tv.kl_divergence(torch.rand(3, 38))), r"with \[3, 384\]"),
         (dict(site="z", layers=True), "layers must be one integer or several, not True"),
         (dict(site="z", layers=1.0), "layers must be one integer or several, not 1.0"),
         (dict(site="z", heads=False), "heads must be one integer or several, not False"),

@@ -192,7 +192,9 @@ def _vectors(model: Any, tensor: Tensor) -> Tensor:
         )
     if tensor.ndim == 3 and size is not None:
         raise TvlensError(f"this model reads pictures [row, channel, height, width], not {shape}")
-    if tensor.ndim == 3 and hasattr(config, "vocab_size") and shape[2] != model.cfg.d_model:
+    # A model of vectors calls the width of its inputs its vocabulary.
+    widths = [model.cfg.d_model, getattr(model.cfg, "d_vocab", None)]
+    if tensor.ndim == 3 and size is None and shape[2] not in widths:
         raise TvlensError(
             f"vectors in place of embeddings are as wide as the model, {model.cfg.d_model}, not "
             f"{shape[2]}"
