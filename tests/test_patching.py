@@ -437,7 +437,7 @@ def test_a_layer_in_a_site_s_name_is_the_layer_that_is_patched(function, name):
     model, (clean, corrupted) = tiny.model("llama"), pair()
     one = function(model, clean, corrupted, site=name, metric=METRIC)
     every = function(model, clean, corrupted, site="resid_pre", metric=METRIC)
-    assert one.axes == ("position",)
+    assert one.axes == ("position",) and one.settings["layer"] == 1
     torch.testing.assert_close(one.values, every.values[1], rtol=1e-4, atol=1e-5)
 
 
