@@ -138,8 +138,13 @@ def test_hooks_are_gone_after_an_exception(causal):
         ([[1, 2], [1, 2, 3]], {"positions": -3}, "position -3 is outside prompt 0"),
         ([[1, 2]], {"layers": 7}, "layer 7 does not exist"),
         ([[1, 2]], {"layers": "some"}, "layers must be 'all' or numbers"),
+        ([[1, 2]], {"wanted": 3}, "sites are names or `Site`s, one or several, not 3"),
+        ([[1, 2]], {"wanted": ["z", 5]}, "sites are names or `Site`s"),
+        ([[1, 2]], {"positions": 1.5}, "positions must be one integer or several"),
+        ([[1, 2]], {"batch_size": 0}, "batch_size must be 1 or more, not 0"),
+        ([[1, 2]], {"file": "."}, "is a folder: give the name"),
     ],
 )
-def test_bad_input(prompts, options, message):
+def test_bad_input(unchecked, prompts, options, message):
     with pytest.raises(TvlensError, match=message):
         tv.collect(tiny.model("llama"), prompts, progress=False, **options)

@@ -445,6 +445,8 @@ def test_a_null_that_stays_null():
         (dict(site="z", metric=lambda x: x[:, -1, 0] * float("nan")), "NaN for example 0"),
         (dict(site="z", metric=3), "a metric is a function of logits.*not int"),
         (dict(site="z", metric={}), "no metric"),
+        (dict(site="z", metric=tv.kl_divergence(torch.rand(2, 384))), r"logits \[2, 384\] to com"),
+        (dict(site="z", metric=tv.kl_divergence(torch.rand(3, 38))), r"with \[3, 384\]"),
         (dict(site="z", layers=True), "layers must be one integer or several, not True"),
         (dict(site="z", layers=1.0), "layers must be one integer or several, not 1.0"),
         (dict(site="z", heads=False), "heads must be one integer or several, not False"),
@@ -485,7 +487,7 @@ def test_a_layer_in_a_site_s_name_is_the_layer_that_is_patched(function, name):
     model, (clean, corrupted) = tiny.model("llama"), pair()
     one = function(model, clean, corrupted, site=name, metric=METRIC)
     every = function(model, clean, corrupted, site="resid_pre", metric=METRIC)
-    assert one.axes == ("position",)
+    assert one.axes == ("position",) and one.settings["layer"] == 1
     torch.testing.assert_close(one.values, every.values[1], rtol=1e-4, atol=1e-5)
 
 

@@ -176,12 +176,24 @@ def _post_norm_opt():
         word_embed_proj_dim=16,
         do_layer_norm_before=False,
     )
-    return tv.load(hf.OPTForCausalLM(config).eval())
+    model = tv.load(hf.OPTForCausalLM(config).eval())
+    return model, [
+        layer.self_attn_layer_norm for layer in model.original_model.model.decoder.layers
+    ]
 
 
-def test_the_middle_of_a_post_norm_block_is_what_its_first_norm_gives():
-    """OPT-350m, against plain PyTorch hooks: read, and written to."""
-    model = _post_norm_opt()
+def _gpt1():
+    torch.manual_seed(0)
+    config = hf.OpenAIGPTConfig(n_layer=6, n_head=4, n_embd=32, n_positions=96, vocab_size=384)
+    model = tv.load(hf.OpenAIGPTLMHeadModel(config).eval())
+    return model, [block.ln_1 for block in model.original_model.transformer.h]
+
+
+@pytest.mark.parametrize("make", [_post_norm_opt, _gpt1])
+@pytest.mark.filterwarnings("ignore:.*cannot (resume|begin) at a")
+def test_the_middle_of_a_post_norm_block_is_what_its_first_norm_gives(make):
+    """OPT-350m and GPT-1, against plain PyTorch hooks: read, and written to."""
+    model, norms = make()
     clean, corrupted = torch.randint(3, 120, (2, 2, 9), generator=torch.Generator().manual_seed(2))
     metric = tv.logit_difference(7, 11)
     layers = [0, 3, 5]
@@ -189,8 +201,7 @@ def test_the_middle_of_a_post_norm_block_is_what_its_first_norm_gives():
     got = tv.collect(model, clean, "resid_mid", progress=False)
     assert is_post_norm(model) and not is_post_norm(tiny.model("gpt2"))
     for i, layer in enumerate(layers):
-        norm = model.original_model.model.decoder.layers[layer].self_attn_layer_norm
-        kept = {}
+        norm, kept = norms[layer], {}
         handle = norm.register_forward_hook(lambda m, args, out, kept=kept: kept.update(out=out))
         with torch.no_grad():
             model.original_model(input_ids=clean)

@@ -296,6 +296,17 @@ def test_arithmetic():
         a + TaskVector(torch.zeros(2, 32))
 
 
+def test_vectors_go_with_vectors_of_the_stream(unchecked):
+    model = tiny.model("gpt2")
+    for wrong in (lambda v: v + 3, lambda v: v.cosine(None), lambda v: TaskVector.average([3, v])):
+        with pytest.raises(TvlensError, match="TaskVector"):
+            wrong(vector_of(model))
+    with pytest.raises(TvlensError, match=r"a vector is \[layer, d_model\], not \[3\]"):
+        TaskVector(torch.rand(3)).applied(model, layer=1).__enter__()
+    with pytest.raises(TvlensError, match="z is not one vector of the model's width"):
+        TaskVector(torch.rand(3, 32), "z").applied(model, layer=1).__enter__()
+
+
 def test_vectors_of_other_models_are_refused():
     model = tiny.model("gpt2")
     with (

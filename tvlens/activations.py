@@ -125,6 +125,8 @@ def collect(
     everything = Batch.of(model, rows, look=False)
     shapes = {str(s): _stored_shape(model, s, everything, positions) for s in addresses}
     dtype = next(model.parameters()).dtype
+    if file is not None and Path(file).is_dir():
+        raise TvlensError(f"file={str(file)!r} is a folder: give the name of a file in it")
     storage = _in_memory if file is None else _in_file
     with storage(shapes, dtype, everything.lengths, file) as values:
         starts = range(0, len(everything), batch_size)

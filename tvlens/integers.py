@@ -48,7 +48,7 @@ def as_integers(value: Any, *, name: str) -> list[int]:
         return [int(value)]
     iterable = isinstance(value, Iterable) and not isinstance(value, str | bytes | dict)
     # A tensor without axes says that it can be iterated over, and cannot.
-    items = list(value) if iterable and getattr(value, "ndim", 1) else [None]
+    items: list[Any] = list(value) if iterable and getattr(value, "ndim", None) != 0 else [None]
     if not items:
         raise TvlensError(f"{name} is empty")
     if not all(is_integer(item) for item in items):

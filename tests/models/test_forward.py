@@ -95,6 +95,13 @@ def test_padding_is_out_of_sight_where_gemma_looks_both_ways(both_ways):
         truth = model.original_model(input_ids=torch.tensor(rows[:1]), output_hidden_states=True)
     got = tv.collect(model, rows, ["resid_pre"], layers=5, progress=False)["resid_pre.5"][0, :5]
     torch.testing.assert_close(got, truth.hidden_states[5][0], rtol=1e-4, atol=1e-5)
+    others = [[token + 1 for token in row] for row in rows]
+    options = dict(site="z", layers=[0, 4], positions=-1, metric=METRIC)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        together = tv.patch(model, rows, others, **options).values[..., 0]
+        alone = tv.patch(model, rows[:1], others[:1], **options).values[..., 0]
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_threads_on_one_model_give_what_one_thread_gives():

@@ -165,11 +165,12 @@ def _rows_of(model: Any, tokens: Tensor) -> Rows:
     if tokens.ndim not in (1, 2) or tokens.dtype == torch.bool or tokens.is_complex():
         kind = f"{str(tokens.dtype).removeprefix('torch.')} {list(tokens.shape)}"
         raise TvlensError(f"a tensor of prompts is integers [prompt, position], not {kind}")
+    tokens = tokens.long().cpu()
     if tokens.ndim == 1:
         return [tokens]
     if not tokens.shape[1]:
         raise TvlensError("prompt 0 is empty")
-    return unpadded(getattr(model, "tokenizer", None), tokens.cpu()) if len(tokens) else []
+    return unpadded(getattr(model, "tokenizer", None), tokens) if len(tokens) else []
 
 
 def _vectors(model: Any, tensor: Tensor) -> Tensor:
@@ -191,7 +192,9 @@ def _vectors(model: Any, tensor: Tensor) -> Tensor:
         )
     if tensor.ndim == 3 and size is not None:
         raise TvlensError(f"this model reads pictures [row, channel, height, width], not {shape}")
-    if tensor.ndim == 3 and hasattr(config, "vocab_size") and shape[2] != model.cfg.d_model:
+    # A model of vectors calls the width of its inputs its vocabulary.
+    widths = [model.cfg.d_model, getattr(model.cfg, "d_vocab", None)]
+    if tensor.ndim == 3 and size is None and shape[2] not in widths:
         raise TvlensError(
             f"vectors in place of embeddings are as wide as the model, {model.cfg.d_model}, not "
             f"{shape[2]}"
@@ -227,7 +230,7 @@ def _as_rows(values: Any) -> list[Tensor]:
     """Rows of integers, from a tensor, an array or nested lists; one row may stand alone."""
     if not isinstance(values, Tensor | np.ndarray) and len(values) and not is_integer(values[0]):
         return [_row(value, i) for i, value in enumerate(values)]
-    tensor = torch.as_tensor(values)
+    tensor = torch.as_tensor(values).cpu()
     return list(tensor) if tensor.ndim > 1 else [tensor] if tensor.numel() else []
 
 
@@ -287,7 +290,7 @@ def _row(tokens: Any, i: int) -> Tensor:
         return torch.tensor([int(token) for token in tokens], dtype=torch.long)
     if tokens.ndim != 1 or tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise TvlensError(f"prompt {i} is {list(tokens.shape)} {tokens.dtype}, not token ids [pos]")
-    return tokens.long()
+    return tokens.long().cpu()
 
 
 def _check_tokens(model: Any, rows: Rows) -> None:

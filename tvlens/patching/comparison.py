@@ -67,6 +67,8 @@ class Comparison:
         several = list(self.metrics) != [""]
         corrupted = _first(self.base.prompts)
         shown = corrupted if self.clean is None else _first(self.clean)
+        # One layer makes no axis: the settings say which.
+        one = {} if "layer" in self.grid.axes else {"layer": self.grid.cells[0].layer}
         whole = PatchResult(
             values=values.detach().cpu().reshape(len(self.metrics), *self.grid.shape, -1),
             axes=("metric", *self.grid.axes),
@@ -76,7 +78,9 @@ class Comparison:
             site=self.grid.component,
             tokens=_words(model, corrupted),
             source_tokens=_words(model, shown),
-            settings={"model": model_name(model), "prompts": len(self.base.prompts)} | settings,
+            settings={"model": model_name(model), "prompts": len(self.base.prompts)}
+            | one
+            | settings,
         )
         return _with_attention(model, shown, whole if several else whole[""])
 

@@ -25,7 +25,7 @@ Answers = TokenIds | str | Sequence[str | int]
 
 def positions_of(metric: Metric) -> tuple[int, ...]:
     """The positions a metric reads, from the end of the prompt; the last one by default."""
-    return tuple(getattr(metric, "positions", (-1,)))
+    return tuple(as_integers(getattr(metric, "positions", (-1,)), name="a metric's positions"))
 
 
 def resolved(metric: Metric | Mapping[str, Metric], model: Any) -> dict[str, Metric]:
@@ -182,10 +182,17 @@ def accuracy(token: Answers) -> Metric:
 
 def kl_divergence(reference: Float[Tensor, "batch vocab"]) -> Metric:
     """KL(reference || patched) at the last position, in nats; `reference` holds logits."""
+    if not isinstance(reference, Tensor):
+        raise TvlensError(f"kl_divergence needs logits [batch, vocab], not {reference!r}")
 
     def metric(logits: Tensor) -> Tensor:
-        target = reference.to(logits).log_softmax(-1)
         found = logits[:, -1].log_softmax(-1)
+        if reference.shape not in (found.shape, found.shape[1:], (1, *found.shape[1:])):
+            raise TvlensError(
+                f"kl_divergence has logits {list(reference.shape)} to compare with "
+                f"{list(found.shape)}: give those of the same examples at one position"
+            )
+        target = reference.to(logits).log_softmax(-1)
         return (target.exp() * (target - found)).sum(-1)
 
     return metric

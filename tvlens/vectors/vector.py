@@ -116,6 +116,8 @@ class TaskVector:
         if not vectors:
             raise TvlensError("no vectors to average")
         first, *rest = vectors
+        if not isinstance(first, TaskVector):
+            raise TvlensError(f"only TaskVectors have an average, not {type(first).__name__}")
         for other in rest:
             first._check_like(other)
         values = torch.stack([v.values for v in vectors]).mean(0)
@@ -164,6 +166,8 @@ class TaskVector:
         if mode not in MODES:
             raise unknown("mode", mode, MODES)
         site = Site(self.site, layer).on(model)
+        if site.axes != ("batch", "pos", "d_model"):
+            raise TvlensError(f"{site.component} is not one vector of the model's width")
         try:
             vector = self.values[site.layer] * float(scale)
         except (TypeError, ValueError):
@@ -182,6 +186,8 @@ class TaskVector:
     def check(self, model: Any, *, other_model: bool = False) -> None:
         """Raise TvlensError unless this vector fits the model."""
         check_model(model)
+        if self.values.ndim != 2:
+            raise TvlensError(f"a vector is [layer, d_model], not {list(self.values.shape)}")
         layers, width = self.values.shape
         if (layers, width) != (model.cfg.n_layers, model.cfg.d_model):
             raise TvlensError(
@@ -212,6 +218,8 @@ class TaskVector:
         return cls(tensors["values"], about["site"], about["meta"])
 
     def _check_like(self, other: "TaskVector") -> None:
+        if not isinstance(other, TaskVector):
+            raise TvlensError(f"a TaskVector goes with another, not with {type(other).__name__}")
         if self.values.shape != other.values.shape or self.site != other.site:
             raise TvlensError(
                 f"{self.name!r} at {self.site} {list(self.values.shape)} and {other.name!r} at "
