@@ -1,5 +1,6 @@
 """`load`: any model, as the TransformerLens model itself."""
 
+import contextlib
 import os
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from ..errors import TvlensError, unknown
 from . import zoo
 from .boot import boot, from_module
+from .families import family
 from .placement import check_device, read_dtype
 from .quiet import without_bars
 
@@ -76,6 +78,10 @@ def load(
             model.processor = processor
         if processed and not is_processed(model):
             _process(model)
+        # Now, before hooks of the caller's own could see its forward pass. A model that does not
+        # run on one token is asked again when it is needed.
+        with contextlib.suppress(Exception):
+            family(model)
     return model
 
 
