@@ -5,13 +5,29 @@ VENV3 := .venv-tl3
 # Progress bars of many test workers would only mix.
 WORKERS ?= auto
 
-.PHONY: demo test test-tl3 lint docs notebooks bench clean
+PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+
+.PHONY: demo test test-fast test-portable test-portable-default test-portable-avx2 test-tl3 lint docs
+.PHONY: notebooks bench clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/tvlens demo --out out/demo --open
 
 test: lint
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(PYTEST)
+
+# Without packaged weights and without a browser.
+test-fast: $(VENV)/.installed
+	$(PYTEST) -m "not slow"
+
+# The same as an older processor computes it: kernels without AVX, and those of AVX2; one thread.
+test-portable: test-portable-default test-portable-avx2
+
+test-portable-default: $(VENV)/.installed
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1 $(PYTEST) -m "not slow"
+
+test-portable-avx2: $(VENV)/.installed
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 $(PYTEST) -m "not slow"
 
 test-tl3: $(VENV3)/.installed
 	$(VENV3)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "tl3 and not slow"

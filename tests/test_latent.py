@@ -24,7 +24,7 @@ SIZES = {
     "representation": {"per_cell": 2, "resamples": 5, "null": 2},
     "injection": {"sequences": 6},
     "removal": {"sequences": 6, "null": 2},
-    "learning": {"sequences": 6, "steps": 2, "null": 2, "rank": 1},
+    "learning": {"sequences": 6, "restarts": 2, "null": 2, "rank": 1},
     "explained": {"sequences": 40, "null": 2},
     "newcomers": {"tasks": 4, "sequences": 4, "null": 5},
     "over_steps": {"sequences": 6, "tasks": 3, "per_task": 3, "per_cell": 2},
@@ -188,7 +188,7 @@ def test_a_grid_on_a_dask_cluster_is_the_grid_in_one(made, tmp_path):
     import joblib
 
     found, _ = made
-    local = dict(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
+    local = dict(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
     with (
         distributed.LocalCluster(**local) as cluster,
         distributed.Client(cluster),
