@@ -5,6 +5,7 @@ VENV3 := .venv-tl3
 # Progress bars of many test workers would only mix.
 WORKERS ?= auto
 
+PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: demo test test-fast test-portable test-portable-default test-portable-avx2 test-tl3 lint docs
@@ -60,11 +61,14 @@ $(VENV)/.docs: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
-# The same lock with the older TransformerLens, which still has HookedTransformer.
-$(VENV3)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV3)
+# The same packages, seen through a .pth file, under the older TransformerLens, which still has
+# HookedTransformer.
+$(VENV3)/.installed: $(VENV)/.installed
+	$(VENV)/bin/python -m venv --clear $(VENV3)
+	echo "import site; site.addsitedir('$$($(VENV)/bin/python -c $(PURELIB))')" \
+		> "$$($(VENV3)/bin/python -c $(PURELIB))/base.pth"
 	sed 's/^transformer-lens==.*/transformer-lens==3.9.0/' constraints.txt > $(VENV3)/constraints.txt
-	$(VENV3)/bin/python -m pip install --quiet --constraint $(VENV3)/constraints.txt --editable ".[dev]"
+	$(VENV3)/bin/python -m pip install --quiet --constraint $(VENV3)/constraints.txt transformer-lens
 	touch $@
 
 clean:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -135,6 +136,12 @@ def test_other_checks_use_the_trained_model_and_other_training_is_refused(tmp_pa
         latent.run("tiny", steps=4, **options)
 
 
+# A process of its own group that hears Ctrl-C, even where the tests run in the background.
+INTERRUPTIBLE = dict(
+    start_new_session=True,
+    preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
+)
+
 KILLED = """
 import sys
 from dataclasses import replace
@@ -166,7 +173,7 @@ def test_a_killed_cell_goes_on_and_ends_with_the_same_numbers(tmp_path):
 
 def test_ctrl_c_is_one_line_and_leaves_checkpoints(tmp_path):
     command = [sys.executable, "-m", "tvlens", "latent", "--jobs", "2", "-o", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **INTERRUPTIBLE)
     while not list(tmp_path.glob("*/run/checkpoints/*8.safetensors")) and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
