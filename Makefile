@@ -21,14 +21,20 @@ test: lint
 test-fast: $(VENV)/.installed
 	$(PYTEST) -m "not slow"
 
-# The same as an older processor computes it: kernels without AVX, and those of AVX2; one thread.
+# The same on one thread as older processors compute it: kernels of PyTorch, oneDNN, MKL and OpenBLAS
+# without AVX, and those for AVX2.
+WITHOUT_AVX = ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE \
+	OPENBLAS_CORETYPE=Nehalem OMP_NUM_THREADS=1
+WITH_AVX2 = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 \
+	OPENBLAS_CORETYPE=Haswell OMP_NUM_THREADS=1
+
 test-portable: test-portable-default test-portable-avx2
 
 test-portable-default: $(VENV)/.installed
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1 $(PYTEST) -m "not slow"
+	$(WITHOUT_AVX) $(PYTEST) -m "not slow"
 
 test-portable-avx2: $(VENV)/.installed
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 $(PYTEST) -m "not slow"
+	$(WITH_AVX2) $(PYTEST) -m "not slow"
 
 test-tl3: $(VENV3)/.installed
 	$(VENV3)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "tl3 and not slow"

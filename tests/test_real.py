@@ -48,8 +48,9 @@ def test_task_vectors_work_on_smollm2(smollm2, wrong, name, least):
     train, select, test = tv.Task.load(name).split(seed=0)
     vector = tv.extract(smollm2, train, shots=6, contexts=20, seed=0)
     others = [other for other in wrong if other.meta["kind"] != vector.meta["kind"]]
-    select = select.subset(range(24))  # enough to choose one of 30 layers
-    check_report(tv.evaluate(smollm2, vector, select=select, test=test, wrong=others), least)
+    # Enough to choose one of 30 layers, and for shares whose interval is .15 to either side.
+    parts = dict(select=select.subset(range(24)), test=test.subset(range(40)))
+    check_report(tv.evaluate(smollm2, vector, **parts, wrong=others), least)
 
 
 def test_the_zoo_reads_bert_from_its_wheel():
