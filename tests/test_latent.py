@@ -20,6 +20,9 @@ from tvlens.studies.latent import cell, study
 from tvlens.studies.latent.claim import Claim, verdicts
 from tvlens.studies.latent.plan import Plan
 
+# One worker makes the grid, once.
+pytestmark = pytest.mark.xdist_group("latent")
+
 SIZES = {
     "behaviour": {"sequences": 6},
     "representation": {"per_cell": 2, "resamples": 5, "null": 2},
