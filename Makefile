@@ -5,13 +5,35 @@ VENV3 := .venv-tl3
 # Progress bars of many test workers would only mix.
 WORKERS ?= auto
 
-.PHONY: demo test test-tl3 lint docs notebooks bench clean
+PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
+PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+
+.PHONY: demo test test-fast test-portable test-portable-default test-portable-avx2 test-tl3 lint docs
+.PHONY: notebooks bench clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/tvlens demo --out out/demo --open
 
 test: lint
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(PYTEST)
+
+# Without packaged weights and without a browser.
+test-fast: $(VENV)/.installed
+	$(PYTEST) -m "not slow"
+
+# The same on one thread as older processors compute it: kernels of PyTorch, oneDNN and MKL without
+# AVX, and those for AVX2.
+WITHOUT_AVX = ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE \
+	OMP_NUM_THREADS=1
+WITH_AVX2 = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 OMP_NUM_THREADS=1
+
+test-portable: test-portable-default test-portable-avx2
+
+test-portable-default: $(VENV)/.installed
+	$(WITHOUT_AVX) $(PYTEST) -m "not slow"
+
+test-portable-avx2: $(VENV)/.installed
+	$(WITH_AVX2) $(PYTEST) -m "not slow"
 
 test-tl3: $(VENV3)/.installed
 	$(VENV3)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "tl3 and not slow"
@@ -45,11 +67,14 @@ $(VENV)/.docs: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
-# The same lock with the older TransformerLens, which still has HookedTransformer.
-$(VENV3)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV3)
+# The same packages, seen through a .pth file, under the older TransformerLens, which still has
+# HookedTransformer.
+$(VENV3)/.installed: $(VENV)/.installed
+	$(VENV)/bin/python -m venv --clear $(VENV3)
+	echo "import site; site.addsitedir('$$($(VENV)/bin/python -c $(PURELIB))')" \
+		> "$$($(VENV3)/bin/python -c $(PURELIB))/base.pth"
 	sed 's/^transformer-lens==.*/transformer-lens==3.9.0/' constraints.txt > $(VENV3)/constraints.txt
-	$(VENV3)/bin/python -m pip install --quiet --constraint $(VENV3)/constraints.txt --editable ".[dev]"
+	$(VENV3)/bin/python -m pip install --quiet --constraint $(VENV3)/constraints.txt transformer-lens
 	touch $@
 
 clean:

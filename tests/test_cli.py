@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import tiny
@@ -11,14 +12,30 @@ import torch
 
 import tvlens as tv
 from tvlens import TvlensError
+from tvlens.cli import main
 from tvlens.studies import vectors as study
 
 
-def run(*arguments, env=None):
+def started(*arguments):
+    """The command in a process of its own."""
     command = [sys.executable, "-m", "tvlens", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **(env or {})}
-    )
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def run(capfd, monkeypatch):
+    """The same in this process, which has everything imported."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tvlens", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+            sys.exit(0)
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, end.value.code or 0, out, err)
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -28,7 +45,6 @@ def run(*arguments, env=None):
         (["vectors", "-t", "antonym", "-m", "smolm2-135m"], "did you mean 'smollm2-135m'"),
         (["vectors", "-t", "antonym", "--template", "qaa"], "did you mean 'qa'"),
         (["vectors", "-t", "nowhere.csv"], "nowhere.csv is no task"),
-        (["zoo", "get", "minilm"], "did you mean 'minilm-l6'"),
         (["patch", "-t", "antonim"], "did you mean 'antonym'"),
         (["patch", "-t", "antonym", "--site", "zz"], "unknown site 'zz'"),
         (["patch", "-t", "antonym", "--positions", "last"], "give all, together, or numbers"),
@@ -39,7 +55,7 @@ def run(*arguments, env=None):
         (["matrix", "-d", "emoji-word"], "did you mean 'emoji-words'"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_two(arguments, message):
+def test_mistakes_are_one_line_and_exit_two(run, arguments, message):
     done = run(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
@@ -47,9 +63,19 @@ def test_mistakes_are_one_line_and_exit_two(arguments, message):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_lists():
+def test_the_command_is_a_process_that_says_nothing_else(folder, tmp_path):
+    done = started("zoo", "get", "minilm")
+    assert done.returncode == 2 and "did you mean 'minilm-l6'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    done = started("vectors", "-m", folder, "-t", "antonym", "--shots", 20, "-o", tmp_path)
+    assert done.returncode == 2
+    assert "\ntvlens: prompt" in done.stderr and "the model's context is 96" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_lists(run):
     assert "singular-plural" in run("tasks").stdout
-    listing = run("zoo").stdout
+    listing = started("zoo").stdout
     assert all(name in listing for name in tv.zoo.ZOO)
     assert "Apache-2.0" in listing
     assert run("--help").returncode == 0
@@ -63,7 +89,7 @@ def test_version_answers_without_torch():
     assert done.stdout == f"tvlens {tv.__version__}\n"
 
 
-def test_patch_writes_a_page_and_numbers(folder, tmp_path):
+def test_patch_writes_a_page_and_numbers(run, folder, tmp_path):
     texts = ["--clean", "Q: cat A: cats", "--corrupted", "Q: dog A: dogs", "--right", "s"]
     done = run("patch", "-m", folder, *texts, "-o", tmp_path, "--site", "mlp_out")
     assert done.returncode == 0, done.stderr
@@ -71,7 +97,7 @@ def test_patch_writes_a_page_and_numbers(folder, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["settings"]["site"] == "mlp_out"
 
 
-def test_vectors_writes_a_page_and_numbers(folder, tmp_path):
+def test_vectors_writes_a_page_and_numbers(run, folder, tmp_path):
     (tmp_path / "own.csv").write_text(
         "input,output\n" + "\n".join(f"{c}at,{c}ats" for c in "abcdefghijklmnopqrst")
     )
@@ -90,13 +116,6 @@ def test_vectors_writes_a_page_and_numbers(folder, tmp_path):
     assert (out / "own.safetensors").exists()
 
 
-def test_too_long_a_prompt_is_one_line(folder, tmp_path):
-    done = run("vectors", "-m", folder, "-t", "antonym", "--shots", 20, "-o", tmp_path)
-    assert done.returncode == 2
-    assert "the model's context is 96" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     """A real interrupt while a real conversion runs, from the start of the download on."""
     cache = tmp_path / "cache"
@@ -106,6 +125,8 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Where the tests run in the background, their children do not hear Ctrl-C otherwise.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
     )
     while not list(cache.glob("zoo/.smollm2*")) and process.poll() is None:
         time.sleep(0.05)

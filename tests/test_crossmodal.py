@@ -20,6 +20,9 @@ from tvlens.tasks import Template
 from tvlens.vectors.conditions import zero_shot
 from tvlens.vectors.scoring import lenient
 
+# One worker makes the study, once.
+pytestmark = pytest.mark.xdist_group("crossmodal")
+
 DRAWS = Draws(shots=2, sets=2, contexts=2, template=Template.of("qa").demonstration, seed=0)
 
 

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -19,12 +20,15 @@ from tvlens.studies.latent import cell, study
 from tvlens.studies.latent.claim import Claim, verdicts
 from tvlens.studies.latent.plan import Plan
 
+# One worker makes the grid, once.
+pytestmark = pytest.mark.xdist_group("latent")
+
 SIZES = {
     "behaviour": {"sequences": 6},
     "representation": {"per_cell": 2, "resamples": 5, "null": 2},
     "injection": {"sequences": 6},
     "removal": {"sequences": 6, "null": 2},
-    "learning": {"sequences": 6, "steps": 2, "null": 2, "rank": 1},
+    "learning": {"sequences": 6, "restarts": 2, "null": 2, "rank": 1},
     "explained": {"sequences": 40, "null": 2},
     "newcomers": {"tasks": 4, "sequences": 4, "null": 5},
     "over_steps": {"sequences": 6, "tasks": 3, "per_task": 3, "per_cell": 2},
@@ -158,6 +162,12 @@ def test_cells_belong_to_the_code_that_checked_them(tmp_path, monkeypatch):
     assert len(checks) == 2
 
 
+# A process of its own group that hears Ctrl-C, even where the tests run in the background.
+INTERRUPTIBLE = dict(
+    start_new_session=True,
+    preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
+)
+
 KILLED = """
 import sys
 from dataclasses import replace
@@ -189,7 +199,7 @@ def test_a_killed_cell_goes_on_and_ends_with_the_same_numbers(tmp_path):
 
 def test_ctrl_c_is_one_line_and_leaves_checkpoints(tmp_path):
     command = [sys.executable, "-m", "tvlens", "latent", "--jobs", "2", "-o", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **INTERRUPTIBLE)
     while not list(tmp_path.glob("*/run/checkpoints/*8.safetensors")) and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
@@ -211,7 +221,7 @@ def test_a_grid_on_a_dask_cluster_is_the_grid_in_one(made, tmp_path):
     import joblib
 
     found, _ = made
-    local = dict(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
+    local = dict(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
     with (
         distributed.LocalCluster(**local) as cluster,
         distributed.Client(cluster),

@@ -15,10 +15,19 @@ from tvlens.viz import Page, Section, notebook
 TEXTS = {"Subspace", "PairMoments"}
 
 
+# One worker makes all results, once.
+pytestmark = pytest.mark.xdist_group("browser")
+
+
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory):
+def every_result(tmp_path_factory):
+    return results(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def shown(every_result):
     """HTML of every result by name, as the cells of one notebook hold it."""
-    found = results(tmp_path_factory.mktemp("results"))
+    found = dict(every_result)
     page = Page("A study", ["Asked and found. " + HOSTILE], [Section("One", HOSTILE, [_chart()])])
     found["Page"] = page
     with pytest.MonkeyPatch.context() as patch:
@@ -57,8 +66,8 @@ def test_a_page_in_a_notebook_leaves_the_notebook_as_it_is(shown):
     assert not re.search(r"<(!DOCTYPE|html|body|meta)|\sid=\"(section|heading)", html)
 
 
-def test_texts_say_what_they_are(tmp_path):
-    found = results(tmp_path)
+def test_texts_say_what_they_are(every_result):
+    found = every_result
     assert {name for name in found if not hasattr(found[name], "_repr_html_")} == TEXTS
     assert all(re.fullmatch(r"\w+\(.*\d.*\)", repr(found[name])) for name in TEXTS)
 
@@ -72,7 +81,6 @@ CLIPPED = """[...document.querySelectorAll('[data-tvlens=vega] svg')].flatMap((s
 })"""
 
 
-@pytest.mark.xdist_group("browser")
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (390, "light"), (900, "dark")])
 @pytest.mark.parametrize("part", [0, 1])
 class TestInABrowser:

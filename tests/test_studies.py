@@ -9,7 +9,10 @@ import tvlens as tv
 from tvlens import Task, TvlensError
 from tvlens.studies import methods, patching
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*cannot resume at a position")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*cannot resume at a position"),
+    pytest.mark.xdist_group("studies"),  # one worker makes them, once
+]
 
 
 @pytest.fixture(scope="module")

@@ -116,6 +116,14 @@ def copied(loaded):
     return copy.deepcopy(loaded, {id(tensor): tensor.detach() for tensor in left})
 
 
+@functools.cache
+def in_float64(loaded):
+    """A copy that computes in float64, for oracles which float32 would round away."""
+    twin = copied(loaded).double()
+    twin.cfg.dtype = torch.float64
+    return twin
+
+
 def give_tokenizer(loaded) -> None:
     """Give a model the small tokenizer, as its own loaders would."""
     if hasattr(loaded, "set_tokenizer"):

@@ -17,6 +17,11 @@ class Block(nn.Module):
         self.hook_resid_post = HookPoint()
 
 
+def positive(p, *, floor=2e-3):
+    """p where it is far above the floor, and smoothly above 0 everywhere."""
+    return (p + (p.square() + 4 * floor**2).sqrt()) / 2
+
+
 class Planted(HookedRootModule):
     """One block. Its state holds the weights of the major tasks, the current token, the weight of
     a new task and the log-predictive of the learner, each along its own axes; what it says is read
@@ -41,10 +46,10 @@ class Planted(HookedRootModule):
 
     def forward(self, tokens, **_):
         state = self.blocks[0].hook_resid_post(self.state(tokens))
-        p = self.family.known().parameters.float()
-        known = (state @ self.task.T) @ p
-        unknown = (state @ self.new.T) * (state @ self.learner.T).softmax(-1)
-        return (known + unknown).clamp(min=1e-6).log()
+        p = self.family.known().parameters.to(state)
+        known = (state @ self.task.to(state).T) @ p
+        unknown = (state @ self.new.to(state).T) * (state @ self.learner.to(state).T).softmax(-1)
+        return positive(known + unknown).log()
 
     def state(self, tokens):
         if self.noise:

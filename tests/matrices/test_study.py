@@ -16,6 +16,9 @@ from tvlens.studies import matrices as study
 from tvlens.studies.matrices.claims import verdicts
 from tvlens.training import load_finetuned
 
+# One worker makes the study, once.
+pytestmark = pytest.mark.xdist_group("matrices")
+
 PRESET = study.Preset(None, 60, 6, (0,))
 WORDS = ("cat dog bus red green house tree", "one two three four five six seven")
 

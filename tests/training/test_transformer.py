@@ -45,7 +45,8 @@ def test_the_hooked_model_computes_the_same(positions, norm, final_norm, activat
     model = hooked(shape, plain.state_dict())
     inputs = read_by(shape)
     with torch.no_grad():
-        torch.testing.assert_close(model(inputs), plain(inputs), rtol=1e-5, atol=1e-5)
+        # Twenty float32 roundings of logits, of which the largest are about 1.
+        torch.testing.assert_close(model(inputs), plain(inputs), rtol=1e-4, atol=1e-4)
         twin = copy.deepcopy(model)
         twin.load_state_dict({k: torch.zeros_like(v) for k, v in twin.state_dict().items()})
         assert twin(inputs).abs().max() == 0  # a copy reads its own weights

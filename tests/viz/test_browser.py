@@ -19,7 +19,8 @@ LAYOUT_SHIFT = """window.jump = 0; new PerformanceObserver((list) => {
   for (const shift of list.getEntries()) window.jump += shift.value;
 }).observe({type: "layout-shift", buffered: true});"""
 
-pytestmark = needs_chromium
+# One worker draws the gallery, once.
+pytestmark = [*needs_chromium, pytest.mark.xdist_group("browser")]
 
 
 @pytest.fixture(scope="module")

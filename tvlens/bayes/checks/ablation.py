@@ -168,11 +168,13 @@ def mean_state(model: Any, data: Data, *, layer: int) -> Float[Tensor, " d"]:
 
 
 def _random(inside: Subspace | None, like: Subspace, seed: int) -> Subspace:
-    """A random subspace of the same rank, within another one."""
-    if inside is None:
-        return Subspace.random(like.dim, like.rank, seed=seed)
-    drawn = Subspace.random(inside.rank, like.rank, seed=seed)
-    return Subspace(inside.basis.double() @ drawn.basis.double())
+    """A random subspace of the same rank, within another one.
+
+    It is drawn in the whole space and projected, so that it does not depend on which basis the
+    other one has.
+    """
+    drawn = Subspace.random(like.dim, like.rank, seed=seed)
+    return drawn if inside is None else Subspace.span(inside.project(drawn.basis.T.double()))
 
 
 def _costs(

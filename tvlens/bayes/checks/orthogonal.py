@@ -1,13 +1,17 @@
 """The learner's subspace: orthogonal to tasks and tokens, and needed where the task is new."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.linalg import polar
 from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
 
 from ... import viz
 from ...errors import TvlensError
@@ -18,11 +22,15 @@ from ...saved import Saved
 from ..pool import at_least
 from ..sequences import Data
 from .ablation import Removal, mean_state, removal
+from .ascent import maximize_over_subspaces
 from .predictives import after, as_predicted, check_model, costs, inputs_of, longest
 from .probing import task_effects
 
 if TYPE_CHECKING:
     import pandas
+
+# Nats of harm to the major tasks over which the penalty sets in.
+_CORNER = 1e-3
 
 
 @dataclass(frozen=True)
@@ -35,9 +43,10 @@ class Learning(Saved):
             those of the search.
         null: mean rise for random directions of the same rank, also outside task and token spans.
         splits: "major", "minor" where there are any, "ood".
-        curve: what the search climbed, by step: mean rise on new tasks less the penalty.
+        curve: what the search climbed, by step of the start that was taken: mean rise on new
+            tasks less the penalty.
         layer: the block whose output lost them, at all positions.
-        settings: model, family, numbers and seed.
+        settings: model, family, numbers and seed; `heights` is where each start ended.
     """
 
     basis: Float[Tensor, "d r"]
@@ -94,8 +103,9 @@ def learning_directions(
     *,
     rank: int = 4,
     layer: int = -1,
-    steps: int = 150,
-    lr: float = 0.05,
+    steps: int = 500,
+    restarts: int = 8,
+    tolerance: float = 1e-5,
     penalty: float = 10.0,
     sequences: int = 128,
     null: int = 50,
@@ -105,25 +115,32 @@ def learning_directions(
     """Search the complement of task and token spans for what new tasks need.
 
     Maximises the rise of the cost on fresh tasks, when the directions are replaced by their mean,
-    less `penalty` times any rise on the major tasks. The basis is the orthonormal factor of a free
-    matrix, which Adam moves. The result is measured on other sequences, against random directions
-    of the same rank in the same complement.
+    less `penalty` times any rise on the major tasks. L-BFGS climbs in float64 from several random
+    starts until its slope is below a tolerance, and the highest end is taken; so the directions
+    are those of the model and the sequences, not of a processor's rounding. The result is measured
+    on other sequences, against random directions of the same rank in the same complement.
 
     Args:
         rank: how many directions.
         layer: the block whose output loses them, at every position.
-        steps, lr: of the search.
-        penalty: nats of new-task cost that a nat of major-task cost is worth.
+        steps: of the search, from each start at most.
+        restarts: from how many random starts; there are several maxima, some lower than others.
+        tolerance: slope at which a climb ends, in nats per radian.
+        penalty: nats of new-task cost that a nat of major-task cost is worth; the first
+            thousandth of a nat, over which the penalty sets in, counts for less.
         sequences: of each kind, in every step of the search and in the measurement.
         null: how many random subspaces.
         effects: from `task_effects` of the same layer, which is called by default.
 
     Raises:
-        TvlensError: another vocabulary than the family's, no such layer, or a rank for which the
-            complement has no room.
+        TvlensError: another vocabulary than the family's, no such layer, a rank for which the
+            complement has no room, or a model that does not run in float64.
+
+    Warns:
+        UserWarning: the search has not converged in `steps`.
     """
     check_model(model, family)
-    at_least(1, rank=rank, steps=steps)
+    at_least(1, rank=rank, steps=steps, restarts=restarts)
     effects = effects or task_effects(model, family, layer=layer, seed=seed)
     outside = unprotected(effects)
     if rank > outside.rank:
@@ -134,9 +151,14 @@ def learning_directions(
     length = longest(model, family)
     kinds = {s: family.sample(sequences, length, split=s, seed=seed + 4) for s in ("major", "ood")}
     mean = mean_state(model, family.sample(sequences, length, seed=seed), layer=layer)
-    rise = _rises(model, family, kinds, outside, mean, layer)
-    free, curve = _climb(rise, (outside.rank, rank), steps, lr, penalty, seed)
-    found = Subspace.span((outside.basis.double() @ torch.linalg.qr(free).Q).T)
+    rise = _rises(in_float64(model), family, kinds, outside, mean, layer)
+    # Drawn in the space of states: a basis of the complement may differ between processors.
+    draws = np.random.default_rng(seed).standard_normal((restarts, outside.dim, rank))
+    starts = outside.basis.double().T @ torch.from_numpy(draws)
+    maximum = maximize_over_subspaces(
+        partial(_height, rise, penalty), starts, steps=steps, tolerance=tolerance
+    )
+    found = _canonical(outside.basis.double() @ maximum.basis, torch.from_numpy(draws[0]))
     measured = removal(
         model,
         family,
@@ -148,14 +170,15 @@ def learning_directions(
         seed=seed,
     )
     settings = {"model": model_name(model), "family": str(family), "penalty": penalty}
+    settings |= {"restarts": restarts, "heights": maximum.heights.tolist()}
     return Learning(
         found.basis,
         measured.rise,
         measured.null,
         measured.splits,
-        curve,
+        maximum.curve,
         measured.layer,
-        settings | {"sequences": sequences, "lr": lr, "seed": seed},
+        settings | {"sequences": sequences, "tolerance": tolerance, "seed": seed},
     )
 
 
@@ -168,13 +191,28 @@ def unprotected(effects: Effects) -> Subspace:
 Rises = Callable[[Float[Tensor, "m r"]], tuple[Tensor, Tensor]]
 
 
+def in_float64(model: Any) -> Any:
+    """A copy of a model that computes in float64.
+
+    Raises:
+        TvlensError: it cannot be copied or does not run in float64.
+    """
+    # A forward with gradients may have left tensors in the model that cannot be copied.
+    held = [value for module in model.modules() for value in vars(module).values()]
+    left = [one for one in held if isinstance(one, Tensor) and not one.is_leaf]
+    copied = copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in left}).double()
+    if hasattr(copied.cfg, "dtype"):
+        copied.cfg.dtype = torch.float64
+    return copied
+
+
 def _rises(
     model: Any, family: Any, kinds: dict[str, Data], outside: Subspace, mean: Tensor, layer: int
 ) -> Rises:
     """What removing directions costs, as a function that gradients can follow."""
-    batch = Batch.of(model, torch.cat([inputs_of(data) for data in kinds.values()]))
+    rows = torch.cat([inputs_of(data) for data in kinds.values()])
+    batch = Batch.of(model, rows.double() if rows.is_floating_point() else rows)
     device = next(model.parameters()).device
-    finish = after(model, batch, layer)
     sizes = [len(data) for data in kinds.values()]
 
     def cost(basis: Tensor | None) -> list[Tensor]:
@@ -187,8 +225,12 @@ def _rises(
         parts = zip(output.split(sizes), kinds.values(), strict=True)
         return [costs(family, told, data.to(device)).mean() for told, data in parts]
 
-    with torch.no_grad():
-        base = cost(None)
+    try:
+        finish = after(model, batch, layer)
+        with torch.no_grad():
+            base = cost(None)
+    except RuntimeError as error:
+        raise TvlensError(f"{model_name(model)} does not run in float64: {error}") from error
 
     def rise(coordinates: Tensor) -> tuple[Tensor, Tensor]:
         removed = cost(outside.basis.to(coordinates) @ coordinates)
@@ -197,18 +239,14 @@ def _rises(
     return rise
 
 
-def _climb(
-    rise: Rises, shape: tuple[int, int], steps: int, lr: float, penalty: float, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Adam on a free matrix whose orthonormal factor is the basis; the last one and the curve."""
-    start = np.random.default_rng(seed).standard_normal(shape) / shape[0] ** 0.5
-    free = torch.from_numpy(start).requires_grad_()
-    optimizer = torch.optim.Adam([free], lr=lr)
-    curve = []
-    for _ in range(steps):
-        on_major, on_new = rise(torch.linalg.qr(free).Q)
-        height = on_new - penalty * on_major.clamp(min=0)
-        (free.grad,) = torch.autograd.grad(-height, free)
-        optimizer.step()
-        curve.append(float(height.detach()))
-    return free.detach(), torch.tensor(curve)
+def _height(rise: Rises, penalty: float, basis: Float[Tensor, "m r"]) -> Float[Tensor, ""]:
+    """What the search climbs; the corner of the penalty is rounded, since gradients follow it."""
+    on_major, on_new = rise(basis)
+    harm = on_major.clamp(min=0)
+    return on_new - penalty * smooth_l1_loss(harm, torch.zeros_like(harm), beta=_CORNER)
+
+
+def _canonical(basis: Float[Tensor, "d r"], like: Float[Tensor, "d r"]) -> Subspace:
+    """The same span by the one of its bases that is nearest to a matrix."""
+    nearest, _ = polar((basis @ (basis.T @ like)).numpy())
+    return Subspace(torch.from_numpy(nearest))
