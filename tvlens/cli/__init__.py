@@ -10,10 +10,11 @@ from ..errors import TvlensError
 from . import crossmodal, latent, lists, matrix, mixtures, patch, train_vlm, vectors
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         print(f"tvlens {__version__}")
         raise typer.Exit
+    return asked
 
 
 app = typer.Typer(
