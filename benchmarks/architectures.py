@@ -134,6 +134,11 @@ ARCHITECTURES = {
     "Falcon": Architecture(
         lambda: hf.FalconForCausalLM(hf.FalconConfig(**_SIZE)), _H, "self_attention.dense"
     ),
+    "BERT": Architecture(
+        lambda: hf.BertForMaskedLM(hf.BertConfig(**_TEXT)),
+        "bert.encoder.layer",
+        "attention.output.dense",
+    ),
     "Phi": Architecture(
         lambda: hf.PhiForCausalLM(hf.PhiConfig(**_TEXT)), projection="self_attn.dense"
     ),
@@ -230,7 +235,7 @@ def patch_by_hooks(name, clean, corrupted, *, site, layer, position, head=None):
             projection = block.get_submodule(places.projection)
             handle = projection.register_forward_pre_hook(lambda module, inputs: edit(inputs))
         try:
-            return model(tokens, use_cache=False).logits[:, -1:]
+            return model(tokens).logits[:, -1:]
         finally:
             handle.remove()
 

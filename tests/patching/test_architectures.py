@@ -13,8 +13,9 @@ ROUNDING = 1e-4
 # Heads matter less than the whole stream, so that rounding is a larger share of their effects.
 SITES = {"resid_post": ROUNDING, "z": 10 * ROUNDING}
 
-# Masks by index, recurrent layers, and an embedding of its own width.
-BATCHED = ["GPT-Neo", "MPT", "BLOOM", "Qwen3-Next", "Qwen3.5", "LFM2", "Falcon-H1", "OPT post-norm"]
+# Masks by index, recurrent layers, states that look both ways, an embedding of its own width.
+BATCHED = ["GPT-Neo", "MPT", "BLOOM", "Qwen3-Next", "Qwen3.5", "LFM2", "Falcon-H1"]
+BATCHED += ["BERT", "OPT post-norm"]
 
 
 @pytest.mark.parametrize("name", architectures.ARCHITECTURES)

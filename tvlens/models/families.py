@@ -90,7 +90,7 @@ def _block_outputs(model: Any) -> tuple[int | None, ...]:
 
     def observe(index: int) -> Any:
         def hook(module: Any, inputs: Any, output: Any) -> None:
-            lengths[index] = len(output) if isinstance(output, tuple) else None
+            lengths[index] = len(output) if isinstance(output, tuple | list) else None
 
         return hook
 
