@@ -192,11 +192,7 @@ Rises = Callable[[Float[Tensor, "m r"]], tuple[Tensor, Tensor]]
 
 
 def in_float64(model: Any) -> Any:
-    """A copy of a model that computes in float64.
-
-    Raises:
-        TvlensError: it cannot be copied or does not run in float64.
-    """
+    """A copy of a model that computes in float64."""
     # A forward with gradients may have left tensors in the model that cannot be copied.
     held = [value for module in model.modules() for value in vars(module).values()]
     left = [one for one in held if isinstance(one, Tensor) and not one.is_leaf]
