@@ -10,8 +10,8 @@ from jaxtyping import Float
 from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
-# Ends whose heights differ by less than this share, or this much, are one end.
-_SAME_HEIGHT = 1e-6
+# Ends whose heights differ by less than this share are one end.
+_SAME_HEIGHT = 1e-5
 # A climb has ended, too, where a step raises the function by less than this share of it: a steep
 # ridge keeps its slope until float64 ends.
 _STANDSTILL = 1e-13
@@ -26,7 +26,7 @@ class Maximum:
     Attributes:
         basis: its orthonormal basis.
         height: the function there.
-        curve: the function after every iteration of the start that led there.
+        curve: the function at the start that led there and after every iteration.
         heights: the function at the end of every start.
     """
 
@@ -60,7 +60,7 @@ def maximize_over_subspaces(
     climbs = [_climb(function, start, steps, tolerance) for start in starts.double()]
     heights = torch.tensor([-float(end.fun) for end, _ in climbs], dtype=torch.float64)
     top = float(heights.max())
-    first = int((heights >= top - _SAME_HEIGHT * max(1.0, abs(top))).nonzero()[0])
+    first = int((heights >= top - _SAME_HEIGHT * abs(top)).nonzero()[0])
     end, curve = climbs[first]
     slope = float(np.abs(end.jac).max())
     # Without a higher point on its line, a climb is where float64 ends, if it is not steep.
@@ -84,6 +84,8 @@ def _climb(
     def negative(flat: np.ndarray) -> tuple[float, np.ndarray]:
         free = torch.from_numpy(flat).view(start.shape).requires_grad_()
         height = function(_orthonormal(free))
+        if not curve:
+            curve.append(float(height.detach()))
         (slope,) = torch.autograd.grad(height, free)
         return -float(height.detach()), -slope.reshape(-1).double().numpy()
 

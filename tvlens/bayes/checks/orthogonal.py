@@ -105,7 +105,7 @@ def learning_directions(
     layer: int = -1,
     steps: int = 500,
     restarts: int = 8,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-6,
     penalty: float = 10.0,
     sequences: int = 128,
     null: int = 50,
