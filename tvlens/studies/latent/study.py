@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from ... import viz
 from ...bayes.pool import at_least
 from ...errors import TvlensError, unknown
+from ...folder_lock import one_writer
 from ...integers import is_integer
 from ..reported import Reported
 from .cell import Cell, finished, load, make
@@ -108,6 +109,7 @@ class LatentStudy(Reported):
         return {"settings": self.settings, "claims": told, "steps": steps}
 
 
+@one_writer
 def run(
     preset: PresetName = "quick",
     *,

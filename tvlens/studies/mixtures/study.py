@@ -14,6 +14,8 @@ from tqdm.auto import tqdm
 from ... import viz
 from ...bayes import RetrievalCheck, retrieval_check
 from ...errors import TvlensError
+from ...files import file_name
+from ...folder_lock import one_writer
 from ...tasks import Task
 from ..kept import content_key, kept_check
 from ..reported import Reported
@@ -82,6 +84,7 @@ class MixtureStudy(Reported):
         }
 
 
+@one_writer
 def run(
     model: Any,
     tasks: Sequence[Sequence[str | Task]] = MIXTURES,
@@ -157,7 +160,9 @@ def _kept(
     prefix: str = "",
 ) -> RetrievalCheck:
     """The check from the folder, if it was made from the same content, else a new one."""
-    file = None if folder is None else Path(folder) / f"{prefix}{name.replace(' ', '')}.safetensors"
+    file = None
+    if folder is not None:
+        file = Path(folder) / f"{prefix}{file_name(name.replace(' ', ''))}.safetensors"
 
     def key() -> str:
         kept = {k: v for k, v in options.items() if k not in _NO_MATTER}

@@ -13,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ...files import write
+from ...folder_lock import one_writer
 from ...models import tiny_vlm
 from ...models.tiny_vlm import Form
 from ...pictures import HELD_OUT, Pictures
@@ -28,6 +29,7 @@ from .start import begin, padded
 from .views import States, views
 
 
+@one_writer
 def train_vlm(
     folder: str | os.PathLike,
     *,
