@@ -1,8 +1,6 @@
-"""What the commands share: options, what they say at the end, and Ctrl-C."""
+"""What the commands share: options, and what they say at the end."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -21,16 +19,6 @@ def say(out: Path, open_page: bool) -> None:
     print(f"\npage:    {page}\nnumbers: {page.with_name('report.json')}")
     if open_page:
         _open(page)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C in long work is one line, not a traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("\ntvlens: interrupted; run the same command again to go on", file=sys.stderr)
-        raise typer.Exit(2) from None
 
 
 def _open(page: Path) -> None:

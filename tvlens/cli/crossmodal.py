@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ..errors import TvlensError
-from .common import ModelOption, OpenOption, OutOption, interruptible, say
+from ..signals import interruptible
+from .common import ModelOption, OpenOption, OutOption, say
 
 
 def crossmodal(

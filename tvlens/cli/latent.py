@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from ..errors import TvlensError
-from .common import OpenOption, OutOption, interruptible, say
+from ..signals import interruptible
+from .common import OpenOption, OutOption, say
 
 
 def latent(

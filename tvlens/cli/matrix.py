@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .common import OpenOption, OutOption, interruptible, say
+from ..signals import interruptible
+from .common import OpenOption, OutOption, say
 
 
 def matrix(

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .common import ModelOption, OpenOption, OutOption, interruptible, say
+from ..signals import interruptible
+from .common import ModelOption, OpenOption, OutOption, say
 
 
 def mixtures(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .common import interruptible
+from ..signals import interruptible
 
 
 def train_vlm(

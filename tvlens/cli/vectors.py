@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import ModelOption, OpenOption, OutOption, interruptible, say
+from ..signals import interruptible
+from .common import ModelOption, OpenOption, OutOption, say
 
 DEMO_TASKS = ["singular-plural", "irregular-past", "first-letter", "country-capital"]
 
