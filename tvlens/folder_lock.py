@@ -48,7 +48,7 @@ def folder_lock(folder: str | os.PathLike | None) -> Iterator[None]:
     if place is None or _held.get(place) == threading.get_ident():
         yield
         return
-    made = [one for one in (place, *place.parents) if not one.exists()]
+    made = [one for one in (place, *place.parents) if not os.path.lexists(one)]
     try:
         lock = _acquire(place)
         _held[place] = threading.get_ident()

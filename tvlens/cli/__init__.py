@@ -58,7 +58,7 @@ def main() -> None:
     """
     install_handlers()
     # Names may hold what a terminal cannot show.
-    with contextlib.suppress(AttributeError):
+    with contextlib.suppress(AttributeError, OSError):
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(_run())
 

@@ -6,10 +6,30 @@ from typing import Annotated
 
 import typer
 
+# What every generator of random numbers takes, with room for the seeds behind it.
+LARGEST_SEED = 2**31 - 1
+
+
+def parse_folder(value: str | Path) -> Path:
+    """A folder to write into; an empty text is the current one for `Path`, and a mistake here."""
+    if not str(value).strip() or "\0" in str(value):
+        raise typer.BadParameter("give the name of a folder, or . for this one")
+    return Path(value)
+
+
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="Zoo name, hub id or local folder.")
 ]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the page and numbers.")]
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        parser=parse_folder,
+        metavar="FOLDER",
+        help="Folder for the page and numbers.",
+    ),
+]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 
 

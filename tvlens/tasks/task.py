@@ -44,6 +44,8 @@ class Task:
     texts: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise TvlensError(f"the name of a task is a text, not {self.name!r}")
         object.__setattr__(self, "pairs", tuple(_checked(self.name, self.pairs)))
         _check_images(self)
 

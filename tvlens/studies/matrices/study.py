@@ -190,6 +190,8 @@ def _check(
     base: Any, tuned: Any, sets: Mapping[str, Labelled], seeds: int, lora: int | None
 ) -> None:
     """Raise TvlensError where it is not said what to compare."""
+    if any(isinstance(model, str) and not model.strip() for model in (base, tuned)):
+        raise TvlensError("the name of a model is empty: give a zoo name, a hub id or a folder")
     if seeds < 1:
         raise TvlensError(f"seeds must be at least 1, not {seeds}")
     if seeds > 1 and tuned is not None:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ...files import write
 from ...folder_lock import one_writer
 from ...models import tiny_vlm
+from ...models.placement import check_device
 from ...models.tiny_vlm import Form
 from ...pictures import HELD_OUT, Pictures
 from .. import checkpoint
@@ -72,6 +73,7 @@ def train_vlm(
     Raises:
         TvlensError: the folder holds a run of other settings; a loss that is not finite.
     """
+    check_device(device)
     pictures, folder = pictures or Pictures.load(), Path(folder)
     parts = split(pictures, held_out=held_out, unseen=unseen, seed=seed)
     form = replace(form or Form(), hidden=len(set(parts["train"].names)))
