@@ -15,6 +15,7 @@ from .. import viz
 from ..errors import TvlensError, unknown
 from ..files import file_name
 from ..folder_lock import one_writer
+from ..models.forward import check_causal
 from ..models.loading import model_name
 from ..tasks import Task, Template
 from ..vectors import METHODS, TaskVector, VectorReport, evaluate, extract
@@ -128,6 +129,7 @@ def run(
     Raises:
         TvlensError: unknown names, fewer than two kinds of tasks, too small tasks.
     """
+    check_causal(model)
     chosen = check(tasks, methods=methods)
     options = dict(shots=shots, contexts=contexts, seed=seed)
     form = Template.of(template)

@@ -17,6 +17,7 @@ from ..activations import collect
 from ..errors import TvlensError
 from ..files import file_name
 from ..folder_lock import one_writer
+from ..models.forward import check_causal
 from ..models.loading import model_name
 from ..tasks import Prompt, Task, Template, build, contexts
 from ..vectors import TaskVector, VectorReport, evaluate, extract, top_tokens
@@ -105,6 +106,7 @@ def run(
     Raises:
         TvlensError: unknown names, too small tasks, too long prompts.
     """
+    check_causal(model)
     chosen = [task if isinstance(task, Task) else Task.load(task) for task in tasks]
     if not chosen:
         raise TvlensError("no task to study")

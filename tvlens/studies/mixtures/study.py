@@ -16,6 +16,7 @@ from ...bayes import RetrievalCheck, retrieval_check
 from ...errors import TvlensError
 from ...files import file_name
 from ...folder_lock import one_writer
+from ...models.forward import check_causal
 from ...tasks import Task
 from ..kept import content_key, kept_check
 from ..reported import Reported
@@ -105,6 +106,7 @@ def run(
     Raises:
         TvlensError: no tasks, unknown names, sets without common inputs.
     """
+    check_causal(model)
     chosen = [
         [task if isinstance(task, Task) else Task.load(task) for task in group] for group in tasks
     ]
