@@ -127,7 +127,11 @@ def _unraisable(error: Any) -> None:
 
     def again() -> None:
         _State.received = None
-        signal.raise_signal(signal.SIGINT)
+        # Sent to the main thread itself, which may be asleep.
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        else:
+            signal.raise_signal(signal.SIGINT)
 
     threading.Timer(0.05, again).start()
 
