@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def test_a_damaged_file_makes_a_finished_cell_unfinished(made, tmp_path, capsys,
     def flip(content):
         return content[:-1] + bytes([content[-1] ^ 1])
 
-    for i, file in enumerate(files):
+    for file in files:
         content = file.read_bytes()
         for damage in (flip, lambda _: b"", lambda content: content[: len(content) // 2], None):
             if damage is None:
@@ -247,7 +248,7 @@ def members(session):
     alive = []
     for path in glob.glob("/proc/[0-9]*/stat"):
         try:
-            state, _, _, its = open(path).read().rpartition(")")[2].split()[:4]
+            state, _, _, its = Path(path).read_text().rpartition(")")[2].split()[:4]
         except (OSError, ValueError):
             continue
         alive += [path] * (int(its) == session and state != "Z")
