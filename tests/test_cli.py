@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import tiny
 import torch
 
 import tvlens as tv
-from tvlens import TvlensError
+from tvlens import TvlensError, cli
 from tvlens.cli import main
 from tvlens.studies import vectors as study
 
@@ -28,6 +29,7 @@ def run(capfd, monkeypatch):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["tvlens", *map(str, arguments)])
+        monkeypatch.setattr(cli, "install_handlers", lambda: None)
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
             main()
@@ -71,6 +73,57 @@ def test_the_command_is_a_process_that_says_nothing_else(folder, tmp_path):
     assert done.returncode == 2
     assert "\ntvlens: prompt" in done.stderr and "the model's context is 96" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("vectors -t antonym --seed -1", "--seed"),
+        ("matrix --seed 99999999999999999999", "--seed"),
+        ("mixtures --noise 2", "--noise"),
+        ("vectors", "--task"),
+        ("vectors -t antonym -o ''", "give the name of a folder"),
+        ("latent -o ''", "give the name of a folder"),
+        ("train-vlm -o ' '", "give the name of a folder"),
+        ("vectors -t antonym --template '{x} \\u12 {y}'", "is no escape sequence"),
+        ("vectors -t antonym -m ''", "the name of the model is empty"),
+        ("matrix --base ''", "the name of a model is empty"),
+        ("vectors -t antonym -m {empty}", "cannot read the model"),
+        ("vectors -t antonym -m {odd}", "cannot read the model"),
+        ("vectors -t antonym -m {encoder}", "is no causal language model"),
+        ("vectors -t {three}", "the name of a task is a text, not 3"),
+        ("vectors -t {half}", "holds half a character"),
+        ("train-vlm --device gpu9", "gpu9"),
+        ("crossmodal --shots 0", "--shots"),
+        ("vectr", "vectr"),
+        ("tasks --nope", "--nope"),
+    ],
+)
+def test_any_mistake_is_one_line(line, message, places, tmp_path, monkeypatch, capsys, unchecked):
+    arguments = [part if "{x}" in part else part.format_map(places) for part in shlex.split(line)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tvlens", *arguments])
+    monkeypatch.setattr(cli, "install_handlers", lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    told = capsys.readouterr().err
+    assert caught.value.code == 2 and message in told
+    assert told.startswith("tvlens: ") and told.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Folders that are no models, an encoder, and a task with a number for its name."""
+    root = tmp_path_factory.mktemp("places")
+    for name in ("empty", "odd"):
+        (root / name).mkdir()
+    (root / "odd" / "config.json").write_text('{"model_type": "unheard-of"}')
+    tiny._hugging_face("bert").save_pretrained(root / "encoder")
+    tiny.tokenizer().save_pretrained(root / "encoder")
+    (root / "three.json").write_text('{"name": 3, "pairs": [["a", "b"]]}')
+    (root / "half.json").write_text('{"name": "\\ud800", "pairs": [["a", "b"]]}')
+    return {path.stem: path for path in root.iterdir()}
 
 
 def test_lists(run):
@@ -133,7 +186,7 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
+    assert process.returncode == 130
     assert "Traceback" not in errors.split("tvlens: fetching")[1].split("tvlens: interrupted")[0]
     assert not list(cache.glob("zoo/.*")) and not list(cache.glob("zoo/*"))
 
@@ -166,6 +219,25 @@ def test_a_study_goes_on_where_it_was(made, monkeypatch):
     assert again.reports["antonym"].to_json() == result.reports["antonym"].to_json()
     with pytest.raises(AssertionError, match="evaluated again"):
         study.run(tiny.model("llama"), tasks, **options | {"seed": 1})
+
+
+@pytest.mark.parametrize("name", ["/some/where/run", "../../escaped", "report"])
+def test_a_study_writes_only_inside_its_folder(name, tmp_path, monkeypatch, unchecked):
+    """Also where a task file names a path, or the study's own file."""
+    place = tmp_path / "a" / "b" / "out"
+    name = name.replace("/some/where", str(tmp_path / "where"))
+    file = tmp_path / "a" / "task.json"
+    file.parent.mkdir()
+    pairs = [[f"{c}at", f"{c}ats"] for c in "abcdefghijklmnopqrst"]
+    file.write_text(json.dumps({"name": name, "pairs": pairs}))
+    monkeypatch.setattr("tvlens.models.loading.load", lambda *_, **__: tiny.model("llama"))
+    options = ["--shots", "2", "--contexts", "2", "-o", str(place)]
+    assert cli.app(["vectors", "-t", str(file), *options], standalone_mode=False) is None
+    made = {path for path in tmp_path.rglob("*") if path.is_file()} - {file}
+    assert all(path.parent == place for path in made)
+    numbers = json.loads((place / "report.json").read_text())
+    assert list(numbers["tasks"]) == [name]
+    assert len([p for p in made if p.suffix == ".safetensors"]) == 1 and len(made) == 4
 
 
 def test_a_study_of_nothing_or_of_twins_is_an_error():

@@ -399,4 +399,6 @@ def test_cases_belong_to_their_source(tmp_path, count, monkeypatch):
         patched.setattr(matrices.case.LayerMap, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             made(one, one)
-    assert made(other, other) == 1, "some parts on the disk are the first base's"
+    assert made(other, other) == 0, "a failed save leaves the old case whole"
+    assert not list((tmp_path / "out" / "texts").glob(".case*"))
+    assert made(one, one) == 1

@@ -1,7 +1,9 @@
 """The study of latent tasks: its grid, what it keeps, what it claims and what it refuses."""
 
+import glob
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import textwrap
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,6 +165,59 @@ def test_cells_belong_to_the_code_that_checked_them(tmp_path, monkeypatch):
     assert len(checks) == 2
 
 
+def test_a_damaged_file_makes_a_finished_cell_unfinished(made, tmp_path, capsys, monkeypatch):
+    """Every file that is read, damaged in every way: said in one line, and made anew."""
+    _, there = made
+    before = cell.load(there, "dice", "none", 0)
+    folder = tmp_path / "latent"
+    shutil.copytree(there / "dice-none-0", folder / "dice-none-0")
+    place = folder / "dice-none-0"
+    assert cell.finished(DICE, "none", 0, folder) and not capsys.readouterr().err
+    files = [place / "done.json", place / "steps.json", *(place / "checks").iterdir()]
+    assert len(files) > 8
+
+    def flip(content):
+        return content[:-1] + bytes([content[-1] ^ 1])
+
+    for file in files:
+        content = file.read_bytes()
+        for damage in (flip, lambda _: b"", lambda content: content[: len(content) // 2], None):
+            if damage is None:
+                file.unlink()
+            else:
+                file.write_bytes(damage(content))
+            assert not cell.finished(DICE, "none", 0, folder)
+            told = capsys.readouterr().err
+            if file.name != "done.json":
+                assert file.name in told and told.count("\n") == 1
+            file.write_bytes(content)
+    assert cell.finished(DICE, "none", 0, folder)
+    files[-1].write_bytes(b"")
+    cell.make(DICE, "none", 0, folder)
+    assert cell.finished(DICE, "none", 0, folder)
+    assert torch.equal(cell.load(folder, "dice", "none", 0).behaviour.kl, before.behaviour.kl)
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "metrics.jsonl", "checkpoints/step-00000002.safetensors"]
+)
+def test_a_damaged_run_is_trained_again(name, made, tmp_path, capsys):
+    _, there = made
+    shutil.copytree(there / "dice-none-0", tmp_path / "dice-none-0")
+    run = tmp_path / "dice-none-0" / "run"
+    (run / name).write_bytes(b"\xff\xfe")
+    (tmp_path / "dice-none-0" / "steps.json").unlink()
+    cell.make(DICE, "none", 0, tmp_path)
+    assert cell.finished(DICE, "none", 0, tmp_path)
+    assert "is made anew" in capsys.readouterr().err
+    one, other = (
+        tv.training.load_run(place / "dice-none-0" / "run") for place in (tmp_path, there)
+    )
+    assert one.steps == other.steps
+    weights = one.weights(), other.weights()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
 # A process of its own group that hears Ctrl-C, even where the tests run in the background.
 INTERRUPTIBLE = dict(
     start_new_session=True,
@@ -197,16 +253,59 @@ def test_a_killed_cell_goes_on_and_ends_with_the_same_numbers(tmp_path):
     assert torch.equal(one.representation.values, other.representation.values)
 
 
-def test_ctrl_c_is_one_line_and_leaves_checkpoints(tmp_path):
+def members(session):
+    """The processes of a session that are alive."""
+    alive = []
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            state, _, _, its = Path(path).read_text().rpartition(")")[2].split()[:4]
+        except (OSError, ValueError):
+            continue
+        alive += [path] * (int(its) == session and state != "Z")
+    return alive
+
+
+def gone(session, within=10):
+    """Whether all processes of a session end soon."""
+    until = time.monotonic() + within
+    while members(session) and time.monotonic() < until:
+        time.sleep(0.1)
+    return not members(session)
+
+
+@pytest.fixture
+def working(tmp_path):
+    """A command whose two workers have written checkpoints."""
     command = [sys.executable, "-m", "tvlens", "latent", "--jobs", "2", "-o", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **INTERRUPTIBLE)
     while not list(tmp_path.glob("*/run/checkpoints/*8.safetensors")) and process.poll() is None:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "Traceback" not in errors
-    assert "tvlens: interrupted; run the same command again to go on" in errors
+    yield process
+    if members(process.pid):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="counts processes in /proc")
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill), (signal.SIGHUP, os.killpg)],
+)
+def test_signals_end_in_one_line_without_orphans(number, send, working, tmp_path):
+    send(working.pid, number)
+    _, errors = working.communicate(timeout=60)
+    assert working.returncode == 130
+    assert "Traceback" not in errors and "Warning" not in errors
+    assert errors.count("tvlens: interrupted; run the same command again to go on") == 1
+    assert gone(working.pid)
+    assert list(tmp_path.glob("*/run/checkpoints/*.safetensors"))
+    assert not list(tmp_path.glob(".tvlens*"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="counts processes in /proc")
+def test_workers_end_with_a_parent_that_was_killed(working):
+    working.kill()
+    assert gone(working.pid)
 
 
 def test_a_grid_in_processes_is_the_grid_in_one(made, tmp_path):

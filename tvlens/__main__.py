@@ -1,5 +1,15 @@
 """`python -m tvlens` is the command `tvlens`."""
 
-from .cli import main
+from .signals import install_handlers
 
-main()
+
+def main() -> None:
+    """Entry point: a signal ends it in one line, also while its parts are imported."""
+    install_handlers()
+    from .cli import main as run_command
+
+    run_command()
+
+
+if __name__ == "__main__":
+    main()

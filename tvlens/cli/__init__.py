@@ -1,5 +1,6 @@
 """The command line of tvlens: studies, each with a page and a JSON; lists of tasks and weights."""
 
+import contextlib
 import sys
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from .. import __version__
 from ..errors import TvlensError
+from ..signals import INTERRUPTED, install_handlers, say_interrupted
 from . import crossmodal, latent, lists, matrix, mixtures, patch, train_vlm, vectors
 
 
@@ -52,9 +54,38 @@ def options(
 
 
 def main() -> None:
-    """Entry point: mistakes of the caller are one line and exit status 2."""
+    """Run the command line: mistakes of the caller are one line and exit status 2, an interrupt
+    (Ctrl-C, SIGTERM, SIGHUP) one line and exit status 130.
+    """
+    install_handlers()
+    # Names may hold what a terminal cannot show.
+    with contextlib.suppress(AttributeError, OSError):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(_run())
+
+
+def _run() -> int:
+    """Run the command that the arguments name; returns the exit status."""
     try:
-        app()
+        status = app(standalone_mode=False) or 0
+        if status == INTERRUPTED:  # as newer versions of typer have it
+            say_interrupted()
+        return status
     except TvlensError as error:
-        print(f"tvlens: {error}", file=sys.stderr)
-        sys.exit(2)
+        message = str(error)
+    except (KeyboardInterrupt, typer.Abort):
+        say_interrupted()
+        return INTERRUPTED
+    except Exception as error:
+        # Typer has its own copy of click in some versions: mistakes in options are known by form.
+        if not hasattr(error, "format_message"):
+            raise
+        context = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError" and context:
+            print(context.get_help())
+            return 2
+        message = error.format_message() or "nothing was asked"
+        if context:
+            message += f" (`{context.command_path} --help` lists what there is)"
+    print(f"tvlens: {' '.join(message.split())}", file=sys.stderr)
+    return 2

@@ -1,17 +1,35 @@
-"""What the commands share: options, what they say at the end, and Ctrl-C."""
+"""What the commands share: options, and what they say at the end."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+# What every generator of random numbers takes, with room for the seeds behind it.
+LARGEST_SEED = 2**31 - 1
+
+
+def parse_folder(value: str | Path) -> Path:
+    """A folder to write into; an empty text is the current one for `Path`, and a mistake here."""
+    if not str(value).strip() or "\0" in str(value):
+        raise typer.BadParameter("give the name of a folder, or . for this one")
+    return Path(value)
+
+
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="Zoo name, hub id or local folder.")
 ]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the page and numbers.")]
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        parser=parse_folder,
+        metavar="FOLDER",
+        help="Folder for the page and numbers.",
+    ),
+]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 
 
@@ -21,16 +39,6 @@ def say(out: Path, open_page: bool) -> None:
     print(f"\npage:    {page}\nnumbers: {page.with_name('report.json')}")
     if open_page:
         _open(page)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C in long work is one line, not a traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("\ntvlens: interrupted; run the same command again to go on", file=sys.stderr)
-        raise typer.Exit(2) from None
 
 
 def _open(page: Path) -> None:

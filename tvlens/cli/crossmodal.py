@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ..errors import TvlensError
-from .common import ModelOption, OpenOption, OutOption, interruptible, say
+from ..signals import interruptible
+from .common import LARGEST_SEED, ModelOption, OpenOption, OutOption, say
 
 
 def crossmodal(
@@ -29,7 +30,9 @@ def crossmodal(
     four_bit: Annotated[
         bool, typer.Option("--four-bit", help="Load a hub model in four bits (bitsandbytes).")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of splits, draws and intervals.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits, draws and intervals.")
+    ] = 0,
     out: OutOption = Path("out/crossmodal"),
     open_page: OpenOption = False,
 ) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from ..errors import TvlensError
-from .common import OpenOption, OutOption, interruptible, say
+from ..signals import interruptible
+from .common import LARGEST_SEED, OpenOption, OutOption, say
 
 
 def latent(
@@ -22,7 +23,7 @@ def latent(
         typer.Option(help="Exponents k of 2^k minor tasks: none,0,4,8,10; the preset's if none."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The first of them.")] = 0,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of the training; the preset's if none.")
     ] = None,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .common import interruptible
+from ..signals import interruptible
 
 zoo = typer.Typer(help="Real weights that come as packages.", invoke_without_command=True)
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .common import OpenOption, OutOption, interruptible, say
+from ..signals import interruptible
+from .common import LARGEST_SEED, OpenOption, OutOption, say
 
 
 def matrix(
@@ -28,11 +29,13 @@ def matrix(
     selection: Annotated[
         str, typer.Option(help="validation, or oracle: chosen on the test part.")
     ] = "validation",
-    seed: Annotated[int, typer.Option(help="Of splits, finetuning and draws.")] = 0,
-    seeds: Annotated[int, typer.Option(help="How often each twin is finetuned.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits, finetuning and draws.")
+    ] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="How often each twin is finetuned.")] = 1,
     lora: Annotated[
         int | None,
-        typer.Option(help="Rank of low-rank adapters to compare with; needs peft."),
+        typer.Option(min=1, help="Rank of low-rank adapters to compare with; needs peft."),
     ] = None,
     out: OutOption = Path("out/matrices"),
     open_page: OpenOption = False,

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .common import ModelOption, OpenOption, OutOption, interruptible, say
+from ..signals import interruptible
+from .common import LARGEST_SEED, ModelOption, OpenOption, OutOption, say
 
 
 def mixtures(
@@ -18,8 +19,12 @@ def mixtures(
     model: ModelOption = "smollm2-135m",
     shots: Annotated[int, typer.Option(min=1, help="Demonstrations a prompt.")] = 6,
     count: Annotated[int, typer.Option(min=2, help="Mixed prompts a set of tasks.")] = 252,
-    noise: Annotated[float, typer.Option(help="Share of wrong labels Bayes reckons with.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of splits, prompts and controls.")] = 0,
+    noise: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of wrong labels Bayes reckons with.")
+    ] = 0.05,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits, prompts and controls.")
+    ] = 0,
     out: OutOption = Path("out/mixtures"),
     open_page: OpenOption = False,
 ) -> None:

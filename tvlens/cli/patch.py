@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from ..errors import TvlensError
-from .common import ModelOption, OpenOption, OutOption, interruptible, say
+from ..signals import interruptible
+from .common import LARGEST_SEED, ModelOption, OpenOption, OutOption, say
 
 
 def patch(
@@ -29,7 +30,7 @@ def patch(
     ] = "-1",
     shots: Annotated[int, typer.Option(min=2, help="Demonstrations a prompt.")] = 6,
     count: Annotated[int, typer.Option(min=1, help="Prompts of the task.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of the draw of prompts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the draw of prompts.")] = 0,
     out: OutOption = Path("out/patch"),
     open_page: OpenOption = False,
 ) -> None:

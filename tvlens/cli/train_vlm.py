@@ -5,12 +5,20 @@ from typing import Annotated
 
 import typer
 
-from .common import interruptible
+from ..signals import interruptible
+from .common import LARGEST_SEED, parse_folder
 
 
 def train_vlm(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the run; its model is in model/.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            parser=parse_folder,
+            metavar="FOLDER",
+            help="Folder of the run; its model is in model/.",
+        ),
     ] = Path("out/tiny-vlm"),
     language: Annotated[
         str, typer.Option(help="What speaks: smollm2-135m, gemma3-270m, a folder or hub id.")
@@ -20,7 +28,9 @@ def train_vlm(
     ] = "",
     views: Annotated[int, typer.Option(min=1, help="Views of every training picture.")] = 4,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of the projector, views, parts and order.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the projector, views, parts and order.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="Where it computes, such as cuda.")] = "cpu",
 ) -> None:
     """Teach tiny-vlm (DINOv2-small, a projector, a language model) to name pictures; resumable."""

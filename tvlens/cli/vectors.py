@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import ModelOption, OpenOption, OutOption, interruptible, say
+from ..signals import interruptible
+from .common import LARGEST_SEED, ModelOption, OpenOption, OutOption, say
 
 DEMO_TASKS = ["singular-plural", "irregular-past", "first-letter", "country-capital"]
 
@@ -25,7 +26,9 @@ def vectors(
     ] = "qa",
     shots: Annotated[int, typer.Option(min=1, help="Demonstrations per context.")] = 6,
     contexts: Annotated[int, typer.Option(min=1, help="Contexts averaged.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of splits, contexts and controls.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits, contexts and controls.")
+    ] = 0,
     processed: Annotated[bool, typer.Option(help="Fold norms, centre weights.")] = False,
     out: OutOption = Path("out/vectors"),
     open_page: OpenOption = False,
@@ -45,7 +48,9 @@ def methods(
     ] = None,
     model: ModelOption = "smollm2-135m",
     items: Annotated[int, typer.Option(min=2, help="At most so many test items a task.")] = 40,
-    seed: Annotated[int, typer.Option(help="Of splits, contexts and controls.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits, contexts and controls.")
+    ] = 0,
     out: OutOption = Path("out/methods"),
     open_page: OpenOption = False,
 ) -> None:

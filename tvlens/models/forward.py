@@ -306,3 +306,13 @@ def is_bidirectional(model: Any) -> bool:
         return True
     # TransformerLens 3.9 calls its BERT bridge causal, but knows that it cannot generate.
     return not getattr(getattr(model, "adapter", None), "supports_generation", True)
+
+
+def check_causal(model: Any) -> None:
+    """Raise TvlensError where a model cannot answer prompts: an encoder, or a classifier."""
+    if is_bidirectional(model) or is_classifier(model):
+        name = getattr(model.cfg, "model_name", None) or type(model).__name__
+        raise TvlensError(
+            f"{name} is no causal language model, which task vectors of prompts need: "
+            "give one such as smollm2-135m"
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ..errors import TvlensError, unknown
 from . import zoo
@@ -103,11 +104,13 @@ def folder_of(name: str) -> str:
     Raises:
         TvlensError: no such folder, or a name that is none of these.
     """
+    if not name.strip():
+        raise TvlensError("the name of the model is empty: give a zoo name, a hub id or a folder")
     if name in zoo.ZOO:
         return str(zoo.get(name))
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return str(Path(name))
-    if name.startswith((".", "/", "~")) or Path(name).exists():
+    if name.startswith((".", "/", "~")) or os.path.exists(name):
         raise TvlensError(f"no model folder at {name!r}")
     if "/" not in name and name not in _names_without_organisation():
         raise unknown("model", name, zoo.ZOO, hint="or give a hub id such as 'org/name'")
@@ -116,10 +119,16 @@ def folder_of(name: str) -> str:
 
 def _from_name(name: str, **options: Any) -> Any:
     folder = folder_of(name)
-    if folder == name and not Path(name).is_dir():
+    if folder == name and not os.path.isdir(name):
         return _from_hub(name, **options)
-    with without_bars():
-        model = _tiny_vlm(folder, **options) if _is_tiny_vlm(folder) else boot(folder, **options)
+    try:
+        with without_bars():
+            open_folder = _tiny_vlm if _is_tiny_vlm(folder) else boot
+            model = open_folder(folder, **options)
+    except TvlensError:
+        raise
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise TvlensError(f"cannot read the model {name!r} ({_first_line(error)})") from error
     model.cfg.model_name = name if name in zoo.ZOO else Path(name).resolve().name
     return model
 

@@ -69,7 +69,7 @@ def folder_digest(folder: str | os.PathLike) -> str:
     """A digest of the names and bytes of a folder's files, such as a saved model's."""
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = (f"{path.relative_to(folder).as_posix()} {_file_digest(path)}" for path in files)
+    lines = (f"{path.relative_to(folder).as_posix()} {file_digest(path)}" for path in files)
     return text_digest("\n".join(lines))
 
 
@@ -206,14 +206,15 @@ def _task(task: Task) -> dict[str, Any]:
 def _image(source: Any) -> str:
     """A digest of a picture: of the file's bytes where it comes as one, else of its pixels."""
     if isinstance(source, str | os.PathLike):
-        return _file_digest(Path(source))
+        return file_digest(Path(source))
     if isinstance(source, bytes):
         return text_digest(source)
     pixels = np.ascontiguousarray(np.asarray(source))
     return text_digest(f"{pixels.dtype} {pixels.shape} ".encode() + pixels.tobytes())
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """A digest of a file's bytes, read once while size and time of change stay the same."""
     state = path.stat()
     return _file_digest_once(str(path.resolve()), state.st_size, state.st_mtime_ns)
 

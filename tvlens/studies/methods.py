@@ -13,6 +13,9 @@ from tqdm.auto import tqdm
 
 from .. import viz
 from ..errors import TvlensError, unknown
+from ..files import file_name
+from ..folder_lock import one_writer
+from ..models.forward import check_causal
 from ..models.loading import model_name
 from ..tasks import Task, Template
 from ..vectors import METHODS, TaskVector, VectorReport, evaluate, extract
@@ -99,6 +102,7 @@ class MethodStudy(Reported):
         return {"settings": self.settings, "tasks": reports}
 
 
+@one_writer
 def run(
     model: Any,
     tasks: Sequence[str | Task] | None = None,
@@ -125,6 +129,7 @@ def run(
     Raises:
         TvlensError: unknown names, fewer than two kinds of tasks, too small tasks.
     """
+    check_causal(model)
     chosen = check(tasks, methods=methods)
     options = dict(shots=shots, contexts=contexts, seed=seed)
     form = Template.of(template)
@@ -172,8 +177,13 @@ def _parts(task: Task, items: int, seed: int) -> tuple[Task, Task, Task]:
     return train, select, test
 
 
+def _file(place: Path | None, task: str, method: str, suffix: str) -> Path | None:
+    """Where a task's vector or report by a method is kept."""
+    return place and place / file_name(task) / f"{file_name(method)}{suffix}"
+
+
 def _vector(model: Any, train: Task, method: str, options: dict, place: Path | None) -> TaskVector:
-    file = None if place is None else place / train.name / f"{method}.safetensors"
+    file = _file(place, train.name, method, ".safetensors")
 
     def key() -> str:
         return content_key("vector", model=model, task=train, method=method, **options)
@@ -195,7 +205,7 @@ def _report(
     vector, (_, select, test) = vectors[name][method], parts
     others = [by[method] for by in vectors.values() if by[method].meta["kind"] != parts[0].kind]
     wrong = others[:_WRONG]
-    file = None if place is None else place / name / f"{method}.json"
+    file = _file(place, name, method, ".json")
     options = dict(select=select, test=test, wrong=wrong, seed=seed)
 
     def key() -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import viz
 from ..errors import TvlensError
+from ..folder_lock import one_writer
 from ..integers import as_integers, is_integer
 from ..patching import PatchResult, log_probability, logit_difference, patch, probability
 from ..patching.metrics import Metric, one_token
@@ -147,6 +148,7 @@ def from_texts(
     return Pairs(clean_prompts, corrupted_prompts, metric, asked, settings)
 
 
+@one_writer
 def run(
     model: Any,
     pairs: Pairs,

@@ -15,6 +15,9 @@ from tqdm.auto import tqdm
 from .. import viz
 from ..activations import collect
 from ..errors import TvlensError
+from ..files import file_name
+from ..folder_lock import one_writer
+from ..models.forward import check_causal
 from ..models.loading import model_name
 from ..tasks import Prompt, Task, Template, build, contexts
 from ..vectors import TaskVector, VectorReport, evaluate, extract, top_tokens
@@ -78,6 +81,7 @@ class VectorStudy(Reported):
         }
 
 
+@one_writer
 def run(
     model: Any,
     tasks: Sequence[str | Task],
@@ -102,6 +106,7 @@ def run(
     Raises:
         TvlensError: unknown names, too small tasks, too long prompts.
     """
+    check_causal(model)
     chosen = [task if isinstance(task, Task) else Task.load(task) for task in tasks]
     if not chosen:
         raise TvlensError("no task to study")
@@ -138,7 +143,7 @@ def run(
     )
     if folder is not None:
         for name, vector in vectors.items():
-            vector.save(Path(folder) / f"{name}.safetensors")
+            vector.save(Path(folder) / f"{file_name(name)}.safetensors")
         study.save(folder)
     return study
 
@@ -155,7 +160,7 @@ def _evaluated(
     """The report of one task: from the folder, where it was made from the same content."""
     vector = vectors[name]
     wrong = [v for v in vectors.values() if v.meta["kind"] != vector.meta["kind"]][:4] or None
-    file = None if folder is None else Path(folder) / f"{name}.json"
+    file = None if folder is None else Path(folder) / f"{file_name(name)}.json"
     options = dict(select=select, test=test, wrong=wrong, seed=seed)
 
     def key() -> str:

@@ -44,6 +44,10 @@ class Task:
     texts: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise TvlensError(f"the name of a task is a text, not {self.name!r}")
+        if any("\ud800" <= letter <= "\udfff" for letter in self.name):
+            raise TvlensError(f"the name of a task, {self.name!r}, holds half a character")
         object.__setattr__(self, "pairs", tuple(_checked(self.name, self.pairs)))
         _check_images(self)
 

@@ -11,6 +11,7 @@ import torch
 
 from ..errors import TvlensError, unknown
 from ..files import replacing_folder
+from ..folder_lock import folder_lock
 from ..labelled import Labelled
 from ..models.quiet import without_bars
 from . import checkpoint
@@ -101,23 +102,40 @@ def finetune(
     }
     _check(train, validation, settings)
     folder = Path(folder)
-    if folder.exists():
-        finished = load_finetuned(folder)
-        check_same(folder, finished.settings, settings)
-        return finished
     work = folder.with_name(f"{folder.name}.unfinished")
-    history = so_far(work / ABOUT, settings, load_finetuned)
+    if not folder.exists():
+        with folder_lock(work):
+            # Whoever held the lock may have finished it.
+            if not folder.exists():
+                _finetune(train, validation, settings, folder, work, device, progress)
+    finished = load_finetuned(folder)
+    check_same(folder, finished.settings, settings)
+    return finished
 
-    start = step_seed(seed, 0)
+
+def _finetune(
+    train: Labelled,
+    validation: Labelled,
+    settings: dict[str, Any],
+    folder: Path,
+    work: Path,
+    device: str | torch.device | None,
+    progress: bool,
+) -> None:
+    """Train in the folder `work`, and make `folder` of the best epoch."""
+    history = so_far(work / ABOUT, settings, load_finetuned)
+    base, readout, lora = settings["base"], settings["readout"], settings["lora"]
+    start = step_seed(settings["seed"], 0)
     encoder, tokenizer = classifier(base, train.kind, train.classes, readout=readout, seed=start)
     model = adapted(encoder, lora, seed=start) if lora else encoder
-    freeze(encoder, frozen)
+    freeze(encoder, settings["frozen"])
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     ours, theirs = (
-        Examples.of(part, encoder, tokenizer, max_tokens=max_tokens) for part in (train, validation)
+        Examples.of(part, encoder, tokenizer, max_tokens=settings["max_tokens"])
+        for part in (train, validation)
     )
-    groups = parameters(model, lr=lr, head_lr=head_lr)
-    optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
+    groups = parameters(model, lr=settings["lr"], head_lr=settings["head_lr"])
+    optimizer = torch.optim.AdamW(groups, weight_decay=settings["weight_decay"], fused=True)
     if history:
         checkpoint.restore(work, history[-1]["epoch"], model, optimizer)
 
@@ -137,7 +155,6 @@ def finetune(
         _save_reading(whole, tokenizer, ours.form)
         (whole / ABOUT).write_text(told(settings, history))
     shutil.rmtree(work)
-    return load_finetuned(folder)
 
 
 def _save_reading(folder: Path, tokenizer: Any, form: dict) -> None:

@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..errors import TvlensError
+from ..folder_lock import one_writer
 from . import checkpoint
 from .data import as_batch, fingerprint, step_seed
 from .objective import loss
@@ -22,6 +23,7 @@ from .transformer import Transformer
 OWN = ("step", "loss", "lr", "seconds")
 
 
+@one_writer
 def train(
     shape: Shape,
     sample: Callable[[int], Any],

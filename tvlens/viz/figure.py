@@ -53,7 +53,8 @@ class Figure:
 
     def _mount(self) -> str:
         data = inline_json(self.spec)
-        identity = f"tvlens-{hashlib.sha256(data.encode()).hexdigest()[:8]}-{next(_counter)}"
+        digest = hashlib.sha256(data.encode("utf-8", "backslashreplace")).hexdigest()
+        identity = f"tvlens-{digest[:8]}-{next(_counter)}"
         sizes = self.spec.get("usermeta", {}).get("tvlens", {})
         style = html.escape("".join(f"{name}:{size};" for name, size in sorted(sizes.items())))
         words = html.escape(self.alt or self.title or f"{self.kind} figure")

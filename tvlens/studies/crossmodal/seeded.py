@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...files import file_name
 from ...tasks import Task
 from ...vectors import TaskVector
 from ..kept import content_key, kept_tensors
@@ -57,7 +58,7 @@ def seeded(
     for name, (_, select, _) in bar("choosing layers"):
         own = {"model": model, "vectors": vectors[name], "select": select, "draws": draws}
         swept[name] = kept_tensors(
-            where and where / f"{name}-layers.safetensors",
+            where and where / f"{file_name(name)}-layers.safetensors",
             lambda own=own: content_key("layers", **own),
             lambda n=name, part=select: sweeps(model, vectors[n], part, draws.template),
         )
@@ -66,7 +67,7 @@ def seeded(
         own = {"model": model, "name": name, "vectors": vectors, "parts": part}
         own |= {"layers": sorted(layers.items()), "draws": draws}
         flat = kept_tensors(
-            where and where / f"{name}-outcomes.safetensors",
+            where and where / f"{file_name(name)}-outcomes.safetensors",
             lambda own=own: content_key("outcomes", **own),
             lambda n=name, p=part: {
                 f"{asked}/{condition}": outcome

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...files import file_name
 from ...models import reader
 from ...tasks import Prompt, Task, Template, build, shuffled_labels
 from ...vectors import TaskVector, extract
@@ -53,7 +54,7 @@ def vectors_of(
         source: str, number: int = 0, task: Task = train, origin: Any = model, **more: Any
     ) -> TaskVector:
         asked = options | {"seed": 100 * draws.seed + number} | more
-        name = f"{task.name}-{source}-{asked['seed']}.safetensors"
+        name = f"{file_name(task.name)}-{source}-{asked['seed']}.safetensors"
         file = None if folder is None else folder / "vectors" / name
 
         def key() -> str:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import TvlensError, unknown
+from ...folder_lock import one_writer
 from ...models import model_name, reader
 from ...patching import PatchResult
 from ...tasks import Prompt, Task, Template
@@ -135,6 +136,7 @@ class CrossModalStudy(Reported):
         }
 
 
+@one_writer
 def run(
     model: Any,
     tasks: Sequence[str | Task] | None = None,

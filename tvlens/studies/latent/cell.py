@@ -26,7 +26,8 @@ from ...bayes.checks.state_injection import CONDITIONS
 from ...errors import TvlensError
 from ...files import write
 from ...training import Run, train
-from ..kept import code_digest
+from ..kept import code_digest, file_digest
+from .damage import drop_damage, say_made_anew
 from .measures import check, over_steps
 from .plan import Plan
 
@@ -111,6 +112,7 @@ def make(
     place = Path(folder) / cell_name(plan.family, minor, seed)
     # What is written from here on is not what another plan called finished.
     (place / DONE).unlink(missing_ok=True)
+    drop_damage(place / "run")
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -119,15 +121,39 @@ def make(
         check(plan, run, family, seed, place / CHECKS)
         steps = over_steps(plan, run, family, seed, progress)
         write(place / "steps.json", json.dumps(steps))
-        write(place / DONE, json.dumps(_key(plan, minor, seed)))
+        write(place / DONE, json.dumps(_key(plan, minor, seed) | {"files": _digests(place)}))
     finally:
         torch.set_num_threads(before)
 
 
 def finished(plan: Plan, minor: int | str, seed: int, folder: str | os.PathLike) -> bool:
-    """Whether the folder of a study holds this cell, trained and checked in the same way."""
-    done = Path(folder) / cell_name(plan.family, minor, seed) / DONE
-    return done.is_file() and json.loads(done.read_text()) == _key(plan, minor, seed)
+    """Whether the folder of a study holds this cell, trained and checked in the same way.
+
+    A file that is not as it was written makes the cell unfinished, which is said in one line.
+    """
+    place = Path(folder) / cell_name(plan.family, minor, seed)
+    try:
+        done = json.loads((place / DONE).read_text())
+        files = done.pop("files")
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        say_made_anew(place / DONE)
+        return False
+    if done != _key(plan, minor, seed):
+        return False
+    found = _digests(place)
+    for name in files if files != found else ():
+        if found.get(name) != files[name]:
+            say_made_anew(place / name)
+            return False
+    return True
+
+
+def _digests(place: Path) -> dict[str, str]:
+    """What `load` reads, file by file, as digests."""
+    files = [place / "steps.json", *sorted((place / CHECKS).glob("*.safetensors"))]
+    return {f.relative_to(place).as_posix(): file_digest(f) for f in files if f.is_file()}
 
 
 def load(folder: str | os.PathLike, family: str, minor: int | str, seed: int) -> Cell:

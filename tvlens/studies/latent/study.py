@@ -5,24 +5,28 @@ Reproduces "Task Vector Geometry Underlies Dual Modes of Task Inference in Trans
 combination of task vectors; on new tasks it learns from the context, outside their span.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
 import joblib
 import torch
+from joblib.externals.loky.backend import resource_tracker
 from tqdm.auto import tqdm
 
 from ... import viz
 from ...bayes.pool import at_least
 from ...errors import TvlensError, unknown
+from ...folder_lock import one_writer
 from ...integers import is_integer
+from ...signals import end_with_parent, lock_bars_by_thread
 from ..reported import Reported
 from .cell import Cell, finished, load, make
 from .claim import Claim, verdicts
@@ -108,6 +112,7 @@ class LatentStudy(Reported):
         return {"settings": self.settings, "claims": told, "steps": steps}
 
 
+@one_writer
 def run(
     preset: PresetName = "quick",
     *,
@@ -209,20 +214,44 @@ def _make(grid: list[Spot], folder: str | os.PathLike, jobs: int | None, progres
         for plan, m, s in todo:
             make(plan, m, s, folder, progress=progress)
         return
-    tasks = (joblib.delayed(_make_beside)(plan, m, s, folder) for plan, m, s in todo)
-    made = joblib.Parallel(min(jobs, len(todo)), return_as="generator_unordered")(tasks)
+    parent = os.getpid()
+    tasks = (joblib.delayed(_make_beside)(plan, m, s, folder, parent) for plan, m, s in todo)
+    with _without_interrupts():
+        made = joblib.Parallel(min(jobs, len(todo)), return_as="generator_unordered")(tasks)
     for _ in tqdm(made, "models", total=len(todo), disable=not progress, file=sys.stderr):
         pass
 
 
-def _make_beside(plan: Plan, m: int | str, s: int, folder: str | os.PathLike) -> None:
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that begin within leave signals to this one: they inherit what is blocked here.
+
+    SIGTERM is none of them, which is how joblib ends its workers.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    blocked = {signal.SIGINT, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        # The process that watches joblib's semaphores; some versions end what is blocked.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _make_beside(plan: Plan, m: int | str, s: int, folder: str | os.PathLike, parent: int) -> None:
     """Make one cell in a process of its own, where Ctrl-C is left to the parent: a worker that
-    answers while it is being ended can leave the parent waiting.
+    answers while it is being ended can leave the parent waiting. It ends with the parent.
     """
     in_thread = threading.current_thread() is not threading.main_thread()
     if in_thread or multiprocessing.current_process().name == "MainProcess":
         make(plan, m, s, folder, threads=1)
         return
+    end_with_parent(parent)
+    lock_bars_by_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         make(plan, m, s, folder, threads=1)

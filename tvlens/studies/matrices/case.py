@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import TvlensError
-from ...files import write
+from ...files import replacing_files, write
 from ...labelled import Labelled
 from ...matrices import (
     Examples,
@@ -71,18 +71,21 @@ class Case:
     facts: dict
 
     def save(self, folder: str | os.PathLike, key: dict) -> None:
-        """Write all of it into a folder; `key` is what another run has to match."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        # Without this file nothing counts as kept: parts of two cases are never read as one.
-        (folder / "case.json").unlink(missing_ok=True)
-        for name in ("report", "ranks", "layers", "matrix"):
-            getattr(self, name).save(folder / f"{name}.safetensors")
-        sizes = self.samples.sizes
-        for size, report in zip(sizes, self.samples.reports, strict=True):
-            report.save(folder / f"samples-{size}.safetensors")
-        about = {"key": key, "facts": self.facts, "sizes": list(sizes)}
-        write(folder / "case.json", json.dumps(about, indent=1))
+        """Write all of it into a folder, in place of a case that stands there.
+
+        While the files are written the old case stays whole; parts of two cases are never read as
+        one.
+
+        Args:
+            key: what another run has to match.
+        """
+        about = {"key": key, "facts": self.facts, "sizes": list(self.samples.sizes)}
+        with replacing_files(folder, marker="case.json") as new:
+            for name in ("report", "ranks", "layers", "matrix"):
+                getattr(self, name).save(new / f"{name}.safetensors")
+            for size, report in zip(about["sizes"], self.samples.reports, strict=True):
+                report.save(new / f"samples-{size}.safetensors")
+            write(new / "case.json", json.dumps(about, indent=1))
 
     @classmethod
     def kept(cls, folder: str | os.PathLike, name: str, key: dict) -> "Case | None":

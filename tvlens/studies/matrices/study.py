@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from tqdm.auto import tqdm
 
 from ...errors import TvlensError, unknown
+from ...files import file_name
+from ...folder_lock import one_writer
 from ...labelled import PRESETS as HUB
 from ...labelled import Labelled
 from ...matrices.evaluation import SELECTIONS, Selection
@@ -99,6 +101,7 @@ class MatrixStudy(Reported):
         }
 
 
+@one_writer
 def run(
     base: Any = None,
     tuned: Any = None,
@@ -162,7 +165,7 @@ def run(
     cases, members = {}, {}
     for name, source in tqdm(sources.items(), "datasets", disable=not progress):
         key = source.key | asked | {"draws": draws}
-        cases[name] = Case.kept(folder / name, name, key)
+        cases[name] = Case.kept(folder / file_name(name), name, key)
         if cases[name] is None:
             twins = [source.twins(k) for k in range(seeds)]
             adapters = [source.adapted(lora, k) for k in range(seeds)] if lora else []
@@ -170,7 +173,7 @@ def run(
             cases[name], members[name] = study(twins, name, source.parts, **options)
             facts = dict(base=key["base"], tuned=key["tuned"] or "finetuned here", lora=lora)
             cases[name].facts.update(facts)
-            cases[name].save(folder / name, key)
+            cases[name].save(folder / file_name(name), key)
     settings = asked | {"seed": seed, "limit": chosen.limit, "epochs": chosen.epochs}
     settings["versions"] = next(iter(cases.values())).facts["versions"]
     sharing = shared_by_base(cases, sources, members, folder=folder, seed=seed, **_READING)
@@ -187,6 +190,8 @@ def _check(
     base: Any, tuned: Any, sets: Mapping[str, Labelled], seeds: int, lora: int | None
 ) -> None:
     """Raise TvlensError where it is not said what to compare."""
+    if any(isinstance(model, str) and not model.strip() for model in (base, tuned)):
+        raise TvlensError("the name of a model is empty: give a zoo name, a hub id or a folder")
     if seeds < 1:
         raise TvlensError(f"seeds must be at least 1, not {seeds}")
     if seeds > 1 and tuned is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ...errors import TvlensError
+from ...files import file_name
 from ...labelled import Labelled
 from ...matrices.curves import subset
 from ...matrices.examples import Head
@@ -126,7 +127,7 @@ def made_twins(
     """A twin finetuned on these parts, in a folder where it is found again."""
     code = code_digest("training", "models", "labelled")
     key = json.dumps([base, _content(base), digest(*parts[:2]), seed, training, code])
-    place = folder / f"{parts[0].name}-{text_digest(key)[:12]}"
+    place = folder / f"{file_name(parts[0].name)}-{text_digest(key)[:12]}"
     tuned = finetune(
         base, parts[0], parts[1], folder=place, seed=seed, progress=progress, **training
     )

@@ -14,6 +14,9 @@ from tqdm.auto import tqdm
 from ... import viz
 from ...bayes import RetrievalCheck, retrieval_check
 from ...errors import TvlensError
+from ...files import file_name
+from ...folder_lock import one_writer
+from ...models.forward import check_causal
 from ...tasks import Task
 from ..kept import content_key, kept_check
 from ..reported import Reported
@@ -82,6 +85,7 @@ class MixtureStudy(Reported):
         }
 
 
+@one_writer
 def run(
     model: Any,
     tasks: Sequence[Sequence[str | Task]] = MIXTURES,
@@ -102,6 +106,7 @@ def run(
     Raises:
         TvlensError: no tasks, unknown names, sets without common inputs.
     """
+    check_causal(model)
     chosen = [
         [task if isinstance(task, Task) else Task.load(task) for task in group] for group in tasks
     ]
@@ -157,7 +162,9 @@ def _kept(
     prefix: str = "",
 ) -> RetrievalCheck:
     """The check from the folder, if it was made from the same content, else a new one."""
-    file = None if folder is None else Path(folder) / f"{prefix}{name.replace(' ', '')}.safetensors"
+    file = None
+    if folder is not None:
+        file = Path(folder) / f"{prefix}{file_name(name.replace(' ', ''))}.safetensors"
 
     def key() -> str:
         kept = {k: v for k, v in options.items() if k not in _NO_MATTER}

@@ -13,7 +13,9 @@ import torch
 from tqdm.auto import tqdm
 
 from ...files import write
+from ...folder_lock import one_writer
 from ...models import tiny_vlm
+from ...models.placement import check_device
 from ...models.tiny_vlm import Form
 from ...pictures import HELD_OUT, Pictures
 from .. import checkpoint
@@ -28,6 +30,7 @@ from .start import begin, padded
 from .views import States, views
 
 
+@one_writer
 def train_vlm(
     folder: str | os.PathLike,
     *,
@@ -70,6 +73,7 @@ def train_vlm(
     Raises:
         TvlensError: the folder holds a run of other settings; a loss that is not finite.
     """
+    check_device(device)
     pictures, folder = pictures or Pictures.load(), Path(folder)
     parts = split(pictures, held_out=held_out, unseen=unseen, seed=seed)
     form = replace(form or Form(), hidden=len(set(parts["train"].names)))

@@ -1,0 +1,72 @@
+"""Signals end a command in one line, whatever it is doing."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+MESSAGE = "tvlens: interrupted; run the same command again to go on"
+
+SLOW = """
+import sys, time
+sys.argv = ["tvlens", "tasks"]
+from tvlens.__main__ import main
+import tvlens.tasks
+
+def busy():
+    from tvlens.signals import interruptible
+    print("here", flush=True)
+    {body}
+
+tvlens.tasks.Task.names = staticmethod(busy)
+main()
+"""
+BODIES = {
+    "before work": "time.sleep(60)",
+    "in work": """with interruptible(): time.sleep(60)""",
+    "where a library makes another error of it": """
+    with interruptible():
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            raise ImportError("cannot import torch")
+""",
+    "where Python cannot raise it": """
+    class Deaf:
+        def __del__(self):
+            time.sleep(3)
+    with interruptible():
+        deaf = Deaf()
+        del deaf
+        time.sleep(60)
+""",
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_one_line_and_status_130(body, number):
+    command = [sys.executable, "-c", SLOW.format(body=BODIES[body])]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == "here\n"
+        time.sleep(0.3)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.strip() == MESSAGE
+
+
+@pytest.mark.parametrize("after", [0.15, 0.4, 1.0, 2.0])
+def test_a_signal_while_a_command_starts(after, tmp_path):
+    command = [sys.executable, "-m", "tvlens", "latent", "-o", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(after)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    if process.returncode == -signal.SIGTERM:
+        pytest.skip("Python itself had not started on this machine")
+    assert process.returncode == 130 and MESSAGE in errors
+    assert "Traceback" not in errors

@@ -1,0 +1,139 @@
+"""One writer per folder: a lock that the operating system drops when its process ends."""
+
+import contextlib
+import functools
+import inspect
+import json
+import os
+import platform
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from filelock import FileLock, Timeout
+
+from .errors import TvlensError
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+LOCK, HOLDER = ".tvlens.lock", ".tvlens.lock.json"
+
+# How long the processes of a killed run may take to end before their folder counts as in use.
+_PATIENCE = 3.0
+
+# Folders locked by this process: the thread that holds each.
+_held: dict[Path, int] = {}
+
+
+@contextlib.contextmanager
+def folder_lock(folder: str | os.PathLike | None) -> Iterator[None]:
+    """Hold a folder against every other process and thread that writes results there.
+
+    The folder is made if it is missing, and removed again if nothing was written. The thread that
+    holds it may ask again. A lock of a process that is gone is none: `flock` ends with the process.
+
+    Args:
+        folder: None holds nothing.
+
+    Raises:
+        TvlensError: another process writes there, named with host, command and start; or the
+            folder cannot be written.
+    """
+    place = None if folder is None else Path(folder).resolve()
+    if place is None or _held.get(place) == threading.get_ident():
+        yield
+        return
+    made = [one for one in (place, *place.parents) if not os.path.lexists(one)]
+    try:
+        lock = _acquire(place)
+        _held[place] = threading.get_ident()
+        try:
+            with _cannot_write(place):
+                (place / HOLDER).write_text(json.dumps(_describe_process()), encoding="utf-8")
+            yield
+        finally:
+            _held.pop(place, None)
+            # Both go while the lock is held: who waits for it sees that its file has no name.
+            with contextlib.suppress(OSError):
+                (place / HOLDER).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (place / LOCK).unlink(missing_ok=True)
+            lock.release()
+    finally:
+        for empty in made:
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+
+def one_writer(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Run a function with the lock of its argument `folder` held."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def locked(*args: Given.args, **options: Given.kwargs) -> Result:
+        try:
+            bound = signature.bind(*args, **options)
+        except TypeError:
+            return function(*args, **options)  # which says what is wrong
+        bound.apply_defaults()
+        with folder_lock(bound.arguments["folder"]):
+            return function(*args, **options)
+
+    return locked
+
+
+def _acquire(place: Path) -> FileLock:
+    """The lock of a folder, which is made if it is missing."""
+    lock = FileLock(place / LOCK, thread_local=False)
+    # Another thread of this process would be a deadlock to wait for.
+    patience = 0 if place in _held else _PATIENCE
+    try:
+        with _cannot_write(place):
+            for last in (False, False, True):
+                place.mkdir(parents=True, exist_ok=True)
+                try:
+                    lock.acquire(timeout=patience, poll_interval=0.05)
+                    break
+                except FileNotFoundError:  # whoever held it has just removed the folder
+                    if last:
+                        raise
+    except Timeout:
+        raise TvlensError(f"{place} is in use: {_describe_holder(place)}") from None
+    return lock
+
+
+@contextlib.contextmanager
+def _cannot_write(place: Path) -> Iterator[None]:
+    """A folder that takes no files is a mistake of the caller, in one line."""
+    try:
+        yield
+    except Timeout:  # an OSError too
+        raise
+    except OSError as error:
+        raise TvlensError(f"cannot write in {place}: {error.strerror or error}") from error
+
+
+def _describe_process() -> dict[str, Any]:
+    """What others are told about this process."""
+    return {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "command": shlex.join(sys.orig_argv)[:400],
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _describe_holder(place: Path) -> str:
+    """Who holds a folder, as a person is told."""
+    try:
+        told = json.loads((place / HOLDER).read_text(encoding="utf-8"))
+        who = f"process {told['pid']} on {told['host']} has written there since {told['since']}"
+        command = " ".join(str(told["command"]).split())
+        return f"{who} ({command}); wait for it, or give another folder"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process writes there; wait for it, or give another folder"
