@@ -7,6 +7,7 @@ import typer
 
 from .. import __version__
 from ..errors import TvlensError
+from ..files import one_line
 from . import crossmodal, latent, lists, matrix, mixtures, patch, train_vlm, vectors
 
 
@@ -51,9 +52,10 @@ def options(
 
 
 def main() -> None:
-    """Entry point: mistakes of the caller are one line and exit status 2."""
+    """Entry point: mistakes of the caller, and faults of disks, are one line and exit status 2."""
     try:
         app()
-    except TvlensError as error:
-        print(f"tvlens: {error}", file=sys.stderr)
+    except (TvlensError, OSError) as error:
+        message = str(error) if isinstance(error, TvlensError) else one_line(error)
+        print(f"tvlens: {message}", file=sys.stderr)
         sys.exit(2)

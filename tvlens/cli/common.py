@@ -8,10 +8,23 @@ from typing import Annotated
 
 import typer
 
+from ..files import check_folder
+
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="Zoo name, hub id or local folder.")
 ]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the page and numbers.")]
+
+
+def writable(folder: Path) -> Path:
+    """An output folder, once it is known that files can be written to it."""
+    check_folder(folder)
+    return folder
+
+
+OutOption = Annotated[
+    Path,
+    typer.Option("--out", "-o", callback=writable, help="Folder for the page and numbers."),
+]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 
 

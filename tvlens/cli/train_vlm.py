@@ -5,12 +5,15 @@ from typing import Annotated
 
 import typer
 
-from .common import interruptible
+from .common import interruptible, writable
 
 
 def train_vlm(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the run; its model is in model/.")
+        Path,
+        typer.Option(
+            "--out", "-o", callback=writable, help="Folder of the run; its model is in model/."
+        ),
     ] = Path("out/tiny-vlm"),
     language: Annotated[
         str, typer.Option(help="What speaks: smollm2-135m, gemma3-270m, a folder or hub id.")

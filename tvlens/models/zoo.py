@@ -192,7 +192,8 @@ def at_hand(name: str) -> bool:
 def get(name: str) -> Path:
     """The Hugging Face folder of a zoo model, fetched and converted on first use.
 
-    An interruption leaves nothing behind; the next call starts afresh.
+    An interruption leaves nothing behind; the next call starts afresh. A folder without the file
+    that is written last, such as an interrupted copy of a cache, is replaced.
     """
     target = folder(name)
     if at_hand(name):
@@ -200,7 +201,8 @@ def get(name: str) -> Path:
     wanted = entry(name)
     _sweep(target)
     print(f"tvlens: fetching {name} ({wanted.download_mb} MB, {wanted.licence})", file=sys.stderr)
-    with replacing_folder(target) as partial, tempfile.TemporaryDirectory() as downloads:
+    whole = replacing_folder(target, is_whole=lambda path: (path / PROVENANCE).is_file())
+    with whole as partial, tempfile.TemporaryDirectory() as downloads:
         archives = [zipfile.ZipFile(_download(w, Path(downloads))) for w in wanted.wheels]
         wanted.convert(archives, partial)
         (partial / PROVENANCE).write_text(json.dumps(_provenance(wanted), indent=1))
