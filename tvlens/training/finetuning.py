@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import TvlensError, unknown
-from ..files import replacing_folder
+from ..files import check_folder, replacing_folder
 from ..labelled import Labelled
 from ..models.quiet import without_bars
 from . import checkpoint
@@ -106,6 +106,7 @@ def finetune(
         check_same(folder, finished.settings, settings)
         return finished
     work = folder.with_name(f"{folder.name}.unfinished")
+    check_folder(work)
     history = so_far(work / ABOUT, settings, load_finetuned)
 
     start = step_seed(seed, 0)

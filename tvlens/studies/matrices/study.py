@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from tqdm.auto import tqdm
 
 from ...errors import TvlensError, unknown
+from ...files import prepare_folder
 from ...labelled import PRESETS as HUB
 from ...labelled import Labelled
 from ...matrices.evaluation import SELECTIONS, Selection
@@ -142,7 +143,7 @@ def run(
     chosen = PRESETS[preset]
     sets = _sets(data, chosen)
     _check(base, tuned, sets, seeds, lora)
-    folder = Path(folder)
+    folder = prepare_folder(folder)
     sources = {
         name: Source(
             one,
