@@ -110,7 +110,12 @@ def test_check_folder_names_the_fault_and_leaves_nothing(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     faults = {"file": "a file, not a folder", "file/below": "a file, not a folder"}
-    faults |= {"link": "a broken link", "link/below": "a broken link", "loop": "a broken link"}
+    faults |= {
+        "o" * 300: "name too long",
+        "link": "a broken link",
+        "link/below": "a broken link",
+        "loop": "a broken link",
+    }
     for name, message in faults.items():
         for function in (check_folder, prepare_folder):
             with pytest.raises(TvlensError, match=message):

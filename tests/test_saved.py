@@ -204,3 +204,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         checkpoint.restore(tmp_path, 1, model, optimizer)
     with pytest.raises(TvlensError, match="holds no checkpoint"):
         checkpoint.weights(tmp_path, 1)
+    tv.Subspace.random(8, 2).save(path)
+    with pytest.raises(TvlensError, match=r"holds no checkpoint .it holds Subspace"):
+        checkpoint.weights(tmp_path, 1)
+    save_file({"other": ONES}, path)
+    with pytest.raises(TvlensError, match="no weights in it"):
+        checkpoint.weights(tmp_path, 1)

@@ -151,7 +151,7 @@ def collect(
     shapes = {str(s): _stored_shape(model, s, everything, positions) for s in addresses}
     dtype = next(model.parameters()).dtype
     if file is not None:
-        if Path(file).is_dir():
+        if os.path.isdir(file):
             raise TvlensError(f"file={str(file)!r} is a folder: give the name of a file in it")
         check_folder(Path(file).parent)
     storage = _in_memory if file is None else _in_file

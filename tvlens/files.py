@@ -97,7 +97,8 @@ def check_folder(folder: str | os.PathLike) -> None:
         NotWrittenError: it is a file or a broken link, read-only or full; says which.
     """
     folder = Path(folder)
-    there = next(p for p in (folder, *folder.parents, Path()) if os.path.lexists(p))
+    with _disk_errors(folder, "cannot write to"):
+        there = next(p for p in (folder, *folder.parents, Path()) if _is_there(p))
     if there.is_symlink() and not there.exists():
         target = os.readlink(there)
         raise NotWrittenError(f"cannot write to {folder}: {there} is a broken link to {target}")
@@ -167,6 +168,15 @@ def one_line(error: BaseException) -> str:
         return f"{named}{error.strerror}"
     lines = str(error).split()
     return " ".join(lines)[:300] or type(error).__name__
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something stands at a path, a broken link included; a name too long is an error."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _write_zeros(file: int, size: int) -> None:

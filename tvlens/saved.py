@@ -133,10 +133,11 @@ def with_checksum(plain: Any) -> dict[str, Any]:
 
 def _read_header(metadata: dict[str, str], kind: str) -> tuple[Any, str | None]:
     """What the header says under a key, and the checksum."""
-    if not kind:
+    kinds = [key for key in metadata if key.startswith("tvlens") and key != _CHECKSUM_KEY]
+    if not kind and not kinds:
         return None, metadata.get(_CHECKSUM_KEY)
     if kind not in metadata:
-        others = [key.removeprefix("tvlens.") for key in metadata if key.startswith("tvlens")]
+        others = [key.removeprefix("tvlens.") for key in kinds]
         held = f"it holds {', '.join(others)}" if others else "nothing of tvlens in its header"
         raise TvlensError(held)
     about = json.loads(metadata[kind])

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import TvlensError
 from ..saved import read_tensors, reading, write_tensors
 
 FOLDER = "checkpoints"
@@ -65,8 +66,11 @@ def weights(folder: str | os.PathLike, step: int) -> dict[str, Tensor]:
     Raises:
         TvlensError: the checkpoint is damaged.
     """
-    tensors, _ = read_tensors(path_at(folder, step), kind="", what="checkpoint")
-    return _under("model", tensors)
+    path = path_at(folder, step)
+    tensors, _ = read_tensors(path, kind="", what="checkpoint")
+    if not (found := _under("model", tensors)):
+        raise TvlensError(f"{path} holds no checkpoint (no weights in it)")
+    return found
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
