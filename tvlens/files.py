@@ -161,6 +161,21 @@ def reserve(file: int, size: int, path: str | os.PathLike) -> None:
         raise NotWrittenError(f"cannot write {path}: {needed} ({_reason(error)})") from error
 
 
+def sweep(path: Path) -> None:
+    """Remove temporary files of `path` whose process is gone; those of other machines after a day.
+
+    What belongs to a live process stays.
+    """
+    prefix = _prefix(path)
+    pattern = re.compile(re.escape(prefix) + r"(\d+)-([0-9a-f]{8})-[0-9a-f]{8}(\.[^.]*)?")
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        names = [e.name for e in entries if e.name.startswith(prefix)]
+        for name in names:
+            left = path.with_name(name)
+            if (found := pattern.fullmatch(name)) and _is_left_behind(left, *found.groups()[:2]):
+                _remove(left)
+
+
 def one_line(error: BaseException) -> str:
     """What an exception says, in one line of at most 300 characters."""
     if isinstance(error, OSError) and error.strerror:
@@ -210,7 +225,7 @@ def _temporary(path: Path, suffix: str = "") -> Iterator[Path]:
     The name holds the process and the machine, so that a later run can tell what was left behind
     by a process that is gone; that of the same `path` is removed here.
     """
-    _sweep(path)
+    sweep(path)
     token = f"{os.getpid()}-{_machine()}-{secrets.token_hex(4)}"
     temporary = path.with_name(f"{_prefix(path)}{token}{suffix}")
     _open_paths.add(str(temporary))
@@ -219,21 +234,6 @@ def _temporary(path: Path, suffix: str = "") -> Iterator[Path]:
     finally:
         _remove(temporary)
         _open_paths.discard(str(temporary))
-
-
-def _sweep(path: Path) -> None:
-    """Remove temporary files of `path` whose process is gone; those of other machines after a day.
-
-    What belongs to a live process stays.
-    """
-    prefix = _prefix(path)
-    pattern = re.compile(re.escape(prefix) + r"(\d+)-([0-9a-f]{8})-[0-9a-f]{8}(\.[^.]*)?")
-    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
-        names = [e.name for e in entries if e.name.startswith(prefix)]
-        for name in names:
-            left = path.with_name(name)
-            if (found := pattern.fullmatch(name)) and _is_left_behind(left, *found.groups()[:2]):
-                _remove(left)
 
 
 def _is_left_behind(path: Path, process: str, machine: str) -> bool:

@@ -1,6 +1,6 @@
 """`make test-faults`: every kind of fault, how often it was tried, and how often tvlens failed.
 
-python -m faults [short|long] [--only WORD] [--table FILE]
+python -m faults [short|long] [--only WORD ...] [--table FILE]
 """
 
 import argparse
@@ -29,33 +29,30 @@ QUICK = ("collect(file=)", "train", "tvlens vectors")
 Trial = tuple[str, str | None]
 
 
-def trials(work: Path, short: bool, only: str) -> Iterator[Trial]:
+def trials(work: Path, short: bool, only: list[str]) -> Iterator[Trial]:
     """Every trial: its kind, and what went wrong, if anything."""
     counts = SHORT if short else LONG
     chosen = [c for c in commands(work) if not short or c.name in QUICK]
-    chosen = [c for c in chosen if only not in ("damage", "lines")]
-
-    def wanted(kind: str) -> bool:
-        return only in kind
+    chosen = [c for c in chosen if set(only) & set(c.kinds)]
 
     for command in chosen:
         folder = work / "runs"
         folder.mkdir()
         known = kills.reference(command, folder / "reference")
         print(f"  {command.name}: {known[1]:.1f} s without faults", file=sys.stderr)
-        if wanted("kills"):
+        kinds = [kind for kind in command.kinds if kind in only]
+        if "kills" in kinds:
             yield from kills.kills(command, folder, counts["kills"], known)
-        if wanted("disks"):
+        if "disks" in kinds:
             yield from disks.disks(command, folder, counts["disks"])
-        if command.name.startswith("tvlens"):
-            if wanted("pairs"):
-                yield from kills.pairs(command, folder, counts["pairs"], known)
-            if wanted("signals"):
-                yield from kills.signals(command, folder, counts["signals"], known)
+        if "pairs" in kinds:
+            yield from kills.pairs(command, folder, counts["pairs"], known)
+        if "signals" in kinds:
+            yield from kills.signals(command, folder, counts["signals"], known)
         shutil.rmtree(folder)
-    if wanted("damage"):
+    if "damage" in only:
         yield from damage.damage(work, counts["damage"])
-    if wanted("lines"):
+    if "lines" in only:
         yield from command_lines.command_lines(work, counts["lines"])
 
 
@@ -63,7 +60,7 @@ def main() -> None:
     """Try all, print a table of tried and failed, and exit with 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("form", nargs="?", choices=["short", "long"], default="long")
-    parser.add_argument("--only", default="", help="kills, disks, pairs, signals, damage or lines")
+    parser.add_argument("--only", nargs="*", choices=list(LONG), default=list(LONG))
     parser.add_argument("--table", type=Path, help="write the table there, as Markdown")
     asked = parser.parse_args()
     tried: Counter = Counter()
@@ -85,4 +82,5 @@ def main() -> None:
     sys.exit(sum(failed.values()) > 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

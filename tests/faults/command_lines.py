@@ -53,10 +53,13 @@ def _lines(work: Path, place: Path) -> Iterator[list[str]]:
     bad["empty"].write_text("")
     images = {"pairs": [["a", "b"]], "images": {"a": "nowhere.png"}}
     (place / "images.json").write_text(json.dumps(images))
-    tasks = [str(p) for p in bad.values()] + [str(place / "images.json")]
+    rows = [[f"{c}at", f"{c}ats"] for c in "abcdefghijklmnopqrst"]
+    (place / "number.json").write_text(json.dumps({"name": 3, "pairs": rows}))
+    tasks = [str(p) for p in bad.values()]
+    tasks += [str(place / name) for name in ("images.json", "number.json")]
     tasks += ["", "nowhere.csv", "nowhere.json", "antonim", ".", "/", str(place / "file")]
     models = ["smolm2-135m", "./nowhere", str(place / "empty"), str(place / "no-model")]
-    models += [str(place / "file"), "", "no/such/model", "/dev/null", "."]
+    models += [str(work / "bert"), str(place / "file"), "", "no/such/model", "/dev/null", "."]
     folders = ["file", "file/below", "link", "link/below", "/proc/self/x", "/dev/null", "o" * 300]
     vectors = ["vectors", "-m", model, "-t", task, "--shots", "2", "--contexts", "2", "-o", "out"]
     patch = ["patch", "-m", model, "-o", "out"]
@@ -72,9 +75,10 @@ def _lines(work: Path, place: Path) -> Iterator[list[str]]:
     yield from (["latent", "--preset", "tiny", "-o", name] for name in folders)
     yield from (["matrix", "-o", name] for name in folders)
     yield from (["train-vlm", "-o", name] for name in folders[:3])
+    yield [*vectors[:-1], ""]
     seeds = [["--seed", "-1"], ["--seed", "x"], ["--seed", "1e3"], ["--seed", str(-(2**70))]]
     sizes = [["--shots", "0"], ["--shots", "-3"], ["--contexts", "0"], ["--shots", "99"]]
-    templates = ["{x} \\u12 {y}", "", "{x}", "{x} {z} {y}", "{x", "{x!r} {y}", "qaa", "{0} {y}"]
+    templates = ["{x} \\u12 {y}", "", "{x}", "{x", "{x!r} {y}", "qaa", "{0} {y}"]
     yield from ([*vectors, *more] for more in seeds + sizes)
     yield from ([*vectors, "--template", text] for text in templates)
     wrong = [["--site", "zz"], ["--positions", "last"], ["--positions", "9999"], ["--site", ""]]
@@ -87,7 +91,7 @@ def _lines(work: Path, place: Path) -> Iterator[list[str]]:
     wrong += [["--steps", "0"], ["--jobs", "0"], ["--minor", "-1"], ["--minor", ""]]
     yield from (["latent", "-o", "out", *more] for more in wrong)
     wrong = [["--preset", "quik"], ["-d", "emoji-word"], ["--selection", "test"], ["--seed", "-1"]]
-    wrong += [["--lora", "0"], ["--seeds", "0"], ["--base", "./nowhere"], ["--readout", "mid"]]
+    wrong += [["--lora", "0"], ["--seeds", "0"], ["--base", "./nowhere"]]
     yield from (["matrix", "-o", "out", *more] for more in wrong)
     yield from (["zoo", "get", name] for name in ("minilm", "", "../x", "tiny-vlm\0"))
     yield from ([], ["vector"], ["--nothing"], ["vectors"], ["zoo", "put"], ["methods", "-t", task])

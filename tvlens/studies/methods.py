@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from .. import viz
 from ..errors import TvlensError, unknown
-from ..files import prepare_folder
+from ..files import check_folder
 from ..models.loading import model_name
 from ..tasks import Task, Template
 from ..vectors import METHODS, TaskVector, VectorReport, evaluate, extract
@@ -131,7 +131,9 @@ def run(
     form = Template.of(template)
     options["template"] = form.demonstration
     parts = {task.name: _parts(task, items, seed) for task in chosen}
-    place = None if folder is None else prepare_folder(folder)
+    place = None if folder is None else Path(folder)
+    if folder is not None:
+        check_folder(folder)
 
     vectors: dict[str, dict[str, TaskVector]] = {name: {} for name in parts}
     pairs = [(name, method) for name in parts for method in methods]

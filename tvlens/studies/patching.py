@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import viz
 from ..errors import TvlensError
-from ..files import prepare_folder
+from ..files import check_folder
 from ..integers import as_integers, is_integer
 from ..patching import PatchResult, log_probability, logit_difference, patch, probability
 from ..patching.metrics import Metric, one_token
@@ -163,7 +163,7 @@ def run(
     """Patch exactly over layers, heads and positions; arguments as in `patch`."""
     choice = dict(layers=layers, heads=heads, positions=positions)
     if folder is not None:
-        prepare_folder(folder)
+        check_folder(folder)
     result = patch(
         model,
         pairs.clean,

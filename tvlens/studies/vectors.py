@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from .. import viz
 from ..activations import collect
 from ..errors import TvlensError
-from ..files import prepare_folder
+from ..files import check_folder
 from ..models.loading import model_name
 from ..tasks import Prompt, Task, Template, build, contexts
 from ..vectors import TaskVector, VectorReport, evaluate, extract, top_tokens
@@ -113,7 +113,7 @@ def run(
     if len(parts) < len(chosen):
         raise TvlensError("two tasks have the same name")
     if folder is not None:
-        prepare_folder(folder)
+        check_folder(folder)
 
     vectors = {}
     for name, (train, _, _) in tqdm(parts.items(), "extracting", disable=not progress):

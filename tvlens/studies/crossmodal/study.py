@@ -3,13 +3,14 @@
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import TvlensError, unknown
-from ...files import prepare_folder
+from ...files import check_folder
 from ...models import model_name, reader
 from ...patching import PatchResult
 from ...tasks import Prompt, Task, Template
@@ -173,7 +174,9 @@ def run(
         )
     chosen = PRESETS[preset] if isinstance(preset, str) else preset
     shown = pictured(tasks or chosen.tasks, **({"artist": artist} if artist else {}))
-    folder = None if folder is None else prepare_folder(folder)
+    folder = None if folder is None else Path(folder)
+    if folder is not None:
+        check_folder(folder)
     form = Template.of(template).demonstration
     options = {"language_model": language_model, "folder": folder, "progress": progress}
     options["most"] = (chosen.selected, chosen.tested)

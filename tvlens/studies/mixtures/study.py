@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ... import viz
 from ...bayes import RetrievalCheck, retrieval_check
 from ...errors import TvlensError
-from ...files import prepare_folder
+from ...files import check_folder
 from ...tasks import Task
 from ..kept import content_key, kept_check
 from ..reported import Reported
@@ -112,7 +112,7 @@ def run(
     if len(named) < len(chosen):
         raise TvlensError("two sets have the same tasks")
     if folder is not None:
-        prepare_folder(folder)
+        check_folder(folder)
     checks = {
         name: _kept(model, name, group, folder, options)
         for name, group in tqdm(named.items(), "mixing", disable=not progress)
