@@ -88,13 +88,17 @@ def write(path: str | os.PathLike, content: str | bytes) -> Path:
     return Path(path)
 
 
-def check_folder(folder: str | os.PathLike) -> None:
+def check_folder(folder: str | os.PathLike, *, size: int = 0) -> None:
     """Raise NotWrittenError unless files can be written to a folder, missing or not.
 
     A file is written and removed, in the nearest folder above where the folder is missing.
 
+    Args:
+        size: bytes that are to be written there, where it is known.
+
     Raises:
-        NotWrittenError: it is a file or a broken link, read-only or full; says which.
+        NotWrittenError: it is a file or a broken link, read-only or full; says which, or how much
+            room is needed and how much is free.
     """
     folder = Path(folder)
     with _disk_errors(folder, "cannot write to"):
@@ -113,6 +117,9 @@ def check_folder(folder: str | os.PathLike) -> None:
         file.write(bytes(1 << 16))
         file.flush()
         os.fsync(file.fileno())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise NotWrittenError(f"cannot write to {folder}: {_needed(size, free)}")
 
 
 def prepare_folder(folder: str | os.PathLike) -> Path:
@@ -157,8 +164,8 @@ def reserve(file: int, size: int, path: str | os.PathLike) -> None:
                 raise
             _write_zeros(file, size)
     except OSError as error:
-        needed = f"{size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free"
-        raise NotWrittenError(f"cannot write {path}: {needed} ({_reason(error)})") from error
+        needed = f"{_needed(size, free)} ({_reason(error)})"
+        raise NotWrittenError(f"cannot write {path}: {needed}") from error
 
 
 def sweep(path: Path) -> None:
@@ -277,6 +284,10 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+
+
+def _needed(size: int, free: int) -> str:
+    return f"{size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free"
 
 
 def _reason(error: OSError) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TvlensError, unknown
-from ..files import replacing_folder, sweep
+from ..files import check_folder, replacing_folder, sweep
 from . import convert
 
 # Written last into a converted folder: where the weights came from and what made them.
@@ -186,7 +186,7 @@ def folder(name: str) -> Path:
 
 def at_hand(name: str) -> bool:
     """Whether a zoo model is already converted and whole."""
-    return (folder(name) / PROVENANCE).is_file()
+    return os.path.isfile(folder(name) / PROVENANCE)
 
 
 def get(name: str) -> Path:
@@ -201,6 +201,7 @@ def get(name: str) -> Path:
         sweep(target)
     if at_hand(name):
         return target
+    check_folder(target.parent, size=(wanted.download_mb + wanted.disk_mb) * 1_000_000)
     print(f"tvlens: fetching {name} ({wanted.download_mb} MB, {wanted.licence})", file=sys.stderr)
     whole = replacing_folder(target, is_whole=lambda path: (path / PROVENANCE).is_file())
     with whole as partial:
