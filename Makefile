@@ -4,8 +4,10 @@ VENV := .venv
 VENV3 := .venv-tl3
 # Progress bars of many test workers would only mix.
 WORKERS ?= auto
+# `make test-faults FAULTS=short` takes about a minute.
+FAULTS ?= long
 
-.PHONY: demo test test-tl3 lint docs notebooks bench clean
+.PHONY: demo test test-tl3 test-faults lint docs notebooks bench clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/tvlens demo --out out/demo --open
@@ -15,6 +17,10 @@ test: lint
 
 test-tl3: $(VENV3)/.installed
 	$(VENV3)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "tl3 and not slow"
+
+# Kills, full disks, damaged files, bad command lines: prints a table of tried and failed.
+test-faults: $(VENV)/.installed
+	PYTHONPATH=tests $(VENV)/bin/python -m faults $(FAULTS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import tiny
 import torch
 
 import tvlens as tv
-from tvlens import TvlensError
+from tvlens import TvlensError, cli
 from tvlens.studies import vectors as study
 
 
@@ -153,3 +154,41 @@ def test_a_study_of_nothing_or_of_twins_is_an_error():
         study.run(tiny.model("llama"), [])
     with pytest.raises(TvlensError, match="same name"):
         study.run(tiny.model("llama"), [task, task])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["vectors", "-t", "antonym"],
+        ["methods"],
+        ["patch", "-t", "antonym"],
+        ["mixtures"],
+        ["crossmodal"],
+        ["latent"],
+        ["matrix"],
+        ["train-vlm"],
+        ["demo"],
+    ],
+)
+def test_every_command_finds_out_about_its_folder_first(arguments, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("tvlens.models.loading.load", None)
+    monkeypatch.setattr(sys, "argv", ["tvlens", *arguments, "-o", str(tmp_path / "file")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors == (
+        f"tvlens: cannot write to {tmp_path}/file: {tmp_path}/file is a file, not a folder\n"
+    )
+
+
+def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "states")
+
+    monkeypatch.setattr(cli, "app", full)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"tvlens: states: {os.strerror(errno.ENOSPC)}\n"
