@@ -1,4 +1,5 @@
 import errno
+import inspect
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import torch
 
 import tvlens as tv
 from tvlens import TvlensError, cli
+from tvlens.cli import common
 from tvlens.studies import vectors as study
 
 
@@ -36,6 +38,7 @@ def run(*arguments, env=None):
         (["patch", "--clean", "a"], "give --task, or --clean, --corrupted and --right"),
         (["methods", "--method", "stat"], "did you mean 'state'"),
         (["methods", "-t", "antonym"], "at least two kinds"),
+        (["vectors", "-t", "antonym", "-o", "/dev/null"], "cannot write to /dev/null: "),
         (["matrix", "--preset", "quik"], "did you mean 'quick'"),
         (["matrix", "-d", "emoji-word"], "did you mean 'emoji-words'"),
     ],
@@ -156,31 +159,12 @@ def test_a_study_of_nothing_or_of_twins_is_an_error():
         study.run(tiny.model("llama"), [task, task])
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["vectors", "-t", "antonym"],
-        ["methods"],
-        ["patch", "-t", "antonym"],
-        ["mixtures"],
-        ["crossmodal"],
-        ["latent"],
-        ["matrix"],
-        ["train-vlm"],
-        ["demo"],
-    ],
-)
-def test_every_command_finds_out_about_its_folder_first(arguments, tmp_path, monkeypatch, capsys):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr("tvlens.models.loading.load", None)
-    monkeypatch.setattr(sys, "argv", ["tvlens", *arguments, "-o", str(tmp_path / "file")])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
-    errors = capsys.readouterr().err
-    assert errors == (
-        f"tvlens: cannot write to {tmp_path}/file: {tmp_path}/file is a file, not a folder\n"
-    )
+def test_every_command_tries_its_folder_first():
+    for command in cli.COMMANDS:
+        parameter = inspect.signature(command).parameters.get("out")
+        if parameter is not None:
+            (option,) = parameter.annotation.__metadata__
+            assert option.callback is common.writable, command.__name__
 
 
 def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
