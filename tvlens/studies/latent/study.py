@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ... import viz
 from ...bayes.pool import at_least
 from ...errors import TvlensError, unknown
-from ...files import prepare_folder
+from ...files import check_folder
 from ...integers import is_integer
 from ..reported import Reported
 from .cell import Cell, finished, load, make
@@ -154,7 +154,7 @@ def run(
     at_least(0, seed=seed)
     each = range(seed, seed + seeds)
     grid = [(plan, m, s) for s in each for plan in plans for m in plan.minor]
-    prepare_folder(folder)
+    check_folder(folder)
     _make(grid, folder, jobs, progress)
     cells = [load(folder, plan.family, m, s) for plan, m, s in grid]
     settings = {"preset": preset, "seeds": list(each)}

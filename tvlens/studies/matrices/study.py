@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from tqdm.auto import tqdm
 
 from ...errors import TvlensError, unknown
-from ...files import prepare_folder
+from ...files import check_folder
 from ...labelled import PRESETS as HUB
 from ...labelled import Labelled
 from ...matrices.evaluation import SELECTIONS, Selection
@@ -143,7 +143,8 @@ def run(
     chosen = PRESETS[preset]
     sets = _sets(data, chosen)
     _check(base, tuned, sets, seeds, lora)
-    folder = prepare_folder(folder)
+    folder = Path(folder)
+    check_folder(folder)
     sources = {
         name: Source(
             one,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ...files import prepare_folder, write
+from ...files import check_folder, write
 from ...models import tiny_vlm
 from ...models.tiny_vlm import Form
 from ...pictures import HELD_OUT, Pictures
@@ -70,7 +70,8 @@ def train_vlm(
     Raises:
         TvlensError: the folder holds a run of other settings; a loss that is not finite.
     """
-    pictures, folder = pictures or Pictures.load(), prepare_folder(folder)
+    pictures, folder = pictures or Pictures.load(), Path(folder)
+    check_folder(folder)
     parts = split(pictures, held_out=held_out, unseen=unseen, seed=seed)
     form = replace(form or Form(), hidden=len(set(parts["train"].names)))
     dtype = dtype or _quick_dtype(device)
