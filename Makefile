@@ -4,12 +4,14 @@ VENV := .venv
 VENV3 := .venv-tl3
 # Progress bars of many test workers would only mix.
 WORKERS ?= auto
+# `make test-faults FAULTS=short` takes about a minute.
+FAULTS ?= long
 
 PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: demo test test-fast test-portable test-portable-default test-portable-avx2 test-tl3 lint docs
-.PHONY: notebooks bench clean
+.PHONY: test-faults notebooks bench clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/tvlens demo --out out/demo --open
@@ -37,6 +39,10 @@ test-portable-avx2: $(VENV)/.installed
 
 test-tl3: $(VENV3)/.installed
 	$(VENV3)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "tl3 and not slow"
+
+# Kills, full disks, damaged files, bad command lines: prints a table of tried and failed.
+test-faults: $(VENV)/.installed
+	PYTHONPATH=tests $(VENV)/bin/python -m faults $(FAULTS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -1,4 +1,9 @@
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -148,3 +153,33 @@ def test_hooks_are_gone_after_an_exception(causal):
 def test_bad_input(unchecked, prompts, options, message):
     with pytest.raises(TvlensError, match=message):
         tv.collect(tiny.model("llama"), prompts, progress=False, **options)
+
+
+def test_a_full_disk_is_found_out_before_the_first_forward(tmp_path, monkeypatch):
+    model = tiny.model("gpt2")
+    monkeypatch.setattr("tvlens.files.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr("tvlens.activations.run", None)
+    with pytest.raises(TvlensError, match=r"states: 0\.0 MB are needed and 0\.0 MB are free"):
+        tv.collect(model, tiny.ragged("text"), file=tmp_path / "states", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no limits of file sizes here")
+def test_a_file_beyond_the_limit_is_one_line(tmp_path):
+    """A map of a file that finds no room kills the process: run in one of its own."""
+    code = """
+import resource, sys, tiny, tvlens as tv
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, 1 << 17))
+try:
+    tv.collect(tiny.model("gpt2"), [list(range(3, 60))] * 40, file=sys.argv[1], progress=False)
+except tv.TvlensError as error:
+    sys.exit(f"one line: {error}")
+"""
+    command = [sys.executable, "-c", code, tmp_path / "states"]
+    path = os.pathsep.join([str(Path(tiny.__file__).parent), *sys.path])
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "MB are needed" in done.stderr and "file too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,3 +1,5 @@
+import errno
+import inspect
 import json
 import os
 import shlex
@@ -13,7 +15,7 @@ import torch
 
 import tvlens as tv
 from tvlens import TvlensError, cli
-from tvlens.cli import main
+from tvlens.cli import common, main
 from tvlens.studies import vectors as study
 
 
@@ -53,6 +55,7 @@ def run(capfd, monkeypatch):
         (["patch", "--clean", "a"], "give --task, or --clean, --corrupted and --right"),
         (["methods", "--method", "stat"], "did you mean 'state'"),
         (["methods", "-t", "antonym"], "at least two kinds"),
+        (["vectors", "-t", "antonym", "-o", "/dev/null"], "cannot write to /dev/null: "),
         (["matrix", "--preset", "quik"], "did you mean 'quick'"),
         (["matrix", "-d", "emoji-word"], "did you mean 'emoji-words'"),
     ],
@@ -246,3 +249,22 @@ def test_a_study_of_nothing_or_of_twins_is_an_error():
         study.run(tiny.model("llama"), [])
     with pytest.raises(TvlensError, match="same name"):
         study.run(tiny.model("llama"), [task, task])
+
+
+def test_every_command_tries_its_folder_first():
+    for command in cli.COMMANDS:
+        parameter = inspect.signature(command).parameters.get("out")
+        if parameter is not None:
+            (option,) = parameter.annotation.__metadata__
+            assert option.callback is common.writable, command.__name__
+
+
+def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "states")
+
+    monkeypatch.setattr(cli, "app", full)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"tvlens: states: {os.strerror(errno.ENOSPC)}\n"

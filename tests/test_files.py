@@ -1,13 +1,23 @@
+import errno
 import os
-from pathlib import PurePosixPath, PureWindowsPath
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tvlens import Labelled, Task
-from tvlens.files import file_name, replacing, replacing_files, replacing_folder, write
-from tvlens.vectors import METHODS
+from tvlens import TvlensError, files
+from tvlens.files import (
+    NotWrittenError,
+    check_folder,
+    prepare_folder,
+    replacing,
+    replacing_files,
+    replacing_folder,
+    write,
+)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -37,41 +47,6 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
     with replacing_folder(tmp_path / "model") as temporary:  # somebody was faster: theirs is kept
         (temporary / "other").write_text("")
     assert [p.name for p in (tmp_path / "model").iterdir()] == ["all"]
-
-
-ODD_LABELS = ["", ".", "..", "../../escaped", "/some/where/run", "a/b", "a\\b", "C:x", "a\0b"]
-ODD_LABELS += ["\ud800", ".hidden", "a.", "a ", "a\nb", "CON", "con.txt", "lpt1", "e\u0301"]
-ODD_LABELS += ["report", "Report", "run", "index", "twins", "report.json", "a.lock", "*", "~", "-"]
-ODD_LABELS += ["x" * 300]
-
-
-def is_one_component(name):
-    """Whether a name leads nowhere but to itself, on any system."""
-    plain = all(kind(name).parts == (name,) for kind in (PurePosixPath, PureWindowsPath))
-    return plain and name not in (".", "..") and not name.startswith((".", "~"))
-
-
-def test_ordinary_labels_are_their_own_file_names():
-    labels = [*Task.names(), *Labelled.names(), *METHODS]
-    labels += ["v1.2", "a_b", "two words", "a+b,c", "é", "x" * 120]
-    assert [file_name(label) for label in labels] == labels
-
-
-def test_odd_labels_get_other_file_names(tmp_path):
-    names = [file_name(label) for label in ODD_LABELS]
-    assert not set(names) & {*ODD_LABELS}
-    assert len({name.casefold() for name in names}) == len(ODD_LABELS)
-    for name in names:
-        assert is_one_component(name) and len(name.encode()) <= 120
-        write(tmp_path / f"{name}-language-model-100.safetensors", "")
-    assert len(list(tmp_path.iterdir())) == len(names)
-
-
-@given(st.text(st.characters(exclude_categories=[]), max_size=20))
-def test_any_label_is_one_component(label):
-    name = file_name(label)
-    assert is_one_component(name) and file_name(label) == name
-    assert "\0" not in name and name.encode()
 
 
 def test_lone_surrogates_are_written_as_json_reads_them(tmp_path):
@@ -121,3 +96,122 @@ def test_a_replacement_that_stops_between_files_counts_as_none(tmp_path, monkeyp
     with pytest.raises(OSError, match="no space"):
         replace("new")
     assert not (tmp_path / "m").exists()
+
+
+def leftover(path, process, *, machine=None, age=0.0):
+    """A temporary file of `path` as a killed process leaves it."""
+    token = f"{process}-{machine or files._machine()}-0123abcd"
+    made = path.with_name(f"{files._prefix(path)}{token}{path.suffix}")
+    made.write_bytes(b"half")
+    os.utime(made, (time.time() - age,) * 2)
+    return made
+
+
+def test_replacing_sweeps_what_a_killed_process_left(tmp_path):
+    path = tmp_path / "states.safetensors"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead = leftover(path, gone.pid)
+    same_number = leftover(path, os.getpid())
+    live = leftover(path, os.getppid())
+    other_target = leftover(tmp_path / "states.b.safetensors", gone.pid)
+    elsewhere = leftover(path, 1, machine="ffffffff")
+    old_elsewhere = leftover(path, 2, machine="ffffffff", age=90_000)
+    write(path, "new")
+    assert path.read_text() == "new"
+    assert {p: p.exists() for p in (dead, same_number, old_elsewhere)} == {
+        dead: False, same_number: False, old_elsewhere: False
+    }  # fmt: skip
+    assert live.exists() and other_target.exists() and elsewhere.exists()
+
+
+def test_replacing_keeps_its_own_open_files(tmp_path):
+    with replacing(tmp_path / "a") as first:
+        write(tmp_path / "a", "second")
+        assert first.exists()
+        first.write_text("first")
+    assert (tmp_path / "a").read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_long_names_have_temporary_ones(tmp_path):
+    name = "ä" * 125
+    assert write(tmp_path / name, "x").read_text() == "x"
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_replacing_folder_replaces_what_is_not_whole(tmp_path):
+    def is_whole(path):
+        return (path / "marker").exists()
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "half").write_text("")
+    with replacing_folder(tmp_path / "model", is_whole=is_whole) as temporary:
+        (temporary / "marker").write_text("")
+    assert [p.name for p in (tmp_path / "model").iterdir()] == ["marker"]
+    (tmp_path / "file").write_text("in place of a folder")
+    with replacing_folder(tmp_path / "file", is_whole=is_whole) as temporary:
+        (temporary / "marker").write_text("")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "model"]
+
+
+def test_check_folder_names_the_fault_and_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    faults = {"file": "a file, not a folder", "file/below": "a file, not a folder"}
+    faults |= {
+        "o" * 300: "name too long",
+        "link": "a broken link",
+        "link/below": "a broken link",
+        "loop": "a broken link",
+    }
+    for name, message in faults.items():
+        for function in (check_folder, prepare_folder):
+            with pytest.raises(TvlensError, match=message):
+                function(tmp_path / name)
+    check_folder(tmp_path / "new" / "deep")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "link", "loop"]
+    prepare_folder(tmp_path / "new" / "deep")
+    assert list((tmp_path / "new" / "deep").iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_check_folder_refuses_a_folder_that_takes_no_files():
+    with pytest.raises(NotWrittenError, match=r"cannot write to /proc/self/out: no such file"):
+        check_folder("/proc/self/out")
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(NotWrittenError, match=r"cannot write to .*out: no space left"):
+        prepare_folder(tmp_path / "out")
+    with pytest.raises(NotWrittenError, match=r"/a: no space"), replacing(tmp_path / "a"):
+        full()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+def test_reserve_gives_the_whole_size(tmp_path, monkeypatch, fallback):
+    if fallback:
+        monkeypatch.delattr(files.os, "posix_fallocate", raising=False)
+    with (tmp_path / "a").open("w+b") as file:
+        file.write(b"head")
+        file.flush()
+        files.reserve(file.fileno(), 20_000_000, tmp_path / "a")
+        assert os.fstat(file.fileno()).st_size == 20_000_000
+        assert os.fstat(file.fileno()).st_blocks * 512 >= 20_000_000
+    assert (tmp_path / "a").read_bytes()[:6] == b"head\0\0"
+
+
+def test_reserve_says_what_is_needed_and_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=3_100_000))
+    with (
+        (tmp_path / "a").open("wb") as file,
+        pytest.raises(NotWrittenError, match=r"9\.8 MB are needed and 3\.1 MB are free"),
+    ):
+        files.reserve(file.fileno(), 9_800_000, tmp_path / "a")

@@ -115,3 +115,33 @@ def test_every_public_name_is_there():
         assert getattr(tv, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = tv.nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", 0.5),
+        ("config.json", 0.5),
+        ("tokenizer.json", 0.5),
+        ("tokenizer_config.json", 0),
+        ("tokenizer.json", b"\xff\xfe"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["llama", "bert-bare"])
+def test_a_damaged_file_of_a_model_is_named(tmp_path, kind, name, content):
+    tiny._hugging_face(kind).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    if not isinstance(content, bytes):
+        content = whole[: int(len(whole) * content)]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(
+        TvlensError, match=rf"cannot load the model in .*: {name} is damaged"
+    ) as caught:
+        tv.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_model_is_one_line(tmp_path):
+    with pytest.raises(TvlensError, match=r"cannot load the model in .*: it has no config\.json"):
+        tv.load(tmp_path)

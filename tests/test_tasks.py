@@ -152,3 +152,38 @@ def test_from_dataset(tmp_path):
     assert read.name == "words" and read.pairs[0][0] == "cat"
     with pytest.raises(TvlensError, match="has no column 'kind'; it has word, label"):
         Task.from_dataset(made, input="word", output="kind")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfinput,output\ncat,cats\n")
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf[["cat", "cats"]]')
+    for name in ("a.csv", "a.json"):
+        assert Task.load(str(tmp_path / name)).pairs == (("cat", "cats"),)
+
+
+PAIRS = {"pairs": [["cat", "cats"]]}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        (PAIRS | {"images": [1]}, "images is .1., not an object"),
+        (PAIRS | {"images": {"cat": 3}}, "the image of 'cat' is 3, not a file"),
+        (PAIRS | {"images": {"cat": None}}, "the image of 'cat' is None, not a file"),
+        (PAIRS | {"texts": "no"}, "texts is 'no', not true or false"),
+        (PAIRS | {"description": [1]}, "description is .1., not a text"),
+    ],
+)
+def test_json_that_is_no_task(tmp_path, data, message):
+    path = tmp_path / "a.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    with pytest.raises(TvlensError, match=rf"a\.json is no task: .*{message}"):
+        Task.load(str(path))
+
+
+def test_null_in_json_is_as_good_as_nothing(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(PAIRS | {"images": None, "texts": None, "kind": None}))
+    task = Task.load(str(path))
+    assert (task.images, task.texts, task.kind) == ({}, True, "")

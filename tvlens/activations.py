@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from .errors import TvlensError
-from .files import replacing
+from .field_checks import check_value
+from .files import check_folder, replacing, reserve
 from .integers import Integers, as_integer
 from .models.forward import (
     Batch,
@@ -26,10 +28,15 @@ from .models.forward import (
     run,
 )
 from .models.prompts import Prompts, read_prompts
+from .saved import reading
 from .sites import Layers, Site, SiteName, parse_site, sites
 
 # safetensors' names of the dtypes that activations come in.
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+# Key and first value of the checksum in the header of a file.
+_CHECKSUM = "tvlens.checksum"
+_NO_CHECKSUM = "0" * 32
 
 
 class NotCollectedError(TvlensError, KeyError):
@@ -79,12 +86,30 @@ class Activations(Mapping):
         return torch.stack([self.tensors[k] for k in found])
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Activations":
-        """Read what `collect(..., file=path)` wrote; tensors are mapped, not copied."""
-        from safetensors.torch import load_file
+    def load(cls, path: str | os.PathLike, *, verify: bool = True) -> "Activations":
+        """Read what `collect(..., file=path)` wrote; tensors are mapped, not copied.
 
-        tensors = load_file(path)
-        return cls(tensors, tensors.pop("lengths"))
+        Args:
+            verify: compare the whole file with its checksum, in one pass over it.
+
+        Raises:
+            TvlensError: no such file, it is damaged, or it holds no activations.
+        """
+        from safetensors import safe_open
+
+        with reading(path, "activations"):
+            with safe_open(path, framework="pt") as file:
+                checksum = (file.metadata() or {}).get(_CHECKSUM)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if verify and checksum and checksum != _file_checksum(path, checksum):
+                raise TvlensError("it is damaged: its content is not what was written")
+            lengths = tensors.pop("lengths")
+            sizes: dict[str, int] = {}
+            check_value("lengths", lengths, Int[Tensor, " prompt"], sizes)
+            for name, values in tensors.items():
+                parse_site(name.split(" ")[0])
+                check_value(name, values, Float[Tensor, "prompt position ..."], sizes | {})
+        return cls(tensors, lengths)
 
 
 def collect(
@@ -125,8 +150,10 @@ def collect(
     everything = Batch.of(model, rows, look=False)
     shapes = {str(s): _stored_shape(model, s, everything, positions) for s in addresses}
     dtype = next(model.parameters()).dtype
-    if file is not None and Path(file).is_dir():
-        raise TvlensError(f"file={str(file)!r} is a folder: give the name of a file in it")
+    if file is not None:
+        if os.path.isdir(file):
+            raise TvlensError(f"file={str(file)!r} is a folder: give the name of a file in it")
+        check_folder(Path(file).parent)
     storage = _in_memory if file is None else _in_file
     with storage(shapes, dtype, everything.lengths, file) as values:
         starts = range(0, len(everything), batch_size)
@@ -136,7 +163,9 @@ def collect(
             for site, activation in _stream(model, batch, addresses, positions).items():
                 target = values[site][part]
                 target[tuple(slice(n) for n in activation.shape)] = activation
-    return Activations(values, everything.lengths) if file is None else Activations.load(file)
+    if file is None:
+        return Activations(values, everything.lengths)
+    return Activations.load(file, verify=False)
 
 
 def _addresses(model: Any, wanted: Any, layers: Any) -> list[Site]:
@@ -222,10 +251,13 @@ def _in_file(
     """A safetensors file laid out beforehand and filled through a memory map, batch by batch.
 
     The format is eight bytes of header length, a JSON header, and the raw tensors; the library
-    itself can only write tensors that are whole in memory.
+    itself can only write tensors that are whole in memory. The disk gives the whole room at once:
+    a map of a file that finds the disk full later kills the process. The checksum is of all bytes
+    but its own, and written last.
     """
     size = torch.empty(0, dtype=dtype).element_size()
-    header, end = {}, 0
+    header: dict[str, Any] = {"__metadata__": {_CHECKSUM: _NO_CHECKSUM}}
+    end = 0
     for name, shape in shapes.items():
         start, end = end, end + int(np.prod(shape)) * size
         header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [start, end]}
@@ -236,7 +268,8 @@ def _in_file(
     with replacing(Path(file)) as temporary:
         with temporary.open("wb") as out:
             out.write(len(head).to_bytes(8, "little") + head)
-            out.truncate(8 + len(head) + end)
+            out.flush()
+            reserve(out.fileno(), 8 + len(head) + end, file)
         raw = np.memmap(temporary, dtype=np.uint8, mode="r+", offset=8 + len(head), shape=(end,))
         whole = torch.from_numpy(raw)
         yield {
@@ -245,6 +278,23 @@ def _in_file(
         }
         whole[start:end].view(torch.int64).copy_(lengths)
         raw.flush()
+        checksum = _file_checksum(temporary, _NO_CHECKSUM).encode()
+        with temporary.open("r+b") as out:
+            out.seek(8 + head.index(_NO_CHECKSUM.encode()))
+            out.write(checksum)
+
+
+def _file_checksum(path: str | os.PathLike, checksum: str) -> str:
+    """A digest of a file's bytes, with the checksum in its header blanked."""
+    found = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        size = file.read(8)
+        header = file.read(int.from_bytes(size, "little"))
+        blank = _NO_CHECKSUM.encode()
+        found.update(size + header.replace(checksum.encode(), blank, 1))
+        while part := file.read(1 << 24):
+            found.update(part)
+    return found.hexdigest()
 
 
 def _key(site: object) -> str:

@@ -1,57 +1,85 @@
-"""Names of files, and writing them so that an interrupted run leaves the old or the new one."""
+"""Writing files: whole or not at all, in folders that were tried before the work."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
+import socket
 import tempfile
-import unicodedata
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+
+from .errors import TvlensError
+
+# Temporary files of another machine, whose processes cannot be seen from here, are left this long.
+_STALE_SECONDS = 86400
+# Temporary paths of this process: another thread may be writing to them.
+_open_paths: set[str] = set()
+# A disk that fails or is full, whoever writes to it.
+_FULL = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO")
+    if hasattr(errno, name)
+}
+
+
+class NotWrittenError(TvlensError, OSError):
+    """A file or folder that cannot be written; an `OSError` too, as callers may expect."""
+
+    __str__ = TvlensError.__str__
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit it takes the place of `path`.
 
-    After an exception (Ctrl-C included) the temporary file is gone and `path` is as it was.
+    After an exception (Ctrl-C included) the temporary file is gone and `path` is as it was. What a
+    killed process left of the same `path` is removed.
+
+    Raises:
+        NotWrittenError: the folder is missing and cannot be made, is read-only or full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes files private; a result is an ordinary file of this user.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path, path.suffix) as temporary:
+        with _disk_errors(path):
+            # Made now, so that two runs never take one name.
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        with _disk_errors(path, only=_FULL):
+            yield temporary
+        with _disk_errors(path):
+            os.replace(temporary, path)
 
 
 @contextlib.contextmanager
-def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
+def replacing_folder(
+    path: str | os.PathLike, *, is_whole: Callable[[Path], bool] = Path.is_dir
+) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on a clean exit it becomes `path`, whole.
 
     Where another process has made `path` meanwhile, that one is kept.
+
+    Args:
+        is_whole: whether what stands at `path` is kept; anything else there is replaced.
+
+    Raises:
+        NotWrittenError: the folder around it cannot be made, is read-only or full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            if not path.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path) as temporary:
+        with _disk_errors(path):
+            temporary.mkdir()
+        with _disk_errors(path, only=_FULL):
+            yield temporary
+        with _disk_errors(path):
+            _put_in_place(temporary, path, is_whole)
 
 
 @contextlib.contextmanager
@@ -88,45 +116,226 @@ def write(path: str | os.PathLike, content: str | bytes) -> Path:
     return Path(path)
 
 
-# What Windows keeps for devices, and what studies and trainings themselves write into a folder.
-_DEVICES = {"con", "prn", "aux", "nul", *(f"{x}{i}" for x in ("com", "lpt") for i in range(10))}
-_OWN_FILES = {
-    *("about", "case", "checkpoints", "checks", "done", "finetune", "index", "metrics", "model"),
-    *("naming", "patches", "report", "run", "steps", "twins", "vectors", "views"),
-}
-_OWN_SUFFIXES = (".html", ".json", ".jsonl", ".lock", ".part", ".safetensors", ".unfinished")
-# Most file systems end at 255 bytes, of which suffixes and temporary names need some.
-_LONGEST = 120
+def check_folder(folder: str | os.PathLike, *, size: int = 0) -> None:
+    """Raise NotWrittenError unless files can be written to a folder, missing or not.
 
-
-def file_name(label: str) -> str:
-    """Make the name of a file or folder, without its suffix, of any label.
-
-    An ordinary label (letters, digits, and ` `, `-`, `_`, `.`, `,`, `+` inside) is its own name.
-    Of any other one (separators, `..`, control characters, names that studies or Windows use
-    themselves, very long ones) the plain characters stay, with a short hash of the whole label
-    behind them, so that different labels are different files.
+    A file is written and removed, in the nearest folder above where the folder is missing.
 
     Args:
-        label: name of a task, a model, a dataset, a method ...
+        size: bytes that are to be written there, where it is known.
 
-    Returns:
-        One component of a path that means nothing else: it never leads out of a folder.
+    Raises:
+        NotWrittenError: it is a file or a broken link, read-only or full; says which, or how much
+            room is needed and how much is free.
     """
-    if _is_plain(label):
-        return label
-    digest = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    kept = re.sub(r"[^A-Za-z0-9_-]+", "-", label).strip("-")[: _LONGEST - 9].rstrip("-")
-    return f"{kept or 'name'}-{digest}"
+    folder = Path(folder)
+    with _disk_errors(folder, "cannot write to"):
+        there = next(p for p in (folder, *folder.parents, Path()) if _is_there(p))
+    if there.is_symlink() and not there.exists():
+        target = os.readlink(there)
+        raise NotWrittenError(f"cannot write to {folder}: {there} is a broken link to {target}")
+    if not there.is_dir():
+        raise NotWrittenError(f"cannot write to {folder}: {there} is a file, not a folder")
+    with (
+        _temporary(there / "probe") as probe,
+        _disk_errors(folder, "cannot write to"),
+        probe.open("xb") as file,
+    ):
+        # Full disks take empty files, and some report that they are full only at a sync.
+        file.write(bytes(1 << 16))
+        file.flush()
+        os.fsync(file.fileno())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise NotWrittenError(f"cannot write to {folder}: {_needed(size, free)}")
 
 
-def _is_plain(label: str) -> bool:
-    """Whether a label means the same as a file name on every system, and is nobody else's."""
-    if not re.fullmatch(r"\w(?:[\w .,+-]*[\w+-])?", label) or ".." in label:
+def prepare_folder(folder: str | os.PathLike) -> Path:
+    """Make a folder if it is missing, once `check_folder` finds no fault; returns its path.
+
+    Call it before long work whose results go there.
+
+    Raises:
+        NotWrittenError: as `check_folder`.
+    """
+    folder = Path(folder)
+    check_folder(folder)
+    with _disk_errors(folder, "cannot write to"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def reserve(file: int, size: int, path: str | os.PathLike) -> None:
+    """Give a file its whole size on the disk, so that writing to its memory map cannot fail.
+
+    Args:
+        file: number of a file that is open for writing.
+        size: bytes from its beginning.
+        path: where it will stand, for the message.
+
+    Raises:
+        NotWrittenError: the disk has less room than that; says how much is needed and free.
+    """
+    if size <= 0:
+        return
+    folder = Path(path).parent
+    free = shutil.disk_usage(folder).free
+    try:
+        if free < size - os.fstat(file).st_size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        try:
+            os.posix_fallocate(file, 0, size)
+        except AttributeError:  # not on this system
+            _write_zeros(file, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+            _write_zeros(file, size)
+    except OSError as error:
+        needed = f"{_needed(size, free)} ({_reason(error)})"
+        raise NotWrittenError(f"cannot write {path}: {needed}") from error
+
+
+def sweep(path: Path) -> None:
+    """Remove temporary files of `path` whose process is gone; those of other machines after a day.
+
+    What belongs to a live process stays.
+    """
+    prefix = _prefix(path)
+    pattern = re.compile(re.escape(prefix) + r"(\d+)-([0-9a-f]{8})-[0-9a-f]{8}(\.[^.]*)?")
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        names = [e.name for e in entries if e.name.startswith(prefix)]
+        for name in names:
+            left = path.with_name(name)
+            if (found := pattern.fullmatch(name)) and _is_left_behind(left, *found.groups()[:2]):
+                _remove(left)
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line of at most 300 characters."""
+    if isinstance(error, OSError) and error.strerror:
+        named = f"{error.filename}: " if error.filename is not None else ""
+        return f"{named}{error.strerror}"
+    lines = str(error).split()
+    return " ".join(lines)[:300] or type(error).__name__
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something stands at a path, a broken link included; a name too long is an error."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    if len(label.encode()) > _LONGEST or unicodedata.normalize("NFC", label) != label:
+    return True
+
+
+def _write_zeros(file: int, size: int) -> None:
+    """Write zeros from the end of a file up to a size."""
+    at = os.lseek(file, 0, os.SEEK_END)
+    block = bytes(1 << 23)
+    while at < size:
+        at += os.write(file, memoryview(block)[: size - at])
+
+
+def _put_in_place(temporary: Path, path: Path, is_whole: Callable[[Path], bool]) -> None:
+    """Make a temporary folder `path`, unless a whole one stands there."""
+    for _ in range(10):  # another process may do the same at the same time
+        try:
+            os.replace(temporary, path)
+            return
+        except OSError:
+            if is_whole(path):
+                return
+            if not os.path.lexists(path):
+                raise
+        with _temporary(path) as aside, contextlib.suppress(FileNotFoundError):
+            os.replace(path, aside)
+    raise NotWrittenError(f"cannot write {path}: other processes keep writing there")
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, suffix: str = "") -> Iterator[Path]:
+    """A new name beside `path` whose file or folder, if any, is removed at the end.
+
+    The name holds the process and the machine, so that a later run can tell what was left behind
+    by a process that is gone; that of the same `path` is removed here.
+    """
+    sweep(path)
+    token = f"{os.getpid()}-{_machine()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f"{_prefix(path)}{token}{suffix}")
+    _open_paths.add(str(temporary))
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        _open_paths.discard(str(temporary))
+
+
+def _is_left_behind(path: Path, process: str, machine: str) -> bool:
+    if machine == _machine() and os.name == "posix":
+        if int(process) == os.getpid():  # a number may come again, as that of a container's first
+            return str(path) not in _open_paths
+        return not _is_alive(int(process))
+    try:
+        return time.time() - path.stat().st_mtime > _STALE_SECONDS
+    except OSError:
         return False
-    small = label.casefold()
-    return small.split(".")[0].strip() not in _DEVICES | _OWN_FILES and not small.endswith(
-        _OWN_SUFFIXES
-    )
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
+
+
+def _prefix(path: Path) -> str:
+    """How the names of temporary files of `path` begin; long names are cut, for the file system."""
+    name = path.name
+    if len(os.fsencode(name)) > 160:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+        name = f"{name[:24]}~{digest}"
+    return f".{name}."
+
+
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _needed(size: int, free: int) -> str:
+    return f"{size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free"
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+@contextlib.contextmanager
+def _disk_errors(
+    path: Path, what: str = "cannot write", *, only: Collection[int] | None = None
+) -> Iterator[None]:
+    """Say in one line what a disk or a folder refuses, and about which path.
+
+    Args:
+        only: numbers of the errors meant; all of the system's by default.
+    """
+    try:
+        yield
+    except NotWrittenError:
+        raise
+    except OSError as error:
+        if error.errno is None or (only is not None and error.errno not in only):
+            raise
+        raise NotWrittenError(f"{what} {path}: {_reason(error)}") from error

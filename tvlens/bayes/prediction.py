@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import viz
-from ..saved import read_tensors, write_tensors
+from ..saved import construct, read_tensors, reading, write_tensors
 
 if TYPE_CHECKING:
     import pandas
@@ -134,10 +134,15 @@ class Prediction:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Prediction":
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            TvlensError: no such file, it is damaged, or it holds no prediction.
+        """
         tensors, plain = read_tensors(path, kind="tvlens.prediction", what="prediction")
-        own = {name: tensors.pop(name) for name in ("posterior", "evidence")}
-        return cls(**own, predictive=_whole(tensors), **plain)
+        with reading(path, "prediction"):
+            own = {name: tensors.pop(name) for name in ("posterior", "evidence")}
+            return construct(cls, own | {"predictive": _whole(tensors)}, plain)
 
 
 def joined(parts: Sequence[Prediction]) -> Prediction:

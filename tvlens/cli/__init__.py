@@ -8,6 +8,7 @@ import typer
 
 from .. import __version__
 from ..errors import TvlensError
+from ..files import one_line
 from ..signals import INTERRUPTED, install_handlers, say_interrupted
 from . import crossmodal, latent, lists, matrix, mixtures, patch, train_vlm, vectors
 
@@ -76,6 +77,8 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         say_interrupted()
         return INTERRUPTED
+    except OSError as error:  # what a disk or a folder refuses
+        message = one_line(error)
     except Exception as error:
         # Typer has its own copy of click in some versions: mistakes in options are known by form.
         if not hasattr(error, "format_message"):

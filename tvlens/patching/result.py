@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import viz
 from ..errors import TvlensError, unknown
-from ..saved import read_tensors, write_tensors
+from ..saved import construct, read_tensors, reading, write_tensors
 from ..stats import mean_interval
 
 _INTERVALS = ("t", "bootstrap")
@@ -193,12 +193,19 @@ class PatchResult:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "PatchResult":
-        """Read what `save` wrote."""
-        tensors, plain = read_tensors(path, kind="tvlens.patch", what="patching result")
-        plain["axes"] = tuple(plain["axes"])
-        attention = {k[10:]: t for k, t in tensors.items() if k.startswith("attention.")}
-        kept = {k: tensors.get(k) for k in ("values", "baseline", "clean")}
-        return cls(**plain, **kept, attention=attention)
+        """Read what `save` wrote.
+
+        Raises:
+            TvlensError: no such file, it is damaged, or it holds no patching result.
+        """
+        needs = ("values", "baseline", "axes", "coordinates", "site")
+        what = "patching result"
+        tensors, plain = read_tensors(path, kind="tvlens.patch", what=what, needs=needs)
+        with reading(path, what):
+            attention = {k[10:]: t for k, t in tensors.items() if k.startswith("attention.")}
+            whole = {k: tensors.get(k) for k in ("values", "baseline", "clean")}
+            lists = {k: plain.pop(k) for k in ("tokens", "source_tokens") if k in plain}
+            return construct(cls, whole | lists | {"attention": attention}, plain)
 
     def _beside(self, per_example: Tensor) -> Tensor:
         """[*metric, batch] with room for the swept axes in between."""

@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from .. import viz
 from ..errors import TvlensError, unknown
-from ..files import file_name
+from ..file_names import file_name
+from ..files import check_folder
 from ..folder_lock import one_writer
 from ..models.forward import check_causal
 from ..models.loading import model_name
@@ -136,6 +137,8 @@ def run(
     options["template"] = form.demonstration
     parts = {task.name: _parts(task, items, seed) for task in chosen}
     place = None if folder is None else Path(folder)
+    if folder is not None:
+        check_folder(folder)
 
     vectors: dict[str, dict[str, TaskVector]] = {name: {} for name in parts}
     pairs = [(name, method) for name in parts for method in methods]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import viz
 from ..errors import TvlensError
+from ..files import check_folder
 from ..folder_lock import one_writer
 from ..integers import as_integers, is_integer
 from ..patching import PatchResult, log_probability, logit_difference, patch, probability
@@ -163,6 +164,8 @@ def run(
 ) -> PatchStudy:
     """Patch exactly over layers, heads and positions; arguments as in `patch`."""
     choice = dict(layers=layers, heads=heads, positions=positions)
+    if folder is not None:
+        check_folder(folder)
     result = patch(
         model,
         pairs.clean,

@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from .. import viz
 from ..activations import collect
 from ..errors import TvlensError
-from ..files import file_name
+from ..file_names import file_name
+from ..files import check_folder
 from ..folder_lock import one_writer
 from ..models.forward import check_causal
 from ..models.loading import model_name
@@ -116,6 +117,8 @@ def run(
     parts = {task.name: task.split(seed=seed) for task in chosen}
     if len(parts) < len(chosen):
         raise TvlensError("two tasks have the same name")
+    if folder is not None:
+        check_folder(folder)
 
     vectors = {}
     for name, (train, _, _) in tqdm(parts.items(), "extracting", disable=not progress):

@@ -100,7 +100,7 @@ class Task:
         files, which may be empty and stand relative to the CSV file.
         """
         try:
-            with open(path, encoding="utf-8", newline="") as file:
+            with open(path, encoding="utf-8-sig", newline="") as file:
                 reader = csv.DictReader(file)
                 columns = reader.fieldnames or []
                 _check_columns(path, columns, input, output, *[image] * bool(image))
@@ -117,13 +117,14 @@ class Task:
         input to output, or {"name", "pairs", "description", "instruction"} as `to_json` writes.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        except RecursionError as error:
+            raise TvlensError(f"{path} is no task: its lists are nested too deeply") from error
         except (OSError, ValueError) as error:
             raise TvlensError(f"{path} is no task: {error}") from error
         about = {}
         if isinstance(data, dict) and isinstance(data.get("pairs"), list):
-            about = {k: data.get(k, "") for k in ("description", "instruction", "kind")}
-            about |= {k: data[k] for k in ("images", "texts") if k in data}
+            about = _json_fields(path, data)
             name = name or data.get("name", "")
             data = data["pairs"]
         return cls(name or Path(path).stem, tuple(_json_pairs(path, data)), **about)
@@ -281,6 +282,22 @@ def _check_columns(source: object, columns: Sequence[str], *wanted: str) -> None
     for column in wanted:
         if column not in columns:
             raise TvlensError(f"{source} has no column {column!r}; it has {', '.join(columns)}")
+
+
+def _json_fields(path: object, data: dict) -> dict[str, Any]:
+    """What a JSON file says of a task beside its pairs; null is as good as nothing."""
+    about = {k: data[k] for k in ("description", "instruction", "kind") if data.get(k) is not None}
+    about |= {k: data[k] for k in ("images", "texts") if data.get(k) is not None}
+    for key, value in about.items():
+        kind, words = {"images": (dict, "an object"), "texts": (bool, "true or false")}.get(
+            key, (str, "a text")
+        )
+        if not isinstance(value, kind):
+            raise TvlensError(f"{path} is no task: {key} is {value!r:.60}, not {words}")
+    for x, image in about.get("images", {}).items():
+        if not isinstance(image, str):
+            raise TvlensError(f"{path} is no task: the image of {x!r} is {image!r:.60}, not a file")
+    return about
 
 
 def _json_pairs(path: object, data: object) -> list[tuple]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..saved import write_tensors
+from ..errors import TvlensError
+from ..saved import read_tensors, reading, write_tensors
 
 FOLDER = "checkpoints"
 
@@ -42,11 +43,15 @@ def restore(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Set a model and its optimizer to what `save` wrote, bit for bit."""
-    from safetensors.torch import load_file
+    """Set a model and its optimizer to what `save` wrote, bit for bit.
 
-    tensors = load_file(path_at(folder, step))
-    model.load_state_dict(_under("model", tensors))
+    Raises:
+        TvlensError: the checkpoint is damaged, or of another model.
+    """
+    path = path_at(folder, step)
+    tensors, _ = read_tensors(path, kind="", what="checkpoint")
+    with reading(path, "checkpoint of this model"):
+        model.load_state_dict(_under("model", tensors))
     states = {key.split(".")[1] for key in tensors if key.startswith("optimizer.")}
     for key in states:
         for name, value in _under(f"optimizer.{key}", tensors).items():
@@ -56,12 +61,16 @@ def restore(
 
 
 def weights(folder: str | os.PathLike, step: int) -> dict[str, Tensor]:
-    """The model's state dict at a step; the optimizer's state is not read."""
-    from safetensors import safe_open
+    """The model's state dict at a step.
 
-    with safe_open(path_at(folder, step), framework="pt") as file:
-        names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118
-        return _under("model", {name: file.get_tensor(name) for name in names})
+    Raises:
+        TvlensError: the checkpoint is damaged.
+    """
+    path = path_at(folder, step)
+    tensors, _ = read_tensors(path, kind="", what="checkpoint")
+    if not (found := _under("model", tensors)):
+        raise TvlensError(f"{path} holds no checkpoint (no weights in it)")
+    return found
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:

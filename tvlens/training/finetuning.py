@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import TvlensError, unknown
-from ..files import replacing_folder
+from ..files import check_folder, replacing_folder
 from ..folder_lock import folder_lock
 from ..labelled import Labelled
 from ..models.quiet import without_bars
@@ -104,6 +104,7 @@ def finetune(
     folder = Path(folder)
     work = folder.with_name(f"{folder.name}.unfinished")
     if not folder.exists():
+        check_folder(work)
         with folder_lock(work):
             # Whoever held the lock may have finished it.
             if not folder.exists():

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TvlensError
+from ..field_checks import check_value
+from ..files import one_line
 from . import checkpoint
 from .run import check_same
 
@@ -26,9 +28,11 @@ def read_told(path: Path, what: str) -> tuple[dict, History]:
     """
     try:
         about = json.loads(path.read_text())
+        check_value("settings", about["settings"], dict, {})
+        check_value("history", about["history"], list[dict], {})
         return about["settings"], about["history"]
-    except (OSError, ValueError, KeyError) as error:
-        raise TvlensError(f"{path.parent} holds no {what} ({error})") from error
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise TvlensError(f"{path.parent} holds no {what} ({one_line(error)})") from error
 
 
 def so_far(path: Path, settings: dict, load: Callable[[Path], Any]) -> History:

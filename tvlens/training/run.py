@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import viz
 from ..errors import TvlensError
-from ..files import write
+from ..files import one_line, prepare_folder, write
 from . import checkpoint
 from .conversion import hooked
 from .shape import Shape
@@ -114,8 +114,8 @@ def load_run(folder: str | os.PathLike) -> Run:
     try:
         settings = json.loads((folder / SETTINGS).read_text())
         return Run(folder, Shape(**settings["shape"]), settings)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TvlensError(f"{folder} holds no training run ({error})") from error
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise TvlensError(f"{folder} holds no training run ({one_line(error)})") from error
 
 
 def open_run(folder: str | os.PathLike, shape: Shape, settings: dict) -> Run:
@@ -124,7 +124,7 @@ def open_run(folder: str | os.PathLike, shape: Shape, settings: dict) -> Run:
     Raises:
         TvlensError: a run of other settings lives there; names what differs.
     """
-    folder = Path(folder)
+    folder = prepare_folder(folder)
     wanted = json.loads(json.dumps({"shape": asdict(shape), **settings}))
     if (folder / SETTINGS).exists():
         check_same(folder, load_run(folder).settings, wanted)

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError
+from ..field_checks import check_fields
 from ..files import write
+from ..saved import check_checksum, reading, with_checksum
 
 if TYPE_CHECKING:
     import pandas
@@ -147,15 +148,23 @@ class VectorReport:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the report as JSON. Atomic."""
-        write(path, json.dumps(self.to_json(), ensure_ascii=False, indent=1))
+        plain = with_checksum(self.to_json())
+        write(path, json.dumps(plain, ensure_ascii=False, indent=1))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "VectorReport":
-        """Read what `save` wrote."""
-        try:
-            return cls.from_json(json.loads(Path(path).read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TvlensError(f"{path} holds no vector report ({error})") from error
+        """Read what `save` wrote.
+
+        Raises:
+            TvlensError: no such file, it is damaged, or it holds no vector report.
+        """
+        with reading(path, "vector report"):
+            plain = check_checksum(json.loads(Path(path).read_text(encoding="utf-8")))
+            report = cls.from_json(plain)
+            check_fields(cls, vars(report))
+            for condition in report.conditions.values():
+                check_fields(Condition, vars(condition))
+        return report
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> "VectorReport":

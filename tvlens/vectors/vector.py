@@ -11,11 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError, unknown
+from ..field_checks import check_value
 from ..integers import Integer, Integers, as_integers
 from ..models.forward import Hook, check_model, hooked
 from ..models.loading import model_name
 from ..models.positions import row_positions
-from ..saved import read_tensors, write_tensors
+from ..saved import construct, read_tensors, reading, write_tensors
 from ..sites import Site
 
 Mode = Literal["replace", "add", "turn"]
@@ -53,6 +54,15 @@ class TaskVector:
     values: Float[Tensor, "layer d_model"]
     site: str = "resid_post"
     meta: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        bad = ~self.values.isfinite()
+        if bad.any():
+            layer = int(bad.nonzero()[0, 0]) if bad.ndim else 0
+            raise TvlensError(
+                f"{int(bad.sum())} of {bad.numel()} numbers of the vector {self.name!r} are NaN or "
+                f"infinite, first at layer {layer}"
+            )
 
     def __repr__(self) -> str:
         layers, width = self.values.shape
@@ -211,11 +221,16 @@ class TaskVector:
         """Read what `save` wrote.
 
         Raises:
-            TvlensError: no such file, or it holds no task vector.
+            TvlensError: no such file, it is damaged, or it holds no task vector.
         """
         needs = ("values", "site", "meta")
         tensors, about = read_tensors(path, kind="tvlens", what="task vector", needs=needs)
-        return cls(tensors["values"], about["site"], about["meta"])
+        with reading(path, "task vector"):
+            vector = construct(cls, tensors, about)
+            check_value("mode", vector.mode, str, {})
+            check_value("task", vector.name, str, {})
+            check_value("examples", vector.examples, list[tuple[str, str]], {})
+        return vector
 
     def _check_like(self, other: "TaskVector") -> None:
         if not isinstance(other, TaskVector):

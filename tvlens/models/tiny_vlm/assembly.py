@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...errors import TvlensError
-from ...files import replacing_folder
+from ...files import one_line, replacing_folder
 from ..processor import SoftProcessor
 from .eye import Eye, Projector
 from .form import Form
@@ -121,11 +121,11 @@ def open_saved(folder: str | os.PathLike, **options: Any) -> tuple[Pictured, Sof
         about = json.loads((folder / SETTINGS).read_text())
         form = Form(**about | {"layers": tuple(about["layers"])})
         weights = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise TvlensError(f"{folder} holds no tiny-vlm ({error})") from error
-    hidden, states = weights["inner.weight"].shape
-    width = len(weights["outer.bias"]) // form.tokens
-    projector = Projector(states, hidden, form.tokens, width)
-    projector.load_state_dict(weights)
+        hidden, states = weights["inner.weight"].shape
+        width = len(weights["outer.bias"]) // form.tokens
+        projector = Projector(states, hidden, form.tokens, width)
+        projector.load_state_dict(weights)
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
+        raise TvlensError(f"{folder} holds no tiny-vlm ({one_line(error)})") from error
     model, tokenizer = assemble(form, projector=projector, **options)
     return model, processor_of(model, tokenizer)

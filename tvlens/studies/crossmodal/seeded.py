@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...files import file_name
+from ...file_names import file_name
 from ...tasks import Task
 from ...vectors import TaskVector
 from ..kept import content_key, kept_tensors

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...files import file_name
+from ...file_names import file_name
 from ...models import reader
 from ...tasks import Prompt, Task, Template, build, shuffled_labels
 from ...vectors import TaskVector, extract

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import TvlensError, unknown
+from ...files import check_folder
 from ...folder_lock import one_writer
 from ...models import model_name, reader
 from ...patching import PatchResult
@@ -176,6 +177,8 @@ def run(
     chosen = PRESETS[preset] if isinstance(preset, str) else preset
     shown = pictured(tasks or chosen.tasks, **({"artist": artist} if artist else {}))
     folder = None if folder is None else Path(folder)
+    if folder is not None:
+        check_folder(folder)
     form = Template.of(template).demonstration
     options = {"language_model": language_model, "folder": folder, "progress": progress}
     options["most"] = (chosen.selected, chosen.tested)

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from ... import viz
 from ...bayes.pool import at_least
 from ...errors import TvlensError, unknown
+from ...files import check_folder
 from ...folder_lock import one_writer
 from ...integers import is_integer
 from ...signals import end_with_parent, lock_bars_by_thread
@@ -158,6 +159,7 @@ def run(
     at_least(0, seed=seed)
     each = range(seed, seed + seeds)
     grid = [(plan, m, s) for s in each for plan in plans for m in plan.minor]
+    check_folder(folder)
     _make(grid, folder, jobs, progress)
     cells = [load(folder, plan.family, m, s) for plan, m, s in grid]
     settings = {"preset": preset, "seeds": list(each)}

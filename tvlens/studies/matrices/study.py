@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from tqdm.auto import tqdm
 
 from ...errors import TvlensError, unknown
-from ...files import file_name
+from ...file_names import file_name
+from ...files import check_folder
 from ...folder_lock import one_writer
 from ...labelled import PRESETS as HUB
 from ...labelled import Labelled
@@ -146,6 +147,7 @@ def run(
     sets = _sets(data, chosen)
     _check(base, tuned, sets, seeds, lora)
     folder = Path(folder)
+    check_folder(folder)
     sources = {
         name: Source(
             one,

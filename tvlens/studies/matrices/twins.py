@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ...errors import TvlensError
-from ...files import file_name
+from ...file_names import file_name
 from ...labelled import Labelled
 from ...matrices.curves import subset
 from ...matrices.examples import Head

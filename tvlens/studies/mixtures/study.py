@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from ... import viz
 from ...bayes import RetrievalCheck, retrieval_check
 from ...errors import TvlensError
-from ...files import file_name
+from ...file_names import file_name
+from ...files import check_folder
 from ...folder_lock import one_writer
 from ...models.forward import check_causal
 from ...tasks import Task
@@ -115,6 +116,8 @@ def run(
         raise TvlensError("no tasks to mix")
     if len(named) < len(chosen):
         raise TvlensError("two sets have the same tasks")
+    if folder is not None:
+        check_folder(folder)
     checks = {
         name: _kept(model, name, group, folder, options)
         for name, group in tqdm(named.items(), "mixing", disable=not progress)

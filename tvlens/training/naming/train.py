@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ...files import write
+from ...files import check_folder, write
 from ...folder_lock import one_writer
 from ...models import tiny_vlm
 from ...models.placement import check_device
@@ -75,6 +75,7 @@ def train_vlm(
     """
     check_device(device)
     pictures, folder = pictures or Pictures.load(), Path(folder)
+    check_folder(folder)
     parts = split(pictures, held_out=held_out, unseen=unseen, seed=seed)
     form = replace(form or Form(), hidden=len(set(parts["train"].names)))
     dtype = dtype or _quick_dtype(device)

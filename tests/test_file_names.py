@@ -1,0 +1,43 @@
+from pathlib import PurePosixPath, PureWindowsPath
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tvlens import Labelled, Task
+from tvlens.file_names import file_name
+from tvlens.files import write
+from tvlens.vectors import METHODS
+
+ODD_LABELS = ["", ".", "..", "../../escaped", "/some/where/run", "a/b", "a\\b", "C:x", "a\0b"]
+ODD_LABELS += ["\ud800", ".hidden", "a.", "a ", "a\nb", "CON", "con.txt", "lpt1", "e\u0301"]
+ODD_LABELS += ["report", "Report", "run", "index", "twins", "report.json", "a.lock", "*", "~", "-"]
+ODD_LABELS += ["x" * 300]
+
+
+def is_one_component(name):
+    """Whether a name leads nowhere but to itself, on any system."""
+    plain = all(kind(name).parts == (name,) for kind in (PurePosixPath, PureWindowsPath))
+    return plain and name not in (".", "..") and not name.startswith((".", "~"))
+
+
+def test_ordinary_labels_are_their_own_file_names():
+    labels = [*Task.names(), *Labelled.names(), *METHODS]
+    labels += ["v1.2", "a_b", "two words", "a+b,c", "é", "x" * 120]
+    assert [file_name(label) for label in labels] == labels
+
+
+def test_odd_labels_get_other_file_names(tmp_path):
+    names = [file_name(label) for label in ODD_LABELS]
+    assert not set(names) & {*ODD_LABELS}
+    assert len({name.casefold() for name in names}) == len(ODD_LABELS)
+    for name in names:
+        assert is_one_component(name) and len(name.encode()) <= 120
+        write(tmp_path / f"{name}-language-model-100.safetensors", "")
+    assert len(list(tmp_path.iterdir())) == len(names)
+
+
+@given(st.text(st.characters(exclude_categories=[]), max_size=20))
+def test_any_label_is_one_component(label):
+    name = file_name(label)
+    assert is_one_component(name) and file_name(label) == name
+    assert "\0" not in name and name.encode()

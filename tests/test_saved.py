@@ -1,0 +1,212 @@
+"""What stands in saved files is what was saved, or one line says that it is not."""
+
+import json
+import random
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import tvlens as tv
+from tvlens import TvlensError
+from tvlens.activations import Activations
+from tvlens.matrices import MatrixReport, TaskMatrices, TaskMatrix
+from tvlens.vectors import TaskVector, VectorReport
+
+META = {"task": "antonym", "mode": "add", "examples": [["hot", "cold"]], "seed": 3}
+
+
+@pytest.fixture
+def vector(tmp_path):
+    made = TaskVector(torch.randn(3, 8), "resid_post", META)
+    made.save(tmp_path / "v.safetensors")
+    return made, tmp_path / "v.safetensors"
+
+
+def test_no_flipped_bit_changes_a_vector(vector):
+    made, path = vector
+    content, rng = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(200):
+        at, bit = rng.randrange(len(content)), rng.randrange(8)
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << bit
+        path.write_bytes(flipped)
+        try:
+            loaded = TaskVector.load(path)
+        except TvlensError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+        else:  # such as in the padding of the header
+            assert torch.equal(loaded.values, made.values)
+            assert (loaded.site, loaded.meta) == (made.site, made.meta)
+    assert refused > 180
+
+
+def test_files_without_a_checksum_still_load(vector):
+    made, path = vector
+    header = {"tvlens": json.dumps({"site": made.site, "meta": made.meta})}
+    save_file({"values": made.values}, path, metadata=header)
+    loaded = TaskVector.load(path)
+    assert torch.equal(loaded.values, made.values) and loaded.meta == made.meta
+    matrix = TaskMatrix(torch.eye(3).double(), torch.zeros(3).double(), layer=0, target=1)
+    plain = [{"ridge": 0.0, "layer": 0, "target": 1, "rank": None, "meta": {}}]
+    header = {"tvlens.TaskMatrices": json.dumps(plain)}
+    save_file({"0.weight": matrix.weight, "0.bias": matrix.bias}, path, metadata=header)
+    assert torch.equal(TaskMatrices.load(path)[0].weight, matrix.weight)
+
+
+def test_the_same_content_is_the_same_file(vector, tmp_path):
+    made, path = vector
+    made.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_vector_that_is_not_finite_is_refused(vector, value):
+    made, path = vector
+    values = made.values.clone()
+    values[1, 2] = value
+    with pytest.raises(TvlensError, match=r"1 of 24 numbers.*NaN or infinite, first at layer 1"):
+        TaskVector(values)
+    header = {"tvlens": json.dumps({"site": made.site, "meta": made.meta})}
+    save_file({"values": values}, path, metadata=header)
+    with pytest.raises(TvlensError, match="NaN or infinite"):
+        TaskVector.load(path)
+
+
+ONES = torch.ones(3, 8)
+VECTOR = {"site": "resid_post", "meta": {}}
+WRONG = [
+    (TaskVector, "tvlens", {"values": ONES}, 3),
+    (TaskVector, "tvlens", {"values": ONES}, None),
+    (TaskVector, "tvlens", {"values": ONES}, []),
+    (TaskVector, "tvlens", {"values": ONES}, {"site": 3, "meta": {}}),
+    (TaskVector, "tvlens", {"values": ONES}, {"site": "z", "meta": []}),
+    (TaskVector, "tvlens", {"values": ONES}, VECTOR | {"meta": {"examples": 3}}),
+    (TaskVector, "tvlens", {"values": ONES}, VECTOR | {"meta": {"examples": [["a"]]}}),
+    (TaskVector, "tvlens", {"values": ONES}, VECTOR | {"meta": {"mode": 1}}),
+    (TaskVector, "tvlens", {"values": ONES}, VECTOR | {"meta": {"task": None}}),
+    (TaskVector, "tvlens", {"values": ONES[0]}, VECTOR),
+    (TaskVector, "tvlens", {"values": ONES.long()}, VECTOR),
+    (TaskVector, "tvlens", {"other": ONES}, VECTOR),
+    (TaskVector, "tvlens", {"values": ONES, "other": ONES + 1}, VECTOR),
+    (TaskVector, "tvlens.patch", {"values": ONES}, VECTOR),
+    (TaskMatrix, "tvlens.TaskMatrix", {"weight": ONES}, {}),
+    (TaskMatrix, "tvlens.TaskMatrix", {"weight": ONES, "bias": torch.ones(9)}, {}),
+    (TaskMatrix, "tvlens.TaskMatrix", {"weight": ONES, "bias": torch.ones(8)}, {"rank": "3"}),
+    (TaskMatrix, "tvlens.TaskMatrix", {"weight": ONES, "bias": torch.ones(8)}, {"meta": 3}),
+    (TaskMatrix, "tvlens.TaskMatrix", {"weight": ONES, "bias": torch.ones(8)}, {"new": 3}),
+    (TaskMatrices, "tvlens.TaskMatrices", {"0.weight": ONES}, {"matrices": 3}),
+    (TaskMatrices, "tvlens.TaskMatrices", {"weight": ONES}, {"matrices": [{}]}),
+    (TaskMatrices, "tvlens.TaskMatrices", {"7.weight": ONES}, {"matrices": [{}]}),
+    (MatrixReport, "tvlens.MatrixReport", {"labels": ONES}, {"names": 3}),
+    (tv.Subspace, "tvlens.Subspace", {"basis": torch.ones(8)}, {}),
+    (tv.Subspace, "tvlens.Subspace", {"basis": ONES}, {}),
+    (tv.Subspace, "tvlens.Subspace", {"basis": torch.eye(3) * float("nan")}, {}),
+    (tv.Subspace, "tvlens.Subspace", {"basis": torch.eye(3), "center": torch.ones(2)}, {}),
+    (tv.PatchResult, "tvlens.patch", {"values": ONES}, {"axes": 3}),
+    (tv.PatchResult, "tvlens.patch", {"values": ONES, "baseline": torch.ones(8)}, {"axes": [3]}),
+    (tv.bayes.Prediction, "tvlens.prediction", {"posterior": ONES}, {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "header", "tensors", "about"), WRONG)
+def test_headers_that_are_not_what_they_should_be(kind, header, tensors, about, tmp_path):
+    path = tmp_path / "file.safetensors"
+    save_file(tensors, path, metadata={header: json.dumps(about)})
+    with pytest.raises(TvlensError, match=r"file\.safetensors holds no") as caught:
+        kind.load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "{", '{"site": "z", "site": 3}', "NaN"])
+def test_headers_that_are_no_json(text, tmp_path):
+    path = tmp_path / "file.safetensors"
+    save_file({"values": ONES}, path, metadata={"tvlens": text})
+    with pytest.raises(TvlensError, match="holds no task vector"):
+        TaskVector.load(path)
+
+
+def test_another_kind_of_result_is_named(tmp_path):
+    tv.Subspace.random(8, 2).save(tmp_path / "s.safetensors")
+    with pytest.raises(TvlensError, match=r"holds no TaskMatrix .it holds Subspace"):
+        TaskMatrix.load(tmp_path / "s.safetensors")
+    with pytest.raises(TvlensError, match="there is no such file"):
+        TaskMatrix.load(tmp_path / "t.safetensors")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(TvlensError, match="holds no TaskMatrix"):
+        TaskMatrix.load(tmp_path / "folder")
+
+
+def test_a_changed_report_is_refused(tmp_path):
+    condition = dict(name="vector", first=0.8, first_interval=(0.7, 0.9), full=0.5, count=40)
+    condition |= dict(full_interval=(0.4, 0.6))
+    plain = dict(task="antonym", layer=1, by_layer=[0.1, 0.8], meta={}, conditions={})
+    plain |= dict(by_layer_interval=[[0, 0.2], [0.7, 0.9]])
+    plain["conditions"]["vector"] = condition
+    report, path = VectorReport.from_json(plain), tmp_path / "r.json"
+    report.save(path)
+    assert VectorReport.load(path).to_json() == report.to_json()
+    path.write_text(path.read_text().replace("0.8", "0.9", 1))
+    with pytest.raises(TvlensError, match="it is damaged"):
+        VectorReport.load(path)
+    for text in ("3", "[]", "{}", "[" * 100_000, json.dumps(plain | {"conditions": 3})):
+        path.write_text(text)
+        with pytest.raises(TvlensError, match="holds no vector report"):
+            VectorReport.load(path)
+
+
+def test_damaged_activations_are_refused(tmp_path):
+    import tiny
+
+    path = tmp_path / "states.safetensors"
+    tv.collect(tiny.model("gpt2"), tiny.ragged("text"), file=path, progress=False)
+    with safe_open(path, framework="pt") as file:
+        assert len(file.metadata()["tvlens.checksum"]) == 32
+    assert "resid_post.0" in Activations.load(path)
+    content = path.read_bytes()
+    for at in (20, len(content) // 2, len(content) - 1):
+        changed = bytearray(content)
+        changed[at] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(TvlensError, match="holds no activations"):
+            Activations.load(path)
+    for tensors in (
+        {"lengths": torch.ones(3)},
+        {"resid_post.0": ONES},
+        {"lengths": torch.ones(3).long(), "resid_post.0": torch.ones(2, 3, 4)},
+        {"lengths": torch.ones(3).long(), "nonsense": torch.ones(3, 3, 4)},
+    ):
+        save_file(tensors, path)
+        with pytest.raises(TvlensError, match="holds no activations"):
+            Activations.load(path)
+    save_file({"lengths": torch.ones(3).long(), "resid_post.0": torch.ones(3, 3, 4)}, path)
+    assert list(Activations.load(path)) == ["resid_post.0"]  # of an earlier version
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    from tvlens.training import checkpoint
+
+    model = torch.nn.Linear(3, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpoint.save(tmp_path, 1, model, optimizer)
+    checkpoint.restore(tmp_path, 1, model, optimizer)
+    path = checkpoint.path_at(tmp_path, 1)
+    save_file(load_file(path), path)  # as an earlier version wrote it
+    checkpoint.restore(tmp_path, 1, model, optimizer)
+    checkpoint.save(tmp_path, 1, model, optimizer)
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(TvlensError, match=r"step-00000001\.safetensors holds no checkpoint"):
+        checkpoint.restore(tmp_path, 1, model, optimizer)
+    with pytest.raises(TvlensError, match="holds no checkpoint"):
+        checkpoint.weights(tmp_path, 1)
+    tv.Subspace.random(8, 2).save(path)
+    with pytest.raises(TvlensError, match=r"holds no checkpoint .it holds Subspace"):
+        checkpoint.weights(tmp_path, 1)
+    save_file({"other": ONES}, path)
+    with pytest.raises(TvlensError, match="no weights in it"):
+        checkpoint.weights(tmp_path, 1)
