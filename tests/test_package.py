@@ -24,7 +24,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(tvlens.__path__, "tvlens.")]
 MODULES = [name for name in MODULES if not name.endswith("__main__")]
 
 # Parts of the package that nobody outside it should need.
-INTERNAL = {"cli", "files", "integers", "saved"}
+INTERNAL = {"field_checks", "cli", "files", "integers", "saved"}
 
 
 def test_every_part_is_reachable_in_a_fresh_interpreter():
