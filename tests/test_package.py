@@ -24,7 +24,16 @@ MODULES = [m.name for m in pkgutil.walk_packages(tvlens.__path__, "tvlens.")]
 MODULES = [name for name in MODULES if not name.endswith("__main__")]
 
 # Parts of the package that nobody outside it should need.
-INTERNAL = {"cli", "file_names", "files", "folder_lock", "integers", "saved", "signals"}
+INTERNAL = {
+    "cli",
+    "field_checks",
+    "file_names",
+    "files",
+    "folder_lock",
+    "integers",
+    "saved",
+    "signals",
+}
 
 
 def test_every_part_is_reachable_in_a_fresh_interpreter():
