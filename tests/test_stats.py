@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tvlens import TvlensError
 from tvlens.stats import bootstrap_interval, mean_interval, share_interval
 
 
@@ -80,3 +81,11 @@ def test_nothing_and_nan_are_errors():
         bootstrap_interval([])
     with pytest.raises(ValueError, match="1 of 2 values are NaN"):
         bootstrap_interval([1.0, float("nan")])
+
+
+@pytest.mark.parametrize("level", [0, 1, 95, -0.5, float("nan")])
+def test_a_level_lies_between_0_and_1(level):
+    values = [0.0, 1.0, 1.0]
+    for interval in (share_interval, mean_interval, bootstrap_interval):
+        with pytest.raises(TvlensError, match="a confidence level lies between 0 and 1"):
+            interval(values, level=level)

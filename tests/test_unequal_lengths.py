@@ -130,3 +130,9 @@ def test_one_activation_for_all_prompts_and_positions():
     whole = {name: mean.expand(3, 11, 4, 8) for name, mean in means.items()}
     again = tv.patch(model, whole, prompts, site="z", positions=-1, metric=METRIC)
     assert torch.equal(result.values, again.values)
+
+
+@pytest.mark.parametrize("site", ["z", "pattern"])
+def test_resampled_prompts_of_other_lengths_do_not_fit_as_a_whole(site):
+    with pytest.raises(TvlensError, match=r"prompt \d has \d+ clean and \d+ corrupted tokens"):
+        tv.patch(tiny.model("llama"), "resample", rows([5, 11, 8]), site=site, metric=METRIC)

@@ -7,6 +7,14 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from .errors import TvlensError
+
+
+def check_level(level: float) -> None:
+    """Raise TvlensError for what is no confidence level."""
+    if not 0 < level < 1:
+        raise TvlensError(f"level={level}: a confidence level lies between 0 and 1, such as 0.95")
+
 
 def share_interval(
     outcomes: Sequence[float] | np.ndarray, *, level: float = 0.95
@@ -34,6 +42,7 @@ def share_interval(
     Source: Wilson 1927; Brown, Cai and DasGupta 2001, "Interval Estimation for a Binomial
     Proportion".
     """
+    check_level(level)
     outcomes = np.asarray(outcomes, dtype=float)
     if outcomes.ndim != 1 or not outcomes.size:
         raise ValueError(f"outcomes are one value per item, not of shape {list(outcomes.shape)}")
@@ -59,6 +68,7 @@ def mean_interval(
     percentile bootstrap intervals cover .84 of normal values at n = 5. One value says nothing
     about its own spread: both ends are NaN.
     """
+    check_level(level)
     values = np.asarray(values, dtype=float)
     count = values.shape[-1]
     mean = values.mean(-1)
@@ -93,6 +103,7 @@ def bootstrap_interval(
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
     """
+    check_level(level)
     values = np.asarray(values, dtype=float)
     if values.size == 0:
         raise ValueError("no values to bootstrap")

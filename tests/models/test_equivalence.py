@@ -44,3 +44,21 @@ def test_a_difference_is_found_however_a_model_is_opened(folder, monkeypatch, op
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_no_difference(folder, dtype):
     tv.load(str(folder), dtype=dtype)
+
+
+def test_short_contexts_zero_heads_and_infinite_biases_are_no_difference():
+    sizes = dict(n_layer=2, n_head=4, n_embd=32, vocab_size=128)
+    tv.load(hf.GPT2LMHeadModel(hf.GPT2Config(n_positions=8, **sizes)))
+    silent = hf.GPT2LMHeadModel(hf.GPT2Config(tie_word_embeddings=False, **sizes))
+    silent.lm_head.weight.data.zero_()
+    tv.load(silent)
+    masked = hf.GPTJForCausalLM(hf.GPTJConfig(rotary_dim=4, **sizes))
+    masked.lm_head.bias.data[120:] = -torch.inf
+    tv.load(masked)
+
+
+def test_an_architecture_that_is_not_known_is_one_line():
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=128)
+    model = hf.BioGptForCausalLM(hf.BioGptConfig(intermediate_size=64, **sizes))
+    with pytest.raises(TvlensError, match="cannot open BioGptForCausalLM"):
+        tv.load(model)

@@ -1,11 +1,15 @@
 """`tv.patch` against plain hooks on Hugging Face models of eight layers, beyond local windows."""
 
+import copy
+
 import pytest
 import torch
 
 import tvlens as tv
 from benchmarks import architectures
+from tvlens import TvlensError
 from tvlens.models import families
+from tvlens.patching import tree_attention
 
 # float32 rounding over eight layers, as a share of the largest effect. Where a window, a mask or
 # a skipped block is wrong, the difference is as large as the effects themselves.
@@ -114,3 +118,49 @@ def test_half_precision_keeps_the_fast_engine():
         model = architectures.load("Llama", dtype)
         result, said = architectures.sweep(model, "Llama", "z", [1, 6], positions=[-1])
         assert result.settings["engine"] == "tree_attention" and not said
+
+
+def test_infinite_logits_do_not_switch_verification_off(monkeypatch):
+    """Half of the vocabulary at minus infinity, as some models mask what they never say."""
+    model = architectures.load("GPT-J")
+    linear = getattr(model.unembed, "original_component", None) or model.unembed
+    linear.bias.data[64:] = -torch.inf
+    real = tree_attention.masks
+    # All branches see each other.
+    monkeypatch.setattr(tree_attention, "masks", lambda m, b, *, like: real(m, b, like=like) * 0)
+    clean, corrupted = architectures.prompts()
+    result, said = architectures.sweep(model, "GPT-J", "resid_post", [1, 2], positions=[3, 20])
+    assert said and result.settings["engine"] == "batched"
+    monkeypatch.undo()
+    model = architectures.load("GPT-J")
+    model.unembed.original_component.bias.data[64:] = -torch.inf
+    result, said = architectures.sweep(model, "GPT-J", "resid_post", [1, 2], positions=[3, 20])
+    assert not said and result.settings["engine"] == "tree_attention"
+    assert architectures.largest_error("GPT-J", result, clean, corrupted, every=1) < ROUNDING
+
+
+@pytest.mark.parametrize("name", ["Qwen3-Next", "LFM2"])
+def test_paths_in_a_hybrid_start_at_the_layers_with_heads(name):
+    clean, corrupted = architectures.prompts()
+    result = tv.patch_paths(
+        architectures.load(name),
+        clean,
+        corrupted,
+        receiver="logits",
+        heads=[0],
+        positions=-1,
+        metric=architectures.METRIC,
+    )
+    assert result.coordinates["layer"] == architectures.attention_layers(name)
+
+
+def test_paths_are_refused_where_a_factor_follows_attention():
+    source = copy.deepcopy(architectures.source("Falcon-H1"))
+    for block in source.model.layers:
+        block.attn_out_multiplier = 0.3
+    model = tv.load(source)
+    clean, corrupted = architectures.prompts()
+    options = dict(receiver="logits", metric=architectures.METRIC, layers=[3], positions=-1)
+    with pytest.raises(TvlensError, match="changed before it reaches the residual stream"):
+        tv.patch_paths(model, clean, corrupted, **options)
+    tv.patch_paths(architectures.load("Falcon-H1"), clean, corrupted, **options)

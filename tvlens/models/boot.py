@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..errors import TvlensError
 from . import encoders
 from .damage import damaged_file
 from .equivalence import check_same_logits, is_language_model, reference_logits
@@ -70,14 +71,19 @@ def from_module(hf_model: Any, tokenizer: Any) -> Any:
     hf_model.set_attn_implementation("eager")
     reference = reference_logits(hf_model)
     name = Path(getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__).name
-    with without_torchvision():
-        bridge = build_bridge_from_module(
-            hf_model,
-            type(hf_model).__name__,
-            hf_config=hf_model.config,
-            tokenizer=tokenizer,
-            model_name=name,
-        )
+    architecture = type(hf_model).__name__
+    try:
+        with without_torchvision():
+            bridge = build_bridge_from_module(
+                hf_model,
+                architecture,
+                hf_config=hf_model.config,
+                tokenizer=tokenizer,
+                model_name=name,
+            )
+    except (ValueError, KeyError, RuntimeError) as error:
+        message = f"{error}".strip().splitlines()[0][:200]
+        raise TvlensError(f"TransformerLens cannot open {architecture}: {message}") from error
     encoders.count_positions(hf_model, bridge.cfg)
     check_same_logits(bridge.eval(), reference)
     return bridge

@@ -12,6 +12,9 @@ from ..errors import TvlensError
 # Tokens of the check: enough for positions, biases by distance and grouped heads to matter.
 _LENGTH = 12
 
+# What configurations call the longest prompt.
+_CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+
 # Largest difference that is rounding, as a share of the largest logit.
 _TOLERANCE = {torch.float16: 0.05, torch.bfloat16: 0.2}
 _TOLERANCE_FLOAT32 = 1e-3
@@ -38,13 +41,21 @@ def check_same_logits(model: Any, reference: Float[Tensor, "1 pos vocab"] | None
     """
     if reference is None:
         return
-    with torch.no_grad():
-        logits = model(_tokens(model.original_model).to(next(model.parameters()).device))
-    gap = float((logits.float().cpu() - reference).abs().max() / reference.abs().max())
+    name = type(model.original_model).__name__
+    try:
+        with torch.no_grad():
+            logits = model(_tokens(model.original_model).to(next(model.parameters()).device))
+    except RuntimeError as error:
+        message = f"{error}".strip().splitlines()[0][:200]
+        raise TvlensError(f"TransformerLens cannot run this {name}: {message}") from error
+    logits = logits.float().cpu()
+    scale = reference.abs().nan_to_num(0, posinf=0).amax().clamp_min(1e-6)
+    gaps = (logits - reference).abs().nan_to_num(torch.inf)
+    gap = float(gaps.masked_fill(logits == reference, 0).max() / scale)
     allowed = _TOLERANCE.get(next(model.parameters()).dtype, _TOLERANCE_FLOAT32)
     if not gap <= allowed:
         raise TvlensError(
-            f"TransformerLens computes this {type(model.original_model).__name__} otherwise than "
+            f"TransformerLens computes this {name} otherwise than "
             f"Hugging Face does (logits differ by {gap:.1e} of the largest): results would be "
             "wrong. Choose another model, or give a TransformerBridge of your own"
         )
@@ -62,4 +73,6 @@ def _tokens(hf_model: Any) -> Int[Tensor, "1 pos"]:
     size = config.vocab_size
     with contextlib.suppress(AttributeError, TypeError):
         size = min(size, hf_model.get_input_embeddings().num_embeddings)
-    return (torch.arange(_LENGTH) * 7 + size // 2).remainder(size)[None]
+    contexts = [getattr(config, key, None) for key in _CONTEXTS]
+    length = min([_LENGTH, *(n for n in contexts if isinstance(n, int) and n > 0)])
+    return (torch.arange(length) * 7 + size // 2).remainder(size)[None]

@@ -107,7 +107,8 @@ def compare(
     grid = sweep(
         model, site, layers=layers, heads=heads, positions=positions, lengths=torch.cat(runs)
     )
-    _check_alignment(given, own, grid.cells[0])
+    if isinstance(given, Batch):
+        _check_alignment(given.lengths, own.lengths, grid.cells[0])
     check_writable(model, own, grid.cells[0].site)
     metrics = resolved(metric, model)
     reads = sorted({p for m in metrics.values() for p in positions_of(m)})
@@ -124,6 +125,7 @@ def compare(
     if isinstance(given, Batch):
         return Comparison(base, observe(model, given, **wanted), given, grid, metrics, reads)
     source = source_of(model, given, base.seen, component=grid.component, seed=seed)
+    _check_alignment(source.lengths, own.lengths, grid.cells[0])
     return Comparison(base, source, None, grid, metrics, reads)
 
 
@@ -145,7 +147,7 @@ def _is_source(clean: Any) -> bool:
         named
         or (isinstance(clean, Mapping) and not is_tokenizer_output(clean))
         or hasattr(clean, "cache_dict")
-        or hasattr(clean, "site")
+        or (hasattr(clean, "site") and hasattr(clean, "mode"))
     )
 
 
@@ -174,16 +176,17 @@ def _equal(given: Batch, own: Batch) -> bool:
     return seen and torch.equal(given.inputs, own.inputs)
 
 
-def _check_alignment(given: Any, own: Batch, cell: Cell) -> None:
+def _check_alignment(
+    clean: Int[Tensor, " row"], corrupted: Int[Tensor, " row"], cell: Cell
+) -> None:
     """What is patched as a whole must be of one size on both sides, prompt by prompt."""
-    whole = cell.position is None or cell.site.component == "pattern"
-    if not isinstance(given, Batch) or not whole:
+    if cell.position is not None and cell.site.component != "pattern":
         return
-    unlike = (given.lengths != own.lengths).nonzero().flatten()
+    unlike = (clean != corrupted).nonzero().flatten()
     if len(unlike):
         i = int(unlike[0])
         raise TvlensError(
-            f"prompt {i} has {int(given.lengths[i])} clean and {int(own.lengths[i])} corrupted "
+            f"prompt {i} has {int(clean[i])} clean and {int(corrupted[i])} corrupted "
             "tokens: give positions, such as -1, to patch between prompts of different lengths"
         )
 

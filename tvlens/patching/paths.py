@@ -1,6 +1,7 @@
 """`patch_paths`: exact path patching, from sender heads to one receiver."""
 
 import dataclasses
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -12,13 +13,16 @@ from ..errors import TvlensError
 from ..integers import as_integers
 from ..models.forward import Batch, check_runnable, run, skipping
 from ..models.loading import model_name
-from ..sites import Site, is_post_norm
+from ..sites import Site, available, is_post_norm, layers_with
 from .comparison import Comparison, Prompts, compare
 from .engines import run_sweep
 from .metrics import Metric
 from .result import PatchResult
 from .source import keeping, observe
 from .sweep import Cell, Choice
+
+# Models whose attention's output was seen to reach the residual stream unchanged.
+_additive: weakref.WeakSet = weakref.WeakSet()
 
 
 def patch_paths(
@@ -79,6 +83,7 @@ def patch_paths(
     )
     into = {cell.position: cell for cell in received.grid.cells}
     cells = [into[cell.position] for cell in sent.grid.cells]
+    _check_additive(model, sent)
     parts = _parts(model, sent, received, cells)
     found = run_sweep(
         model,
@@ -114,13 +119,44 @@ def _senders(layers: Choice, model: Any, target: Site) -> Choice:
     if isinstance(layers, str):
         if layers != "all":
             raise TvlensError(f"layers must be 'all' or numbers, not {layers!r}")
-        layers = range(above)
-    unnamed = layers is None or (isinstance(layers, range) and not layers)
+        layers = [layer for layer in layers_with(model, "z") if layer < above]
+    unnamed = layers is None or (isinstance(layers, range | list) and not layers)
     numbers = [] if unnamed else as_integers(layers, name="layers")
     wrong = [l for l in numbers if l % model.cfg.n_layers >= above]
     if wrong or not numbers:
         raise TvlensError(f"senders must lie below {target}: layers 0 to {above - 1}")
     return layers
+
+
+def _check_additive(model: Any, sent: Comparison) -> None:
+    """Raise TvlensError where attention's output is not what reaches the residual stream.
+
+    Falcon-H1 multiplies it by a factor behind the hook. Cost: two forwards, once per model.
+    """
+    if model in _additive:
+        return
+    prompts, layer = sent.base.prompts, min(sent.source.activations)
+    z = sent.base.seen.activations[layer]
+    # In parallel blocks the MLP does not read what attention writes.
+    after = "resid_mid" if "resid_mid" in available(model, layer=layer) else "resid_post"
+    changes = {}
+    for component in ("attn_out", after):
+        kept: list[dict[int, Tensor]] = [{}, {}]
+        for found, sign in zip(kept, (1, -1), strict=True):
+            hooks = [
+                (Site("z", layer).hook(model), lambda _, hook, sign=sign: sign * z),
+                (Site(component, layer).hook(model), keeping(found, layer)),
+            ]
+            run(model, prompts, hooks=hooks)
+        changes[component] = (kept[1][layer] - kept[0][layer]).float()
+    written, reached = changes.values()
+    gap = float((written - reached).abs().max() / reached.abs().max().clamp_min(1e-6))
+    if gap > max(1e-3, 50 * torch.finfo(z.dtype).eps):
+        raise TvlensError(
+            f"what attention writes in {model_name(model)} is changed before it reaches the "
+            "residual stream: paths through it cannot be told"
+        )
+    _additive.add(model)
 
 
 def _parts(

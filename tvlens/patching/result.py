@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import viz
 from ..errors import TvlensError, unknown
 from ..saved import construct, read_tensors, reading, write_tensors
-from ..stats import mean_interval
+from ..stats import check_level, mean_interval
 
 _INTERVALS = ("t", "bootstrap")
 
@@ -109,6 +109,7 @@ class PatchResult:
         """
         if method not in _INTERVALS:
             raise unknown("interval method", method, _INTERVALS)
+        check_level(level)
         size = self.values.shape[-1]
         if size < 2 or method == "t":
             means = mean_interval(self.differences.double().cpu().numpy(), level=level)

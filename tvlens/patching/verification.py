@@ -6,6 +6,7 @@ across these groups. After every sweep, a random sample of the sweep's own value
 by full forwards.
 """
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -159,13 +160,13 @@ def compare_examples(
         true = forward_examples(
             model, base.prompts, cells[part], parts[part], examples[part], reads
         ).float()
-        scale = true.abs().amax((1, 2)).clamp_min(1e-6)
+        scale = _largest_finite(true, dim=(1, 2))
         if base.vocabulary is not None:
             true = true[..., list(base.vocabulary)]
-        gaps = (logits[part].to(true) - true).abs().amax((1, 2)) / scale
-        worst = int(gaps.nan_to_num(torch.inf).argmax())
-        largest = max(largest, float(gaps.nan_to_num(torch.inf)[worst]))
-        if largest > allowed:
+        gaps = _differences(logits[part].to(true), true).amax((1, 2)) / scale
+        worst = int(gaps.argmax())
+        largest = max(largest, float(gaps[worst]))
+        if not largest <= allowed:
             raise Disagreement(
                 f"{cells[start + worst].site} differs by {largest:.1e} of the largest logit, "
                 f"rounding by {unit:.1e}"
@@ -187,7 +188,10 @@ def rounding(model: Any, base: Base, reads: Sequence[int]) -> float:
     known = _rounding.setdefault(model, {})
     key = _dtype(model)
     if key not in known:
-        known[key] = max(_measure_rounding(model, base, reads), torch.finfo(key[0]).eps)
+        measured = max(_measure_rounding(model, base, reads), torch.finfo(key[0]).eps)
+        if not math.isfinite(measured):  # logits that are NaN, or infinite in one run only
+            return torch.finfo(key[0]).eps
+        known[key] = measured
     return known[key]
 
 
@@ -202,8 +206,20 @@ def _measure_rounding(model: Any, base: Base, reads: Sequence[int]) -> float:
         longer = torch.nn.functional.pad(prompts.inputs.repeat(2, 1), (0, _padding(model, prompts)))
         wide = Batch(longer, prompts.lengths.repeat(2))
         others.append(logits_at(model, wide, at.repeat(2, 1))[: len(at)])
-    scale = plain.abs().amax().clamp_min(1e-6)
-    return max(float((other.float() - plain).abs().max() / scale) for other in others)
+    scale = _largest_finite(plain)
+    return max(float(_differences(other.float(), plain).max() / scale) for other in others)
+
+
+def _largest_finite(logits: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
+    """The largest finite size of a logit."""
+    sizes = logits.abs().nan_to_num(0, posinf=0)
+    return (sizes.amax(dim) if dim else sizes.amax()).clamp_min(1e-6)
+
+
+def _differences(logits: Tensor, true: Tensor) -> Tensor:
+    """How far logits are from the true ones: nothing between equal infinities, else infinity
+    where one of them is not finite."""
+    return (logits - true).abs().nan_to_num(torch.inf).masked_fill(logits == true, 0)
 
 
 def _padding(model: Any, prompts: Batch) -> int:
