@@ -91,8 +91,8 @@ def test_the_command_is_a_process_that_says_nothing_else(folder, tmp_path):
         ("vectors -t antonym --template '{x} \\u12 {y}'", "is no escape sequence"),
         ("vectors -t antonym -m ''", "the name of the model is empty"),
         ("matrix --base ''", "the name of a model is empty"),
-        ("vectors -t antonym -m {empty}", "cannot read the model"),
-        ("vectors -t antonym -m {odd}", "cannot read the model"),
+        ("vectors -t antonym -m {empty}", "cannot load the model"),
+        ("vectors -t antonym -m {odd}", "cannot load the model"),
         ("vectors -t antonym -m {encoder}", "is no causal language model"),
         ("vectors -t {three}", "the name of a task is a text, not 3"),
         ("vectors -t {half}", "holds half a character"),
@@ -260,10 +260,11 @@ def test_every_command_tries_its_folder_first():
 
 
 def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
-    def full() -> None:
+    def full(**options) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "states")
 
     monkeypatch.setattr(cli, "app", full)
+    monkeypatch.setattr(cli, "install_handlers", lambda: None)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2

@@ -26,7 +26,7 @@ def check_fields(cls: type, values: Mapping[str, Any]) -> None:
         if name in values:
             check_value(name, values[name], _annotations(cls).get(name, Any), sizes)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise TvlensError(f"{name} is missing")
+            raise TvlensError(f"{name!r} is missing: it may be of another version")
 
 
 def check_value(name: str, value: Any, annotation: Any, sizes: dict[str, int]) -> None:
