@@ -85,7 +85,7 @@ def test_nothing_and_nan_are_errors():
 
 @pytest.mark.parametrize("level", [0, 1, 95, -0.5, float("nan")])
 def test_a_level_lies_between_0_and_1(level):
-    values = [0.0, 1.0, 1.0]
+    values = np.array([0.0, 1.0, 1.0])
     for interval in (share_interval, mean_interval, bootstrap_interval):
         with pytest.raises(TvlensError, match="a confidence level lies between 0 and 1"):
             interval(values, level=level)
