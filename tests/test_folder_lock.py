@@ -122,7 +122,7 @@ def test_a_folder_in_which_nothing_was_written_is_gone(tmp_path):
 def test_a_folder_that_is_a_file_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(TvlensError, match=r"cannot write in .*file"),
+        pytest.raises(TvlensError, match=r"cannot write to .*file"),
         folder_lock(tmp_path / "file"),
     ):
         pass

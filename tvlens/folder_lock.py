@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 from filelock import FileLock, Timeout
 
 from .errors import TvlensError
+from .files import check_folder
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -44,6 +45,8 @@ def folder_lock(folder: str | os.PathLike | None) -> Iterator[None]:
         TvlensError: another process writes there, named with host, command and start; or the
             folder cannot be written.
     """
+    if folder is not None:
+        check_folder(folder)  # a broken link, which a resolved path would hide
     place = None if folder is None else Path(folder).resolve()
     if place is None or _held.get(place) == threading.get_ident():
         yield
