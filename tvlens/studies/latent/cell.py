@@ -24,7 +24,7 @@ from ...bayes import (
 from ...bayes.checks.representation_check import MEASURES
 from ...bayes.checks.state_injection import CONDITIONS
 from ...errors import TvlensError
-from ...files import write
+from ...files import sweep, write
 from ...training import Run, train
 from ..kept import code_digest, file_digest
 from .damage import drop_damage, say_made_anew
@@ -120,6 +120,8 @@ def make(
         run = _trained(plan, family, minor, seed, place, progress)
         check(plan, run, family, seed, place / CHECKS)
         steps = over_steps(plan, run, family, seed, progress)
+        for file in _checks(place):
+            sweep(file)  # of an interrupted run, whose worker may have been alive until now
         write(place / "steps.json", json.dumps(steps))
         write(place / DONE, json.dumps(_key(plan, minor, seed) | {"files": _digests(place)}))
     finally:
@@ -152,8 +154,13 @@ def finished(plan: Plan, minor: int | str, seed: int, folder: str | os.PathLike)
 
 def _digests(place: Path) -> dict[str, str]:
     """What `load` reads, file by file, as digests."""
-    files = [place / "steps.json", *sorted((place / CHECKS).glob("*.safetensors"))]
+    files = [place / "steps.json", *_checks(place)]
     return {f.relative_to(place).as_posix(): file_digest(f) for f in files if f.is_file()}
+
+
+def _checks(place: Path) -> list[Path]:
+    """The files of the checks, without temporary ones."""
+    return sorted((place / CHECKS).glob("[!.]*.safetensors"))
 
 
 def load(folder: str | os.PathLike, family: str, minor: int | str, seed: int) -> Cell:
