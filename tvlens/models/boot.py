@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import TvlensError
+from ..files import one_line
 from . import encoders
 from .damage import damaged_file
 from .equivalence import check_same_logits, is_language_model, reference_logits
@@ -30,11 +31,13 @@ def boot(
     Args:
         loading: for Hugging Face's `from_pretrained`.
     """
+    import transformers
     from transformer_lens.model_bridge import TransformerBridge
 
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    architecture = _architecture(name, options)
-    if architecture:
+    config = transformers.AutoConfig.from_pretrained(name, **options)
+    architecture = (config.architectures or [""])[0]
+    if _is_hosted(architecture, config):
         source = _pretrained(
             name, encoders.model_class(architecture), device, dtype, options, loading
         )
@@ -46,10 +49,9 @@ def boot(
             model.processor = load_processor(name, **options)
     else:
         reference = None
-        if _is_causal(name, options) or loading:
-            from transformers import AutoModelForCausalLM
-
-            source = _pretrained(name, AutoModelForCausalLM, device, dtype, options, loading)
+        if is_language_model(architecture, config) or loading:
+            causal = transformers.AutoModelForCausalLM
+            source = _pretrained(name, causal, device, dtype, options, loading)
             source.set_attn_implementation("eager")  # as TransformerLens runs it
             reference = reference_logits(source)
             loading = {"hf_model": source}
@@ -82,8 +84,8 @@ def from_module(hf_model: Any, tokenizer: Any) -> Any:
                 model_name=name,
             )
     except (ValueError, KeyError, RuntimeError) as error:
-        message = f"{error}".strip().splitlines()[0][:200]
-        raise TvlensError(f"TransformerLens cannot open {architecture}: {message}") from error
+        message = f"TransformerLens cannot open {architecture}: {one_line(error)}"
+        raise TvlensError(message) from error
     encoders.count_positions(hf_model, bridge.cfg)
     check_same_logits(bridge.eval(), reference)
     return bridge
@@ -101,26 +103,14 @@ def tokenizer_of(name: str, **options: Any) -> Any:
         return None
 
 
-def _architecture(name: str, options: dict) -> str | None:
-    """The architecture of a model on disk or on the hub, if it is one that is opened here.
+def _is_hosted(architecture: str, config: Any) -> bool:
+    """Whether an architecture is opened here, and not by TransformerLens itself.
 
     TransformerLens would go by the family alone, and give a classifier another model's head; and
     where the processor of a vision-language model asks for torchvision, it would install that,
     and with it another torch.
     """
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(name, **options)
-    named = (config.architectures or [""])[0]
-    return named if named in encoders.register() or hasattr(config, "vision_config") else None
-
-
-def _is_causal(name: str, options: dict) -> bool:
-    """Whether a folder or hub id holds a language model that Hugging Face opens as such."""
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(name, **options)
-    return is_language_model((config.architectures or [""])[0], config)
+    return architecture in encoders.register() or hasattr(config, "vision_config")
 
 
 def _pretrained(

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
+from ..files import one_line
 
 # Tokens of the check: enough for positions, biases by distance and grouped heads to matter.
 _LENGTH = 12
@@ -46,8 +47,7 @@ def check_same_logits(model: Any, reference: Float[Tensor, "1 pos vocab"] | None
         with torch.no_grad():
             logits = model(_tokens(model.original_model).to(next(model.parameters()).device))
     except RuntimeError as error:
-        message = f"{error}".strip().splitlines()[0][:200]
-        raise TvlensError(f"TransformerLens cannot run this {name}: {message}") from error
+        raise TvlensError(f"TransformerLens cannot run this {name}: {one_line(error)}") from error
     logits = logits.float().cpu()
     scale = reference.abs().nan_to_num(0, posinf=0).amax().clamp_min(1e-6)
     gaps = (logits - reference).abs().nan_to_num(torch.inf)
