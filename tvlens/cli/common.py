@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,17 +30,14 @@ def writable(folder: Path) -> Path:
     return folder
 
 
-OutOption = Annotated[
-    Path,
-    typer.Option(
-        "--out",
-        "-o",
-        parser=parse_folder,
-        callback=writable,
-        metavar="FOLDER",
-        help="Folder for the page and numbers.",
-    ),
-]
+def out_option(help: str) -> Any:
+    """The option of an output folder, which is checked before any work."""
+    return typer.Option(
+        "--out", "-o", parser=parse_folder, callback=writable, metavar="FOLDER", help=help
+    )
+
+
+OutOption = Annotated[Path, out_option("Folder for the page and numbers.")]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 
 

@@ -6,21 +6,13 @@ from typing import Annotated
 import typer
 
 from ..signals import interruptible
-from .common import LARGEST_SEED, parse_folder, writable
+from .common import LARGEST_SEED, out_option
 
 
 def train_vlm(
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            parser=parse_folder,
-            callback=writable,
-            metavar="FOLDER",
-            help="Folder of the run; its model is in model/.",
-        ),
-    ] = Path("out/tiny-vlm"),
+    out: Annotated[Path, out_option("Folder of the run; its model is in model/.")] = Path(
+        "out/tiny-vlm"
+    ),
     language: Annotated[
         str, typer.Option(help="What speaks: smollm2-135m, gemma3-270m, a folder or hub id.")
     ] = "smollm2-135m",
