@@ -100,7 +100,7 @@ def test_a_planted_problem_is_learnt_and_opens_again(bases, tmp_path, base, how)
         with torch.no_grad():
             torch.testing.assert_close(head(model)(state), logits, rtol=1e-4, atol=1e-5)
         found.append(logits)
-    torch.testing.assert_close(torch.cat(found), classify(model, test.inputs))
+    torch.testing.assert_close(torch.cat(found).cpu(), classify(model, test.inputs))
     assert not list(tmp_path.glob("*.unfinished"))
 
 

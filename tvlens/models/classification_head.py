@@ -17,7 +17,8 @@ Head = Callable[[Float[Tensor, "row d"]], Float[Tensor, "row class"]]
 def head(model: Any) -> Head:
     """From readout states after the last block to logits: final norm, pooler, classifier.
 
-    For a model that reads the mean, states are means. Gradients flow through.
+    For a model that reads the mean, states are means. They are moved to the classifier's device,
+    where the logits stay. Gradients flow through.
 
     Raises:
         TvlensError: the model has no classifier.
@@ -28,7 +29,7 @@ def head(model: Any) -> Head:
 
     def logits(states: Float[Tensor, "row d"]) -> Float[Tensor, "row class"]:
         # Hugging Face's own modules take the first of several positions: give them one.
-        states = states[:, None]
+        states = states[:, None].to(next(source.classifier.parameters()).device)
         if hasattr(trunk, "layernorm"):  # of ViT; BERT's norms are inside its blocks
             states = trunk.layernorm(states)
         if getattr(trunk, "pooler", None) is not None and not hasattr(trunk, "layernorm"):

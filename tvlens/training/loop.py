@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ..errors import TvlensError
 from ..folder_lock import one_writer
 from . import checkpoint
+from .cuda_graphs import with_cuda_graphs
 from .data import as_batch, fingerprint, step_seed
 from .objective import loss
 from .run import Run, append_metrics, cut_metrics, open_run
@@ -44,7 +45,8 @@ def train(
     """Train a transformer from scratch with AdamW, or go on where the folder's run was stopped.
 
     On a CPU, with the same number of threads, an interrupted run that goes on ends with the same
-    bits as one that was never stopped. At most `every` steps are made again.
+    bits as one that was never stopped. At most `every` steps are made again. On a GPU the forward
+    and backward passes of small models are launched as CUDA graphs.
 
     Args:
         shape: architecture.
@@ -94,6 +96,7 @@ def train(
         checkpoint.restore(folder, start, model, optimizer)
     past = cut_metrics(run, start if run.steps else -1)
     began = time.perf_counter() - (past[-1]["seconds"] if past else 0)
+    compute: Callable[[torch.Tensor], torch.Tensor] = model
     reports = {*kept, *range(0, steps, every)}
     losses: list[torch.Tensor] = []
 
@@ -118,7 +121,9 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batch = as_batch(shape, sample(step_seed(seed, step)))
-            cost = loss(model, batch)
+            if step == start and device.type == "cuda":
+                compute = with_cuda_graphs(model, batch)
+            cost = loss(compute, batch)
             cost.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -1,26 +1,35 @@
 """What a batch costs: the next token's cross-entropy, or the squared error of a regression."""
 
+from collections.abc import Callable
+
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from .data import Pairs, Tokens
-from .transformer import Transformer
 
 
-def loss(model: Transformer, batch: Tokens | Pairs) -> Float[Tensor, ""]:
-    """The mean over examples and positions, in nats for tokens, in squared units for pairs."""
+def model_inputs(
+    batch: Tokens | Pairs,
+) -> Int[Tensor, "batch read"] | Float[Tensor, "batch read d_in"]:
+    """What the model reads of a batch: everything but the last token, or the last y."""
     if isinstance(batch, Tensor):
-        logits = model(batch[:, :-1])
-        return F.cross_entropy(
-            rearrange(logits, "batch pos vocab -> (batch pos) vocab"),
-            batch[:, 1:].flatten().to(logits.device),
-        )
-    inputs, targets = batch
+        return batch[:, :-1]
     # The last y is asked for, but nothing comes after it: it need not enter.
-    predicted = model(interleaved(inputs, targets)[:, :-1])[:, ::2, 0]
-    return F.mse_loss(predicted, targets.to(predicted))
+    return interleaved(*batch)[:, :-1]
+
+
+def loss(model: Callable[[Tensor], Tensor], batch: Tokens | Pairs) -> Float[Tensor, ""]:
+    """The mean over examples and positions, in nats for tokens, in squared units for pairs."""
+    outputs = model(model_inputs(batch))
+    if isinstance(batch, Tensor):
+        return F.cross_entropy(
+            rearrange(outputs, "batch pos vocab -> (batch pos) vocab"),
+            batch[:, 1:].flatten().to(outputs.device),
+        )
+    predicted = outputs[:, ::2, 0]
+    return F.mse_loss(predicted, batch[1].to(predicted))
 
 
 def interleaved(

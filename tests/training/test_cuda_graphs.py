@@ -1,0 +1,35 @@
+"""Training with CUDA graphs against training without, where there is a GPU."""
+
+import pytest
+import torch
+
+from tvlens.training import Shape, train
+from tvlens.training import loop as training_loop
+
+SHAPES = {
+    "tokens": Shape(context=16, vocab=6, layers=2, d_model=32, heads=2),
+    "pairs": Shape(context=15, inputs=3, layers=2, d_model=32, heads=2, positions="learned"),
+}
+
+
+def draw(name: str):
+    def sample(seed):
+        generator = torch.Generator().manual_seed(seed)
+        if name == "tokens":
+            return torch.randint(6, (8, 17), generator=generator)
+        inputs = torch.randn(8, 8, 3, generator=generator)
+        return inputs, inputs.sum(-1)
+
+    return sample
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", SHAPES)
+def test_training_with_cuda_graphs_gives_the_losses_of_plain_training(name, tmp_path, monkeypatch):
+    def losses(folder):
+        run = train(SHAPES[name], draw(name), steps=60, every=10, folder=folder, progress=False)
+        return torch.tensor([record["loss"] for record in run.metrics if record["loss"]])
+
+    graphed = losses(tmp_path / "graphed")
+    monkeypatch.setattr(training_loop, "with_cuda_graphs", lambda model, batch: model)
+    assert torch.allclose(graphed, losses(tmp_path / "plain"), rtol=1e-3)

@@ -1,0 +1,48 @@
+"""Launch a model's forward and backward passes as CUDA graphs.
+
+A small transformer keeps a GPU waiting for its hundreds of kernels to be launched one by one. A
+graph launches all of them in one call (https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs).
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .data import Pairs, Tokens
+from .objective import model_inputs
+
+
+class _Forward(nn.Module):
+    """A module around a model, so that capturing leaves the model's own forward as it is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.model(inputs)
+
+
+def with_cuda_graphs(model: nn.Module, batch: Tokens | Pairs) -> Callable[[Tensor], Tensor]:
+    """Return a function that computes what `model` does, its two passes as CUDA graphs.
+
+    Where capturing fails, which is a warning, it is the model itself.
+
+    Args:
+        model: a module on a GPU.
+        batch: an example; all later batches have its shape.
+    """
+    if hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):
+        # Gradients are accumulated on another stream than that of the capture, which is harmless.
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
+    example = model_inputs(batch).to(next(model.parameters()).device)
+    try:
+        graphed: Any = torch.cuda.make_graphed_callables(_Forward(model), (example,))
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        warnings.warn(f"training runs without CUDA graphs: {reason}", stacklevel=3)
+        return model
+    return graphed
