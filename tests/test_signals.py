@@ -1,11 +1,15 @@
 """Signals end a command in one line, whatever it is doing."""
 
+import multiprocessing
 import signal
 import subprocess
 import sys
 import time
 
+import joblib
 import pytest
+
+from tvlens.signals import defer_signals, interruptible
 
 MESSAGE = "tvlens: interrupted; run the same command again to go on"
 
@@ -70,3 +74,31 @@ def test_a_signal_while_a_command_starts(after, tmp_path):
         pytest.skip("Python itself had not started on this machine")
     assert process.returncode == 130 and MESSAGE in errors
     assert "Traceback" not in errors
+
+
+def test_defer_signals_handles_a_signal_after_the_block():
+    begun = []
+    with pytest.raises(KeyboardInterrupt), defer_signals():
+        signal.raise_signal(signal.SIGINT)
+        begun.append("a process")
+    assert begun
+
+
+def test_processes_started_in_defer_signals_inherit_blocked_signals():
+    show = "import signal; print(sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))))"
+    with defer_signals():
+        blocked = subprocess.check_output([sys.executable, "-c", show], text=True)
+    numbers = sorted(map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)))
+    assert blocked.strip() == str(numbers)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(numbers)
+
+
+def test_an_interrupt_kills_the_workers_of_joblib():
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        joblib.Parallel(2)(joblib.delayed(len)("ab") for _ in range(2))
+        workers = multiprocessing.active_children()
+        raise KeyboardInterrupt
+    assert workers
+    for worker in workers:
+        worker.join(timeout=10)
+        assert not worker.is_alive()

@@ -16,6 +16,7 @@ from typing import Any
 INTERRUPTED = 130
 MESSAGE = "\ntvlens: interrupted; run the same command again to go on\n"
 
+_NUMBERS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 # A signal to a whole group of processes may come twice; asking again is later.
 _AGAIN_AFTER = 1.0
 # How often a worker looks whether its parent is there.
@@ -35,9 +36,8 @@ def install_handlers() -> None:
 
     What is ignored from the start, as SIGHUP is behind `nohup`, stays ignored.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+    for number in _NUMBERS:
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _handle)
     sys.unraisablehook = _unraisable
 
@@ -63,6 +63,33 @@ def interruptible() -> Iterator[None]:
         raise KeyboardInterrupt from error
     finally:
         _State.working = False
+
+
+@contextlib.contextmanager
+def defer_signals() -> Iterator[None]:
+    """Start processes: a signal that comes within is handled at the end, and they never see one.
+
+    Processes inherit the signals that are blocked here, so that the one that started them decides.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    numbers = [n for n in _NUMBERS if signal.getsignal(n) != signal.SIG_IGN]
+    received: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        # Another thread of this process may get the signal, which is blocked in this one alone.
+        for number in numbers:
+            handlers[number] = signal.signal(number, lambda number, _: received.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if received:
+            signal.raise_signal(received[0])
 
 
 def say_interrupted() -> None:
@@ -143,4 +170,5 @@ def _end_workers() -> None:
         return
     for worker in multiprocessing.active_children():
         with contextlib.suppress(OSError, ValueError):
-            worker.kill()
+            # By number: joblib's processes have no `kill` of their own.
+            os.kill(worker.pid, getattr(signal, "SIGKILL", signal.SIGTERM))

@@ -5,20 +5,19 @@ Reproduces "Task Vector Geometry Underlies Dual Modes of Task Inference in Trans
 combination of task vectors; on new tasks it learns from the context, outside their span.
 """
 
-import contextlib
-import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
 import joblib
 import torch
-from joblib.externals.loky.backend import resource_tracker
+from joblib.externals.loky.backend import resource_tracker as loky_tracker
 from tqdm.auto import tqdm
 
 from ... import viz
@@ -27,7 +26,7 @@ from ...errors import TvlensError, unknown
 from ...files import check_folder
 from ...folder_lock import one_writer
 from ...integers import is_integer
-from ...signals import end_with_parent, lock_bars_by_thread
+from ...signals import defer_signals, end_with_parent, lock_bars_by_thread
 from ..reported import Reported
 from .cell import Cell, finished, load, make
 from .claim import Claim, verdicts
@@ -218,30 +217,15 @@ def _make(grid: list[Spot], folder: str | os.PathLike, jobs: int | None, progres
         return
     parent = os.getpid()
     tasks = (joblib.delayed(_make_beside)(plan, m, s, folder, parent) for plan, m, s in todo)
-    with _without_interrupts():
+    with defer_signals():
+        # The processes that watch semaphores: starting them unblocks signals in some versions.
+        loky_tracker.ensure_running()
+        if os.name == "posix":
+            multiprocessing.resource_tracker.ensure_running()
+    with defer_signals():
         made = joblib.Parallel(min(jobs, len(todo)), return_as="generator_unordered")(tasks)
     for _ in tqdm(made, "models", total=len(todo), disable=not progress, file=sys.stderr):
         pass
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes that begin within leave signals to this one: they inherit what is blocked here.
-
-    SIGTERM is none of them, which is how joblib ends its workers.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    blocked = {signal.SIGINT, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-    try:
-        # The process that watches joblib's semaphores; some versions end what is blocked.
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _make_beside(plan: Plan, m: int | str, s: int, folder: str | os.PathLike, parent: int) -> None:
