@@ -3,7 +3,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvlens import Labelled, Task
+from tvlens import LabelledDataset, Task
 from tvlens.file_names import file_name
 from tvlens.files import write
 from tvlens.vectors import METHODS
@@ -21,7 +21,7 @@ def is_one_component(name):
 
 
 def test_ordinary_labels_are_their_own_file_names():
-    labels = [*Task.names(), *Labelled.names(), *METHODS]
+    labels = [*Task.names(), *LabelledDataset.names(), *METHODS]
     labels += ["v1.2", "a_b", "two words", "a+b,c", "é", "x" * 120]
     assert [file_name(label) for label in labels] == labels
 

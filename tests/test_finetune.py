@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 
 import tvlens as tv
-from tvlens import Labelled, TvlensError
+from tvlens import LabelledDataset, TvlensError
 from tvlens.models import Batch, batches, classify, head, readout, run
 from tvlens.models.mean import MEAN
 from tvlens.training import epochs, finetune, load_finetuned
@@ -51,16 +51,16 @@ def planted_texts(n=160, seed=0):
     labels = rng.integers(0, 2, n)
     texts = [" ".join(rng.choice(WORDS[k].split(), rng.integers(2, 6)))
              for k in labels]  # fmt: skip
-    return Labelled("planted", texts, labels.tolist(), ["things", "numbers"])
+    return LabelledDataset("planted", texts, labels.tolist(), ["things", "numbers"])
 
 
-def planted_pictures(n=96, seed=0):
-    """Dark and light pictures."""
+def planted_images(n=96, seed=0):
+    """Dark and light images."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, n)
     pictures = [rng.integers(0 + 120 * k, 130 + 120 * k, (8, 8, 3)).astype(np.uint8)
                 for k in labels]  # fmt: skip
-    return Labelled("shades", pictures, labels.tolist(), ["dark", "light"], kind="picture")
+    return LabelledDataset("shades", pictures, labels.tolist(), ["dark", "light"], kind="image")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def planted_pictures(n=96, seed=0):
                       ("roberta-bare", "first"), ("vit", "first")]
 )  # fmt: skip
 def test_a_planted_problem_is_learnt_and_opens_again(bases, tmp_path, base, how):
-    data = planted_pictures() if base == "vit" else planted_texts()
+    data = planted_images() if base == "vit" else planted_texts()
     train, validation, test = data.split(0)
     # Random blocks learn more slowly to bring all words to the first token.
     slow = dict(lr=1e-3, head_lr=3e-3, epochs=12, patience=12) if how == "first" else {}
@@ -171,7 +171,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(bases, tmp_path, monkeypa
 def test_the_best_epoch_is_kept_and_patience_stops(bases, tmp_path):
     rng = np.random.default_rng(0)
     data = planted_texts(60)
-    noise = Labelled("noise", data.inputs, rng.integers(0, 2, 60).tolist(), data.classes)
+    noise = LabelledDataset("noise", data.inputs, rng.integers(0, 2, 60).tolist(), data.classes)
     train, validation, _ = noise.split(0)
     options = FAST | dict(epochs=30, patience=2)
     tuned = finetune(bases / "bert-bare", train, validation, folder=tmp_path / "noise", **options)
@@ -201,7 +201,7 @@ def test_frozen_blocks_stay_and_the_others_move(bases, tmp_path):
 def test_adapters_learn_in_the_place_of_the_weights(bases, tmp_path, base):
     """Merged, they are a matrix of low rank on top of every linear map of the blocks."""
     pytest.importorskip("peft")
-    data = planted_pictures() if base == "vit" else planted_texts()
+    data = planted_images() if base == "vit" else planted_texts()
     train, validation, _ = data.split(0)
     options = FAST | dict(lr=2e-2, lora=2, epochs=12, patience=12)
     tuned = finetune(bases / base, train, validation, folder=tmp_path / "lora", **options)
@@ -248,7 +248,7 @@ def test_batches_of_an_epoch_hold_every_row_once_and_little_padding():
 
 def test_bad_finetunings(bases, tmp_path, monkeypatch):
     train, validation, _ = planted_texts().split(0)
-    dark, light, _ = planted_pictures().split(0)
+    dark, light, _ = planted_images().split(0)
     bert, vit = bases / "bert-bare", bases / "vit"
 
     def refused(match, base=bert, a=train, b=validation, **options):
@@ -264,8 +264,8 @@ def test_bad_finetunings(bases, tmp_path, monkeypatch):
     refused("rank of LoRA must be at least 1", lora=0)
     refused("no model folder", base=bases / "none")
     refused("unknown model 'minilm-l7': did you mean 'minilm-l6'", base="minilm-l7")
-    refused("reads pictures, not texts", base=vit)
-    refused("reads texts, not pictures", a=dark, b=light)
+    refused("reads images, not texts", base=vit)
+    refused("reads texts, not images", a=dark, b=light)
     refused("first token", base=vit, a=dark, b=light, readout="mean")
     refused("loss is nan|loss is inf", lr=1e30, head_lr=1e30)
     with monkeypatch.context() as without:

@@ -13,7 +13,7 @@ import torch
 import transformers as hf
 
 import tvlens as tv
-from tvlens import Labelled, Task
+from tvlens import LabelledDataset, Task
 from tvlens.models import digest
 from tvlens.models.digest import weights_digest
 from tvlens.pictures import HELD_OUT
@@ -340,7 +340,7 @@ def texts(seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, 90).tolist()
     rows = [f"{rng.choice(WORDS[k])} {rng.choice(WORDS[k])} {i}" for i, k in enumerate(labels)]
-    return Labelled("texts", rows, labels, ["things", "numbers"])
+    return LabelledDataset("texts", rows, labels, ["things", "numbers"])
 
 
 def bert(folder, seed):

@@ -26,6 +26,7 @@ MODULES = [name for name in MODULES if not name.endswith("__main__")]
 # Parts of the package that nobody outside it should need.
 INTERNAL = {
     "cli",
+    "deprecation",
     "field_checks",
     "file_names",
     "files",

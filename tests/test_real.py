@@ -82,7 +82,7 @@ def test_the_readme_example_runs_as_it_stands(readme):
 
 
 def test_minilm_is_finetuned_and_opens_again(tmp_path):
-    train, validation, test = tv.Labelled.load("emoji-words").split(0)
+    train, validation, test = tv.LabelledDataset.load("emoji-words").split(0)
     tuned = tv.finetune("minilm-l6", train, validation, folder=tmp_path / "tuned", epochs=2)
     logits = classify(tuned.model(), test.inputs)
     accuracy = (logits.argmax(1) == torch.tensor(test.labels)).double().mean()
@@ -90,7 +90,7 @@ def test_minilm_is_finetuned_and_opens_again(tmp_path):
 
 
 def test_dinov2_is_finetuned_and_opens_again(tmp_path):
-    train, validation, test = tv.Labelled.load("digits").split(0)
+    train, validation, test = tv.LabelledDataset.load("digits").split(0)
     few = train.subset(range(0, len(train), 4))
     options = dict(folder=tmp_path / "tuned", frozen=6, epochs=3)
     tuned = tv.finetune("dinov2-small-56", few, validation, **options)

@@ -7,6 +7,8 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING
 
+from .deprecation import warn_renamed
+
 __version__ = "0.1.0"
 
 # In a notebook tqdm would say on the first page that its bars are plain text without ipywidgets,
@@ -42,7 +44,7 @@ _NAMES = {
     "Task": "tasks",
     "Image": "tasks",
     "Template": "tasks",
-    "Labelled": "labelled",
+    "LabelledDataset": "labelled",
     "Pictures": "pictures",
     "collect": "activations",
     "extract": "vectors",
@@ -65,6 +67,9 @@ _NAMES = {
     "finetune": "training",
     "train_vlm": "training.naming",
 }
+
+# Deprecated public name -> its new name.
+_DEPRECATED = {"Labelled": "LabelledDataset"}
 
 __all__ = ["__version__", *_NAMES, *_MODULES]
 
@@ -89,7 +94,7 @@ if TYPE_CHECKING:
     from .errors import TvlensError as TvlensError
     from .geometry import Subspace as Subspace
     from .geometry import simplex_weights as simplex_weights
-    from .labelled import Labelled as Labelled
+    from .labelled import LabelledDataset as LabelledDataset
     from .matrices import PairMoments as PairMoments
     from .matrices import TaskMatrix as TaskMatrix
     from .models import load as load
@@ -119,6 +124,9 @@ else:  # a type checker that saw this would take any name for one of tvlens
     def __getattr__(name: str):
         if name in _MODULES:
             return importlib.import_module(f".{name}", __name__)
+        if name in _DEPRECATED:
+            warn_renamed(f"tvlens.{name}", f"tvlens.{_DEPRECATED[name]}")
+            return __getattr__(_DEPRECATED[name])
         if name not in _NAMES:
             raise AttributeError(f"module 'tvlens' has no attribute {name!r}")
         module = importlib.import_module(f".{_NAMES[name]}", __name__)

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .images import IMAGES
 from .packages import LICENCES, opened
-from .pictures import PICTURES
 from .texts import TEXTS
 
 TARGET = Path(__file__).parents[2] / "tvlens" / "labelled"
@@ -25,25 +25,25 @@ SEED = 0
 def main(folder: Path) -> None:
     """Write every set, and what each is, where it comes from and under which licence."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows, about = [], {}
+    rows, metadata = [], {}
     for name, (make, most, description, source, licence) in TEXTS.items():
         kept = capped(unambiguous(make(folder)), most)
         rows += [(name, text, None, 0, label, group) for text, label, group in kept]
-        about[name] = summary("text", kept, description, source, licence)
-    pictures = {name: different(make(folder)) for name, (make, *_) in PICTURES.items()}
+        metadata[name] = summary("text", kept, description, source, licence)
+    images = {name: different(make(folder)) for name, (make, *_) in IMAGES.items()}
     # Both artists drew what is kept, so that one set is the shift test of the other.
-    both = {r[2] for r in pictures["emoji-noto"]} & {r[2] for r in pictures["emoji-twitter"]}
-    for name, (_, description, source, licence) in PICTURES.items():
-        kept = [r for r in pictures[name] if not name.startswith("emoji") or r[2] in both]
+    both = {r[2] for r in images["emoji-noto"]} & {r[2] for r in images["emoji-twitter"]}
+    for name, (_, description, source, licence) in IMAGES.items():
+        kept = [r for r in images[name] if not name.startswith("emoji") or r[2] in both]
         rows += [(name, None, p.tobytes(), len(p), label, group) for p, label, group in kept]
-        about[name] = summary("picture", kept, description, source, licence)
+        metadata[name] = summary("image", kept, description, source, licence)
     table = pa.table(
         dict(zip(SCHEMA.names, map(list, zip(*rows, strict=True)), strict=True)), schema=SCHEMA
     )
     pq.write_table(table, TARGET / "labelled.parquet", compression="zstd", compression_level=19)
-    (TARGET / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    (TARGET / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
     (TARGET / "LICENCES.txt").write_text(licences(folder))
-    for name, facts in about.items():
+    for name, facts in metadata.items():
         print(f"{name:18}{facts['rows']:6} rows {len(facts['classes']):3} classes")
 
 
@@ -51,7 +51,7 @@ SCHEMA = pa.schema(
     [
         ("dataset", pa.string()),
         ("text", pa.string()),
-        ("picture", pa.binary()),
+        ("image", pa.binary()),
         ("side", pa.int32()),
         ("label", pa.string()),
         ("group", pa.string()),
@@ -84,7 +84,7 @@ def capped(rows: list, most: int) -> list:
 
 
 def different(rows) -> list:
-    """Each picture once, and sorted by its group."""
+    """Each image once, and sorted by its group."""
     seen = set()
     kept = []
     for row in sorted(rows, key=lambda row: row[2]):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..labelled.images import _ligatures
 from ..labelled.packages import opened
-from ..labelled.pictures import _ligatures
 from .things import Thing
 
 

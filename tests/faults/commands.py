@@ -146,7 +146,7 @@ def _matrices(work: Path) -> Command:
     words = [line.split() for line in lists]
     texts = [f"{words[i % 2][i % 6]} {words[i % 2][i % 5]} {i}" for i in range(80)]
     sets = [
-        tv.Labelled(name, texts, [(i + k) % 2 for i in range(80)], ["a", "b"])
+        tv.LabelledDataset(name, texts, [(i + k) % 2 for i in range(80)], ["a", "b"])
         for k, name in enumerate(("first", "second"))
     ]
 

@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 
 import tvlens as tv
-from tvlens import Labelled, TvlensError
+from tvlens import LabelledDataset, TvlensError
 from tvlens.models import classify
 from tvlens.studies import matrices as study
 from tvlens.studies.matrices.claims import verdicts
@@ -29,7 +29,7 @@ def planted(name="planted", n=110, seed=0):
     labels = rng.integers(0, 2, n)
     texts = [" ".join(rng.choice(WORDS[k].split(), rng.integers(2, 6))) + f" {i}"
              for i, k in enumerate(labels)]  # fmt: skip
-    return Labelled(name, texts, labels.tolist(), ["things", "numbers"])
+    return LabelledDataset(name, texts, labels.tolist(), ["things", "numbers"])
 
 
 @pytest.fixture(scope="module")

@@ -85,8 +85,8 @@ def matrices(base: Any, tuned: Any, x: Tensor, y: Tensor) -> None:
     assert_type(tv.stats.bootstrap_interval(np.zeros(3)), tuple[float, float])
 
 
-def parts() -> tuple[tv.Labelled, tv.Labelled]:
-    train, validation, _ = tv.Labelled.load("emoji-words").split(seed=0)
+def parts() -> tuple[tv.LabelledDataset, tv.LabelledDataset]:
+    train, validation, _ = tv.LabelledDataset.load("emoji-words").split(seed=0)
     return train, validation
 
 

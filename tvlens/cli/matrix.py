@@ -12,7 +12,7 @@ from .common import LARGEST_SEED, OpenOption, OutOption, say
 def matrix(
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", "-d", help="Labelled set or hub id; repeat; the preset's if none."),
+        typer.Option("--data", "-d", help="Labelled dataset or hub id; repeatable."),
     ] = None,
     base: Annotated[
         str | None,

@@ -1,6 +1,5 @@
-"""Labelled sets, of texts and of pictures: packed ones, and any that `datasets` can read."""
+"""Labelled datasets of texts and of images: packaged ones, and any that `datasets` can read."""
 
-from .labelled import Labelled
-from .presets import GLUE, PRESETS, VISION, Preset
+from .dataset import GLUE, HUB_DATASETS, VISION, HubDataset, LabelledDataset
 
-__all__ = ["GLUE", "PRESETS", "VISION", "Labelled", "Preset"]
+__all__ = ["GLUE", "HUB_DATASETS", "VISION", "HubDataset", "LabelledDataset"]

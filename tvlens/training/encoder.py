@@ -20,7 +20,7 @@ READOUTS = get_args(EncoderReadout)
 def classifier(
     base: str | os.PathLike, kind: str, classes: Sequence[str], *, readout: str, seed: int
 ) -> tuple[Any, Any]:
-    """The encoder called `base` with a new classifier, and its tokenizer (None for pictures).
+    """The encoder called `base` with a new classifier, and its tokenizer (None for images).
 
     Raises:
         TvlensError: no such encoder, one that reads other inputs or that TransformerLens could not
@@ -45,8 +45,8 @@ def classifier(
 def _architecture(base: Any, config: Any, kind: str, readout: str) -> type:
     import transformers
 
-    family, other = transformers.AutoModelForSequenceClassification, "pictures"
-    if kind == "picture":
+    family, other = transformers.AutoModelForSequenceClassification, "images"
+    if kind == "image":
         family, other = transformers.AutoModelForImageClassification, "texts"
     if type(config) not in family._model_mapping:
         raise TvlensError(f"{base} ({config.model_type}) reads {other}, not {kind}s")

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..labelled import Labelled
+from ..labelled import LabelledDataset
 from ..models.inputs import picture_form, token_rows
 from ..models.pictures import pixels
 
@@ -21,9 +21,9 @@ class Examples:
     """Rows with their classes.
 
     Attributes:
-        rows: token ids of each text, or pictures.
+        rows: token ids of each text, or images.
         labels: class of each row.
-        form: how pictures become pixel values; empty for texts.
+        form: how images become pixel values; empty for texts.
     """
 
     rows: list
@@ -31,10 +31,12 @@ class Examples:
     form: dict
 
     @classmethod
-    def of(cls, data: Labelled, model: Any, tokenizer: Any, *, max_tokens: int) -> "Examples":
+    def of(
+        cls, data: LabelledDataset, model: Any, tokenizer: Any, *, max_tokens: int
+    ) -> "Examples":
         """The rows of a labelled set as `model` reads them."""
         labels = torch.tensor(data.labels)
-        if data.kind == "picture":
+        if data.kind == "image":
             return cls(list(data.inputs), labels, picture_form(model.config))
         return cls(token_rows(tokenizer, data.inputs, max_tokens=max_tokens), labels, {})
 
@@ -69,7 +71,7 @@ class Examples:
         return {"input_ids": padded.to(device), "attention_mask": mask.to(device)}
 
 
-def digest(*parts: Labelled) -> str:
+def digest(*parts: LabelledDataset) -> str:
     """What tells these rows and labels from others."""
     found = hashlib.sha256()
     for part in parts:

@@ -1,4 +1,4 @@
-"""`finetune`: an encoder with a new classifier, trained on labelled texts or pictures."""
+"""`finetune`: an encoder with a new classifier, trained on labelled texts or images."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import torch
 from ..errors import TvlensError, unknown
 from ..files import check_folder, replacing_folder
 from ..folder_lock import folder_lock
-from ..labelled import Labelled
+from ..labelled import LabelledDataset
 from ..models.quiet import without_bars
 from . import checkpoint
 from .data import step_seed
@@ -28,8 +28,8 @@ from .run import check_same
 @without_bars()
 def finetune(
     base: str | os.PathLike,
-    train: Labelled,
-    validation: Labelled,
+    train: LabelledDataset,
+    validation: LabelledDataset,
     *,
     folder: str | os.PathLike,
     readout: EncoderReadout | None = None,
@@ -54,15 +54,15 @@ def finetune(
 
     Args:
         base: zoo name, folder or hub id of a BERT- or ViT-like encoder.
-        train, validation: parts of one set, as `Labelled.split` gives them.
+        train, validation: parts of one set, as `LabelledDataset.split` gives them.
         folder: becomes a Hugging Face folder that `tvlens.load` opens.
         readout: what the classifier reads: "mean" of all tokens (texts only; one linear layer, as
             sentence encoders are read) or "first" token (Hugging Face's own classifier). By
-            default "mean" for texts and "first" for pictures.
+            default "mean" for texts and "first" for images.
         epochs: passes over the training part, at most.
         patience: stop after so many epochs without a better accuracy.
         lr, head_lr: peaks of the learning rates of the encoder (by default 1e-4 for texts, 2e-5
-            for pictures, ten times as much for adapters) and of what reads it out; both follow a
+            for images, ten times as much for adapters) and of what reads it out; both follow a
             cosine down to zero.
         weight_decay: of all weights, decoupled (Loshchilov and Hutter 2019).
         max_tokens: longer texts are cut, special tokens counted.
@@ -78,11 +78,11 @@ def finetune(
             encoder or readout that cannot be opened afterwards, a loss that is not finite, or a
             folder that holds another run.
     """
-    pictures = train.kind == "picture"
-    readout = readout or ("first" if pictures else "mean")
+    images = train.kind == "image"
+    readout = readout or ("first" if images else "mean")
     if lr is None:
         # Adapters bear, and need, steps about ten times as long.
-        lr = (2e-5 if pictures else 1e-4) * (10 if lora else 1)
+        lr = (2e-5 if images else 1e-4) * (10 if lora else 1)
     settings = {
         "base": str(base),
         "data": train.name,
@@ -115,8 +115,8 @@ def finetune(
 
 
 def _finetune(
-    train: Labelled,
-    validation: Labelled,
+    train: LabelledDataset,
+    validation: LabelledDataset,
     settings: dict[str, Any],
     folder: Path,
     work: Path,
@@ -159,7 +159,7 @@ def _finetune(
 
 
 def _save_reading(folder: Path, tokenizer: Any, form: dict) -> None:
-    """What makes inputs out of texts or pictures, where Hugging Face looks for it."""
+    """What makes inputs out of texts or images, where Hugging Face looks for it."""
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
         return
@@ -173,16 +173,18 @@ def _save_reading(folder: Path, tokenizer: Any, form: dict) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(about, indent=1))
 
 
-def _check(train: Labelled, validation: Labelled, settings: Mapping[str, Any]) -> None:
+def _check(
+    train: LabelledDataset, validation: LabelledDataset, settings: Mapping[str, Any]
+) -> None:
     """Raise TvlensError before any work."""
     if (train.kind, train.classes) != (validation.kind, validation.classes):
         raise TvlensError(f"{train!r} and {validation!r} are no parts of one set")
     if digest(train) == digest(validation):
-        raise TvlensError("train and validation are the same rows: use Labelled.split")
+        raise TvlensError("train and validation are the same rows: use LabelledDataset.split")
     if settings["readout"] not in READOUTS:
         raise unknown("readout", settings["readout"], READOUTS)
-    if train.kind == "picture" and settings["readout"] == "mean":
-        raise TvlensError("classifiers of pictures read the first token: give readout='first'")
+    if train.kind == "image" and settings["readout"] == "mean":
+        raise TvlensError("image classifiers read the first token: give readout='first'")
     for name, least in {"epochs": 1, "patience": 1, "batch_size": 1, "max_tokens": 3}.items():
         if settings[name] < least:
             raise TvlensError(f"{name} must be at least {least}, not {settings[name]}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import TvlensError
 from ...files import replacing_files, write
-from ...labelled import Labelled
+from ...labelled import LabelledDataset
 from ...matrices import (
     Examples,
     LayerMap,
@@ -112,7 +112,7 @@ class Case:
 def study(
     seeds: Sequence[Twins],
     name: str,
-    parts: Sequence[Labelled],
+    parts: Sequence[LabelledDataset],
     *,
     adapters: Sequence[Twins] = (),
     selection: Selection,
@@ -153,7 +153,9 @@ def study(
     return case, Member(PairMoments().update(base[0], three[0].tuned), *three[1:], decides)  # type: ignore[call-arg]
 
 
-def member(twins: Twins, parts: Sequence[Labelled], *, batch_size: int, progress: bool) -> Member:
+def member(
+    twins: Twins, parts: Sequence[LabelledDataset], *, batch_size: int, progress: bool
+) -> Member:
     """What sharing needs of a dataset that was studied before."""
     base, tuned = (
         [_read(m, p, twins.readout, batch_size=batch_size, progress=progress) for p in parts]
@@ -164,7 +166,7 @@ def member(twins: Twins, parts: Sequence[Labelled], *, batch_size: int, progress
 
 
 def _decided(
-    twins: Twins, parts: Sequence[Labelled], base: Sequence[Tensor], tuned: Sequence[Tensor]
+    twins: Twins, parts: Sequence[LabelledDataset], base: Sequence[Tensor], tuned: Sequence[Tensor]
 ) -> tuple[list[Examples], Head]:
     """The three parts, and what decides on tuned states: the twin's classifier, or a probe."""
     labels = [torch.tensor(part.labels) for part in parts]
@@ -172,7 +174,7 @@ def _decided(
     return three, twins.head or probe(three[0], len(parts[0].classes))
 
 
-def _by_itself(twins: Twins, part: Labelled, **reading: Any) -> Int[Tensor, " n"]:
+def _by_itself(twins: Twins, part: LabelledDataset, **reading: Any) -> Int[Tensor, " n"]:
     """What a classifier decides on its own states."""
     last = _read(twins.tuned, part, twins.readout, **reading)[-1]
     return decide(twins.head, last, last)
@@ -191,7 +193,7 @@ def probe(train: Examples, classes: int) -> Head:
 
 
 def _read(
-    model: Any, part: Labelled, readout: str, *, batch_size: int, progress: bool
+    model: Any, part: LabelledDataset, readout: str, *, batch_size: int, progress: bool
 ) -> Float[Tensor, "layer n d"]:
     rows = batches(model, part.inputs, batch_size=batch_size, max_tokens=_MAX_TOKENS)
     return states(model, rows, readout=readout, progress=progress)
@@ -216,7 +218,7 @@ def _sizes(labels: Int[Tensor, " n"]) -> list[int]:
     return [*sizes, len(labels)]
 
 
-def _facts(twins: Twins, parts: Sequence[Labelled], matrix: TaskMatrix) -> dict:
+def _facts(twins: Twins, parts: Sequence[LabelledDataset], matrix: TaskMatrix) -> dict:
     moved = weight_distance(twins.base, twins.tuned)
     return {
         "versions": provenance(twins.base)["versions"],

@@ -17,8 +17,7 @@ from ...errors import TvlensError, unknown
 from ...file_names import file_name
 from ...files import check_folder
 from ...folder_lock import one_writer
-from ...labelled import PRESETS as HUB
-from ...labelled import Labelled
+from ...labelled import HUB_DATASETS, LabelledDataset
 from ...matrices.evaluation import SELECTIONS, Selection
 from ...matrices.report import MATRIX
 from ...matrices.sharing import Sharing
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     import pandas
 
 # The base that a twin is finetuned from where none is given.
-BASES = {"text": "minilm-l6", "picture": "dinov2-small-56"}
+BASES = {"text": "minilm-l6", "image": "dinov2-small-56"}
 
 
 class Preset(NamedTuple):
@@ -106,7 +105,7 @@ class MatrixStudy(Reported):
 def run(
     base: Any = None,
     tuned: Any = None,
-    data: str | Labelled | Sequence[str | Labelled] | None = None,
+    data: str | LabelledDataset | Sequence[str | LabelledDataset] | None = None,
     *,
     preset: PresetName = "quick",
     readout: ReadoutName | None = None,
@@ -123,7 +122,7 @@ def run(
         base: model, zoo name, folder or hub id; by default one for texts and one for pictures.
         tuned: its finetuned twin: model, name or folder, or one for each dataset by name. By
             default a twin is finetuned on each dataset, and kept in the folder.
-        data: sets of `Labelled.names()`, or ones of your own; by default those of the preset.
+        data: `LabelledDataset.names()` or datasets of your own; by default those of the preset.
         preset: "quick" (three small sets of texts, 250 training rows each) or "full".
         readout: "first", "mean" or "last", for twins that are given; by default what the twin's
             folder says, or "mean" for texts without a classifier and "first" otherwise.
@@ -189,7 +188,7 @@ _READING = {"batch_size": 32, "progress": False}
 
 
 def _check(
-    base: Any, tuned: Any, sets: Mapping[str, Labelled], seeds: int, lora: int | None
+    base: Any, tuned: Any, sets: Mapping[str, LabelledDataset], seeds: int, lora: int | None
 ) -> None:
     """Raise TvlensError where it is not said what to compare."""
     if any(isinstance(model, str) and not model.strip() for model in (base, tuned)):
@@ -206,21 +205,21 @@ def _check(
             raise unknown("dataset of a tuned model", name, sets)
 
 
-def _sets(data: Any, preset: Preset) -> dict[str, Labelled]:
+def _sets(data: Any, preset: Preset) -> dict[str, LabelledDataset]:
     """The sets by name."""
     if data is None:
-        data = preset.data or Labelled.names()
-    listed = [data] if isinstance(data, str | Labelled) else list(data)
+        data = preset.data or LabelledDataset.names()
+    listed = [data] if isinstance(data, str | LabelledDataset) else list(data)
     if not listed:
         raise TvlensError("no dataset to study")
-    sets = [one if isinstance(one, Labelled) else _load(one) for one in listed]
+    sets = [one if isinstance(one, LabelledDataset) else _load(one) for one in listed]
     return {one.name: one for one in sets}
 
 
-def _load(name: str) -> Labelled:
+def _load(name: str) -> LabelledDataset:
     """A packed set, or one that `datasets` reads: a preset of it, a hub id, or a folder."""
-    elsewhere = name in HUB or "/" in name or Path(name).is_dir()
-    return Labelled.from_dataset(name) if elsewhere else Labelled.load(name)
+    elsewhere = name in HUB_DATASETS or "/" in name or Path(name).is_dir()
+    return LabelledDataset.from_dataset(name) if elsewhere else LabelledDataset.load(name)
 
 
 def _of(tuned: Any, name: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 
 from ...errors import TvlensError
 from ...file_names import file_name
-from ...labelled import Labelled
+from ...labelled import LabelledDataset
 from ...matrices.curves import subset
 from ...matrices.examples import Head
 from ...matrices.twins import check_twins
@@ -22,6 +22,8 @@ from ...models.loading import folder_of
 from ...training import finetune, load_finetuned
 from ...training.examples import digest
 from ..kept import code_digest, content_key, folder_digest
+
+Parts = tuple[LabelledDataset, LabelledDataset, LabelledDataset]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Source:
         folder: where finetuned twins are kept.
     """
 
-    data: Labelled
+    data: LabelledDataset
     base: Any
     tuned: Any
     readout: str | None
@@ -74,7 +76,7 @@ class Source:
         return plain | named | self.training | {"content": content, "code": code_digest()}
 
     @cached_property
-    def parts(self) -> tuple[Labelled, Labelled, Labelled]:
+    def parts(self) -> Parts:
         """To finetune and fit to, to choose by, to test on."""
         return capped(self.data, self.limit, self.seed)
 
@@ -100,7 +102,7 @@ class Source:
         )
 
 
-def capped(data: Labelled, limit: int | None, seed: int) -> tuple[Labelled, Labelled, Labelled]:
+def capped(data: LabelledDataset, limit: int | None, seed: int) -> Parts:
     """The three parts of a set, the first of at most `limit` rows and the others of half as many.
 
     Every class keeps its share.
@@ -117,7 +119,7 @@ def capped(data: Labelled, limit: int | None, seed: int) -> tuple[Labelled, Labe
 
 def made_twins(
     base: str,
-    parts: Sequence[Labelled],
+    parts: Sequence[LabelledDataset],
     *,
     folder: Path,
     seed: int,
@@ -134,7 +136,7 @@ def made_twins(
     return given_twins(load(base), tuned.model(), tuned.settings["readout"], parts[0])
 
 
-def given_twins(base: Any, tuned: Any, readout: str | None, data: Labelled) -> Twins:
+def given_twins(base: Any, tuned: Any, readout: str | None, data: LabelledDataset) -> Twins:
     """Twins that are at hand already, as models, names or folders.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Labelled pictures, as uint8 [side side 3]. Rows are (pixels, label, group)."""
+"""Labelled images, as uint8 [side side 3]. Rows are (pixels, label, group)."""
 
 import io
 import json
@@ -18,8 +18,8 @@ def digits(folder: Path) -> Rows:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    for i, (picture, label) in enumerate(zip(bunch.images, bunch.target, strict=True)):
-        grey = (picture * (255 / 16)).astype(np.uint8)
+    for i, (image, label) in enumerate(zip(bunch.images, bunch.target, strict=True)):
+        grey = (image * (255 / 16)).astype(np.uint8)
         yield np.repeat(grey[..., None], 3, axis=-1), str(label), str(i)
 
 
@@ -71,18 +71,18 @@ def _ligatures(font) -> dict[tuple[str, ...], str]:
 
 
 def _small(png: bytes) -> np.ndarray:
-    """A picture on white, centred in a square, in steps of eight levels, which pack well."""
+    """An image on white, centred in a square, in steps of eight levels, which pack well."""
     from PIL import Image
 
-    picture = Image.open(io.BytesIO(png)).convert("RGBA")
-    size = max(picture.size)
+    image = Image.open(io.BytesIO(png)).convert("RGBA")
+    size = max(image.size)
     square = Image.new("RGBA", (size, size), "white")
-    square.alpha_composite(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
+    square.alpha_composite(image, ((size - image.width) // 2, (size - image.height) // 2))
     pixels = np.asarray(square.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
     return (pixels >> 3 << 3) | (pixels >> 5)
 
 
-PICTURES: dict[str, tuple[Callable[[Path], Rows], str, str, str]] = {
+IMAGES: dict[str, tuple[Callable[[Path], Rows], str, str, str]] = {
     "digits": (digits, "handwritten digits", "scikit-learn (UCI optical digits)", "CC-BY-4.0"),
     "emoji-noto": (
         emoji_noto, "the group of an emoji, as Noto draws it", "Noto Emoji", "Apache-2.0",
