@@ -80,7 +80,7 @@ def test_patching_a_task(tasks, tmp_path):
     numbers = json.loads((tmp_path / "report.json").read_text())
     assert len(numbers["patches"]) == 12 and numbers["settings"]["task"] == "singular-plural"
     page = (tmp_path / "index.html").read_text()
-    assert "patching z" in page and "Found: " in page
+    assert "patching z" in page and "Result: " in page
 
 
 def test_answers_that_begin_alike_are_not_patched():
@@ -111,6 +111,6 @@ def test_patching_texts():
     assert study.result.values.tolist() == exact.values.tolist()
     assert "intervals and p-values say little" in study.page().html()
     assert "one prompt: no interval" in study.page().html()
-    assert "NaN" not in json.dumps(study.to_json()) and study.to_json()["patches"][0]["low"] is None
+    assert "NaN" not in json.dumps(study.to_dict()) and study.to_dict()["patches"][0]["low"] is None
     with pytest.raises(TvlensError, match=r"tokens, \[.*give one token"):
         patching.from_texts(model, ["a"], ["b"], right="several words here")

@@ -1,5 +1,21 @@
-"""Whole studies, each a readable script over the other rooms."""
+"""Studies: each runs a whole analysis and reports claims, numbers and a page."""
 
 from . import crossmodal, latent, matrices, methods, mixtures, patching, vectors
+from . import methods_page as methods_page
+from . import vectors_page as vectors_page
+from .claims import Claim, read_claims, summarize_claims
+from .report import StudyReport
 
-__all__ = ["crossmodal", "latent", "matrices", "methods", "mixtures", "patching", "vectors"]
+__all__ = [
+    "Claim",
+    "StudyReport",
+    "crossmodal",
+    "latent",
+    "matrices",
+    "methods",
+    "mixtures",
+    "patching",
+    "read_claims",
+    "summarize_claims",
+    "vectors",
+]

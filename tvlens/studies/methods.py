@@ -1,4 +1,4 @@
-"""Which way of extracting a task vector works? Every method on every task, one page, one JSON."""
+"""Extraction methods compared: the vector of every method on every task, evaluated alike."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import viz
 from ..errors import TvlensError, unknown
 from ..file_names import file_name
 from ..files import check_folder
@@ -20,8 +19,10 @@ from ..models.forward import check_causal
 from ..models.loading import model_name
 from ..tasks import Task, Template
 from ..vectors import METHODS, TaskVector, VectorReport, evaluate, extract
-from .kept import content_key, kept_report, kept_vector
-from .reported import Reported
+from .cache import cached
+from .claims import Claim
+from .report import StudyReport
+from .vectors import vector_claim
 
 if TYPE_CHECKING:
     import pandas
@@ -31,7 +32,7 @@ _WRONG = 2
 
 
 @dataclass(frozen=True)
-class MethodStudy(Reported):
+class MethodStudy(StudyReport):
     """Every method's vector of every task, evaluated alike.
 
     Attributes:
@@ -91,16 +92,19 @@ class MethodStudy(Reported):
         frame["few-shot"] = [report.few_shot for report in any_report]
         return frame
 
-    def page(self) -> viz.Page:
-        """The report page."""
-        from .methods_page import page
+    @property
+    def claims(self) -> list[Claim]:
+        """One claim per task and method: its vector works."""
+        return [
+            vector_claim(report, method=method)
+            for by_method in self.reports.values()
+            for method, report in by_method.items()
+        ]
 
-        return page(self)
-
-    def to_json(self) -> dict[str, Any]:
-        """All numbers and settings, as plain data."""
+    def numbers(self) -> dict[str, Any]:
+        """Reports by task and method, as plain data."""
         reports = {t: {m: r.to_json() for m, r in by.items()} for t, by in self.reports.items()}
-        return {"settings": self.settings, "tasks": reports}
+        return {"tasks": reports}
 
 
 @one_writer
@@ -181,17 +185,17 @@ def _parts(task: Task, items: int, seed: int) -> tuple[Task, Task, Task]:
 
 
 def _file(place: Path | None, task: str, method: str, suffix: str) -> Path | None:
-    """Where a task's vector or report by a method is kept."""
+    """The cache entry of a task's vector or report by a method."""
     return place and place / file_name(task) / f"{file_name(method)}{suffix}"
 
 
 def _vector(model: Any, train: Task, method: str, options: dict, place: Path | None) -> TaskVector:
-    file = _file(place, train.name, method, ".safetensors")
-
-    def key() -> str:
-        return content_key("vector", model=model, task=train, method=method, **options)
-
-    return kept_vector(file, key, lambda: extract(model, train, method=method, **options))
+    return cached(
+        _file(place, train.name, method, ".safetensors"),
+        {"model": model, "task": train, "method": method, **options},
+        lambda: extract(model, train, method=method, **options),
+        load=TaskVector.load,
+    )
 
 
 def _report(
@@ -208,10 +212,10 @@ def _report(
     vector, (_, select, test) = vectors[name][method], parts
     others = [by[method] for by in vectors.values() if by[method].meta["kind"] != parts[0].kind]
     wrong = others[:_WRONG]
-    file = _file(place, name, method, ".json")
     options = dict(select=select, test=test, wrong=wrong, seed=seed)
-
-    def key() -> str:
-        return content_key("report", model=model, vector=vector, **options)
-
-    return kept_report(file, key, lambda: evaluate(model, vector, baseline=baseline, **options))
+    return cached(
+        _file(place, name, method, ".json"),
+        {"model": model, "vector": vector, **options},
+        lambda: evaluate(model, vector, baseline=baseline, **options),
+        load=VectorReport.load,
+    )

@@ -1,27 +1,28 @@
 """The page of a comparison of methods."""
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from .. import viz
 from ..stats import bootstrap_interval
+from ..vectors import VectorReport
+from .claims import VERDICT_RULE, claims_table
+from .methods import MethodStudy
+from .report import build_page, settings_table
 
-if TYPE_CHECKING:
-    from ..vectors import VectorReport
-    from .methods import MethodStudy
 
-
-def page(study: "MethodStudy") -> viz.Page:
-    """One page: which method works on which task, at which layers, and through which heads."""
+@build_page.register(MethodStudy)
+def methods_page(study: MethodStudy) -> viz.Page:
+    """Accuracy by task and method, by layer, and the heads of function vectors."""
     sections = [
         viz.Section("Which method works where", _RESULTS, [_map(study), _table(study)]),
         viz.Section("At which layers", _LAYERS, [_layers(study)]),
     ]
     if study.head_effects is not None:
         sections.append(viz.Section("Through which heads", _HEADS, [_heads(study)]))
-    title = f"Ways to a task vector in {study.settings['model']}"
-    return viz.Page(title, _summary(study), sections, study.settings)
+    claims = claims_table(study.claims, over="task")
+    sections.append(viz.Section("Claims", VERDICT_RULE, [claims]))
+    title = f"Extraction methods in {study.settings['model']}"
+    return viz.Page(title, _summary(study), sections, settings_table(study.settings))
 
 
 _RESULTS = (
@@ -40,7 +41,7 @@ _HEADS = (
 )
 
 
-def _summary(study: "MethodStudy") -> list[str]:
+def _summary(study: MethodStudy) -> list[str]:
     mean = dict(zip(study.methods, study.accuracy.mean(0).tolist(), strict=True))
     ranked = sorted(mean, key=mean.__getitem__, reverse=True)
     few = [_any(study, task).few_shot for task in study.tasks]
@@ -56,31 +57,31 @@ def _summary(study: "MethodStudy") -> list[str]:
     best = study.accuracy.argmax(1).bincount(minlength=len(ranked)).tolist()
     wins = ", ".join(f"{m} {n}" for m, n in zip(study.methods, best, strict=True) if n)
     return [
-        f"Asked: of {len(study.methods)} ways to extract a task vector, which works on "
+        f"Question: which of {len(study.methods)} extraction methods works on "
         f"{len(study.tasks)} tasks?",
         f"Mean accuracy on test items, with 95% intervals over tasks: {shown}; demonstrations give "
         f"{sum(few) / len(few):.2f}. "
         f"Best on so many tasks (the first named where equal): {wins}.",
-        *[f"Beware, {task}: {note}." for task in study.tasks if (note := _any(study, task).note)],
-        f"Trust: one seed; random vectors of the same length and other tasks' vectors reach "
+        *[f"Note, {task}: {note}." for task in study.tasks if (note := _any(study, task).note)],
+        f"Controls: one seed; random vectors of the same length and other tasks' vectors reach "
         f"{torch.tensor(controls).mean():.2f} on average, {max(controls):.2f} at most; layers "
         "were chosen on other items.",
     ]
 
 
-def _over_tasks(study: "MethodStudy", method: str) -> str:
+def _over_tasks(study: MethodStudy, method: str) -> str:
     if len(study.tasks) < 2:
         return ""
     low, high = bootstrap_interval(study.accuracy[:, study.methods.index(method)].numpy())
     return f"[{low:.2f}, {high:.2f}]"
 
 
-def _any(study: "MethodStudy", task: str) -> "VectorReport":
+def _any(study: MethodStudy, task: str) -> VectorReport:
     """A report of the task, for what does not depend on the method."""
     return next(iter(study.reports[task].values()))
 
 
-def _map(study: "MethodStudy") -> viz.Figure:
+def _map(study: MethodStudy) -> viz.Figure:
     ends = [[_any(study, t).zero_shot, _any(study, t).few_shot or 0.0] for t in study.tasks]
     values = torch.cat([study.accuracy, torch.tensor(ends)], dim=1)
     return viz.heatmap(
@@ -94,24 +95,24 @@ def _map(study: "MethodStudy") -> viz.Figure:
     )
 
 
-def _table(study: "MethodStudy") -> viz.Figure:
+def _table(study: MethodStudy) -> viz.Figure:
     rows = []
     for task in study.tasks:
         report = _any(study, task)
         row: dict[str, object] = {"task": task, "n": report.conditions["vector"].count}
         for method in study.methods:
-            found = study.reports[task][method]
-            low, high = found.interval
+            result = study.reports[task][method]
+            low, high = result.interval
             # Two lines in a narrow cell, broken between the number and its interval.
             row[method] = (
-                f"{found.accuracy:.2f}\u00a0at\u00a0{found.layer} [{low:.2f},\u00a0{high:.2f}]"
+                f"{result.accuracy:.2f}\u00a0at\u00a0{result.layer} [{low:.2f},\u00a0{high:.2f}]"
             )
         row |= {"zero-shot": report.zero_shot, "few-shot": report.few_shot}
         rows.append(row)
     return viz.table(rows)
 
 
-def _layers(study: "MethodStudy") -> viz.Figure:
+def _layers(study: MethodStudy) -> viz.Figure:
     means = study.by_layer.mean(1)
     return viz.lines(
         dict(zip(study.methods, means, strict=True)),
@@ -122,7 +123,7 @@ def _layers(study: "MethodStudy") -> viz.Figure:
     )
 
 
-def _heads(study: "MethodStudy") -> viz.Figure:
+def _heads(study: MethodStudy) -> viz.Figure:
     effects = study.head_effects.mean(0)
     layers, heads = effects.shape
     top = effects.flatten().topk(min(10, effects.numel())).indices.tolist()

@@ -1,4 +1,4 @@
-"""Which heads, layers and positions matter? One exact sweep on a task or on two texts, one page."""
+"""Activation patching on a task or on pairs of texts: which heads, layers and positions matter."""
 
 import math
 import os
@@ -18,7 +18,8 @@ from ..patching.sweep import Choice
 from ..sites import Site, SiteName, parse_site
 from ..tasks import Task, Template, build, contexts, plain, shuffled_labels
 from ..vectors.extraction import provenance
-from .reported import Reported, listed
+from .claims import VERDICT_RULE, Claim, claims_table
+from .report import StudyReport, build_page, settings_table
 
 if TYPE_CHECKING:
     import pandas
@@ -31,20 +32,26 @@ class Pairs:
     Attributes:
         clean, corrupted: token ids of the prompts patched from and into.
         metric: what is measured.
-        asked: what is measured, in words.
+        measure: what is measured, in words.
         settings: how they were made, as JSON.
     """
 
     clean: list[list[int]]
     corrupted: list[list[int]]
     metric: Metric
-    asked: str
+    measure: str
     settings: dict
 
 
 @dataclass(frozen=True)
-class PatchStudy(Reported):
-    """A sweep of patches with its page."""
+class PatchStudy(StudyReport):
+    """A sweep of patches.
+
+    Attributes:
+        result: effect of every patch.
+        pairs: the prompts.
+        settings: all that is needed to run the study again.
+    """
 
     result: PatchResult
     pairs: Pairs
@@ -54,26 +61,45 @@ class PatchStudy(Reported):
         """One row per patch: coordinates, effect, interval, p-value."""
         return self.result.to_dataframe()
 
-    def page(self) -> viz.Page:
-        """The report page."""
-        sections = [
-            viz.Section("Where it matters", _MAP, [self.result.figure()]),
-            viz.Section("The largest effects", _TABLE, [viz.table(_top(self.result))]),
+    @property
+    def claims(self) -> list[Claim]:
+        """The claim that the largest of all effects differs from zero."""
+        (top,) = self.result.top(1).to_dict(orient="records")
+        return [
+            Claim(
+                id="largest-effect",
+                statement="The largest effect differs from zero (not corrected for selection).",
+                value=top["effect"],
+                interval=None if math.isnan(top["low"]) else (top["low"], top["high"]),
+                side="above" if top["effect"] >= 0 else "below",
+                nulls={"no effect": 0.0},
+                where={"site": str(self.result.site)} | {k: top[k] for k in self.result.axes},
+            )
         ]
-        title = f"Patching {self.result.site} in {self.settings['model']}"
-        return viz.Page(title, _summary(self), sections, listed(self.settings))
 
-    def to_json(self) -> dict[str, Any]:
-        """All numbers and settings, as plain data."""
+    def numbers(self) -> dict[str, Any]:
+        """Coordinates, effect, interval and p-value of every patch, as plain data."""
         frame = self.to_dataframe()
         # JSON knows no NaN, which stands for the interval of a single prompt.
         rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
-        return {"settings": self.settings, "patches": rows}
+        return {"patches": rows}
 
     def save(self, folder: str | os.PathLike) -> Path:
         """Write the values, `report.json` and `index.html` into a folder; returns the page."""
         self.result.save(Path(folder) / "patches.safetensors")
         return super().save(folder)
+
+
+@build_page.register(PatchStudy)
+def patching_page(study: PatchStudy) -> viz.Page:
+    """The map of effects, and the largest of them."""
+    sections = [
+        viz.Section("Where it matters", _MAP, [study.result.figure()]),
+        viz.Section("The largest effects", _TABLE, [viz.table(_top(study.result))]),
+        viz.Section("Claims", VERDICT_RULE, [claims_table(study.claims)]),
+    ]
+    title = f"Patching {study.result.site} in {study.settings['model']}"
+    return viz.Page(title, _summary(study), sections, settings_table(study.settings))
 
 
 _MAP = (
@@ -97,7 +123,7 @@ def from_task(
 ) -> Pairs:
     """Few-shot prompts of a task, corrupted by shuffling the demonstrations' labels."""
     template = Template.of(template)
-    clean, corrupted, answers, asked = [], [], [], set()
+    clean, corrupted, answers, outputs = [], [], [], set()
     labels = [y for _, y in task]
     for i, (shown, query) in enumerate(contexts(task, shots=shots, count=count, seed=seed)):
         prompt = build(model.tokenizer, template, shown, *query)
@@ -105,10 +131,10 @@ def from_task(
         clean.append(list(prompt.tokens))
         corrupted.append(list(build(model.tokenizer, template, mixed, *query).tokens))
         answers.append(prompt.answer[0])
-        asked.add(query[1])
-    if len(asked) > 1 and len(set(answers)) == 1:
+        outputs.add(query[1])
+    if len(outputs) > 1 and len(set(answers)) == 1:
         raise TvlensError(
-            f"all {len(asked)} different answers begin with the same token "
+            f"all {len(outputs)} different answers begin with the same token "
             f"{model.tokenizer.decode(answers[:1])!r}, which no task is needed for: give another "
             "template, such as one with a line end before {y}, or more prompts"
         )
@@ -139,14 +165,14 @@ def from_texts(
     """
     token = one_token(model.tokenizer, right)
     if wrong is None:
-        metric, asked = log_probability(token), f"the log-probability of {right!r}"
+        metric, measure = log_probability(token), f"the log-probability of {right!r}"
     else:
         metric = logit_difference(token, one_token(model.tokenizer, wrong))
-        asked = f"the logit of {right!r} less that of {wrong!r}"
+        measure = f"the logit of {right!r} less that of {wrong!r}"
     sides = [[plain(model.tokenizer, text) for text in side] for side in (clean, corrupted)]
     settings = {"clean": list(clean), "corrupted": list(corrupted), "right": right, "wrong": wrong}
     clean_prompts, corrupted_prompts = sides
-    return Pairs(clean_prompts, corrupted_prompts, metric, asked, settings)
+    return Pairs(clean_prompts, corrupted_prompts, metric, measure, settings)
 
 
 @one_writer
@@ -220,13 +246,15 @@ def _summary(study: PatchStudy) -> list[str]:
     where = ", ".join(f"{axis} {first[axis]}" for axis in result.axes) or "the one patch"
     base, clean = float(result.baseline.mean()), float(result.clean.mean())
     lines = [
-        f"Asked: which {result.site} moves {study.pairs.asked}?",
-        f"Found: {where} moves it most, by {first['effect']:.3f} {_ends(first)}; the "
-        f"whole way is from {base:.3f} to {clean:.3f}.",
+        f"Question: which {result.site} changes {study.pairs.measure}?",
+        f"Result: {where} changes it most, by {first['effect']:.3f} {_ends(first)}; "
+        f"it is {base:.3f} in the corrupted and {clean:.3f} in the clean run.",
     ]
     count = result.values.shape[-1]
-    trust = f"Trust: {result.effect.numel()} patches, each equal to a full forward pass, on "
-    lines.append(trust + f"{count} prompt{'s' * (count > 1)}. ")
+    lines.append(
+        f"Basis: {result.effect.numel()} patches, each equal to a full forward pass, on "
+        f"{count} prompt{'s' * (count > 1)}. "
+    )
     if count < 6:
         lines[-1] += "With so few prompts, intervals and p-values say little."
     return lines

@@ -1,4 +1,4 @@
-"""Where does a model keep its tasks? Task vectors of several tasks, one page, one JSON."""
+"""Task vectors of several tasks in one model: accuracy, controls, layers and geometry."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import viz
 from ..activations import collect
 from ..errors import TvlensError
 from ..file_names import file_name
@@ -22,29 +21,33 @@ from ..models.forward import check_causal
 from ..models.loading import model_name
 from ..tasks import Prompt, Task, Template, build, contexts
 from ..vectors import TaskVector, VectorReport, evaluate, extract, top_tokens
-from .kept import content_key, kept_report
-from .reported import Reported
+from .cache import cached
+from .claims import Claim
+from .report import StudyReport
 
 if TYPE_CHECKING:
     import pandas
 
+# By how much the interval of a vector must exceed its best control.
+_MARGIN = 0.1
+
 
 @dataclass(frozen=True)
-class VectorStudy(Reported):
-    """Vectors of several tasks in one model, and what each is good for.
+class VectorStudy(StudyReport):
+    """Task vectors of several tasks in one model, each evaluated against its controls.
 
     Attributes:
         vectors, reports: by task name.
-        layer: the layer at which tasks are compared: the median of the chosen ones.
+        layer: the layer at which tasks are compared: the median of the selected layers.
         cosines: between the tasks' vectors at that layer.
         states: residual states of single contexts at that layer, by task, `[context, d_model]`.
-        written: by task, the tokens each layer's vector alone makes likely.
-        prompt: a real few-shot prompt of the first task, for the pictures of tokens.
-        alignment: cosine of each of its tokens' states with the first task's vector, both less
-            the mean state of the prompt.
-        heads: the heads that look most from its last token at its labels, (layer, head, share).
+        top_tokens: by task and layer, the tokens that the vector alone makes most likely.
+        prompt: the tokens of a few-shot prompt of the first task.
+        alignment: cosine of each of its states with the first task's vector, both centered on the
+            mean state of the prompt.
+        heads: the heads whose last token attends most to the labels, (layer, head, share).
         patterns: their attention patterns, `[head, destination, source]`.
-        settings: everything needed to run it again.
+        settings: all that is needed to run the study again.
     """
 
     vectors: dict[str, TaskVector]
@@ -52,7 +55,7 @@ class VectorStudy(Reported):
     layer: int
     cosines: Float[Tensor, "task task"]
     states: dict[str, Float[Tensor, "context d_model"]]
-    written: dict[str, list[list[tuple[str, float]]]]
+    top_tokens: dict[str, list[list[tuple[str, float]]]]
     prompt: list[str]
     alignment: Float[Tensor, " pos"]
     heads: list[tuple[int, int, float]]
@@ -65,21 +68,39 @@ class VectorStudy(Reported):
 
         return pd.concat([r.to_dataframe() for r in self.reports.values()], ignore_index=True)
 
-    def page(self) -> viz.Page:
-        """The report page."""
-        from .vectors_page import page
+    @property
+    def claims(self) -> list[Claim]:
+        """One claim per task: its vector works."""
+        return [vector_claim(report) for report in self.reports.values()]
 
-        return page(self)
-
-    def to_json(self) -> dict[str, Any]:
-        """All numbers and settings, as plain data."""
+    def numbers(self) -> dict[str, Any]:
+        """Reports by task, cosines and top tokens, as plain data."""
         return {
-            "settings": self.settings,
             "layer": self.layer,
             "tasks": {name: report.to_json() for name, report in self.reports.items()},
             "cosines": {"tasks": list(self.vectors), "values": self.cosines.tolist()},
-            "written": self.written,
+            "top_tokens": self.top_tokens,
         }
+
+
+def vector_claim(report: VectorReport, **where: str | int) -> Claim:
+    """The claim that a task vector works: it exceeds all controls without demonstrations.
+
+    Args:
+        report: of `evaluate`.
+        where: what names the vector beside its task and layer, such as `method`.
+    """
+    nulls = {k: v for k, v in report.controls.items() if k != "shuffled_labels"}
+    nulls = {"zero_shot": report.zero_shot} | nulls
+    return Claim(
+        id="vector-works",
+        statement=f"The vector exceeds every control without demonstrations by {_MARGIN}.",
+        value=report.accuracy,
+        interval=report.interval,
+        threshold=max(nulls.values()) + _MARGIN,
+        nulls=nulls,
+        where={"task": report.task, **where, "layer": report.layer},
+    )
 
 
 @one_writer
@@ -100,8 +121,8 @@ def run(
     Args:
         model: any causal model with a tokenizer that `load` gives.
         tasks: catalogue names, files, or tasks.
-        folder: where finished tasks are kept, so that an interrupted run goes on from there, and
-            where the page and the JSON are written.
+        folder: where vectors, page and JSON are written and reports are cached, so that an
+            interrupted run continues there.
         method, template, shots, contexts, seed: as in `extract`.
 
     Raises:
@@ -125,7 +146,7 @@ def run(
         vectors[name] = extract(model, train, **options | {"template": form})
     reports = {}
     for name, (_, select, test) in tqdm(parts.items(), "evaluating", disable=not progress):
-        reports[name] = _evaluated(model, vectors, name, select, test, seed, folder)
+        reports[name] = _evaluate(model, vectors, name, select, test, seed, folder)
 
     layer = int(torch.tensor([r.layer for r in reports.values()]).median())
     at_layer = torch.stack([v.values[layer] for v in vectors.values()])
@@ -139,7 +160,7 @@ def run(
         unit @ unit.T,
         states,
         {name: top_tokens(model, vector, k=6) for name, vector in vectors.items()},
-        *_reading(model, first, parts[first.name], layer),
+        *_inspect_prompt(model, first, parts[first.name], layer),
         settings=options
         | {"model": model_name(model), "tasks": list(parts)}
         | {k: first.meta[k] for k in ("processed", "dtype", "revision", "versions")},
@@ -151,7 +172,7 @@ def run(
     return study
 
 
-def _evaluated(
+def _evaluate(
     model: Any,
     vectors: dict[str, TaskVector],
     name: str,
@@ -160,16 +181,17 @@ def _evaluated(
     seed: int,
     folder: str | os.PathLike | None,
 ) -> VectorReport:
-    """The report of one task: from the folder, where it was made from the same content."""
+    """The report of one task, with vectors of up to four tasks of another kind as a control."""
     vector = vectors[name]
     wrong = [v for v in vectors.values() if v.meta["kind"] != vector.meta["kind"]][:4] or None
     file = None if folder is None else Path(folder) / f"{file_name(name)}.json"
     options = dict(select=select, test=test, wrong=wrong, seed=seed)
-
-    def key() -> str:
-        return content_key("report", model=model, vector=vector, **options)
-
-    return kept_report(file, key, lambda: evaluate(model, vector, **options))
+    return cached(
+        file,
+        {"model": model, "vector": vector, **options},
+        lambda: evaluate(model, vector, **options),
+        load=VectorReport.load,
+    )
 
 
 def _states(
@@ -177,8 +199,8 @@ def _states(
 ) -> Float[Tensor, "context d_model"]:
     """States of the single contexts whose mean the vector is."""
     prompts = [p.tokens for p in _prompts(model, vector, train, vector.meta["contexts"])]
-    found = collect(model, prompts, vector.site, layers=layer, positions=-1, progress=False)
-    return found.stack(vector.site)[0, :, 0]
+    activations = collect(model, prompts, vector.site, layers=layer, positions=-1, progress=False)
+    return activations.stack(vector.site)[0, :, 0]
 
 
 def _prompts(model: Any, vector: TaskVector, train: Task, count: int) -> list[Prompt]:
@@ -188,17 +210,17 @@ def _prompts(model: Any, vector: TaskVector, train: Task, count: int) -> list[Pr
     return [build(model.tokenizer, template, shown, query) for shown, (query, _) in drawn]
 
 
-def _reading(
+def _inspect_prompt(
     model: Any, vector: TaskVector, parts: tuple[Task, Task, Task], layer: int, *, show: int = 8
 ) -> tuple[list[str], Tensor, list[tuple[int, int, float]], Tensor]:
-    """One real prompt: its tokens, their alignment with the vector, and the heads that read it."""
+    """One few-shot prompt: tokens, alignment with the vector, and the heads that read labels."""
     (prompt,) = _prompts(model, vector, parts[0], 1)
-    found = collect(model, [prompt.tokens], ["resid_post", "pattern"], progress=False)
-    resid = found.stack("resid_post")[layer, 0]
-    centre = resid.mean(0, keepdim=True)
-    toward = vector.values[layer][None].to(resid) - centre
-    alignment = torch.cosine_similarity(resid - centre, toward, dim=-1)
-    patterns = found.stack("pattern")[: layer + 1, 0]
+    activations = collect(model, [prompt.tokens], ["resid_post", "pattern"], progress=False)
+    residual = activations.stack("resid_post")[layer, 0]
+    mean = residual.mean(0, keepdim=True)
+    centered = vector.values[layer][None].to(residual) - mean
+    alignment = torch.cosine_similarity(residual - mean, centered, dim=-1)
+    patterns = activations.stack("pattern")[: layer + 1, 0]
     patterns = rearrange(patterns, "layer query head key -> layer head query key")
     on_labels = sum(patterns[:, :, -1, a:b].sum(-1) for a, b in prompt.labels)
     share, flat = on_labels.flatten().topk(min(show, on_labels.numel()))

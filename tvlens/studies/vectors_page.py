@@ -1,33 +1,28 @@
 """The page of a study of vectors."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from .. import viz
 from ..vectors.show import condition_figure, layer_figure
-from .reported import listed
-
-if TYPE_CHECKING:
-    from ..vectors import VectorReport
-    from .vectors import VectorStudy
-
-# A vector that does this much better than its best control is said to work.
-_CLEAR = 0.1
+from .claims import VERDICT_RULE, claims_table
+from .report import build_page, settings_table
+from .vectors import VectorStudy
 
 
-def page(study: "VectorStudy") -> viz.Page:
-    """One page: what was found, where, against what, and how the vectors lie to each other."""
+@build_page.register(VectorStudy)
+def vectors_page(study: VectorStudy) -> viz.Page:
+    """Accuracy by task, layer and control, the geometry of the vectors, and a prompt."""
     sections = [
+        viz.Section("Claims", VERDICT_RULE, [claims_table(study.claims)]),
         viz.Section("Results", _RESULTS, [_table(study)]),
         viz.Section("Where each vector works", _WHERE, [_layers(study)]),
         viz.Section("Against controls", _CONTROLS, [_conditions(study)]),
-        viz.Section("How the tasks lie to each other", _geometry_text(study), [_geometry(study)]),
+        viz.Section("Geometry of the vectors", _geometry_text(study), [_geometry(study)]),
         viz.Section("On a real prompt", _prompt_text(study), _prompt(study)),
-        viz.Section("What a vector alone writes", _WRITES, [_written(study)]),
+        viz.Section("Tokens that a vector alone makes likely", _TOP_TOKENS, [_top_tokens(study)]),
     ]
     title = f"Task vectors in {study.settings['model']}"
-    return viz.Page(title, _summary(study), sections, listed(study.settings))
+    return viz.Page(title, _summary(study), sections, settings_table(study.settings))
 
 
 _RESULTS = (
@@ -44,46 +39,40 @@ _CONTROLS = (
     "would not carry this task. Demonstrations with shuffled labels show how much of few-shot "
     "accuracy needs the labels to be right; the most common answer is what a constant would score."
 )
-_WRITES = (
+_TOP_TOKENS = (
     "Each layer's vector, put in place of the last block's output, read by the model's own final "
     "norm and unembedding (the logit lens). Early vectors rarely name the task: they are "
     "instructions for later layers, not answers."
 )
 
 
-def _works(report: "VectorReport") -> bool:
-    """Clearly above every control that holds no demonstration."""
-    rivals = [report.zero_shot, *(v for k, v in report.controls.items() if k != "shuffled_labels")]
-    return report.interval[0] > max(rivals) + _CLEAR
-
-
-def _summary(study: "VectorStudy") -> list[str]:
+def _summary(study: VectorStudy) -> list[str]:
     reports = list(study.reports.values())
-    works = [r for r in reports if _works(r)]
     lines = [
-        f"Asked: does {study.settings['model']} keep "
+        f"Question: does {study.settings['model']} represent "
         + ("this task" if len(reports) == 1 else f"these {len(reports)} tasks")
         + " as a vector in its residual stream, and at which layer?"
     ]
-    for r in reports:
+    answers = {"holds": "yes", "misses": "no", "undecided": "not clearly"}
+    for r, claim in zip(reports, study.claims, strict=True):
         low, high = r.interval
         lines.append(
-            f"{r.task}: {'yes' if r in works else 'not clearly'}. The vector at layer {r.layer} "
-            f"lifts accuracy from {r.zero_shot:.2f} to {r.accuracy:.2f} [{low:.2f}, {high:.2f}]"
+            f"{r.task}: {answers[claim.verdict]}. The vector at layer {r.layer} "
+            f"raises accuracy from {r.zero_shot:.2f} to {r.accuracy:.2f} [{low:.2f}, {high:.2f}]"
             + (f"; demonstrations give {r.few_shot:.2f}." if r.few_shot is not None else ".")
-            + (f" Beware: {r.note}." if r.note else "")
+            + (f" Note: {r.note}." if r.note else "")
         )
     controls = [r.controls[k] for r in reports for k in ("random", "wrong_task")]
     sizes = [r.conditions["vector"].count for r in reports]
     lines.append(
-        f"Trust: random vectors of the same length and other tasks' vectors reach at most "
+        f"Controls: random vectors of the same length and other tasks' vectors reach at most "
         f"{max(controls):.2f}; examples for extraction, for choosing the layer and for the test "
         f"are disjoint; {min(sizes)} to {max(sizes)} test items a task, one seed."
     )
     return lines
 
 
-def _table(study: "VectorStudy") -> viz.Figure:
+def _table(study: VectorStudy) -> viz.Figure:
     rows = []
     for name, report in study.reports.items():
         low, high = report.interval
@@ -95,15 +84,15 @@ def _table(study: "VectorStudy") -> viz.Figure:
     return viz.table(rows)
 
 
-def _layers(study: "VectorStudy") -> viz.Figures:
+def _layers(study: VectorStudy) -> viz.Figures:
     return viz.row(*[layer_figure(report) for report in study.reports.values()])
 
 
-def _conditions(study: "VectorStudy") -> viz.Figures:
+def _conditions(study: VectorStudy) -> viz.Figures:
     return viz.row(*[condition_figure(report) for report in study.reports.values()])
 
 
-def _geometry_text(study: "VectorStudy") -> str:
+def _geometry_text(study: VectorStudy) -> str:
     return (
         f"All vectors at layer {study.layer}. On the left their cosines; a common part of all "
         "few-shot prompts makes them positive. On the right the states of the single contexts, "
@@ -111,7 +100,7 @@ def _geometry_text(study: "VectorStudy") -> str:
     )
 
 
-def _geometry(study: "VectorStudy") -> viz.Figures:
+def _geometry(study: VectorStudy) -> viz.Figures:
     names = list(study.vectors)
     table = viz.heatmap(
         study.cosines,
@@ -135,7 +124,7 @@ def _geometry(study: "VectorStudy") -> viz.Figures:
     return viz.row(table, scatter)
 
 
-def _map(study: "VectorStudy") -> tuple[np.ndarray, list[str], list[str], np.ndarray]:
+def _map(study: VectorStudy) -> tuple[np.ndarray, list[str], list[str], np.ndarray]:
     """Contexts and task means on two principal components: points, labels, groups, shares."""
     from sklearn.decomposition import PCA
 
@@ -149,7 +138,7 @@ def _map(study: "VectorStudy") -> tuple[np.ndarray, list[str], list[str], np.nda
     return points, labels, groups, pca.explained_variance_ratio_
 
 
-def _prompt_text(study: "VectorStudy") -> str:
+def _prompt_text(study: VectorStudy) -> str:
     first = next(iter(study.vectors))
     heads = ", ".join(f"L{l}H{h} ({share:.2f})" for l, h, share in study.heads[:4])
     return (
@@ -160,7 +149,7 @@ def _prompt_text(study: "VectorStudy") -> str:
     )
 
 
-def _prompt(study: "VectorStudy") -> list:
+def _prompt(study: VectorStudy) -> list:
     tokens = [token.replace("\n", "\u21b5") for token in study.prompt]
     names = [f"L{layer}H{head}" for layer, head, _ in study.heads]
     return [
@@ -169,14 +158,14 @@ def _prompt(study: "VectorStudy") -> list:
     ]
 
 
-def _written(study: "VectorStudy") -> viz.Figure:
+def _top_tokens(study: VectorStudy) -> viz.Figure:
     layers = len(next(iter(study.vectors.values())).values)
     around = range(max(study.layer - 1, 0), min(study.layer + 3, layers))
     shown = sorted({0, layers // 2, *around, layers - 1})
     rows = []
     for layer in shown:
         row: dict[str, object] = {"layer": str(layer)}
-        for name, written in study.written.items():
-            row[name] = "  ".join(f"{token!r} {p:.2f}" for token, p in written[layer][:4])
+        for name, tokens in study.top_tokens.items():
+            row[name] = "  ".join(f"{token!r} {p:.2f}" for token, p in tokens[layer][:4])
         rows.append(row)
     return viz.table(rows)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from ... import viz
 from ...patching.show import figures as head_figures
-from ..reported import listed
+from ..report import settings_table
 from . import panels
 from .result import ABLE
 
@@ -32,7 +32,7 @@ def page(study: "CrossModalStudy") -> viz.Page:
         sections.append(viz.Section("By task or by modality", _SHAPE, panels.shape(study)))
     sections.append(viz.Section("The paper's table", _PAPER, [panels.papers_table(study)]))
     title = f"Tasks in words and in pictures: {study.settings['model']}"
-    return viz.Page(title, _summary(study), sections, listed(study.settings))
+    return viz.Page(title, _summary(study), sections, settings_table(study.settings))
 
 
 _CLAIMS = (

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from ...file_names import file_name
 from ...tasks import Task
 from ...vectors import TaskVector
-from ..kept import content_key, kept_tensors
+from ..cache import cached, load_tensors, save_tensors
 from .conditions import CONDITIONS, MODALITIES, Outcome, outcomes, sweeps
 from .sources import Draws, vectors_of
 
@@ -57,23 +57,27 @@ def seeded(
         vectors[name] = vectors_of(model, train, draws, **options)
     for name, (_, select, _) in bar("choosing layers"):
         own = {"model": model, "vectors": vectors[name], "select": select, "draws": draws}
-        swept[name] = kept_tensors(
+        swept[name] = cached(
             where and where / f"{file_name(name)}-layers.safetensors",
-            lambda own=own: content_key("layers", **own),
+            own,
             lambda n=name, part=select: sweeps(model, vectors[n], part, draws.template),
+            load=load_tensors,
+            save=save_tensors,
         )
     layers = _best(swept)
     for name, part in bar("testing"):
         own = {"model": model, "name": name, "vectors": vectors, "parts": part}
         own |= {"layers": sorted(layers.items()), "draws": draws}
-        flat = kept_tensors(
+        flat = cached(
             where and where / f"{file_name(name)}-outcomes.safetensors",
-            lambda own=own: content_key("outcomes", **own),
+            own,
             lambda n=name, p=part: {
                 f"{asked}/{condition}": outcome
                 for asked, some in outcomes(model, n, vectors, p, layers, draws).items()
                 for condition, outcome in some.items()
             },
+            load=load_tensors,
+            save=save_tensors,
         )
         found[name] = {asked: _under(flat, asked) for asked in MODALITIES}
     return Seeded(draws, parts, vectors, swept, layers, found)

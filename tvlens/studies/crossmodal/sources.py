@@ -11,7 +11,7 @@ from ...file_names import file_name
 from ...models import reader
 from ...tasks import Prompt, Task, Template, build, shuffled_labels
 from ...vectors import TaskVector, extract
-from ..kept import content_key, kept_vector
+from ..cache import cached
 
 # Sources whose layer is chosen; the others are written where texts' vectors are.
 CHOSEN = ("text", "image", "instruction", "ensemble")
@@ -55,12 +55,12 @@ def vectors_of(
     ) -> TaskVector:
         asked = options | {"seed": 100 * draws.seed + number} | more
         name = f"{file_name(task.name)}-{source}-{asked['seed']}.safetensors"
-        file = None if folder is None else folder / "vectors" / name
-
-        def key() -> str:
-            return content_key("vector", model=origin, task=task, **asked)
-
-        return kept_vector(file, key, lambda: extract(origin, task, **asked))
+        return cached(
+            None if folder is None else folder / "vectors" / name,
+            {"model": origin, "task": task, **asked},
+            lambda: extract(origin, task, **asked),
+            load=TaskVector.load,
+        )
 
     def mean(source: str, **more: Any) -> TaskVector:
         return TaskVector.average([made(source, i, **more) for i in range(draws.sets)])

@@ -18,7 +18,7 @@ from ...tasks import Prompt, Task, Template
 from ...vectors.extraction import provenance
 from ...vectors.layer_phases import Phases
 from ...viz import Page
-from ..reported import Reported
+from ..report import StudyReport
 from .claims import Claim, claims
 from .conditions import MODALITIES
 from .conflicts import Conflict, conflicts
@@ -60,7 +60,7 @@ PRESETS: dict[PresetName, Preset] = {
 
 
 @dataclass(frozen=True)
-class CrossModalStudy(Reported):
+class CrossModalStudy(StudyReport):
     """One model's tasks in words and pictures.
 
     Attributes:
@@ -97,7 +97,7 @@ class CrossModalStudy(Reported):
             f"{verdicts.count('holds')} of {len(verdicts)} claims hold)"
         )
 
-    def claims(self) -> list[Claim]:
+    def claims(self) -> list[Claim]:  # type: ignore[override]
         """What the paper claims, beside what was found here."""
         return claims(self)
 
@@ -120,7 +120,7 @@ class CrossModalStudy(Reported):
 
         return page(self)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """All numbers and settings, as plain data."""
         return {
             "settings": self.settings,

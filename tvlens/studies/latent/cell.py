@@ -26,7 +26,7 @@ from ...bayes.checks.state_injection import CONDITIONS
 from ...errors import TvlensError
 from ...files import sweep, write
 from ...training import Run, train
-from ..kept import code_digest, file_digest
+from ..cache import code_digest, file_digest
 from .damage import drop_damage, say_made_anew
 from .measures import check, over_steps
 from .plan import Plan

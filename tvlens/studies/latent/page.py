@@ -18,7 +18,7 @@ from ...bayes.checks.show import (
     removal_figure,
     simplex_figure,
 )
-from ..reported import listed
+from ..report import settings_table
 from .claim import minors, verdicts
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def page(study: "LatentStudy") -> viz.Page:
     for family in study.families:
         sections += _family(study, family)
     title = f"Two modes of task inference: {', '.join(study.families)}"
-    return viz.Page(title, _summary(study), sections, listed(study.settings))
+    return viz.Page(title, _summary(study), sections, settings_table(study.settings))
 
 
 _CLAIMS = (

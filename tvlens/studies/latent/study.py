@@ -5,6 +5,7 @@ Reproduces "Task Vector Geometry Underlies Dual Modes of Task Inference in Trans
 combination of task vectors; on new tasks it learns from the context, outside their span.
 """
 
+import functools
 import multiprocessing.resource_tracker
 import os
 import signal
@@ -27,7 +28,7 @@ from ...files import check_folder
 from ...folder_lock import one_writer
 from ...integers import is_integer
 from ...signals import defer_signals, end_with_parent, lock_bars_by_thread
-from ..reported import Reported
+from ..report import StudyReport
 from .cell import Cell, finished, load, make
 from .claim import Claim, verdicts
 from .claims import claims
@@ -44,22 +45,27 @@ Spot = tuple[Plan, int | str, int]
 
 
 @dataclass(frozen=True)
-class LatentStudy(Reported):
+class LatentStudy(StudyReport):
     """A grid of trained models, and what was found in them.
 
     Attributes:
         cells: one for each family, number of minors and seed.
-        claims: what the paper says, with number, interval, null and verdict, cell by cell.
+        plans: by family.
         settings: everything needed to run it again.
     """
 
     cells: list[Cell]
-    claims: list[Claim]
+    plans: dict[str, Plan]
     settings: dict
 
     def __repr__(self) -> str:
         held = sum(claim.holds for claim in self.claims)
         return f"LatentStudy({len(self.cells)} models, {held} of {len(self.claims)} claims hold)"
+
+    @functools.cached_property
+    def claims(self) -> list[Claim]:  # type: ignore[override]
+        """The claims of the paper, with number, interval, null and verdict, cell by cell."""
+        return claims(self.cells, self.plans)
 
     @property
     def families(self) -> list[str]:
@@ -105,7 +111,7 @@ class LatentStudy(Reported):
 
         return page(self)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """All numbers and settings, as plain data."""
         steps = {cell.name: cell.steps for cell in self.cells}
         told = [claim.to_json() for claim in self.claims]
@@ -163,8 +169,7 @@ def run(
     cells = [load(folder, plan.family, m, s) for plan, m, s in grid]
     settings = {"preset": preset, "seeds": list(each)}
     settings |= {plan.family: plan.key() for plan in plans} | {"versions": _versions()}
-    told = claims(cells, {plan.family: plan for plan in plans})
-    study = LatentStudy(cells, told, settings)
+    study = LatentStudy(cells, {plan.family: plan for plan in plans}, settings)
     study.save(folder)
     return study
 

@@ -13,7 +13,7 @@ from ...matrices.show import (
     sample_figure,
     sharing_figure,
 )
-from ..reported import listed
+from ..report import settings_table
 from .claims import PROBE, Claim, verdicts
 from .sharing import mean_lead
 
@@ -32,7 +32,7 @@ def page(study: "MatrixStudy") -> viz.Page:
         *[_shared(base, found) for base, found in study.sharing.items()],
         *[viz.Section(case.name, _about(case), _figures(case)) for case in cases],
     ]
-    return viz.Page("Task matrices", _summary(study), sections, listed(study.settings))
+    return viz.Page("Task matrices", _summary(study), sections, settings_table(study.settings))
 
 
 _TABLE = (

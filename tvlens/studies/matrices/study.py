@@ -24,7 +24,7 @@ from ...matrices.sharing import Sharing
 from ...models.readouts import ReadoutName
 from ...training.lora import check_lora
 from ...viz import Page
-from ..reported import Reported
+from ..report import StudyReport
 from .case import Case, study
 from .claims import PROBE, Claim, claims
 from .rows import numbers, row
@@ -55,7 +55,7 @@ PRESETS: dict[PresetName, Preset] = {
 
 
 @dataclass(frozen=True)
-class MatrixStudy(Reported):
+class MatrixStudy(StudyReport):
     """Task matrices on several datasets.
 
     Attributes:
@@ -81,7 +81,7 @@ class MatrixStudy(Reported):
         rows = [row(case) for case in self.cases.values()]
         return pd.DataFrame(rows).astype({"share_of_gap": float})
 
-    def claims(self) -> list[Claim]:
+    def claims(self) -> list[Claim]:  # type: ignore[override]
         """What the paper claims, beside what was found here."""
         return claims(list(self.cases.values()))
 
@@ -91,7 +91,7 @@ class MatrixStudy(Reported):
 
         return page(self)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """All numbers and settings, as plain data."""
         return {
             "settings": self.settings,

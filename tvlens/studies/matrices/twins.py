@@ -21,7 +21,7 @@ from ...models.digest import text_digest
 from ...models.loading import folder_of
 from ...training import finetune, load_finetuned
 from ...training.examples import digest
-from ..kept import code_digest, content_key, folder_digest
+from ..cache import code_digest, content_key, folder_digest
 
 Parts = tuple[LabelledDataset, LabelledDataset, LabelledDataset]
 

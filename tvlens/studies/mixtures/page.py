@@ -11,7 +11,7 @@ from ...bayes.mixtures.show import (
     share_figure,
     weights_figure,
 )
-from ..reported import listed
+from ..report import settings_table
 
 if TYPE_CHECKING:
     from ...bayes import RetrievalCheck
@@ -34,7 +34,7 @@ def page(study: "MixtureStudy") -> viz.Page:
     sections.append(viz.Section("With scrambled weights", _CONTROL, [control]))
     sections.append(viz.Section("How it was measured", _METHOD))
     title = f"Prompts that mix tasks in {study.settings['model']}"
-    return viz.Page(title, _summary(study), sections, listed(study.settings))
+    return viz.Page(title, _summary(study), sections, settings_table(study.settings))
 
 
 _CLAIMS = (

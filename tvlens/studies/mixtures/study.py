@@ -19,8 +19,8 @@ from ...files import check_folder
 from ...folder_lock import one_writer
 from ...models.forward import check_causal
 from ...tasks import Task
-from ..kept import content_key, kept_check
-from ..reported import Reported
+from ..cache import cached
+from ..report import StudyReport
 from .claim_table import claims
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MIXTURES = (
 
 
 @dataclass(frozen=True)
-class MixtureStudy(Reported):
+class MixtureStudy(StudyReport):
     """Retrieval checks of several sets of tasks in one model.
 
     Attributes:
@@ -49,7 +49,7 @@ class MixtureStudy(Reported):
     control: RetrievalCheck
     settings: dict
 
-    def claims(self) -> list[dict]:
+    def claims(self) -> list[dict]:  # type: ignore[override]
         """One row per set and claim: number, 95% interval, what its null gives, verdict."""
         return [
             {"tasks": name} | row
@@ -69,7 +69,7 @@ class MixtureStudy(Reported):
 
         return page(self)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """All numbers and settings, as plain data."""
         return {
             "settings": self.settings,
@@ -168,14 +168,13 @@ def _kept(
     file = None
     if folder is not None:
         file = Path(folder) / f"{prefix}{file_name(name.replace(' ', ''))}.safetensors"
-
-    def key() -> str:
-        kept = {k: v for k, v in options.items() if k not in _NO_MATTER}
-        if kept.get("others"):
-            kept["others"] = [t if isinstance(t, Task) else Task.load(t) for t in kept["others"]]
-        return content_key("retrieval check", model=model, tasks=tasks, options=kept)
-
-    return kept_check(file, key, lambda: retrieval_check(model, tasks, **options))
+    kept = {k: v for k, v in options.items() if k not in _NO_MATTER}
+    if kept.get("others"):
+        kept["others"] = [t if isinstance(t, Task) else Task.load(t) for t in kept["others"]]
+    content = {"model": model, "tasks": tasks, "options": kept}
+    return cached(
+        file, content, lambda: retrieval_check(model, tasks, **options), load=RetrievalCheck.load
+    )
 
 
 # Options that change the speed and not the result.

@@ -17,7 +17,7 @@ from tvlens import LabelledDataset, Task
 from tvlens.models import digest
 from tvlens.models.digest import weights_digest
 from tvlens.pictures import HELD_OUT
-from tvlens.studies import crossmodal, kept, matrices, methods, mixtures, vectors
+from tvlens.studies import cache, crossmodal, matrices, methods, mixtures, vectors
 from tvlens.studies.crossmodal.sources import Draws, vectors_of
 from tvlens.tasks import Template
 from tvlens.vectors import VectorReport
@@ -151,7 +151,7 @@ def test_a_key_tells_any_content():
     task = Task("t", pairs, images={"a": image, "c": image})
 
     def key(**content):
-        return kept.content_key("test", **content)
+        return cache.content_key("test", **content)
 
     keys = [
         key(task=task),
@@ -167,7 +167,7 @@ def test_a_key_tells_any_content():
         key(values=torch.zeros(2)),
         key(function=lambda: 1),
         key(function=lambda: 2),
-        kept.content_key("another", task=task),
+        cache.content_key("another", task=task),
     ]
     assert len(set(keys)) == len(keys)
     same = Task("t", [("a", "b"), ("c", "d")], images={"a": image.copy(), "c": image.copy()})
@@ -177,7 +177,7 @@ def test_a_key_tells_any_content():
 
 def test_an_image_file_is_known_by_its_bytes(tmp_path):
     def key():
-        return kept.content_key("test", task=Task("t", [("a", "b")], images={"a": file}))
+        return cache.content_key("test", task=Task("t", [("a", "b")], images={"a": file}))
 
     file = tmp_path / "a.png"
     file.write_bytes(b"one")
@@ -287,16 +287,16 @@ def test_vector_reports_belong_to_weights_and_items(tmp_path, llama, evaluated):
         assert made() == 2
 
 
-def test_a_report_without_a_digest_counts_as_not_there(tmp_path, llama, evaluated):
+def test_a_damaged_report_is_computed_again_and_said(tmp_path, llama, evaluated, capsys):
     options = dict(shots=2, contexts=2, folder=tmp_path, progress=False)
     vectors.run(llama, [DOUBLE], **options)
-    file = tmp_path / "double.json"
-    old = json.loads(file.read_text())
-    old["meta"]["key"] = {"shots": 2, "contexts": 2}  # as it was kept once
-    file.write_text(json.dumps(old))
+    (entry,) = tmp_path.glob("double-*.json")
+    entry.write_text(entry.read_text().replace("0.5", "0.6"))
     evaluated.clear()
     vectors.run(llama, [DOUBLE], **options)
     assert len(evaluated) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tvlens: {entry} holds no vector report") and "again" in line
 
 
 def test_mixtures_belong_to_weights_and_noise_models(tmp_path, llama, monkeypatch):
@@ -311,11 +311,11 @@ def test_mixtures_belong_to_weights_and_noise_models(tmp_path, llama, monkeypatc
     monkeypatch.setattr(study, "retrieval_check", stub)
     keys = []
 
-    def kept_check(file, key, make):
-        keys.append(key())
+    def cached(path, content, compute, *, load):
+        keys.append(cache.entry_path(path, load, content))
         raise ArithmeticError
 
-    monkeypatch.setattr(study, "kept_check", kept_check)
+    monkeypatch.setattr(study, "cached", cached)
 
     def key(tasks=(DOUBLE, UPPER), **options):
         with pytest.raises(ArithmeticError):

@@ -1,15 +1,16 @@
-"""Finished work in a folder: made once, and taken from there when the same is asked again.
+"""`cached`: results in a folder, keyed by all that decides them.
 
-What is kept carries a digest of everything that made it: weights, tokenizer, pairs, images,
-template, settings and the code of this package. Other content is another digest, whatever the names
-of model, task and file are. What was kept without a digest counts as not there.
+The key is a digest of weights, tokenizer, pairs, images, templates, settings and the code of this
+package: other content has another key, whatever model, task and file are called.
 """
 
-import contextlib
 import dataclasses
 import functools
+import glob
 import json
 import os
+import shutil
+import sys
 import types
 import uuid
 import weakref
@@ -21,18 +22,19 @@ import numpy as np
 import xxhash
 from torch import Tensor, nn
 
-from ..bayes import RetrievalCheck
 from ..errors import TvlensError
 from ..models.digest import tensor_digest, text_digest, weights_digest
 from ..models.loading import is_processed, model_name
 from ..saved import read_tensors, write_tensors
 from ..tasks import Task
-from ..vectors import TaskVector, VectorReport
+from ..vectors import TaskVector
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
-# Code that shows results and makes none: changes there leave what is kept as it is.
-_SHOWING = ("viz", "cli", "show.py", "page.py", "panels.py", "vectors_page.py", "methods_page.py")
+# Code that shows results and computes none: changes there leave every key as it is.
+_DISPLAY_FOLDERS = {"viz", "cli"}
+_DISPLAY_FILES = ("*show.py", "*page.py", "*figures.py", "*panels.py")
+_KEY_LENGTH = 16
 
 
 def content_key(what: str, **content: Any) -> str:
@@ -60,7 +62,8 @@ def code_digest(*folders: str) -> str:
         for path in sorted((root / folder).rglob("*")):
             file = path.relative_to(root)
             decides = file.suffix in (".py", ".csv", ".json", ".parquet")
-            if decides and not set(file.parts) & set(_SHOWING):
+            shows = _DISPLAY_FOLDERS & set(file.parts) or any(map(file.match, _DISPLAY_FILES))
+            if decides and not shows:
                 parts.append(f"{file.as_posix()} {text_digest(path.read_bytes())}")
     return text_digest("\n".join(parts))
 
@@ -73,91 +76,83 @@ def folder_digest(folder: str | os.PathLike) -> str:
     return text_digest("\n".join(lines))
 
 
-def kept_report(
-    file: Path | None, key: Callable[[], str], make: Callable[[], VectorReport]
-) -> VectorReport:
-    """The report in `file` if it was made from the same content, else a new one, saved.
+def cached(
+    path: Path | None,
+    content: Mapping[str, Any],
+    compute: Callable[[], Result],
+    *,
+    load: Callable[[Path], Result],
+    save: Callable[[Result, Path], Any] | None = None,
+) -> Result:
+    """The entry of a cache that was computed from the same content, else a new one, saved.
+
+    Content that changes gives another entry, which takes the place of the one before it. A damaged
+    entry is computed again, which is said in one line on standard error.
 
     Args:
-        file: None keeps nothing.
-        key: gives the `content_key`; called only where there is a file.
+        path: name of the entry: a file or a folder, as `save` writes it. The key of the content is
+            added in front of its suffix, see `entry_path`. None caches nothing.
+        content: all that decides the result, as in `content_key`.
+        compute: makes the result.
+        load: reads an entry; raises `TvlensError` if it is damaged.
+        save: writes a result to a file or a folder, whole or not at all; by default the result's
+            own method `save`.
     """
-    return _kept_with_key(file, key, make, VectorReport, lambda report: report.meta)
+    if path is None:
+        return compute()
+    entry = entry_path(path, load, content)
+    result = read_entry(entry, load)
+    if result is None:
+        result = compute()
+        write_entry(entry, result, save)
+    return result
 
 
-def kept_check(
-    file: Path | None, key: Callable[[], str], make: Callable[[], RetrievalCheck]
-) -> RetrievalCheck:
-    """The check in `file` if it was made from the same content, else a new one, saved."""
-    return _kept_with_key(file, key, make, RetrievalCheck, lambda check: check.settings)
+def entry_path(path: Path, load: Callable[[Path], Any], content: Mapping[str, Any]) -> Path:
+    """Where the cache keeps the result of some content: `plural.json` as `plural-3f0a....json`."""
+    key = content_key(getattr(load, "__qualname__", ""), **content)
+    return path.with_name(f"{path.stem}-{key[:_KEY_LENGTH]}{path.suffix}")
 
 
-def kept_vector(
-    file: Path | None, key: Callable[[], str], make: Callable[[], TaskVector]
-) -> TaskVector:
-    """The vector in `file` if it was extracted from the same content, else a new one, saved."""
-    return _kept_with_key(file, key, make, TaskVector, lambda vector: vector.meta)
+def read_entry(entry: Path, load: Callable[[Path], Result]) -> Result | None:
+    """What an entry holds; None if there is none, or a damaged one, which is said in one line."""
+    if not entry.exists():
+        return None
+    try:
+        return load(entry)
+    except TvlensError as error:
+        print(f"tvlens: {error}; it is computed again", file=sys.stderr)
+        return None
 
 
-def kept_tensors(
-    file: Path | None, key: Callable[[], str], make: Callable[[], dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """The tensors in `file` if they were made from the same content, else new ones, saved."""
-    if file is None:
-        return make()
-    content = key()
-    tensors, _ = _kept(
-        file,
-        lambda path: read_tensors(path, kind="tvlens", what="outcomes"),
-        lambda found: found[1] == {"key": content},
-        lambda: (make(), {"key": content}),
-        lambda made, to: write_tensors(to, made[0], kind="tvlens", about=made[1]),
-    )
-    return tensors
+def write_entry(entry: Path, result: Any, save: Callable[[Any, Path], Any] | None = None) -> None:
+    """Save a result as an entry, in place of entries of other content."""
+    if save is None:
+        result.save(entry)
+    else:
+        save(result, entry)
+    name = entry.stem[:-_KEY_LENGTH]
+    for other in entry.parent.glob(f"{glob.escape(name)}{'[0-9a-f]' * _KEY_LENGTH}{entry.suffix}"):
+        if other == entry:
+            continue
+        if other.is_dir():
+            shutil.rmtree(other, ignore_errors=True)
+        else:
+            other.unlink(missing_ok=True)
 
 
-def _kept_with_key(
-    file: Path | None,
-    key: Callable[[], str],
-    make: Callable[[], Made],
-    kind: type[Made],
-    about: Callable[[Made], dict[str, Any]],
-) -> Made:
-    """A result that carries its key among what it says `about` itself."""
-    if file is None:
-        return make()
-    content = key()
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote.
 
-    def marked() -> Made:
-        made = make()
-        about(made)["key"] = content
-        return made
-
-    return _kept(
-        file,
-        kind.load,  # type: ignore[attr-defined]
-        lambda found: about(found).get("key") == content,
-        marked,
-        kind.save,  # type: ignore[attr-defined]
-    )
+    Raises:
+        TvlensError: no such file, or it is damaged.
+    """
+    return read_tensors(path, kind="tvlens", what="tensors")[0]
 
 
-def _kept(
-    file: Path,
-    load: Callable[[Path], Made],
-    same: Callable[[Made], bool],
-    make: Callable[[], Made],
-    save: Callable[[Made, Path], None],
-) -> Made:
-    """What `file` holds, if that is the same as would be made; else what is made, saved there."""
-    if file.is_file():
-        # Another version's file, or a broken one, is no reason to stop.
-        with contextlib.suppress(TvlensError):
-            if same(found := load(file)):
-                return found
-    made = make()
-    save(made, file)
-    return made
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name. Atomic."""
+    write_tensors(path, tensors, kind="tvlens", about={})
 
 
 def _describe(value: Any) -> Any:
@@ -193,8 +188,8 @@ def _model(model: Any) -> dict[str, Any]:
 
 
 def _vector(vector: TaskVector) -> dict[str, Any]:
-    meta = {k: v for k, v in vector.meta.items() if k != "key"}
-    return {"values": tensor_digest(vector.values), "site": vector.site, "meta": _describe(meta)}
+    meta = _describe(vector.meta)
+    return {"values": tensor_digest(vector.values), "site": vector.site, "meta": meta}
 
 
 def _task(task: Task) -> dict[str, Any]:
