@@ -212,5 +212,5 @@ def test_thumbnails_are_small_and_keep_their_shape():
     from PIL import Image as Pillow
 
     wide = tv.Image("wide", np.zeros((50, 200, 3), np.uint8))
-    with Pillow.open(io.BytesIO(wide.thumbnail(side=40))) as opened:
+    with Pillow.open(io.BytesIO(wide.render_thumbnail(size=40))) as opened:
         assert opened.size == (40, 10)

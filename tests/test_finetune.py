@@ -278,7 +278,7 @@ def test_bad_finetunings(bases, tmp_path, monkeypatch):
     refused("holds no finetuned encoder")
     with pytest.raises(TvlensError, match="no classifier"):
         head(tv.load(bert))
-    with pytest.raises(TvlensError, match="reads texts, not pictures"):
+    with pytest.raises(TvlensError, match="reads texts, not images"):
         next(batches(tv.load(bert), light.inputs))
     with pytest.raises(TvlensError, match="no inputs"):
         next(batches(tv.load(bert), []))

@@ -34,9 +34,9 @@ def file_of(mode: str, form: str = "PNG") -> bytes:
 def test_pictures_of_every_mode(mode, tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(file_of(mode))
-    seen = Image("x", path).pixels()
+    seen = Image("x", path).read_pixels()
     assert seen.dtype == np.uint8 and seen.shape == (2, 4, 3)
-    np.testing.assert_array_equal(Image("x", path.read_bytes()).pixels(), seen)
+    np.testing.assert_array_equal(Image("x", path.read_bytes()).read_pixels(), seen)
     if mode in ("RGBA", "LA"):  # what shows through is white, not what is stored below it
         assert (seen[:, 2:] == 255).all()
     if mode in ("RGB", "RGBA"):
@@ -59,20 +59,20 @@ def test_sixteen_bits_are_not_cut():
     values = np.array([[0, 30000], [60000, 65535]], dtype=np.uint16)
     target = io.BytesIO()
     Pillow.fromarray(values).save(target, "PNG")
-    seen = Image("x", target.getvalue()).pixels()[..., 0]
+    seen = Image("x", target.getvalue()).read_pixels()[..., 0]
     np.testing.assert_allclose(seen, values / 257, atol=1)
 
 
 def test_arrays_and_pils_pictures():
     grey = np.array([[0, 255]], dtype=np.uint8)
-    assert Image("x", grey).pixels().tolist() == [[[0] * 3, [255] * 3]]
-    assert Image("x", grey[..., None]).pixels().tolist() == [[[0] * 3, [255] * 3]]
+    assert Image("x", grey).read_pixels().tolist() == [[[0] * 3, [255] * 3]]
+    assert Image("x", grey[..., None]).read_pixels().tolist() == [[[0] * 3, [255] * 3]]
     colour = tiny_vision.picture(1)
-    np.testing.assert_array_equal(Image("x", colour).pixels(), colour)
-    np.testing.assert_array_equal(Image("x", Pillow.fromarray(colour)).pixels(), colour)
+    np.testing.assert_array_equal(Image("x", colour).read_pixels(), colour)
+    np.testing.assert_array_equal(Image("x", Pillow.fromarray(colour)).read_pixels(), colour)
     for wrong in (colour.astype(float), colour[None], colour[..., :2], colour[:0]):
         with pytest.raises(TvlensError, match=r"image of 'x' is .*not uint8"):
-            Image("x", wrong).pixels()
+            Image("x", wrong).read_pixels()
 
 
 def test_broken_files(tmp_path):
@@ -80,9 +80,9 @@ def test_broken_files(tmp_path):
         path = tmp_path / f"{name}.png"
         path.write_bytes(content)
         with pytest.raises(TvlensError, match=f"cannot read the image of 'x', .*{name}.png"):
-            Image("x", path).pixels()
+            Image("x", path).read_pixels()
     with pytest.raises(TvlensError, match="cannot read the image of 'x', 10 bytes"):
-        Image("x", b"no picture").pixels()
+        Image("x", b"no picture").read_pixels()
 
 
 def test_tasks_with_images(task, tmp_path):
@@ -119,7 +119,7 @@ def test_files_of_tasks_with_images(tmp_path):
     task.to_json(tmp_path / "t.json")
     again = Task.from_json(tmp_path / "t.json")
     assert again.pairs == task.pairs
-    seen = [one.shown(("cat", "cats"), "image")[0].pixels() for one in (task, again)]
+    seen = [one.shown(("cat", "cats"), "image")[0].read_pixels() for one in (task, again)]
     np.testing.assert_array_equal(*seen)
     with pytest.raises(TvlensError, match="image of 'cat' is no file"):
         Task("t", PAIRS, images=PICTURES).to_json(tmp_path / "x.json")
@@ -158,7 +158,7 @@ def test_positions_are_known_by_construction(name, modes, template, instruction)
     if not images:
         return
     outputs = processor(
-        text=[prompt.text], images=[[i.pixels() for i in images]], add_special_tokens=False
+        text=[prompt.text], images=[[i.read_pixels() for i in images]], add_special_tokens=False
     )
     assert tuple(outputs["input_ids"][0]) == prompt.tokens[1:]
     soft = {processor.tokenizer.convert_tokens_to_ids(processor.image_token)}

@@ -87,10 +87,10 @@ def places(names):
 @pytest.mark.parametrize("size", [20, 12, 28])
 def test_the_vit_computes_what_dinov2_does(tiny_dinov2, size):
     source, data = tiny_dinov2
-    pictures = torch.randn(2, 3, size, size)
+    images = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        wanted = source(pictures, output_hidden_states=True)
-        got = dinov2.vit(data, size=size)(pictures, output_hidden_states=True)
+        wanted = source(images, output_hidden_states=True)
+        got = dinov2.vit(data, size=size)(images, output_hidden_states=True)
     for ours, theirs in zip(got.hidden_states, wanted.hidden_states, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(

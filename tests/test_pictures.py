@@ -29,7 +29,7 @@ def test_the_pack_is_whole(pack):
     for name in pack.names:
         counts[name] += 1
     assert min(counts.values()) >= 3
-    assert pack.pixels(0).shape == (64, 64, 4) and len(set(pack.files)) > 0.99 * len(pack)
+    assert pack.read_pixels(0).shape == (64, 64, 4) and len(set(pack.files)) > 0.99 * len(pack)
 
 
 def test_flags_are_those_of_their_countries(pack):
@@ -37,7 +37,7 @@ def test_flags_are_those_of_their_countries(pack):
     flags = pack.where(kind="flag", names=["France"])
     assert len(flags) >= 6
     for row in range(len(flags)):
-        seen = plain(flags.pixels(row), size=64)[20:44].astype(int)
+        seen = plain(flags.read_pixels(row), size=64)[20:44].astype(int)
         left, middle, right = (seen[:, at : at + 4].mean((0, 1)) for at in (14, 30, 46))
         assert left.argmax() == 2 and right.argmax() == 0 and middle.min() > 180, flags.artists[row]
 
@@ -47,7 +47,7 @@ def test_choosing(pack):
     assert set(lions) == {"lion", "tiger"}
     task = Task("cry", [("lion", "roar"), ("ant", "none"), ("tiger", "roar")]).with_images(lions)
     assert [x for x, _ in task] == ["lion", "tiger"]
-    assert task.shown(task.pairs[0], "image")[0].pixels().shape == (64, 64, 3)
+    assert task.shown(task.pairs[0], "image")[0].read_pixels().shape == (64, 64, 3)
     with pytest.raises(TvlensError, match="several artists drew the same things"):
         pack.where(names=["lion"]).by_name()
     for wrong in ({"artist": "nota"}, {"kind": "animals"}, {"names": ["lyon"]}):
@@ -75,7 +75,7 @@ def test_parts_share_neither_artist_nor_thing(pack):
 
 
 def test_views(pack):
-    drawing = pack.pixels(pack.names.index("lion"))
+    drawing = pack.read_pixels(pack.names.index("lion"))
     white = plain(drawing, size=56)
     assert white.shape == (56, 56, 3) and (white[0, 0] == 255).all()
     drawn = [augmented(drawing, size=56, seed=(0, 5, view)) for view in range(12)]

@@ -116,7 +116,7 @@ def test_tiny_vlm_names_an_artist_it_has_not_seen(tiny_vlm):
         some = trained.where(kind=kind)
         some = some.subset(range(0, len(some), max(1, len(some) // 24)))
         pixels = tiny_vlm.processor.image_processor(
-            [plain(some.pixels(i), size=224) for i in range(len(some))]
+            [plain(some.read_pixels(i), size=224) for i in range(len(some))]
         )
         with torch.no_grad():
             soft = model.soft_tokens(pixels)

@@ -41,7 +41,7 @@ def plain_logits(name, prompt):
     ids = torch.tensor([prompt.tokens])
     options = {}
     if prompt.images:
-        images = [[image.pixels() for image in prompt.images]]
+        images = [[image.read_pixels() for image in prompt.images]]
         options = dict(
             processor(
                 text=[prompt.text], images=images, add_special_tokens=False, return_tensors="pt"
@@ -64,7 +64,9 @@ def test_ragged_prompts_give_hugging_faces_logits(name):
     found = logits_at(model, batch, batch.positions(-1))[:, 0]
     wanted = torch.stack([plain_logits(name, prompt) for prompt in shown])
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
-    blind = logits_at(model, Batch.of(model, shown, look=False), batch.positions(-1))[:, 0]
+    blind = logits_at(model, Batch.of(model, shown, process_images=False), batch.positions(-1))[
+        :, 0
+    ]
     changed = (found - blind).abs().amax(-1) > 1e-4
     assert changed.tolist() == [True, True, True, False]  # the pictures matter where they are
 

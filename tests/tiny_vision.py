@@ -8,7 +8,7 @@ import tiny
 import torch
 import transformers as hf
 
-from tvlens.models.processor import images_only
+from tvlens.models.processor import without_video_processor
 
 NAMES = ["llava", "onevision", "smolvlm", "qwen", "gemma", "tiny-vlm", "tiny-vlm-gemma"]
 
@@ -62,7 +62,7 @@ def _onevision():
     images = hf.LlavaOnevisionImageProcessorPil(
         size={"height": 16, "width": 16}, image_grid_pinpoints=pins, **_RGB
     )
-    processor = images_only(hf.LlavaOnevisionProcessor)(
+    processor = without_video_processor(hf.LlavaOnevisionProcessor)(
         image_processor=images,
         tokenizer=tokenizer,
         video_processor=None,
@@ -130,7 +130,7 @@ def _qwen():
         size={"shortest_edge": 64, "longest_edge": 1024},
         **_RGB,
     )
-    processor = images_only(hf.Qwen2_5_VLProcessor)(
+    processor = without_video_processor(hf.Qwen2_5_VLProcessor)(
         image_processor=images, tokenizer=tokenizer, video_processor=None
     )
     return hf.Qwen2_5_VLForConditionalGeneration(config), processor

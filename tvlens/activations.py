@@ -129,7 +129,7 @@ def collect(
         model: any model that `load` gives.
         prompts: texts (tokenised by the model), token lists, a tensor of them, padded or not, a
             tokenizer's output with its attention mask, built prompts (with images or without),
-            pictures, or the input vectors of a model that reads vectors. See `read_prompts` for
+            images, or the input vectors of a model that reads vectors. See `read_prompts` for
             what counts as padding.
         wanted: component names (at `layers`), hook names and sites.
         layers: "all", one layer or several, for component names.
@@ -147,7 +147,7 @@ def collect(
     batch_size = as_integer(batch_size, name="batch_size", minimum=1)
     addresses = _addresses(model, wanted, layers)
     rows = read_prompts(model, prompts)
-    everything = Batch.of(model, rows, look=False)
+    everything = Batch.of(model, rows, process_images=False)
     shapes = {str(s): _stored_shape(model, s, everything, positions) for s in addresses}
     dtype = next(model.parameters()).dtype
     if file is not None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import tvlens as tv
 from tvlens import LabelledDataset, TvlensError, deprecation
 from tvlens.labelled import HUB_DATASETS
-from tvlens.models import pixels
+from tvlens.models import preprocess_images
 
 
 @pytest.fixture(params=LabelledDataset.names())
@@ -147,19 +147,19 @@ def test_bad_input_raises_one_line_errors():
     assert len(HUB_DATASETS) == 16
 
 
-def test_pixels_normalizes_and_resizes():
+def test_preprocess_images_normalizes_and_resizes():
     generator = np.random.default_rng(0)
-    pictures = [generator.integers(0, 256, (n, n, 3), dtype=np.uint8) for n in (16, 16, 16)]
-    got = pixels(pictures, size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
-    wanted = (np.stack(pictures).transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    images = [generator.integers(0, 256, (n, n, 3), dtype=np.uint8) for n in (16, 16, 16)]
+    got = preprocess_images(images, size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    wanted = (np.stack(images).transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25
     torch.testing.assert_close(got, torch.tensor(wanted, dtype=torch.float32))
-    mixed = pixels([pictures[0], np.full((8, 12, 3), 255, np.uint8)], size=32)
+    mixed = preprocess_images([images[0], np.full((8, 12, 3), 255, np.uint8)], size=32)
     assert mixed.shape == (2, 3, 32, 32)
     assert torch.allclose(mixed[1], mixed[1, :, :1, :1].expand(3, 32, 32), atol=1e-5)
-    with pytest.raises(TvlensError, match="picture 0 is float64"):
-        pixels([np.zeros((4, 4, 3))])
-    with pytest.raises(TvlensError, match="no pictures"):
-        pixels([])
+    with pytest.raises(TvlensError, match="image 0 is float64"):
+        preprocess_images([np.zeros((4, 4, 3))])
+    with pytest.raises(TvlensError, match="no images"):
+        preprocess_images([])
 
 
 def test_deprecated_name_warns_once_and_names_the_new_one(monkeypatch):

@@ -185,7 +185,7 @@ MASKED = {"input_ids": [[3, 4, 5]]}
         (torch.ones(2, 3).bool(), "integers .prompt, position., not bool"),
         (torch.ones(2, 2, 2).long(), r"not int64 \[2, 2, 2\]"),
         (torch.rand(2, 3), "holds no prompts"),
-        (torch.rand(2, 3, 16, 16), "reads no pictures"),
+        (torch.rand(2, 3, 16, 16), "reads no images"),
         (torch.rand(2, 3, 16), "as wide as the model, 32, not 16"),
         (torch.zeros(0, 4).long(), "no prompts"),
         ([[3, 999]], "token 999 of prompt 0 is outside the model's vocabulary of 384"),
@@ -212,5 +212,5 @@ def test_what_is_no_prompt_is_named(unchecked, prompts, message):
 
 def test_models_of_pictures_read_no_tokens(unchecked):
     for prompts in ([[3, 4]], torch.rand(1, 3, 8, 8), torch.rand(1, 17, 32)):
-        with pytest.raises(TvlensError, match=r"reads pictures"):
+        with pytest.raises(TvlensError, match=r"reads images"):
             tv.collect(tiny.model("vit"), prompts, progress=False)

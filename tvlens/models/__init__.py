@@ -4,8 +4,7 @@ from .classification_head import classify, head
 from .forward import Batch, hooked, is_classifier, logits_at, run
 from .inputs import batches
 from .loading import is_processed, load, model_name
-from .pictures import pixels
-from .processor import reader
+from .processor import preprocess_images, processor_or_tokenizer
 from .prompts import read_prompts
 from .readouts import READOUTS, first_token, last_token, mean_token, readout
 
@@ -24,9 +23,9 @@ __all__ = [
     "logits_at",
     "mean_token",
     "model_name",
-    "pixels",
+    "preprocess_images",
+    "processor_or_tokenizer",
     "read_prompts",
-    "reader",
     "readout",
     "run",
 ]

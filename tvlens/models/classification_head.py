@@ -42,7 +42,7 @@ def head(model: Any) -> Head:
 def classify(
     model: Any, inputs: Inputs, *, batch_size: int = 32, max_tokens: int = 64
 ) -> Float[Tensor, "row class"]:
-    """Logits of texts or pictures, on the CPU.
+    """Logits of texts or images, on the CPU.
 
     Raises:
         TvlensError: the model has no classifier, or reads other inputs.

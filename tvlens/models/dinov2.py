@@ -1,7 +1,7 @@
 """DINOv2-small out of an ONNX graph, as a Hugging Face ViT.
 
 The two differ in LayerScale, a factor per dimension behind each sublayer, which is folded into the
-weights before it, and in the positions, which DINOv2 learned at 518 px and resizes to the picture.
+weights before it, and in the positions, which DINOv2 learned at 518 px and resizes to the image.
 """
 
 import json
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from . import onnx
-from .pictures import MEAN, STD
+from .processor import IMAGENET_MEAN, IMAGENET_STD
 
 LAYERS, HEADS, WIDTH, PATCH = 12, 6, 384, 14
 
@@ -33,7 +33,7 @@ _NORMS = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
 
 
 def vit(data: bytes, *, size: int = 224) -> Any:
-    """The backbone of the ONNX graph as a `ViTModel` for pictures of `size` pixels a side.
+    """The backbone of the ONNX graph as a `ViTModel` for images of `size` pixels a side.
 
     Raises:
         TvlensError: the graph is not this model.
@@ -64,7 +64,7 @@ def vit(data: bytes, *, size: int = 224) -> Any:
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write the model, and how its pictures are to be prepared."""
+    """Write the model, and how its images are to be prepared."""
     model.save_pretrained(folder)
     size = model.config.image_size
     about = {
@@ -75,8 +75,8 @@ def save(model: Any, folder: Path) -> None:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": MEAN,
-        "image_std": STD,
+        "image_mean": IMAGENET_MEAN,
+        "image_std": IMAGENET_STD,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(about, indent=1))
 

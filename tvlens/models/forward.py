@@ -16,12 +16,12 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..integers import Integers, as_integers
+from . import processor
 from .families import family
 from .locks import exclusive
-from .processor import has_images, looked_at
 
 Hook = tuple[str, Callable]
-Pictures = Float[Tensor, "row channel height width"]
+PixelValues = Float[Tensor, "row channel height width"]
 Vectors = Float[Tensor, "row pos input"]
 # Token ids, or `Prompt`s, which may show images.
 TokenRows = Sequence[Any] | Int[Tensor, "row pos"]
@@ -29,27 +29,28 @@ TokenRows = Sequence[Any] | Int[Tensor, "row pos"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts of unequal length as one tensor, or pictures or vectors, which are all of one size.
+    """Prompts of unequal length as one tensor, or images or vectors, which are all of one size.
 
     Attributes:
         inputs: token ids, right-padded, pixel values, or a vector per position.
         lengths: how many positions of each row are real.
-        seen: what the processor makes of the prompts' images, by the names that the model's
-            forward gives it; rows stand one behind the other along the first axis.
+        processor_outputs: outputs of the processor for the prompts' images, by the name of the
+            model's input; the images of all rows are concatenated along the first axis.
     """
 
-    inputs: Int[Tensor, "row pos"] | Pictures | Vectors
+    inputs: Int[Tensor, "row pos"] | PixelValues | Vectors
     lengths: Int[Tensor, " row"]
-    seen: Mapping[str, Tensor] = field(default_factory=dict)
+    processor_outputs: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, model: Any, prompts: TokenRows | Pictures | Vectors, *, look: bool = True
+        cls, model: Any, prompts: TokenRows | PixelValues | Vectors, *, process_images: bool = True
     ) -> "Batch":
-        """Pad token lists or prompts for `model`, or take pictures and vectors as they are.
+        """Pad token lists or prompts for `model`, or take images and vectors as they are.
 
         Args:
-            look: prepare the prompts' images; without them a batch only tells its lengths.
+            process_images: run the processor on the prompts' images; otherwise the batch holds
+                tokens and lengths only.
 
         Raises:
             TvlensError: no prompts, an empty one, or one beyond the context length.
@@ -64,17 +65,17 @@ class Batch:
         _check_lengths(lengths, model.cfg.n_ctx, prompts)
         # 0 is an ordinary token everywhere: whatever stands behind a prompt is never looked at.
         inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        if not look or not has_images(prompts):
+        if not process_images or not processor.has_images(prompts):
             return cls(inputs, lengths)
-        return cls(inputs, lengths, looked_at(model, prompts, width=inputs.shape[1]))
+        return cls(inputs, lengths, processor.process_images(model, prompts, width=inputs.shape[1]))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def to(self, device: Any) -> "Batch":
         """The same batch with its inputs and images on a device."""
-        seen = {key: value.to(device) for key, value in self.seen.items()}
-        return Batch(self.inputs.to(device), self.lengths, seen)
+        outputs = {key: value.to(device) for key, value in self.processor_outputs.items()}
+        return Batch(self.inputs.to(device), self.lengths, outputs)
 
     def repeat(self, count: int) -> "Batch":
         """All rows, `count` times one behind the other."""
@@ -82,13 +83,15 @@ class Batch:
         def repeated(tensor: Tensor) -> Tensor:
             return tensor.repeat(count, *[1] * (tensor.ndim - 1))
 
-        seen = {key: repeated(value) for key, value in self.seen.items()}
-        return Batch(repeated(self.inputs), self.lengths.repeat(count), seen)
+        outputs = {key: repeated(value) for key, value in self.processor_outputs.items()}
+        return Batch(repeated(self.inputs), self.lengths.repeat(count), outputs)
 
     def options(self, model: Any) -> dict[str, Tensor]:
         """Everything that the model's forward takes beside the inputs."""
         device = next(model.parameters()).device
-        return self.mask(model) | {key: value.to(device) for key, value in self.seen.items()}
+        return self.mask(model) | {
+            key: value.to(device) for key, value in self.processor_outputs.items()
+        }
 
     def mask(self, model: Any) -> dict[str, Int[Tensor, "row pos"]]:
         """The option that keeps padding out of sight, for models that look both ways."""

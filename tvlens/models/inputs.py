@@ -1,4 +1,4 @@
-"""What a model reads, made from texts or pictures: token rows and pixel values, in batches."""
+"""What a model reads, made from texts or images: token rows and pixel values, in batches."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from .pictures import MEAN, STD, pixels
+from .processor import IMAGENET_MEAN, IMAGENET_STD, preprocess_images
 
 Inputs = Sequence[str] | Sequence[np.ndarray]
 
@@ -22,24 +22,24 @@ def batches(
 
     Args:
         model: what `load` gives.
-        inputs: texts, or pictures `uint8 [height, width, 3]`.
+        inputs: texts, or images `uint8 [height, width, 3]`.
         max_tokens: longer texts are cut, special tokens counted.
 
     Raises:
-        TvlensError: no inputs, texts for a model of pictures or the other way round, no tokenizer.
+        TvlensError: no inputs, texts for a model of images or the other way round, no tokenizer.
     """
     if not len(inputs):
         raise TvlensError("no inputs")
     config = getattr(model, "original_model", model).config
-    check_kind(config, inputs)
+    check_input_kind(config, inputs)
     if isinstance(inputs[0], str):
         rows = token_rows(getattr(model, "tokenizer", None), inputs, max_tokens=max_tokens)
         for start in range(0, len(rows), batch_size):
             yield rows[start : start + batch_size]
     else:
-        form = picture_form(config)
+        settings = image_settings(config)
         for start in range(0, len(inputs), batch_size):
-            yield pixels(inputs[start : start + batch_size], **form)
+            yield preprocess_images(inputs[start : start + batch_size], **settings)
 
 
 def token_rows(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
@@ -57,28 +57,28 @@ def token_rows(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> list
     return rows
 
 
-def picture_form(config: Any) -> dict[str, Any]:
-    """Size, mean and std of the pictures that a vision model reads, as its folder says.
+def image_settings(config: Any) -> dict[str, Any]:
+    """Size, mean and standard deviation of the images that a vision model reads, from its folder.
 
-    Models that say nothing of mean and std get those of ImageNet.
+    The mean and standard deviation of ImageNet are the default.
     """
     from transformers.utils import cached_file
 
     try:
         path = cached_file(config._name_or_path, "preprocessor_config.json")
-        about = json.loads(Path(path).read_text())
+        metadata = json.loads(Path(path).read_text())
     except (OSError, ValueError):  # no folder, or one without that file
-        about = {}
+        metadata = {}
     return {
         "size": config.image_size,
-        "mean": tuple(about.get("image_mean") or MEAN),
-        "std": tuple(about.get("image_std") or STD),
+        "mean": tuple(metadata.get("image_mean") or IMAGENET_MEAN),
+        "std": tuple(metadata.get("image_std") or IMAGENET_STD),
     }
 
 
-def check_kind(config: Any, inputs: Inputs) -> None:
-    """Raise TvlensError where texts meet a vision model, or pictures a text model."""
-    reads_pictures = hasattr(config, "image_size")
-    if isinstance(inputs[0], str) == reads_pictures:
-        reads, given = ("pictures", "texts") if reads_pictures else ("texts", "pictures")
+def check_input_kind(config: Any, inputs: Inputs) -> None:
+    """Raise TvlensError where texts meet a vision model, or images a text model."""
+    reads_images = hasattr(config, "image_size")
+    if isinstance(inputs[0], str) == reads_images:
+        reads, given = ("images", "texts") if reads_images else ("texts", "images")
         raise TvlensError(f"this {config.model_type} model reads {reads}, not {given}")

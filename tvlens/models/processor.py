@@ -1,30 +1,77 @@
-"""What a vision-language model needs beside token ids, as its own processor makes it."""
+"""Image inputs: preprocessing to pixel values, and the processors of vision-language models."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from .pictures import pixels
 
-# Made anew here, where answers and padding follow the prompt.
-_TOKENS = ("input_ids", "attention_mask")
+# Mean and standard deviation of ImageNet per colour channel, used to train most encoders.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Outputs of a processor that `Batch` builds itself, because it appends answers and padding.
+_TOKEN_OUTPUTS = ("input_ids", "attention_mask")
 
 
-def reader(model: Any) -> Any:
-    """What makes a model's inputs out of prompts: its processor, or its tokenizer."""
+def preprocess_images(
+    images: Sequence[np.ndarray],
+    *,
+    size: int = 224,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Float[Tensor, "image 3 size size"]:
+    """Resize and normalise images to the pixel values that a vision encoder reads.
+
+    Args:
+        images: `uint8 [height, width, 3]`, of any sizes.
+        size: pixels a side; images are stretched to it by bicubic interpolation with
+            antialiasing, clamped to the range of the input.
+        mean: per channel, of values from 0 to 1, as in the model's training.
+        std: likewise.
+
+    Raises:
+        TvlensError: no images, or one of another shape or dtype.
+    """
+    if not len(images):
+        raise TvlensError("no images")
+    for index, image in enumerate(images):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise TvlensError(
+                f"image {index} is {image.dtype} {list(image.shape)}, not uint8 [height, width, 3]"
+            )
+    if len({image.shape for image in images}) == 1:
+        resized = _resize(np.stack(images), size)
+    else:
+        resized = torch.cat([_resize(image[None], size) for image in images])
+    shift, scale = (rearrange(torch.tensor(part), "color -> color 1 1") for part in (mean, std))
+    return (resized - shift) / scale
+
+
+def _resize(images: np.ndarray, size: int) -> Float[Tensor, "image 3 size size"]:
+    values = rearrange(torch.tensor(images), "image row column color -> image color row column")
+    values = values.float() / 255
+    if values.shape[2:] != (size, size):
+        values = torch.nn.functional.interpolate(
+            values, size=(size, size), mode="bicubic", antialias=True
+        )
+    return values.clamp(0, 1)
+
+
+def processor_or_tokenizer(model: Any) -> Any:
+    """The model's processor if it has one, else its tokenizer."""
     return getattr(model, "processor", None) or getattr(model, "tokenizer", None)
 
 
 def load_processor(name: str, **options: Any) -> Any:
-    """The processor of a folder or hub id, without torchvision; None where there is none.
+    """Load the processor of a folder or hub id without torchvision; None where there is none.
 
-    Hugging Face's processors of models that also watch videos ask for torchvision, which only the
-    videos need: such a one is put together without them.
+    Hugging Face's processors of models that also read videos require torchvision for the videos
+    alone; such a processor is built without its video part.
     """
     import transformers
 
@@ -35,38 +82,46 @@ def load_processor(name: str, **options: Any) -> Any:
     except (OSError, ValueError):
         return None
     config = transformers.AutoConfig.from_pretrained(name, **options)
-    cls = images_only(transformers.models.auto.processing_auto.PROCESSOR_MAPPING[type(config)])
-    about, _ = cls.get_processor_dict(name, **options)
-    images = transformers.AutoImageProcessor.from_pretrained(name, **options)
+    mapping = transformers.models.auto.processing_auto.PROCESSOR_MAPPING
+    cls = without_video_processor(mapping[type(config)])
+    processor_config, _ = cls.get_processor_dict(name, **options)
+    image_processor = transformers.AutoImageProcessor.from_pretrained(name, **options)
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-    return cls.from_args_and_dict([images, tokenizer, None], about)
+    return cls.from_args_and_dict([image_processor, tokenizer, None], processor_config)
 
 
-def images_only(cls: type) -> type:
-    """A Hugging Face processor class that does without its video processor."""
+def without_video_processor(cls: type) -> type:
+    """A subclass of a Hugging Face processor class that accepts None as its video processor."""
 
     def check(self: Any, name: str, part: Any) -> Any:
         return None if part is None else cls.check_argument_for_proper_class(self, name, part)
 
-    # Its arguments are read off `__init__`, so that must stay the class's own.
+    # Hugging Face reads the arguments off `__init__`, so the subclass must not define its own.
     return type(cls.__name__, (cls,), {"check_argument_for_proper_class": check})
 
 
 def has_images(prompts: Sequence[Any] | Tensor) -> bool:
-    """Whether any of these prompts shows an image; token ids do not."""
+    """Whether any prompt contains an image; token ids do not."""
     return not isinstance(prompts, Tensor) and any(
         getattr(prompt, "images", ()) for prompt in prompts
     )
 
 
-def looked_at(model: Any, prompts: Sequence[Any], *, width: int) -> dict[str, Tensor]:
-    """Every output of the processor but the tokens themselves, for prompts padded to `width`.
+def process_images(model: Any, prompts: Sequence[Any], *, width: int) -> dict[str, Tensor]:
+    """Run the model's processor on the images of prompts.
 
-    What is said of every token is set to 0 at the beginning of the text, behind the prompt and in
-    the padding.
+    Args:
+        model: a vision-language model with its processor.
+        prompts: built prompts, with or without images.
+        width: positions per row after padding.
+
+    Returns:
+        Every output of the processor except the tokens, by the name of the model's input. Outputs
+        with one value per token are 0 at the beginning-of-text token, after the prompt and in the
+        padding.
 
     Raises:
-        TvlensError: the model has no processor, or the processor makes other tokens.
+        TvlensError: no processor, or a processor whose tokens differ from the prompt's.
     """
     processor = getattr(model, "processor", None)
     if processor is None:
@@ -74,7 +129,7 @@ def looked_at(model: Any, prompts: Sequence[Any], *, width: int) -> dict[str, Te
     with_images = [prompt for prompt in prompts if prompt.images]
     outputs = processor(
         text=[prompt.text for prompt in with_images],
-        images=[[image.pixels() for image in prompt.images] for prompt in with_images],
+        images=[[image.read_pixels() for image in prompt.images] for prompt in with_images],
         add_special_tokens=False,
         padding=True,
         padding_side="right",
@@ -87,20 +142,20 @@ def looked_at(model: Any, prompts: Sequence[Any], *, width: int) -> dict[str, Te
                 f"{type(processor).__name__} makes other tokens of {prompt.text!r} than the "
                 "prompt has"
             )
-    found = {k: v for k, v in outputs.items() if isinstance(v, Tensor) and k not in _TOKENS}
-    where = torch.tensor([bool(prompt.images) for prompt in prompts])
+    shows_image = torch.tensor([bool(prompt.images) for prompt in prompts])
     return {
-        key: _spread(value, where, width) if value.shape == ids.shape else value
-        for key, value in found.items()
+        key: _pad_per_token(value, shows_image, width) if value.shape == ids.shape else value
+        for key, value in outputs.items()
+        if isinstance(value, Tensor) and key not in _TOKEN_OUTPUTS
     }
 
 
-def _spread(value: Tensor, where: Tensor, width: int) -> Tensor:
-    """A number per token of the prompts with images, as one per position of all prompts."""
-    whole = torch.zeros(len(where), width, dtype=value.dtype)
-    kept = value[:, : width - 1]
-    whole[where, 1 : 1 + kept.shape[1]] = kept
-    return whole
+def _pad_per_token(value: Tensor, shows_image: Tensor, width: int) -> Tensor:
+    """Extend one value per token of the prompts with images to all positions of all prompts."""
+    padded = torch.zeros(len(shows_image), width, dtype=value.dtype)
+    value = value[:, : width - 1]
+    padded[shows_image, 1 : 1 + value.shape[1]] = value
+    return padded
 
 
 class SoftProcessor:
@@ -112,7 +167,7 @@ class SoftProcessor:
 
     def image_processor(self, images: Sequence[np.ndarray]) -> Float[Tensor, "picture 3 size size"]:
         """Pixel values of pictures `uint8 [height, width, 3]`."""
-        return pixels(images, size=self.size)
+        return preprocess_images(images, size=self.size)
 
     def __call__(
         self,

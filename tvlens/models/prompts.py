@@ -32,7 +32,7 @@ Rows = list[Any]
 
 
 def read_prompts(model: Any, prompts: Any) -> Any:
-    """Prompts as a list of token rows, or pictures and vectors (float tensors) as they are.
+    """Prompts as a list of token rows, or images and vectors (float tensors) as they are.
 
     Args:
         prompts: a text or texts, tokenised by the model; one prompt's tokens or several prompts',
@@ -174,24 +174,24 @@ def _rows_of(model: Any, tokens: Tensor) -> Rows:
 
 
 def _vectors(model: Any, tensor: Tensor) -> Tensor:
-    """Pictures or vectors as they are, where the model reads them."""
+    """Images or vectors as they are, where the model reads them."""
     config = getattr(getattr(model, "original_model", None), "config", None)
     shape = list(tensor.shape)
     if tensor.ndim not in (3, 4):
         raise TvlensError(
-            f"a float tensor of shape {shape} holds no prompts: token ids are integers, pictures "
+            f"a float tensor of shape {shape} holds no prompts: token ids are integers, images "
             "[row, channel, height, width], vectors [row, position, input]"
         )
     size = getattr(config, "image_size", None)
     if tensor.ndim == 4 and size is None:
-        raise TvlensError(f"this model reads no pictures, such as a tensor of shape {shape}")
+        raise TvlensError(f"this model reads no images, such as a tensor of shape {shape}")
     wanted = [getattr(config, "num_channels", None), size, size]
     if tensor.ndim == 4 and isinstance(size, int) and shape[1:] != wanted:
         raise TvlensError(
-            f"the model reads pictures [channel, height, width] {wanted}, not {shape[1:]}"
+            f"the model reads images [channel, height, width] {wanted}, not {shape[1:]}"
         )
     if tensor.ndim == 3 and size is not None:
-        raise TvlensError(f"this model reads pictures [row, channel, height, width], not {shape}")
+        raise TvlensError(f"this model reads images [row, channel, height, width], not {shape}")
     # A model of vectors calls the width of its inputs its vocabulary.
     widths = [model.cfg.d_model, getattr(model.cfg, "d_vocab", None)]
     if tensor.ndim == 3 and size is None and shape[2] not in widths:
@@ -296,7 +296,7 @@ def _row(tokens: Any, i: int) -> Tensor:
 def _check_tokens(model: Any, rows: Rows) -> None:
     """Raise TvlensError for a token id that the model has no embedding for."""
     if hasattr(getattr(getattr(model, "original_model", None), "config", None), "image_size"):
-        raise TvlensError("this model reads pictures [row, channel, height, width], not tokens")
+        raise TvlensError("this model reads images [row, channel, height, width], not tokens")
     embedding = getattr(getattr(model, "original_model", None), "get_input_embeddings", None)
     rows_of_weights = len(getattr(embedding() if embedding else None, "weight", ()))
     vocabulary = max(getattr(model.cfg, "d_vocab", None) or 0, rows_of_weights)

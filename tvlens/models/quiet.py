@@ -23,7 +23,7 @@ def without_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_torchvision() -> Iterator[None]:
-    """TransformerLens refuses models that also watch videos where torchvision is missing; pictures
+    """TransformerLens refuses models that also watch videos where torchvision is missing; images
     do without, by way of Pillow.
     """
     from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter

@@ -148,7 +148,7 @@ ZOO: dict[str, Entry] = {
                 "layer was bent towards saliency, so read layers 5 to 10",
                 convert=convert.dinov2(size),
             )
-            # Small pictures say as much at 56 px, at a sixteenth of the cost.
+            # Small images say as much at 56 px, at a sixteenth of the cost.
             for name, size in (("dinov2-small", 224), ("dinov2-small-56", 56))
         ),
         Entry(
@@ -158,7 +158,7 @@ ZOO: dict[str, Entry] = {
             disk_mb=11,
             licence="Apache-2.0",
             description="a projector between dinov2-small and smollm2-135m, which it takes too: "
-            "sees pictures of things; `tvlens train-vlm` made it",
+            "sees images of things; `tvlens train-vlm` made it",
             shipped=Path(__file__).parent / "shipped" / "tiny-vlm",
         ),
     )

@@ -42,7 +42,7 @@ def has_shared_prefix(model: Any, prompts: Batch) -> bool:
     """
     per_token = any(
         key.endswith("grid_thw") or value.shape == prompts.inputs.shape
-        for key, value in prompts.seen.items()
+        for key, value in prompts.processor_outputs.items()
     )
     return (
         not per_token

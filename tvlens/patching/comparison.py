@@ -170,10 +170,11 @@ def _check_sides(given: Any, own: Batch) -> None:
 
 def _equal(given: Batch, own: Batch) -> bool:
     """Whether two batches of the same lengths hold the same tokens and images."""
-    seen = given.seen.keys() == own.seen.keys() and all(
-        torch.equal(given.seen[key], own.seen[key]) for key in own.seen
+    same_images = given.processor_outputs.keys() == own.processor_outputs.keys() and all(
+        torch.equal(given.processor_outputs[key], value)
+        for key, value in own.processor_outputs.items()
     )
-    return seen and torch.equal(given.inputs, own.inputs)
+    return same_images and torch.equal(given.inputs, own.inputs)
 
 
 def _check_alignment(

@@ -29,7 +29,7 @@ def check_writable(model: Any, prompts: Batch, site: Site) -> None:
     if site.component in known or int(prompts.lengths[0]) < 2:
         return
     batch = prompts  # which images are the first prompt's, only the processor knows
-    if not prompts.seen:
+    if not prompts.processor_outputs:
         batch = Batch(prompts.inputs[:1, : prompts.lengths[0]], prompts.lengths[:1])
     noise = torch.Generator().manual_seed(0)
 
@@ -85,7 +85,7 @@ def forward_examples(
     Args:
         examples: for each cell, the index of its prompt.
     """
-    if prompts.seen:  # which images belong to which prompt, only the processor knows
+    if prompts.processor_outputs:  # which images belong to which prompt, only the processor knows
         logits = full_forward(model, prompts, cells, parts, reads, vocabulary)
         return logits[range(len(cells)), list(examples)]
     index = torch.tensor(list(examples))

@@ -197,12 +197,12 @@ def rounding(model: Any, base: Base, reads: Sequence[int]) -> float:
 
 def _measure_rounding(model: Any, base: Base, reads: Sequence[int]) -> float:
     prompts = base.prompts
-    if not prompts.seen:
+    if not prompts.processor_outputs:
         prompts = Batch(prompts.inputs[:4], prompts.lengths[:4])
     at = prompts.positions(list(reads))
     plain = logits_at(model, prompts, at).float()
     others = [logits_at(model, prompts, at, hooks=_noise(model, seed)) for seed in (0, 1)]
-    if not prompts.seen and not prompts.inputs.is_floating_point():
+    if not prompts.processor_outputs and not prompts.inputs.is_floating_point():
         longer = torch.nn.functional.pad(prompts.inputs.repeat(2, 1), (0, _padding(model, prompts)))
         wide = Batch(longer, prompts.lengths.repeat(2))
         others.append(logits_at(model, wide, at.repeat(2, 1))[: len(at)])

@@ -54,7 +54,7 @@ class Pictures:
         """The artists, sorted."""
         return sorted(set(self.artists))
 
-    def pixels(self, row: int) -> np.ndarray:
+    def read_pixels(self, row: int) -> np.ndarray:
         """One drawing as `uint8 [height, width, 4]`, straight alpha."""
         from PIL import Image
 

@@ -1,4 +1,4 @@
-"""`Image`: an input that is shown as a picture, out of a file, bytes or pixels."""
+"""`Image`: a task input shown as an image, from a file, bytes or pixels."""
 
 import io
 import os
@@ -14,16 +14,16 @@ from ..errors import TvlensError
 Modality = Literal["text", "image"]
 MODALITIES = get_args(Modality)
 
-# A file, the bytes of one, `uint8 [height, width]` with 3 or 4 channels or none, or PIL's own.
+# A file, its bytes, `uint8 [height, width]` without channels or with 1, 3 or 4, or a PIL image.
 Source = str | os.PathLike | bytes | np.ndarray | Any
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """A picture under the name of what it shows.
+    """An image with the name of what it shows.
 
     Attributes:
-        name: the item's input; errors and results call the picture by it.
+        name: the input of the task's pair; errors and results refer to the image by it.
         source: a file, the bytes of one, `uint8` pixels, or a PIL image.
     """
 
@@ -33,37 +33,37 @@ class Image:
     def __repr__(self) -> str:
         return f"Image({self.name!r})"
 
-    def pixels(self) -> np.ndarray:
-        """The picture as `uint8 [height, width, 3]`; what shows through stands on white.
+    def read_pixels(self) -> np.ndarray:
+        """Decode the image to `uint8 [height, width, 3]`; transparent areas become white.
 
         Raises:
-            TvlensError: no such file, no picture in it, or pixels of another form.
+            TvlensError: no such file, a file that is no image, or pixels of another shape.
         """
         from PIL import Image as Pillow
         from PIL import ImageOps
 
         source = self.source
         if isinstance(source, np.ndarray):
-            return _flat(_from_array(self.name, source))
+            return _to_rgb(_from_array(self.name, source))
         if isinstance(source, Pillow.Image):
-            return _flat(source)
+            return _to_rgb(source)
         try:
             data = source if isinstance(source, bytes) else Path(source).read_bytes()
             with Pillow.open(io.BytesIO(data)) as opened:
-                return _flat(ImageOps.exif_transpose(opened))
-        # Pillow's decoders raise what they like on broken files.
+                return _to_rgb(ImageOps.exif_transpose(opened))
+        # Pillow's decoders raise exceptions of many types on damaged files.
         except (OSError, ValueError, SyntaxError, EOFError, Pillow.DecompressionBombError) as error:
             where = f"{len(source)} bytes" if isinstance(source, bytes) else source
             raise TvlensError(f"cannot read the image of {self.name!r}, {where}: {error}") from None
 
-    def thumbnail(self, *, side: int = 64) -> bytes:
-        """A PNG file of the picture that fits into a square of `side` pixels, for display."""
+    def render_thumbnail(self, *, size: int = 64) -> bytes:
+        """Encode the image as a PNG that fits into `size` by `size` pixels, for display."""
         from PIL import Image as Pillow
 
-        small = Pillow.fromarray(self.pixels())
-        small.thumbnail((side, side))
+        thumbnail = Pillow.fromarray(self.read_pixels())
+        thumbnail.thumbnail((size, size))
         file = io.BytesIO()
-        small.save(file, "PNG", optimize=True)
+        thumbnail.save(file, "PNG", optimize=True)
         return file.getvalue()
 
 
@@ -84,14 +84,14 @@ def _from_array(name: str, values: np.ndarray) -> Any:
     return Pillow.fromarray(values[..., 0] if values.ndim == 3 and channels == 1 else values)
 
 
-def _flat(picture: Any) -> np.ndarray:
-    """Any mode as colours, on white where it shows through."""
+def _to_rgb(image: Any) -> np.ndarray:
+    """Convert a PIL image of any mode to RGB on a white background."""
     from PIL import Image as Pillow
 
-    if picture.mode.startswith(("I", "F")):  # 16 bits and more, which Pillow would cut at 255
-        values = np.asarray(picture, dtype=np.float64)
+    if image.mode.startswith(("I", "F")):  # 16 bits and more, which Pillow would clip at 255
+        values = np.asarray(image, dtype=np.float64)
         top = max(values.max(), 255 if values.max() < 256 else 65535)
-        picture = Pillow.fromarray((values.clip(0) / top * 255).round().astype(np.uint8))
-    layer = picture.convert("RGBA")
-    white = Pillow.new("RGBA", layer.size, "white")
-    return np.asarray(Pillow.alpha_composite(white, layer).convert("RGB"))
+        image = Pillow.fromarray((values.clip(0) / top * 255).round().astype(np.uint8))
+    rgba = image.convert("RGBA")
+    white = Pillow.new("RGBA", rgba.size, "white")
+    return np.asarray(Pillow.alpha_composite(white, rgba).convert("RGB"))

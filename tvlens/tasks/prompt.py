@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import TvlensError
 from .image import Image
-from .markers import expansions, tokenizer_of
+from .image_tokens import expand_images, tokenizer_of
 from .shuffle import Shown
 from .task import Task
 from .template import Template
@@ -21,7 +21,7 @@ class Prompt:
     """A few-shot prompt (zero-shot without demonstrations) with the places of its parts.
 
     Attributes:
-        text: the whole prompt without its beginning-of-text token; an image is one marker.
+        text: the whole prompt without its beginning-of-text token; an image is one image token.
         tokens: token ids up to the last delimiter, beginning-of-text token first.
         answer: token ids of the expected answer; empty if none was given.
         inputs: (start, stop) token positions of every input, the query's last.
@@ -51,7 +51,7 @@ class Prompt:
 
 
 def build(
-    reader: Any,
+    processor: Any,
     template: Template,
     demonstrations: Sequence[Shown],
     query: str | Image,
@@ -62,7 +62,7 @@ def build(
     """Write a prompt and tokenise it whole; every part's tokens follow from its characters.
 
     Args:
-        reader: a tokenizer, or the processor of a model that reads images too.
+        processor: a tokenizer, or the processor of a model that reads images too.
         demonstrations: each with its input as text or image (`Task.shown`), as the query.
         instruction: the task as a request; it stands first, on a line of its own.
 
@@ -71,13 +71,13 @@ def build(
             tokens with its neighbours, images without a processor, or a tokenizer without
             character offsets.
     """
-    tokenizer = tokenizer_of(reader)
+    tokenizer = tokenizer_of(processor)
     parts: list[tuple[str, str | Image]] = [("instruction", instruction + "\n")] * bool(instruction)
     parts += [part for pair in demonstrations for part in _parts(template, *pair)]
     parts += _parts(template, query, answer)[:4]
     roles = [role for role, _ in parts]
     images = [part for _, part in parts if isinstance(part, Image)]
-    texts = expansions(reader, [part for _, part in parts])
+    texts = expand_images(processor, [part for _, part in parts])
     pieces, owners = _tokenize(tokenizer, texts)
     spans = [_span(owners, i) for i in range(len(parts))]
     by_role = {
@@ -93,18 +93,18 @@ def build(
     if answer and len(pieces) == end:
         raise TvlensError(f"the answer {answer!r} of {query!r} tokenizes to nothing")
     _check_labels(template, demonstrations, by_role["label"][:-1])
-    marker = getattr(reader, "image_token", "")
-    shown = [marker if isinstance(part, Image) else part for _, part in parts[:-1]]
-    seen = [s for s, (_, part) in zip(spans, parts, strict=True) if isinstance(part, Image)]
+    image_token = getattr(processor, "image_token", "")
+    texts = [image_token if isinstance(part, Image) else part for _, part in parts[:-1]]
+    image_spans = [s for s, (_, part) in zip(spans, parts, strict=True) if isinstance(part, Image)]
     return Prompt(
-        text="".join(shown),
+        text="".join(texts),
         tokens=tuple(pieces[:end]),
         answer=tuple(pieces[end:]),
         inputs=tuple(by_role["input"]),
         delimiters=tuple(stop - 1 for _, stop in by_role["delimiter"]),
         labels=tuple(by_role["label"][:-1]),
         images=tuple(images),
-        image_spans=tuple(seen),
+        image_spans=tuple(image_spans),
         instruction=by_role.get("instruction", [None])[0],
     )
 

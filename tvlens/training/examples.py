@@ -10,8 +10,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..labelled import LabelledDataset
-from ..models.inputs import picture_form, token_rows
-from ..models.pictures import pixels
+from ..models.inputs import image_settings, token_rows
+from ..models.processor import preprocess_images
 
 JITTER = 4.0
 
@@ -37,7 +37,7 @@ class Examples:
         """The rows of a labelled set as `model` reads them."""
         labels = torch.tensor(data.labels)
         if data.kind == "image":
-            return cls(list(data.inputs), labels, picture_form(model.config))
+            return cls(list(data.inputs), labels, image_settings(model.config))
         return cls(token_rows(tokenizer, data.inputs, max_tokens=max_tokens), labels, {})
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class Examples:
         """Some of the rows, by the names that Hugging Face's models give their inputs."""
         rows = [self.rows[i] for i in chosen]
         if self.form:
-            return {"pixel_values": pixels(rows, **self.form).to(device)}
+            return {"pixel_values": preprocess_images(rows, **self.form).to(device)}
         rows = [torch.tensor(row) for row in rows]
         # 0 is an ordinary token: the mask keeps whatever stands behind a text out of sight.
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

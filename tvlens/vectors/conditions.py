@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models import reader
+from ..models import processor_or_tokenizer
 from ..tasks import Modality, Pair, Prompt, Task, Template, build
-from ..tasks.markers import tokenizer_of
+from ..tasks.image_tokens import tokenizer_of
 
 
 def zero_shot(
@@ -19,7 +19,13 @@ def zero_shot(
 ) -> list[Prompt]:
     """Every item asked by itself, as a text or as a picture, perhaps behind an instruction."""
     return [
-        build(reader(model), template, [], *task.shown(pair, modality), instruction=instruction)
+        build(
+            processor_or_tokenizer(model),
+            template,
+            [],
+            *task.shown(pair, modality),
+            instruction=instruction,
+        )
         for pair in task
     ]
 

@@ -8,7 +8,7 @@ import torch
 
 from ..errors import TvlensError
 from ..integers import as_integer
-from ..models import reader
+from ..models import processor_or_tokenizer
 from ..models.forward import check_runnable
 from ..stats import share_interval
 from ..tasks import Modality, Pair, Prompt, Shown, Task, Template, build, shuffled_labels
@@ -117,7 +117,7 @@ def evaluate(
         conditions={name: found[name] for name in _CONDITIONS if name in found},
         meta=settings,
         shared_first_token=shared_first_token(
-            reader(model), zero_shot(model, template, test, asked)
+            processor_or_tokenizer(model), zero_shot(model, template, test, asked)
         ),
     )
 
@@ -154,7 +154,9 @@ def _outcomes(
     if vector.examples:
         for name, prompts in _few_shot(model, template, vector, test, seed, asked, shots).items():
             outcomes[name] = right([Row(p) for p in prompts])[:, None]
-        constant = constant_answer(reader(model), template, vector.examples, queries)
+        constant = constant_answer(
+            processor_or_tokenizer(model), template, vector.examples, queries
+        )
         outcomes["most_common"] = constant[:, None]
     return outcomes
 
@@ -201,9 +203,9 @@ def _few_shot(
         x, y = test.shown(pair, asked)
         drawn = np.random.default_rng([seed, i]).choice(len(examples), shots, replace=False)
         shown = [examples[j] for j in drawn]
-        few.append(build(reader(model), template, shown, x, y))
+        few.append(build(processor_or_tokenizer(model), template, shown, x, y))
         mixed = shuffled_labels(shown, labels=labels, seed=seed + i)
-        shuffled.append(build(reader(model), template, mixed, x, y))
+        shuffled.append(build(processor_or_tokenizer(model), template, mixed, x, y))
     return {"few_shot": few, "shuffled_labels": shuffled}
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..activations import collect
 from ..errors import TvlensError
-from ..models import reader
+from ..models import processor_or_tokenizer
 from ..tasks import Modality, Pair, Prompt, Task, Template, build, contexts, plain
 
 
@@ -57,7 +57,7 @@ class Draw:
         """One prompt, with inputs as texts or images."""
         demonstrations = [self.task.shown(pair, self.modality) for pair in shown]
         asked = self.task.shown(query, self.query)
-        return build(reader(self.model), self.template, demonstrations, *asked)
+        return build(processor_or_tokenizer(self.model), self.template, demonstrations, *asked)
 
     def states(
         self, prompts: Sequence[Prompt] | Sequence[Sequence[int]]

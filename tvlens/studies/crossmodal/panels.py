@@ -107,7 +107,7 @@ def prompt(study: "CrossModalStudy") -> viz.Figure:
     while at < len(prompt):
         stop, image = spans.get(at, (at + 1, None))
         if image is not None:
-            shown[len(tokens)] = image.thumbnail(side=40)
+            shown[len(tokens)] = image.render_thumbnail(size=40)
         tokens.append(study.words[at] if image is None else image.name)
         values.append(float(study.alignment[at:stop].mean()))
         at = stop

@@ -59,4 +59,4 @@ def reading_of(model: Any, first: Seeded) -> tuple[Prompt, list[str], Float[Tens
 
 def gallery_of(task: Task, *, count: int = 12) -> list[tuple[str, bytes]]:
     """Some of a task's inputs with their pictures, small."""
-    return [(x, task.shown((x, y), "image")[0].thumbnail()) for x, y in task.pairs[:count]]
+    return [(x, task.shown((x, y), "image")[0].render_thumbnail()) for x, y in task.pairs[:count]]

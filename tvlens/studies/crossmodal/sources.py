@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...file_names import file_name
-from ...models import reader
+from ...models import processor_or_tokenizer
 from ...tasks import Prompt, Task, Template, build, shuffled_labels
 from ...vectors import TaskVector, extract
 from ..cache import cached
@@ -100,7 +100,7 @@ def few_shot(
     for i, pair in enumerate(test):
         drawn = np.random.default_rng([draws.seed, i]).choice(len(train), draws.shots, False)
         before = [examples.shown(examples.pairs[j], shown) for j in drawn]
-        prompts.append(build(reader(model), form, before, *test.shown(pair, asked)))
+        prompts.append(build(processor_or_tokenizer(model), form, before, *test.shown(pair, asked)))
     return prompts
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import TvlensError, unknown
 from ...files import check_folder
 from ...folder_lock import one_writer
-from ...models import model_name, reader
+from ...models import model_name, processor_or_tokenizer
 from ...patching import PatchResult
 from ...tasks import Prompt, Task, Template
 from ...vectors.extraction import provenance
@@ -170,7 +170,7 @@ def run(
     """
     if isinstance(preset, str) and preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    if not hasattr(reader(model), "image_processor"):
+    if not hasattr(processor_or_tokenizer(model), "image_processor"):
         raise TvlensError(
             f"{model_name(model)} reads text alone: give a vision-language model, such as tiny-vlm"
         )

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ...errors import TvlensError
 from ...files import write
-from ...models.pictures import pixels
+from ...models.processor import preprocess_images
 from ...models.tiny_vlm import Eye
 from ...pictures import Pictures
 from ...saved import write_tensors
@@ -59,10 +59,10 @@ def views(
 def _seen(
     eye: Eye, pictures: Pictures, row: int, count: int, seed: int
 ) -> Float[Tensor, "view seen state"]:
-    size, drawing = eye.vit.config.image_size, pictures.pixels(row)
+    size, drawing = eye.vit.config.image_size, pictures.read_pixels(row)
     shown = [plain(drawing, size=size)]
     shown += [augmented(drawing, size=size, seed=(seed, row, view)) for view in range(1, count)]
-    return eye(pixels(shown, size=size).to(eye.vit.device)).half().cpu()
+    return eye(preprocess_images(shown, size=size).to(eye.vit.device)).half().cpu()
 
 
 def _check_same(folder: Path, eye: Eye, pictures: Pictures, count: int, seed: int) -> None:
