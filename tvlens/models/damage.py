@@ -1,10 +1,39 @@
-"""Which file of a model's folder is damaged, and what to say of a folder that does not open."""
+"""Damaged models: weights that lack a tensor, and files that cannot be read."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..errors import TvlensError
 from ..files import one_line
+
+
+def load_weights(
+    cls: Any, name: str, *, is_new: Callable[[str], bool] | None = None, **options: Any
+) -> Any:
+    """Load a Hugging Face model whose weights are complete.
+
+    Hugging Face gives random values to what the files lack. A pooler that they lack is left out
+    where the model works without one; tied weights are not missing.
+
+    Args:
+        cls: class with `from_pretrained`.
+        is_new: whether a tensor of this name may be missing, such as a classifier to be trained.
+        options: for `from_pretrained`.
+
+    Raises:
+        TvlensError: the files lack a tensor; names it.
+    """
+    model, report = cls.from_pretrained(name, output_loading_info=True, **options)
+    missing = sorted(key for key in report["missing_keys"] if is_new is None or not is_new(key))
+    if missing and all(key.startswith("pooler.") for key in missing):
+        model.pooler = None
+        missing = []
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise TvlensError(f"the weights of {name} are incomplete: they lack {missing[0]}{more}")
+    return model
 
 
 def damaged_file(folder: str | Path) -> str | None:

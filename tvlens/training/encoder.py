@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import TvlensError
 from ..models import encoders
 from ..models.boot import tokenizer_of
+from ..models.damage import load_weights
 from ..models.loading import folder_of
 
 EncoderReadout = Literal["mean", "first"]
@@ -36,9 +37,14 @@ def classifier(
     cls = _architecture(base, config, kind, readout)
     labels = {"id2label": dict(enumerate(classes)), "num_labels": len(classes)}
     labels["label2id"] = {label: i for i, label in labels["id2label"].items()}
+
+    def is_new(tensor: str) -> bool:
+        """The classifier and the pooler below it."""
+        return not tensor.startswith(f"{cls.base_model_prefix}.") or ".pooler." in tensor
+
     with _quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)  # of the new weights
-        model = cls.from_pretrained(name, dtype=torch.float32, **labels)
+        model = load_weights(cls, name, is_new=is_new, dtype=torch.float32, **labels)
     return model, tokenizer_of(name) if kind == "text" else None
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from ...errors import TvlensError
 from ...files import one_line, replacing_folder
+from ..damage import load_weights
 from ..processor import SoftProcessor
 from .eye import Eye, Projector
 from .form import Form
@@ -46,11 +47,10 @@ def assemble(
     if family not in PICTURED:
         known = " or ".join(PICTURED)
         raise TvlensError(f"{form.language} is a {family}: a tiny-vlm speaks through a {known}")
-    model = PICTURED[family].from_pretrained(language, dtype=dtype, **options)
+    model = load_weights(PICTURED[family], language, dtype=dtype, **options)
     tokenizer = tokenizer_of(language)
-    vit = transformers.AutoModel.from_pretrained(
-        folder_of(form.vision), dtype=dtype, add_pooling_layer=False
-    )
+    vision = folder_of(form.vision)
+    vit = load_weights(transformers.AutoModel, vision, dtype=dtype, add_pooling_layer=False)
     return fitted(model, tokenizer, vit, form, projector=projector, seed=seed), tokenizer
 
 
