@@ -396,7 +396,7 @@ def test_statistics_and_files(tmp_path):
     assert torch.equal(again.values, result.values) and again.axes == result.axes
     assert again.coordinates == result.coordinates and set(again.attention) == set(result.attention)
     (tmp_path / "no").write_bytes(b"junk" * 10)
-    with pytest.raises(TvlensError, match="holds no patching result"):
+    with pytest.raises(TvlensError, match="holds no PatchResult"):
         PatchResult.load(tmp_path / "no")
 
 

@@ -125,7 +125,7 @@ def test_headers_that_are_not_what_they_should_be(kind, header, tensors, about, 
 def test_headers_that_are_no_json(text, tmp_path):
     path = tmp_path / "file.safetensors"
     save_file({"values": ONES}, path, metadata={"tvlens": text})
-    with pytest.raises(TvlensError, match="holds no task vector"):
+    with pytest.raises(TvlensError, match="holds no TaskVector"):
         TaskVector.load(path)
 
 
@@ -146,16 +146,35 @@ def test_a_changed_report_is_refused(tmp_path):
     plain = dict(task="antonym", layer=1, by_layer=[0.1, 0.8], meta={}, conditions={})
     plain |= dict(by_layer_interval=[[0, 0.2], [0.7, 0.9]])
     plain["conditions"]["vector"] = condition
-    report, path = VectorReport.from_json(plain), tmp_path / "r.json"
+    report, path = VectorReport.from_json(plain), tmp_path / "r.safetensors"
     report.save(path)
     assert VectorReport.load(path).to_json() == report.to_json()
-    path.write_text(path.read_text().replace("0.8", "0.9", 1))
+    path.write_bytes(path.read_bytes().replace(b"0.5", b"0.6", 1))
     with pytest.raises(TvlensError, match="it is damaged"):
         VectorReport.load(path)
-    for text in ("3", "[]", "{}", "[" * 100_000, json.dumps(plain | {"conditions": 3})):
-        path.write_text(text)
-        with pytest.raises(TvlensError, match="holds no vector report"):
+    for conditions in (3, {"vector": 3}, {"vector": condition | {"count": "40"}}):
+        header = {k: v for k, v in plain.items() if not k.startswith("by_layer")}
+        header = {"tvlens.VectorReport": json.dumps(header | {"conditions": conditions})}
+        tensors = dict(by_layer=report.by_layer, by_layer_interval=report.by_layer_interval)
+        save_file(tensors, path, metadata=header)
+        with pytest.raises(TvlensError, match="holds no VectorReport"):
             VectorReport.load(path)
+
+
+def test_a_report_saved_as_json_by_an_earlier_version_is_named(tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text('{"task": "antonym"}')
+    with pytest.raises(TvlensError, match=r"JSON, as tvlens before 0\.2 wrote it") as caught:
+        VectorReport.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_version_names_the_version(tmp_path):
+    path = tmp_path / "s.safetensors"
+    plain = json.dumps({"tvlens_version": "0.9", "sign": 1})
+    save_file({"basis": torch.eye(3)}, path, metadata={"tvlens.Subspace": plain})
+    with pytest.raises(TvlensError, match=r"no field 'sign'.*tvlens 0\.9 wrote it"):
+        tv.Subspace.load(path)
 
 
 def test_damaged_activations_are_refused(tmp_path):

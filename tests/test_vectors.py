@@ -187,8 +187,8 @@ def test_a_report_has_every_control_and_survives_a_file(causal, parts, tmp_path)
     assert set(report.controls) == {"random", "wrong_task", "shuffled_labels", "most_common"}
     frame = report.to_dataframe()
     assert len(frame) == 7 and frame.n[0] == len(test)
-    report.save(tmp_path / "r.json")
-    again = tv.vectors.VectorReport.load(tmp_path / "r.json")
+    report.save(tmp_path / "r.safetensors")
+    again = tv.vectors.VectorReport.load(tmp_path / "r.safetensors")
     assert json.loads(json.dumps(again.to_json())) == json.loads(json.dumps(report.to_json()))
     same = tv.evaluate(causal, vector, select=select, test=test, wrong=[other, other])
     assert same.to_json() == report.to_json()
@@ -279,9 +279,9 @@ def test_save_and_load_keep_provenance(tmp_path, parts):
 )
 def test_a_file_that_holds_no_vector(tmp_path, content):
     (tmp_path / "no.safetensors").write_bytes(content)
-    with pytest.raises(TvlensError, match="holds no task vector"):
+    with pytest.raises(TvlensError, match="holds no TaskVector"):
         TaskVector.load(tmp_path / "no.safetensors")
-    with pytest.raises(TvlensError, match="holds no task vector"):
+    with pytest.raises(TvlensError, match="holds no TaskVector"):
         TaskVector.load(tmp_path / "missing.safetensors")
 
 

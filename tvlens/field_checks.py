@@ -24,7 +24,7 @@ def check_fields(cls: type, values: Mapping[str, Any]) -> None:
     sizes: dict[str, int] = {}
     for name, field in fields.items():
         if name in values:
-            check_value(name, values[name], _annotations(cls).get(name, Any), sizes)
+            check_value(name, values[name], field_types(cls).get(name, Any), sizes)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise TvlensError(f"{name!r} is missing: it may be of another version")
 
@@ -42,7 +42,7 @@ def check_value(name: str, value: Any, annotation: Any, sizes: dict[str, int]) -
 
 
 @functools.cache
-def _annotations(cls: type) -> dict[str, Any]:
+def field_types(cls: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(cls)
     except NameError:  # a name that is there for type checkers only

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -53,14 +53,14 @@ def write_tensors(
 
 
 def read_tensors(
-    path: str | os.PathLike, *, kind: str, what: str, needs: Collection[str] = ()
+    path: str | os.PathLike, *, kind: str | Sequence[str], what: str, needs: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], Any]:
     """The tensors of a file that `write_tensors` wrote, and what its header says.
 
     Files of earlier versions have no checksum, and are read without one.
 
     Args:
-        kind: the header's key; empty for a file without one.
+        kind: the header's key, or several that are accepted; empty for a file without one.
         what: what the file should hold, in words.
         needs: names that must be among the tensors or in the header.
 
@@ -108,7 +108,15 @@ def reading(path: str | os.PathLike, what: str) -> Iterator[None]:
         reason = f"no key {one_line(error)}" if isinstance(error, KeyError) else one_line(error)
         if isinstance(error, FileNotFoundError) or not os.path.exists(path):
             reason = "there is no such file"
+        elif isinstance(error, SafetensorError) and _begins_as_json(path):
+            reason = "it is JSON, as tvlens before 0.2 wrote it"
         raise TvlensError(f"{path} holds no {what} ({reason})") from error
+
+
+def _begins_as_json(path: str | os.PathLike) -> bool:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(1) == b"{"
+    return False
 
 
 def check_checksum(plain: Any) -> Any:
@@ -131,16 +139,18 @@ def with_checksum(plain: Any) -> dict[str, Any]:
     return plain | {CHECKSUM: content_checksum({}, plain)}
 
 
-def _read_header(metadata: dict[str, str], kind: str) -> tuple[Any, str | None]:
-    """What the header says under a key, and the checksum."""
+def _read_header(metadata: dict[str, str], kind: str | Sequence[str]) -> tuple[Any, str | None]:
+    """The header's JSON under a key, and the checksum."""
+    accepted = (kind,) if isinstance(kind, str) else kind
     kinds = [key for key in metadata if key.startswith("tvlens") and key != _CHECKSUM_KEY]
     if not kind and not kinds:
         return None, metadata.get(_CHECKSUM_KEY)
-    if kind not in metadata:
+    matching = [key for key in accepted if key in metadata]
+    if not matching:
         others = [key.removeprefix("tvlens.") for key in kinds]
         held = f"it holds {', '.join(others)}" if others else "nothing of tvlens in its header"
         raise TvlensError(held)
-    about = json.loads(metadata[kind])
+    about = json.loads(metadata[matching[0]])
     if isinstance(about, list):  # of an earlier version
         return about, None
     if not isinstance(about, dict):

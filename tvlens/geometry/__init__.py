@@ -1,5 +1,6 @@
 """The shape of tasks: subspaces against random ones, convex weights, effects, similarity."""
 
+from . import show as show
 from .decomposition import Decomposition, separability, stability
 from .effects import Effects, balanced_effects, joint_effects
 from .orthogonality import Orthogonality

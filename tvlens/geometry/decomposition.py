@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..saved import Saved
+from ..results import Result
 from .cells import Cells, labelled
 from .shares import between_cells, each_cell, estimate, main_effects, whole
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Decomposition(Saved):
+class Decomposition(Result):
     """Shares of variance with bootstrap intervals, at one position or at several.
 
     Nothing is clipped: a share that noise alone explains can have an interval below 0.
@@ -53,11 +53,6 @@ class Decomposition(Saved):
         last = self.shares.reshape(len(self.parts), -1)[:, -1].tolist()
         shown = ", ".join(f"{p} {share:.3f}" for p, share in zip(self.parts, last, strict=True))
         return f"Decomposition({shown}{' at the last' if where else ''}{where})"
-
-    def _repr_html_(self) -> str:
-        from .show import decomposition_figure
-
-        return decomposition_figure(self)._repr_html_()
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per part and position: share, interval, noise."""

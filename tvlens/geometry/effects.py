@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..saved import Saved
+from ..results import Result
 from . import checks
 from .cells import Cells, labelled
 from .simplex import simplex_weights
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Effects(Saved):
+class Effects(Result):
     """An additive model of hidden states: h = mean + task effect + token effect.
 
     Attributes:
@@ -39,11 +39,6 @@ class Effects(Saved):
     def __repr__(self) -> str:
         (k, d), v = self.task.shape, len(self.token)
         return f"Effects({k} tasks, {v} tokens, width {d})"
-
-    def _repr_html_(self) -> str:
-        from .show import effects_figure
-
-        return effects_figure(self)._repr_html_()
 
     def residual(
         self, h: Float[Tensor, "*n d"], token: Int[Tensor, "*n"] | None = None

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..saved import Saved
+from ..results import Result
 from . import checks
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Orthogonality(Saved):
+class Orthogonality(Result):
     """The angles between two subspaces, and the smallest angle between random ones.
 
     Attributes:
@@ -68,11 +68,6 @@ class Orthogonality(Saved):
             f"angle {self.smallest_angle:.3f}, by chance {float(self.null.mean()):.3f}; "
             f"p near {self.p_value:.3g}, far {self.p_value_far:.3g})"
         )
-
-    def _repr_html_(self) -> str:
-        from .show import orthogonality_figure
-
-        return orthogonality_figure(self)._repr_html_()
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per principal angle, with the null of the smallest in the first."""

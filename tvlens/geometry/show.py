@@ -1,23 +1,21 @@
 """Pictures of geometry."""
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from .. import viz
-
-if TYPE_CHECKING:
-    from .decomposition import Decomposition
-    from .effects import Effects
-    from .orthogonality import Orthogonality
-    from .silhouette import Separation
-    from .similarity import SimilarityTable
+from ..results import register_figure
+from .decomposition import Decomposition
+from .effects import Effects
+from .orthogonality import Orthogonality
+from .silhouette import Separation
+from .similarity import SimilarityTable
 
 # Effects of one factor that a picture has room for.
 _SHOWN = 30
 
 
-def orthogonality_figure(result: "Orthogonality") -> viz.Figure:
+@register_figure(Orthogonality)
+def orthogonality_figure(result: Orthogonality) -> viz.Figure:
     """The null of the smallest angle with the measured one."""
     a, b = result.ranks
     return viz.histogram(
@@ -31,7 +29,8 @@ def orthogonality_figure(result: "Orthogonality") -> viz.Figure:
     )
 
 
-def separation_figure(result: "Separation") -> viz.Figure:
+@register_figure(Separation)
+def separation_figure(result: Separation) -> viz.Figure:
     """The null of the silhouette with the measured one."""
     return viz.histogram(
         result.null,
@@ -43,7 +42,8 @@ def separation_figure(result: "Separation") -> viz.Figure:
     )
 
 
-def table_figure(table: "SimilarityTable") -> viz.Figure:
+@register_figure(SimilarityTable)
+def table_figure(table: SimilarityTable) -> viz.Figure:
     """The table as a heat map; measures that can be negative have white at 0."""
     return viz.heatmap(
         table.values,
@@ -55,7 +55,8 @@ def table_figure(table: "SimilarityTable") -> viz.Figure:
     )
 
 
-def effects_figure(effects: "Effects") -> viz.Figure:
+@register_figure(Effects)
+def effects_figure(effects: Effects) -> viz.Figure:
     """Cosines between task and token effects: they are seldom orthogonal."""
     vectors = torch.cat([effects.task[:_SHOWN], effects.token[:_SHOWN]])
     names = [f"task {label}" for label in effects.tasks[:_SHOWN].tolist()]
@@ -73,7 +74,8 @@ def effects_figure(effects: "Effects") -> viz.Figure:
     )
 
 
-def decomposition_figure(result: "Decomposition") -> viz.Figure:
+@register_figure(Decomposition)
+def decomposition_figure(result: Decomposition) -> viz.Figure:
     """Shares with their intervals, by position where there are several."""
     of = f"share of {result.settings.get('of', 'variance')}"
     if result.shares.ndim == 1:

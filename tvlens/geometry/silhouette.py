@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..saved import Saved
+from ..results import Result
 from . import checks
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _TOGETHER = 2**24
 
 
 @dataclass(frozen=True)
-class Separation(Saved):
+class Separation(Result):
     """How well a label separates points, and how well it would by chance.
 
     Attributes:
@@ -51,11 +51,6 @@ class Separation(Saved):
             f"Separation(silhouette {self.silhouette:.3f}, by chance "
             f"{float(self.null.mean()):.3f}, p {self.p_value:.3g})"
         )
-
-    def _repr_html_(self) -> str:
-        from .show import separation_figure
-
-        return separation_figure(self)._repr_html_()
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row: silhouette, null, effect size, p-value."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..saved import Saved
+from ..results import Result
 from . import checks
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SimilarityTable(Saved):
+class SimilarityTable(Result):
     """A measure between every two of several named sets of vectors.
 
     Attributes:
@@ -32,11 +32,6 @@ class SimilarityTable(Saved):
 
     def __repr__(self) -> str:
         return f"SimilarityTable({self.measure} of {', '.join(self.names)})"
-
-    def _repr_html_(self) -> str:
-        from .show import table_figure
-
-        return table_figure(self)._repr_html_()
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """The table, with the names as index and columns."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..integers import Integer, Integers
 from ..models.forward import Hook, hooked
-from ..saved import Saved
+from ..results import Result
 from ..sites import SiteName
 from . import checks
 from .axes import principal, spanned
@@ -22,7 +22,7 @@ from .removal import Mode, removal
 
 
 @dataclass(frozen=True)
-class Subspace(Saved):
+class Subspace(Result):
     """A linear subspace of activation space, through the origin.
 
     Attributes:

@@ -1,5 +1,6 @@
 """Activation patching: exact, over any layer, head and position."""
 
+from . import show as show
 from .activation_patching import patch
 from .attribution import attribute
 from .metrics import accuracy, kl_divergence, log_probability, logit_difference, probability, rank

@@ -1,17 +1,15 @@
 """`PatchResult`: what each patch did to a metric, per example, with its uncertainty."""
 
-import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import viz
 from ..errors import TvlensError, unknown
-from ..saved import construct, read_tensors, reading, write_tensors
+from ..results import Result
 from ..stats import check_level, mean_interval
 
 _INTERVALS = ("t", "bootstrap")
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PatchResult:
+class PatchResult(Result):
     """A metric under every patch of a sweep.
 
     Attributes:
@@ -37,6 +35,8 @@ class PatchResult:
             `[destination, source]` by "L<layer>H<head>"; heads only.
         settings: what made it.
     """
+
+    former_names: ClassVar = ("tvlens.patch",)
 
     values: Float[Tensor, "*axes batch"]
     axes: tuple[str, ...]
@@ -171,42 +171,6 @@ class PatchResult:
         frame.insert(1, "low", ends[:, 0].tolist())
         frame.insert(2, "high", ends[:, 1].tolist())
         return frame.reset_index()
-
-    def _repr_html_(self) -> str:
-        from .show import figures
-
-        return figures(self)._repr_html_()
-
-    def figure(self) -> viz.Figures:
-        """The heat map, and for heads the attention of those with the largest effect."""
-        from .show import figures
-
-        return figures(self)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write a safetensors file with everything else as JSON in its header. Atomic."""
-        tensors = {"values": self.values, "baseline": self.baseline}
-        tensors |= {} if self.clean is None else {"clean": self.clean}
-        tensors |= {f"attention.{name}": p for name, p in self.attention.items()}
-        names = ("axes", "coordinates", "site", "tokens", "source_tokens", "settings")
-        plain = {name: getattr(self, name) for name in names}
-        write_tensors(path, tensors, kind="tvlens.patch", about=plain)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "PatchResult":
-        """Read what `save` wrote.
-
-        Raises:
-            TvlensError: no such file, it is damaged, or it holds no patching result.
-        """
-        needs = ("values", "baseline", "axes", "coordinates", "site")
-        what = "patching result"
-        tensors, plain = read_tensors(path, kind="tvlens.patch", what=what, needs=needs)
-        with reading(path, what):
-            attention = {k[10:]: t for k, t in tensors.items() if k.startswith("attention.")}
-            whole = {k: tensors.get(k) for k in ("values", "baseline", "clean")}
-            lists = {k: plain.pop(k) for k in ("tokens", "source_tokens") if k in plain}
-            return construct(cls, whole | lists | {"attention": attention}, plain)
 
     def _beside(self, per_example: Tensor) -> Tensor:
         """[*metric, batch] with room for the swept axes in between."""

@@ -1,16 +1,14 @@
 """Pictures of patching."""
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from .. import viz
+from ..results import register_figure
+from .result import PatchResult
 
-if TYPE_CHECKING:
-    from .result import PatchResult
 
-
-def figures(result: "PatchResult") -> viz.Figures:
+@register_figure(PatchResult)
+def figures(result: PatchResult) -> viz.Figures:
     """A heat map of the effect over two axes, or a curve over one, and the top heads' attention."""
     if result.axes[:1] == ("metric",):
         return viz.stack(*[figures(result[m]) for m in result.coordinates["metric"]])
@@ -24,7 +22,7 @@ def figures(result: "PatchResult") -> viz.Figures:
     return viz.stack(*shown)
 
 
-def _map(result: "PatchResult") -> viz.Figure:
+def _map(result: PatchResult) -> viz.Figure:
     """Rows are the first axis; further axes are laid side by side."""
     effect = result.effect.reshape(result.effect.shape[0] if result.axes else 1, -1)
     rows = _labels(result, result.axes[0]) if result.axes else ["patch"]
@@ -44,7 +42,7 @@ def _map(result: "PatchResult") -> viz.Figure:
     )
 
 
-def _curve(result: "PatchResult") -> viz.Figure:
+def _curve(result: PatchResult) -> viz.Figure:
     (axis,) = result.axes
     ends = result.interval()
     known = not ends.isnan().any()  # a single example has no interval
@@ -58,7 +56,7 @@ def _curve(result: "PatchResult") -> viz.Figure:
     )
 
 
-def _labels(result: "PatchResult", axis: str) -> list[str]:
+def _labels(result: PatchResult, axis: str) -> list[str]:
     if axis != "position" or not result.tokens:
         return [str(c) for c in result.coordinates[axis]]
     return [result.tokens[c].replace("\n", "\u21b5") for c in result.coordinates[axis]]

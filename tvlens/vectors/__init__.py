@@ -1,5 +1,6 @@
 """Task vectors: extract them, write them into a model, evaluate them against controls."""
 
+from . import show as show
 from .evaluation import evaluate
 from .extraction import METHODS, extract
 from .layer_phases import Phases, phases

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..activations import collect
 from ..errors import TvlensError
-from ..saved import Saved
+from ..results import Result
 from ..stats import bootstrap_interval
 from ..tasks import Prompt
 from .lens import lens
@@ -23,7 +23,7 @@ _TOGETHER = 256
 
 
 @dataclass(frozen=True)
-class Phases(Saved):
+class Phases(Result):
     """How near the top of the vocabulary words of several groups stand, read by the logit lens.
 
     Attributes:
@@ -39,11 +39,6 @@ class Phases(Saved):
         return (
             "Phases(" + ", ".join(f"{name} peaks at layer {layer}" for name, layer in peaks) + ")"
         )
-
-    def _repr_html_(self) -> str:
-        from .show import phase_figure
-
-        return phase_figure(self)._repr_html_()
 
     @property
     def mean(self) -> Float[Tensor, "group layer"]:

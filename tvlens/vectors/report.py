@@ -1,18 +1,13 @@
 """`VectorReport`: what a task vector does, beside what its controls do."""
 
-import json
-import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..field_checks import check_fields
-from ..files import write
-from ..saved import check_checksum, reading, with_checksum
+from ..results import Result
 
 if TYPE_CHECKING:
     import pandas
@@ -37,7 +32,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class VectorReport:
+class VectorReport(Result):
     """Accuracy of a task vector with its controls. The layer was chosen on other items.
 
     Attributes:
@@ -113,11 +108,6 @@ class VectorReport:
             f"{self.full_accuracy:.2f}"
         )
 
-    def _repr_html_(self) -> str:
-        from .show import report_figure
-
-        return report_figure(self)._repr_html_()
-
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per condition: accuracies, interval ends, number of scored rows."""
         import pandas as pd
@@ -145,26 +135,6 @@ class VectorReport:
         plain["by_layer"] = self.by_layer.tolist()
         plain["by_layer_interval"] = self.by_layer_interval.tolist()
         return plain
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the report as JSON. Atomic."""
-        plain = with_checksum(self.to_json())
-        write(path, json.dumps(plain, ensure_ascii=False, indent=1))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "VectorReport":
-        """Read what `save` wrote.
-
-        Raises:
-            TvlensError: no such file, it is damaged, or it holds no vector report.
-        """
-        with reading(path, "vector report"):
-            plain = check_checksum(json.loads(Path(path).read_text(encoding="utf-8")))
-            report = cls.from_json(plain)
-            check_fields(cls, vars(report))
-            for condition in report.conditions.values():
-                check_fields(Condition, vars(condition))
-        return report
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> "VectorReport":

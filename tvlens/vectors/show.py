@@ -1,15 +1,12 @@
 """Pictures of vectors and of their reports."""
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from .. import viz
-
-if TYPE_CHECKING:
-    from .layer_phases import Phases
-    from .report import VectorReport
-    from .vector import TaskVector
+from ..results import register_figure
+from .layer_phases import Phases
+from .report import VectorReport
+from .vector import TaskVector
 
 # Condition -> what a reader sees.
 CONDITION_LABELS = {
@@ -23,7 +20,7 @@ CONDITION_LABELS = {
 }
 
 
-def layer_figure(report: "VectorReport") -> viz.Figure:
+def layer_figure(report: VectorReport) -> viz.Figure:
     """Accuracy by layer on the selection part, with the test result and its reference lines."""
     low, high = report.interval
     rules = {"zero-shot": report.zero_shot}
@@ -43,7 +40,7 @@ def layer_figure(report: "VectorReport") -> viz.Figure:
     )
 
 
-def condition_figure(report: "VectorReport") -> viz.Figure:
+def condition_figure(report: VectorReport) -> viz.Figure:
     """Test accuracy under every condition, with intervals."""
     rows = [
         (CONDITION_LABELS.get(c.name, c.name), c.first, *c.first_interval)
@@ -61,12 +58,14 @@ def _sentence(note: str) -> str:
     return note and f"{note[0].upper()}{note[1:]}."
 
 
-def report_figure(report: "VectorReport") -> viz.Figures:
+@register_figure(VectorReport)
+def report_figure(report: VectorReport) -> viz.Figures:
     """What a report shows in a notebook."""
     return viz.row(layer_figure(report), condition_figure(report))
 
 
-def vector_figure(vector: "TaskVector") -> viz.Figure:
+@register_figure(TaskVector)
+def vector_figure(vector: TaskVector) -> viz.Figure:
     """What a vector shows in a notebook: the heads it is made of, or its length by layer."""
     if "effects" in vector.meta:
         return head_figure(vector)
@@ -78,7 +77,7 @@ def vector_figure(vector: "TaskVector") -> viz.Figure:
     )
 
 
-def head_figure(vector: "TaskVector") -> viz.Figure:
+def head_figure(vector: TaskVector) -> viz.Figure:
     """Indirect effect of every head; frames mark those that a function vector sums."""
     effects = torch.tensor(vector.meta["effects"])
     layers, heads = effects.shape
@@ -96,7 +95,8 @@ def head_figure(vector: "TaskVector") -> viz.Figure:
     )
 
 
-def phase_figure(found: "Phases", *, title: str = "what the last token is about") -> viz.Figure:
+@register_figure(Phases)
+def phase_figure(found: Phases, *, title: str = "what the last token is about") -> viz.Figure:
     """Mean reciprocal rank of every group of words over depth, with intervals over prompts."""
     ends = found.intervals()
     return viz.lines(

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,8 @@ from ..integers import Integer, Integers, as_integers
 from ..models.forward import Hook, check_model, hooked
 from ..models.loading import model_name
 from ..models.positions import row_positions
-from ..saved import construct, read_tensors, reading, write_tensors
+from ..results import Result
+from ..saved import reading
 from ..sites import Site
 
 Mode = Literal["replace", "add", "turn"]
@@ -41,7 +42,7 @@ def written(
 
 
 @dataclass(frozen=True)
-class TaskVector:
+class TaskVector(Result):
     """A task as one vector per layer.
 
     Attributes:
@@ -50,6 +51,8 @@ class TaskVector:
         meta: provenance, as JSON: model, task, method, template, shots, seed, examples, prompts,
             versions.
     """
+
+    former_names: ClassVar = ("tvlens",)
 
     values: Float[Tensor, "layer d_model"]
     site: str = "resid_post"
@@ -67,11 +70,6 @@ class TaskVector:
     def __repr__(self) -> str:
         layers, width = self.values.shape
         return f"TaskVector({self.name!r}, {layers} layers, d_model {width}, at {self.site})"
-
-    def _repr_html_(self) -> str:
-        from .show import vector_figure
-
-        return vector_figure(self)._repr_html_()
 
     @property
     def name(self) -> str:
@@ -211,11 +209,6 @@ class TaskVector:
                 "pass other_model=True if that is what you want"
             )
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write a safetensors file; provenance stands in its header as JSON. Atomic."""
-        about = {"site": self.site, "meta": self.meta}
-        write_tensors(path, {"values": self.values}, kind="tvlens", about=about)
-
     @classmethod
     def load(cls, path: str | os.PathLike) -> "TaskVector":
         """Read what `save` wrote.
@@ -223,10 +216,8 @@ class TaskVector:
         Raises:
             TvlensError: no such file, it is damaged, or it holds no task vector.
         """
-        needs = ("values", "site", "meta")
-        tensors, about = read_tensors(path, kind="tvlens", what="task vector", needs=needs)
-        with reading(path, "task vector"):
-            vector = construct(cls, tensors, about)
+        vector = super().load(path)
+        with reading(path, "TaskVector"):
             check_value("mode", vector.mode, str, {})
             check_value("task", vector.name, str, {})
             check_value("examples", vector.examples, list[tuple[str, str]], {})
