@@ -124,7 +124,7 @@ def _dice() -> tuple[object, object]:
 def _beliefs() -> dict[str, object]:
     family, model = _dice()
     both, quick = (model, family), dict(sequences=12)
-    learnt = bayes.learning_directions(*both, rank=2, restarts=2, null=2, **quick)
+    learnt = bayes.learner_subspace(*both, rank=2, restarts=2, null=2, **quick)
     words = [a + b for a in "bcdfghjk" for b in ("an", "el", "ip")]
     tasks = [tv.Task(c, [(w, c + w) for w in words]) for c in "xyzuvw"]
     small = dict(template="{x}:{y}\n", shots=3, contexts=4, count=30, repeats=2, null=1)
@@ -132,15 +132,17 @@ def _beliefs() -> dict[str, object]:
     return {
         "Prediction": bayes.retrieval(family, family.sample(6, 16, seed=0).tokens),
         "Behaviour": bayes.behaviour(*both, **quick),
-        "Representation": bayes.representation(*both, seen=[4, 8, 16], per_cell=8, null=3),
+        "Representation": bayes.representation(*both, observations=[4, 8, 16], per_cell=8, null=3),
         "Injection": bayes.injection(*both, **quick),
-        "Removal": bayes.removal(*both, null=2, **quick),
-        "Learning": learnt,
-        "Explained": bayes.explained_by_counts(*both, learnt.subspace, sequences=60, null=2),
-        "Newcomers": bayes.newcomers(*both, tasks=6, sequences=8, null=10),
+        "Ablation": bayes.ablation(*both, null=2, **quick),
+        "LearnerSubspace": learnt,
+        "StatisticsRegression": bayes.statistics_regression(
+            *both, learnt.subspace, sequences=60, null=2
+        ),
+        "NovelTasks": bayes.novel_tasks(*both, tasks=6, sequences=8, null=10),
         "RetrievalCheck": mixed,
-        "Agreement": next(iter(mixed.weights_follow.values())),
-        "Agreement at a layer": next(iter(mixed.weights_follow.values())).at(0),
+        "Agreement": next(iter(mixed.weight_agreement.values())),
+        "Agreement at a layer": next(iter(mixed.weight_agreement.values())).at_layer(0),
     }
 
 

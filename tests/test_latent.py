@@ -30,10 +30,10 @@ SIZES = {
     "behaviour": {"sequences": 6},
     "representation": {"per_cell": 2, "resamples": 5, "null": 2},
     "injection": {"sequences": 6},
-    "removal": {"sequences": 6, "null": 2},
+    "ablation": {"sequences": 6, "null": 2},
     "learning": {"sequences": 6, "restarts": 2, "null": 2, "rank": 1},
     "explained": {"sequences": 40, "null": 2},
-    "newcomers": {"tasks": 4, "sequences": 4, "null": 5},
+    "novel_tasks": {"tasks": 4, "sequences": 4, "null": 5},
     "over_steps": {"sequences": 6, "tasks": 3, "per_task": 3, "per_cell": 2},
 }
 DICE = Plan(
@@ -91,7 +91,7 @@ def test_the_claims_are_the_numbers_of_the_checks(made):
 
     for one in found.cells:
         claim = told("predicts like Bayes", one.family, one.minor)
-        assert claim.value == one.behaviour.mean("major", "retrieval")
+        assert claim.value == one.behaviour.mean["major", "retrieval"]
         assert claim.holds == (claim.value < 0.003)
     dice = found.cell("dice", 2)
     new = told("extrapolates on new tasks", "dice", 2)

@@ -1,7 +1,11 @@
 """One exception type for everything a caller can put right, and the wording of "did you mean"."""
 
 import difflib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+Value = TypeVar("Value")
 
 
 class TvlensError(ValueError):
@@ -26,3 +30,27 @@ def unknown(kind: str, name: object, choices: Iterable[str], *, hint: str = "") 
     else:
         answer = f"{len(choices)} are known"
     return TvlensError(f"unknown {kind} {str(name)!r}: {answer}" + (f" ({hint})" if hint else ""))
+
+
+class NamedValues(dict[Any, Value], Generic[Value]):
+    """Dictionary of values by name, or by one name per axis.
+
+    Args:
+        axes: names along each axis; with several axes, keys are tuples.
+        values: one value per combination of names, the last axis fastest.
+
+    Raises:
+        TvlensError: on access, a name does not exist; names the nearest valid one.
+    """
+
+    def __init__(self, axes: Mapping[str, Sequence[str]], values: Iterable[Value]) -> None:
+        keys: Iterable[Any] = itertools.product(*axes.values())
+        super().__init__(zip(keys if len(axes) > 1 else (k for (k,) in keys), values, strict=True))
+        self._axes = dict(axes)
+
+    def __missing__(self, key: Any) -> Value:
+        key = key if isinstance(key, tuple) else (key,)
+        for (axis, names), name in zip(self._axes.items(), key, strict=False):
+            if name not in names:
+                raise unknown(axis, name, names)
+        raise TvlensError(f"expected one name each of {', '.join(self._axes)}, not {key}")

@@ -56,6 +56,13 @@ def as_integers(value: Any, *, name: str) -> list[int]:
     return [int(item) for item in items]
 
 
+def require_at_least(minimum: int, **values: Any) -> None:
+    """Raise TvlensError unless every value is an integer of at least `minimum`."""
+    for name, value in values.items():
+        if not is_integer(value) or value < minimum:
+            raise TvlensError(f"{name} is a whole number of at least {minimum}, not {value!r}")
+
+
 def _shown(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

@@ -46,7 +46,7 @@ class Planted(HookedRootModule):
 
     def forward(self, tokens, **_):
         state = self.blocks[0].hook_resid_post(self.state(tokens))
-        p = self.family.known().parameters.to(state)
+        p = self.family.with_major_tasks().parameters.to(state)
         known = (state @ self.task.to(state).T) @ p
         unknown = (state @ self.new.to(state).T) * (state @ self.learner.to(state).T).softmax(-1)
         return positive(known + unknown).log()

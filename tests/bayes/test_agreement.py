@@ -22,7 +22,7 @@ def test_numbers_are_numpys():
         distance = (x[layer] - y).abs().sum(-1).mean() / 2
         assert float(found.distance[layer]) == pytest.approx(float(distance))
     assert found.uniform_distance == pytest.approx(float((y - 1 / 3).abs().sum(-1).mean() / 2))
-    assert found.at(1).correlation == found.correlation[1]
+    assert found.at_layer(1).correlation == found.correlation[1]
 
 
 def test_what_follows_is_seen_and_what_does_not_is_not():
@@ -75,8 +75,8 @@ def test_saved_and_shown(tmp_path):
     frame = found.to_dataframe()
     assert list(frame.layer) == [0, 1]
     assert frame.correlation.tolist() == found.correlation.tolist()
-    assert len(found.at(0).to_dataframe()) == 1
-    assert all("<" in one._repr_html_() for one in (found, found.at(0)))
+    assert len(found.at_layer(0).to_dataframe()) == 1
+    assert all("<" in one._repr_html_() for one in (found, found.at_layer(0)))
 
 
 def test_wrong_input_is_named():

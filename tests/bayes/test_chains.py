@@ -90,6 +90,6 @@ def test_each_is_best_where_it_should_be():
 def test_transitions_can_be_weighted_by_unigrams(case):
     family, tokens = case
     posterior = bayes.unigram_retrieval(family, tokens).posterior
-    mixed = family.mixture(posterior, tokens)
+    mixed = family.mixture_predictive(posterior, tokens)
     wanted = torch.einsum("ntk,ktv->ntv", posterior, family.transitions[:, tokens[0]])[0]
     torch.testing.assert_close(mixed[0], wanted)

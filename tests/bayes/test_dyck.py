@@ -47,7 +47,7 @@ def test_retrieval_equals_a_loop_over_paths():
             joint = [a * probability(p, seen, 2, 0.4) for a, p in zip(prior, paths, strict=True)]
             total = sum(joint)
             assert found.posterior[row, t].tolist() == pytest.approx([j / total for j in joint])
-            assert float(found.evidence[row, t].exp()) == pytest.approx(total, rel=1e-9)
+            assert float(found.log_evidence[row, t].exp()) == pytest.approx(total, rel=1e-9)
             for token in range(4):
                 nexts = [
                     a * probability(p, [*seen, token], 2, 0.4)
@@ -63,13 +63,13 @@ def test_the_learner_is_retrieval_among_all_paths(pairs):
     data = family.sample(60, 20, split="ood")
     known, new = bayes.retrieval(family, data), bayes.learner(family, data)
     torch.testing.assert_close(new.predictive, known.predictive)
-    torch.testing.assert_close(new.evidence, known.evidence)
+    torch.testing.assert_close(new.log_evidence, known.log_evidence)
     both = bayes.extrapolation(family, data, minor_mass=0.3)  # nothing tells the two apart
     torch.testing.assert_close(both.posterior[..., -1], torch.full((60, 20), 0.3).double())
 
 
 def test_fresh_paths_are_balanced_and_uniform():
-    paths = bayes.Dyck(pairs=4).fresh(7000, seed=3).paths
+    paths = bayes.Dyck(pairs=4).with_new_tasks(7000, seed=3).paths
     counts = torch.unique(paths, dim=0, return_counts=True)[1]
     assert len(counts) == len(every(4)) == 14
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
@@ -84,7 +84,7 @@ def test_brackets_come_at_their_rate_and_in_their_order():
         assert opens[row][brackets[row]].double().tolist() == data.parameters[row].tolist()
     assert int(brackets[:, 0].sum()) == pytest.approx(600, abs=80)
     assert scipy.stats.chisquare(data.tokens[~brackets].bincount(minlength=5)).pvalue > 1e-3
-    counts = bayes.counts(family, data)
+    counts = bayes.sufficient_statistics(family, data)
     assert torch.equal(counts[:, -1], torch.full((2000, 2), 3.0).double())
 
 

@@ -52,7 +52,10 @@ def test_out_of_distribution_is_no_replay_of_the_pool():
         family = bayes.Dice(minor=50, seed=seed)
         fresh = family.sample(50, 5, split="ood", seed=seed).parameters
         assert float(torch.cdist(fresh, family.probabilities).min()) > 1e-6
-        assert float(torch.cdist(family.fresh(50, seed=seed).probabilities, fresh).min()) > 1e-6
+        assert (
+            float(torch.cdist(family.with_new_tasks(50, seed=seed).probabilities, fresh).min())
+            > 1e-6
+        )
 
 
 def test_tasks_are_drawn_by_the_prior():
@@ -82,11 +85,11 @@ def test_chains_follow_their_transitions():
 
 
 def test_fresh_tasks_have_the_moments_of_their_distribution():
-    dice = bayes.Dice(faces=4, alpha=2.0).fresh(5000).probabilities
+    dice = bayes.Dice(faces=4, alpha=2.0).with_new_tasks(5000).probabilities
     wanted = scipy.stats.dirichlet(np.full(4, 2.0))
     np.testing.assert_allclose(dice.mean(0), wanted.mean(), atol=0.01)
     np.testing.assert_allclose(dice.var(0), wanted.var(), rtol=0.1)
-    weights = bayes.LinearRegression(dim=3, scale=2.0).fresh(5000).weights
+    weights = bayes.LinearRegression(dim=3, scale=2.0).with_new_tasks(5000).weights
     assert scipy.stats.kstest(weights.flatten(), "norm", args=(0, 2)).pvalue > 1e-3
 
 
@@ -95,7 +98,7 @@ def test_given_tasks_stay_as_they_are():
     family = bayes.Dice.from_probabilities(p, prior=[0.5, 0.25, 0.25], majors=2)
     assert torch.equal(family.probabilities, p) and family.prior.tolist() == [0.5, 0.25, 0.25]
     assert family.majors == 2 and family.minor_mass == 0.25
-    known = family.known()
+    known = family.with_major_tasks()
     assert known.minors == 0 and known.prior.tolist() == pytest.approx([2 / 3, 1 / 3])
     assert len(family.prior) == 3  # the family itself is as it was
     weights = bayes.LinearRegression.from_weights(np.eye(3), noise=0.1)
@@ -110,7 +113,7 @@ def test_ood_entropy_is_a_harmonic_number_less_one():
         assert family.ood_entropy == pytest.approx(harmonic - 1, abs=1e-12)
         assert family.ood_entropy == pytest.approx(wanted, abs=1e-3)
     spread = bayes.Dice(faces=5, alpha=0.4)
-    mean = bayes.entropy(spread.fresh(20_000).probabilities).mean()
+    mean = bayes.entropy(spread.with_new_tasks(20_000).probabilities).mean()
     assert spread.ood_entropy == pytest.approx(float(mean), abs=0.01)
 
 
@@ -157,7 +160,7 @@ def test_impossible_families(name, options, words):
         (lambda: bayes.Dice().sample(0, 3), "n is a whole number"),
         (lambda: bayes.Dice().sample(3, 3, split="minor"), "no minor tasks"),
         (lambda: bayes.Dice().sample_tasks(torch.tensor([3]), 2), "0..2"),
-        (lambda: bayes.Dice().fresh(0), "tasks"),
+        (lambda: bayes.Dice().with_new_tasks(0), "tasks"),
     ],
 )
 def test_what_cannot_be_is_named(build, words):

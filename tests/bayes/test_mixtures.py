@@ -7,8 +7,17 @@ import tiny
 import torch
 
 from tvlens import Task, TvlensError
-from tvlens.bayes import aligned, label_likelihood, mixed_prompts, pure_prompts
-from tvlens.bayes.mixtures.mixture import answer_tokens, compositions, tellable
+from tvlens.bayes import (
+    align_tasks,
+    build_mixed_prompts,
+    build_pure_prompts,
+    label_likelihood,
+)
+from tvlens.bayes.mixtures.prompts import (
+    answer_token_ids,
+    distinguishable_queries,
+    enumerate_compositions,
+)
 from tvlens.tasks import TEMPLATES, Template, build
 
 WORDS = [a + b for a in "bcdfghjk" for b in ("an", "el", "ip")]
@@ -16,25 +25,25 @@ WORDS = [a + b for a in "bcdfghjk" for b in ("an", "el", "ip")]
 
 @pytest.fixture
 def tasks():
-    return aligned([Task(c, [(w, c + w) for w in WORDS]) for c in "xyz"])
+    return align_tasks([Task(c, [(w, c + w) for w in WORDS]) for c in "xyz"])
 
 
 def draw(tasks, **options):
     options = {"shots": 3, "count": 40} | options
-    return mixed_prompts(tiny.tokenizer(), tasks, TEMPLATES["qa"], **options)
+    return build_mixed_prompts(tiny.tokenizer(), tasks, TEMPLATES["qa"], **options)
 
 
 def test_aligned_keeps_the_common_inputs_in_one_order():
     one = Task("one", [("a", "1"), ("b", "2"), ("c", "3")])
     two = Task("two", [("c", "6"), ("d", "7"), ("b", "5")])
-    found = aligned([one, two])
+    found = align_tasks([one, two])
     assert [task.pairs for task in found] == [(("b", "2"), ("c", "3")), (("b", "5"), ("c", "6"))]
 
 
 def test_every_division_comes_equally_often_with_its_own_labels(tasks):
     mixtures = draw(tasks)
     counts = Counter(tuple(m.sources.count(k) for k in range(3)) for m in mixtures)
-    assert counts == dict.fromkeys(compositions(3, 3), 4)
+    assert counts == dict.fromkeys(enumerate_compositions(3, 3), 4)
     assert len({m.sources for m in mixtures}) > 15  # orders differ
     for m in mixtures:
         query = tasks[0].pairs[m.query][0]
@@ -52,14 +61,14 @@ def test_every_division_comes_equally_often_with_its_own_labels(tasks):
 
 
 def test_pure_prompts_differ_in_labels_only(tasks):
-    found = pure_prompts(tiny.tokenizer(), tasks, TEMPLATES["qa"], shots=3, queries=[0, 7])
+    found = build_pure_prompts(tiny.tokenizer(), tasks, TEMPLATES["qa"], shots=3, queries=[0, 7])
     assert [(m.query, m.sources[0]) for m in found] == [(q, k) for q in (0, 7) for k in range(3)]
     for three in (found[:3], found[3:]):
         assert len({tuple(x for x, _ in m.demonstrations) for m in three}) == 1
 
 
 def test_likelihood_is_a_distribution_over_labels():
-    tasks = aligned([Task("a", [("p", "1"), ("q", "2")]), Task("b", [("p", "1"), ("q", "3")])])
+    tasks = align_tasks([Task("a", [("p", "1"), ("q", "2")]), Task("b", [("p", "1"), ("q", "3")])])
     mixtures = draw_all(tasks)
     found = label_likelihood(tasks, mixtures, noise=0.2)
     for m, rows in zip(mixtures, found, strict=True):
@@ -77,30 +86,32 @@ def draw_all(tasks):
 
 def test_answers_that_begin_alike_do_not_tell():
     tokenizer = tiny.tokenizer()
-    tasks = aligned([Task("a", [("p", "cat"), ("q", "x")]), Task("b", [("p", "cats"), ("q", "y")])])
+    tasks = align_tasks(
+        [Task("a", [("p", "cat"), ("q", "x")]), Task("b", [("p", "cats"), ("q", "y")])]
+    )
     template = Template("{x}:{y}\n")
-    answers = answer_tokens(tokenizer, tasks, template)
+    answers = answer_token_ids(tokenizer, tasks, template)
     wanted = [
         [build(tokenizer, template, [], x, dict(t.pairs)[x]).answer[0] for t in tasks] for x in "pq"
     ]
     assert answers.tolist() == wanted
-    assert tellable(torch.tensor([[1, 1], [1, 2], [3, 2]])) == [1, 2]
+    assert distinguishable_queries(torch.tensor([[1, 1], [1, 2], [3, 2]])) == [1, 2]
 
 
 def test_wrong_input_is_named(tasks):
     one = Task("one", [("a", "1")])
     with pytest.raises(TvlensError, match="at least two tasks"):
-        aligned([one])
+        align_tasks([one])
     with pytest.raises(TvlensError, match="same name"):
-        aligned([one, one])
+        align_tasks([one, one])
     with pytest.raises(TvlensError, match="one, two share no input"):
-        aligned([one, Task("two", [("b", "1")])])
+        align_tasks([one, Task("two", [("b", "1")])])
     with pytest.raises(TvlensError, match="answer all common inputs alike"):
-        aligned([one, Task("two", [("a", "1"), ("b", "3")])])
+        align_tasks([one, Task("two", [("a", "1"), ("b", "3")])])
     with pytest.raises(TvlensError, match="24 shots and a query need 25"):
         draw(tasks, shots=24)
     with pytest.raises(TvlensError, match="noise is 1"):
         label_likelihood(tasks, [], noise=1.0)
-    other = aligned([Task("a", [("p", "1")]), Task("b", [("p", "2")])])
+    other = align_tasks([Task("a", [("p", "1")]), Task("b", [("p", "2")])])
     with pytest.raises(TvlensError, match="of none of the tasks"):
         label_likelihood(other, draw(tasks))

@@ -25,7 +25,7 @@ def test_tables(case):
     assert shares.sum(axis=1).tolist() == pytest.approx([1.0] * 36)
     row = table.query("sequence == 2 and position == 5").iloc[0]
     assert row["task 1"] == float(found.posterior[2, 5, 1])
-    assert row["evidence"] == float(found.evidence[2, 5])
+    assert row["log_evidence"] == float(found.log_evidence[2, 5])
     if isinstance(found.predictive, bayes.Moments):
         assert row["mean"] == float(found.predictive.mean[2, 5])
         assert table["variance"].isna().sum() == 4  # the last pairs have no next input
@@ -38,9 +38,9 @@ def test_files(case, tmp_path):
     found = bayes.extrapolation(family, data)
     found.save(tmp_path / "found.safetensors")
     again = bayes.Prediction.load(tmp_path / "found.safetensors")
-    assert (again.majors, again.rest, again.reference) == (3, "new task", "extrapolation")
+    assert (again.majors, again.rest_label, again.reference) == (3, "new task", "extrapolation")
     assert torch.equal(again.posterior, found.posterior)
-    assert torch.equal(again.evidence, found.evidence)
+    assert torch.equal(again.log_evidence, found.log_evidence)
     if isinstance(found.predictive, bayes.Moments):
         assert torch.equal(again.predictive.variance, found.predictive.variance)
     else:
@@ -67,11 +67,11 @@ def test_streams_are_the_same_for_every_family(case):
     family, data = case
     for reference in (bayes.retrieval, bayes.extrapolation, bayes.learner):
         whole, part = (
-            reference(family, data).grouped(),
-            bayes.streamed(reference, family, data, rows=3),
+            reference(family, data).group_rest(),
+            bayes.predict_in_batches(reference, family, data, batch_size=3),
         )
         torch.testing.assert_close(part.posterior, whole.posterior)
-        torch.testing.assert_close(part.evidence, whole.evidence)
+        torch.testing.assert_close(part.log_evidence, whole.log_evidence)
         assert (part.reference, part.labels) == (whole.reference, whole.labels)
 
 

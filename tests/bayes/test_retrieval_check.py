@@ -33,31 +33,31 @@ def test_vectors_are_those_that_extract_finds(check):
 
 
 def test_parts_share_no_input(check):
-    parts = [set(check.settings[name]) for name in ("extract", "select", "test")]
+    parts = [set(check.settings[name]) for name in ("train", "validation", "test")]
     assert sum(map(len, parts)) == len(set.union(*parts)) == len(WORDS)
 
 
 def test_states_and_probabilities_are_those_of_single_prompts():
     """One prompt at a time, through run_with_cache, against the batched reading."""
-    from tvlens.bayes.mixtures.delimiter import Delimiter
+    from tvlens.bayes.mixtures.query_delimiter import QueryDelimiter
     from tvlens.tasks import build
 
     for name in ("gpt2", "llama", "native"):
         model = tiny.model(name)
-        place = Delimiter(model, "resid_post", 3, False)
+        delimiter = QueryDelimiter(model, "resid_post", 3, False)
         template = Template.of(TEMPLATE)
         prompts = [
             build(model.tokenizer, template, TASKS[0].pairs[:i], "fan") for i in (0, 3, 1, 2)
         ]
         answers = torch.tensor([[5, 9], [7, 8], [100, 3], [1, 2]])
-        states, probabilities = place.read(prompts, answers)
+        states, probabilities = delimiter.read_states(prompts, answers)
         vectors = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
-        written = place.written(prompts, answers, 1, vectors)
-        assert torch.allclose(place.written(prompts, answers, 1, None), probabilities)
+        written = delimiter.replace_states(prompts, answers, 1, vectors)
+        assert torch.allclose(delimiter.replace_states(prompts, answers, 1, None), probabilities)
         several = torch.stack([vectors, vectors.flip(0), -vectors])
-        swept = place.swept(prompts, answers[:, 0], several)
+        swept = delimiter.sweep_layers(prompts, answers[:, 0], several)
         for layer, (got, values) in enumerate(zip(swept, several, strict=True)):
-            wanted = place.written(prompts, answers, layer, values)[:, 0]
+            wanted = delimiter.replace_states(prompts, answers, layer, values)[:, 0]
             torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-8)
         for i, prompt in enumerate(prompts):
             tokens = torch.tensor([prompt.tokens])
@@ -81,13 +81,15 @@ def test_results_add_up(check):
     ones = torch.ones(3, 30, dtype=torch.float64)
     torch.testing.assert_close(check.weights.sum(-1), ones)
     torch.testing.assert_close(check.posterior.sum(-1), ones)
-    assert (check.residual <= check.size * (1 + 1e-9)).all()  # the mean vector leaves all of it
-    assert check.layer == int(check.selection.argmax())
+    assert (
+        check.squared_residual <= check.squared_norm * (1 + 1e-9)
+    ).all()  # the mean vector leaves all of it
+    assert check.layer == int(check.layer_scores.argmax())
     counts = torch.nn.functional.one_hot(check.sources, k).sum(1)
     clear = (counts + 1) / (3 + k)
     assert (check.posterior[0] - clear).abs().max() < 0.01  # little noise, clear labels
     assert set(check.conditions) >= {"combination", "most likely task", "nothing"}
-    assert check.injected.shape == (6, len(check.mixed_queries), k)
+    assert check.injected_probability.shape == (6, len(check.injected_queries), k)
 
 
 class Planted:
@@ -132,16 +134,16 @@ def test_planted_combinations_are_found_where_they_are(follows):
     model = tiny.model.__wrapped__("native")  # not the shared one
     Planted(model, 1, follows)
     found = retrieval_check(model, TASKS, **(SMALL | {"count": 60, "contexts": 12}))
-    weights = found.weights_follow["proportions"].at(1)
-    null = found.null("turned vectors")[1]
+    weights = found.weight_agreement["proportions"].at_layer(1)
+    null = found.null["rotated vectors", "residual share"][1]
     if follows:
         assert weights.correlation > 0.99
         # Corners are prompts of one task, so a corner's weight is its share of demonstrations.
         shares = torch.nn.functional.one_hot(found.sources, 3).double().mean(1)
         assert (found.weights[1] - shares).abs().max() < 0.1
-        assert found.share.values[1] < 0.02 < 0.5 < null.min()
-        assert found.pure_share.values[1] < 0.02
-        slopes = found.places["proportions"]
+        assert found.residual_share.values[1] < 0.02 < 0.5 < null.min()
+        assert found.pure_residual_share.values[1] < 0.02
+        slopes = found.position_slopes["proportions"]
         torch.testing.assert_close(slopes, torch.full_like(slopes, 1 / 6), atol=0.01, rtol=0)
     else:
         assert weights.correlation_interval[0] < 0.25 and weights.correlation < 0.5
@@ -156,12 +158,14 @@ def test_saved_shown_and_the_same_again(check, tmp_path):
     assert pandas_equal and len(check.to_dataframe()) == 4 * 3 + 3 + 6
     assert "tvlens-vega" in check._repr_html_()
     same = retrieval_check(tiny.model("llama"), TASKS, **SMALL)
-    assert torch.equal(same.weights, check.weights) and torch.equal(same.injected, check.injected)
-    assert torch.equal(same.null_share, check.null_share)
+    assert torch.equal(same.weights, check.weights) and torch.equal(
+        same.injected_probability, check.injected_probability
+    )
+    assert torch.equal(same.null_residual_share, check.null_residual_share)
     with pytest.raises(TvlensError, match="unknown control"):
-        check.null("turned")
+        check.null["rotated", "correlation"]
     with pytest.raises(TvlensError, match="unknown measure"):
-        check.null("turned vectors", "angle")
+        check.null["rotated vectors", "angle"]
 
 
 def test_two_tasks_show_themselves_too():
@@ -183,7 +187,7 @@ def test_two_tasks_show_themselves_too():
         (dict(noise=1.0), "noise is 1"),
         (dict(count=1), "count is 1"),
         (dict(null=0), "null is below 1"),
-        (dict(posteriors={}), "no noise model"),
+        (dict(noise_models={}), "no noise model"),
         (dict(template=" {x}: {y}\n"), "begin with the same token"),
         (dict(site="residue"), "residue"),
     ],
@@ -244,10 +248,13 @@ def test_smollm2_mixes_verb_forms_as_their_numbers_say(smollm2):
     others = ("lower-upper", "country-capital", "animal-class")
     options = dict(others=others, count=42, contexts=10, repeats=4, null=3)
     found = retrieval_check(smollm2, tasks, **options)
-    weights = found.weights_follow["proportions"].at(found.layer)
+    weights = found.weight_agreement["proportions"].at_layer(found.layer)
     assert 18 <= found.layer <= 23
     assert weights.correlation > 0.85
     assert weights.distance_interval[1] < weights.uniform_distance
-    assert found.share.interval[found.layer, 1] < found.null("other tasks")[found.layer].min()
-    written = found.injection_follows
+    assert (
+        found.residual_share.interval[found.layer, 1]
+        < found.null["other tasks", "residual share"][found.layer].min()
+    )
+    written = found.injection_agreement
     assert written["combination"].distance < written["most likely task"].distance - 0.03

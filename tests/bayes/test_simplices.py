@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from tvlens import TvlensError
-from tvlens.bayes.mixtures.simplices import (
+from tvlens.bayes.mixtures.simplex_controls import (
     CONTROLS,
-    other_tasks,
-    random_states,
-    shuffled_tasks,
-    turned_vectors,
+    rotate_vectors,
+    sample_other_tasks,
+    sample_states,
+    shuffle_tasks,
 )
 
 
@@ -35,7 +35,7 @@ def test_all_are_centred_and_reproducible(states):
 
 def test_turning_keeps_lengths_and_angles_only(states):
     theta = states.mean(2) - states.mean((0, 2))
-    turned = turned_vectors(states, rng())
+    turned = rotate_vectors(states, rng())
     for layer in range(2):
         torch.testing.assert_close(
             turned[:, layer] @ turned[:, layer].T,
@@ -46,24 +46,24 @@ def test_turning_keeps_lengths_and_angles_only(states):
     cosine = torch.nn.functional.cosine_similarity(turned, theta, dim=-1)
     assert cosine.abs().max() < 0.9
     with pytest.raises(TvlensError, match="no simplex in 1 dimensions"):
-        turned_vectors(states[..., :1], rng())
+        rotate_vectors(states[..., :1], rng())
 
 
 def test_shuffling_takes_the_task_away(states):
     theta = states.mean(2) - states.mean((0, 2))
-    shuffled = shuffled_tasks(states, rng())
+    shuffled = shuffle_tasks(states, rng())
     assert shuffled.norm() < 0.4 * theta.norm()
     alike = states[:1].expand(3, -1, -1, -1)
-    torch.testing.assert_close(shuffled_tasks(alike, rng()), torch.zeros(3, 2, 16))
+    torch.testing.assert_close(shuffle_tasks(alike, rng()), torch.zeros(3, 2, 16))
 
 
 def test_random_states_and_other_tasks_are_what_was_given(states):
     flat = states.movedim(2, 1).flatten(0, 1)
-    found = random_states(states, rng())
+    found = sample_states(states, rng())
     edge = found[1] - found[0]
     edges = flat[:, None] - flat[None]
     assert (edges - edge).flatten(2).norm(dim=-1).min() < 1e-4
     others = torch.randn(5, 2, 16, generator=torch.Generator().manual_seed(1))
-    picked = other_tasks(states, rng(), others=others)
+    picked = sample_other_tasks(states, rng(), others=others)
     between = (others[:, None] - others[None]).flatten(2)
     assert (between - (picked[1] - picked[0]).flatten()).norm(dim=-1).min() < 1e-4

@@ -11,7 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvlens import TvlensError
-from tvlens.bayes import one_task, proportions, switching
+from tvlens.bayes import (
+    proportions_posterior,
+    single_task_posterior,
+    switching_posterior,
+)
 
 
 def likelihoods(prompts=4, shots=5, tasks=3, seed=0):
@@ -45,29 +49,29 @@ def test_proportions_sums_over_every_sequence_of_tasks(a):
         lambda path: math.prod(math.gamma(a + n) for n in counts(path).tolist()),
         lambda path: (counts(path) + a) / (len(path) + 3 * a),
     )
-    torch.testing.assert_close(proportions(likelihood, concentration=a), wanted)
+    torch.testing.assert_close(proportions_posterior(likelihood, concentration=a), wanted)
 
 
 def test_proportions_of_clear_labels_are_counts():
     sources = [[0, 0, 1, 2, 0, 1], [2, 2, 2, 2, 2, 2]]
     wanted = torch.tensor([[4, 3, 2], [1, 1, 7]]) / 9
-    torch.testing.assert_close(proportions(told_apart(sources)), wanted.double())
+    torch.testing.assert_close(proportions_posterior(told_apart(sources)), wanted.double())
 
 
 def test_proportions_of_long_prompts_do_not_underflow():
     likelihood = torch.full((1, 60, 2), 1e-12, dtype=torch.float64)
     likelihood[:, :20, 0] = 2e-12
-    assert torch.isfinite(proportions(likelihood)).all()
-    assert proportions(likelihood)[0, 0] > 0.5
+    assert torch.isfinite(proportions_posterior(likelihood)).all()
+    assert proportions_posterior(likelihood)[0, 0] > 0.5
 
 
 def test_one_task_is_bayes():
     likelihood, prior = likelihoods(), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     joint = prior * likelihood.prod(1)
     wanted = joint / joint.sum(-1, keepdim=True)
-    torch.testing.assert_close(one_task(likelihood, prior=prior), wanted)
-    even = one_task(likelihood, prior=torch.ones(3) / 3)
-    torch.testing.assert_close(one_task(likelihood), even)
+    torch.testing.assert_close(single_task_posterior(likelihood, prior=prior), wanted)
+    even = single_task_posterior(likelihood, prior=torch.ones(3) / 3)
+    torch.testing.assert_close(single_task_posterior(likelihood), even)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.7, 1.0])
@@ -79,10 +83,13 @@ def test_switching_sums_over_every_path(rate):
         return math.prod([1 / 3, *(float(step[a, b]) for a, b in itertools.pairwise(path))])
 
     wanted = enumerated(likelihood, weight, lambda path: step[path[-1]])
-    torch.testing.assert_close(switching(likelihood, rate=rate), wanted)
+    torch.testing.assert_close(switching_posterior(likelihood, rate=rate), wanted)
 
 
-@given(seed=st.integers(0, 10_000), model=st.sampled_from([one_task, proportions, switching]))
+@given(
+    seed=st.integers(0, 10_000),
+    model=st.sampled_from([single_task_posterior, proportions_posterior, switching_posterior]),
+)
 @settings(max_examples=30, deadline=None)
 def test_posteriors_are_distributions_and_permute_with_the_tasks(seed, model):
     likelihood = likelihoods(seed=seed)
@@ -90,7 +97,7 @@ def test_posteriors_are_distributions_and_permute_with_the_tasks(seed, model):
     torch.testing.assert_close(found.sum(-1), torch.ones(4, dtype=torch.float64))
     order = torch.from_numpy(np.random.default_rng(seed).permutation(3))
     torch.testing.assert_close(model(likelihood[..., order]), found[:, order])
-    if model is not switching:
+    if model is not switching_posterior:
         shots = torch.from_numpy(np.random.default_rng(seed).permutation(5))
         torch.testing.assert_close(model(likelihood[:, shots]), found)
 
@@ -98,25 +105,32 @@ def test_posteriors_are_distributions_and_permute_with_the_tasks(seed, model):
 def test_limits():
     likelihood = likelihoods()
     torch.testing.assert_close(
-        switching(likelihood, rate=1e-12), one_task(likelihood), rtol=1e-8, atol=1e-8
+        switching_posterior(likelihood, rate=1e-12),
+        single_task_posterior(likelihood),
+        rtol=1e-8,
+        atol=1e-8,
     )
     # Proportions that are surely even: nothing is learnt. Surely extreme: one task for all.
-    even = proportions(likelihood, concentration=1e6)
+    even = proportions_posterior(likelihood, concentration=1e6)
     torch.testing.assert_close(even, torch.full_like(even, 1 / 3), rtol=0, atol=1e-4)
-    extreme = proportions(likelihood, concentration=1e-9)
-    torch.testing.assert_close(extreme, one_task(likelihood), rtol=1e-6, atol=1e-6)
+    extreme = proportions_posterior(likelihood, concentration=1e-9)
+    torch.testing.assert_close(extreme, single_task_posterior(likelihood), rtol=1e-6, atol=1e-6)
 
 
 def test_wrong_input_is_named():
     mixed = told_apart([[0, 1]])
     with pytest.raises(TvlensError, match="prompt 0 is impossible under every single task"):
-        one_task(mixed)
+        single_task_posterior(mixed)
     with pytest.raises(TvlensError, match="concentration is 0"):
-        proportions(mixed, concentration=0)
+        proportions_posterior(mixed, concentration=0)
     for rate in (0, 1.5):
         with pytest.raises(TvlensError, match="rate is"):
-            switching(mixed, rate=rate)
-    for model in (one_task, proportions, partial(switching, rate=0.5)):
+            switching_posterior(mixed, rate=rate)
+    for model in (
+        single_task_posterior,
+        proportions_posterior,
+        partial(switching_posterior, rate=0.5),
+    ):
         with pytest.raises(TvlensError, match="between 0 and 1"):
             model(torch.full((1, 2, 2), 1.5))
         with pytest.raises(TvlensError, match="above 0 for some task"):

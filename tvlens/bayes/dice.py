@@ -1,4 +1,4 @@
-"""`Dice`: every task is a loaded die, every sequence its rolls (E1 of the latent-task paper)."""
+"""`Dice`: every task is a loaded die and every sequence its rolls (experiment E1)."""
 
 from typing import Literal
 
@@ -8,25 +8,39 @@ from jaxtyping import Float, Int
 from scipy.special import psi
 from torch import Tensor
 
-from .categorical import drawn, log_evidence, rows_on_simplex, running_counts, smoothed
-from .pool import Numbers, Pool, above_zero, at_least
-from .sequences import Data, Sequences, tokens_of
+from ..integers import require_at_least
+from .distributions import (
+    cumulative_counts,
+    cumulative_log_evidence,
+    dirichlet_predictive,
+    normalize_rows,
+    require_positive,
+    sample_categorical,
+)
+from .pool import Numbers, TaskPool
+from .sequences import Data, Sequences, as_tokens
 
 
-class Dice(Pool[Sequences]):
-    """Loaded dice. All tasks, major and minor, are drawn from Dirichlet(alpha, ..., alpha).
+class Dice(TaskPool[Sequences]):
+    """Family of loaded dice, sampled from Dirichlet(alpha, ..., alpha).
 
     Args:
         tasks: number of major tasks, K.
         faces: size of the vocabulary, V.
         minor: number of minor tasks; 0 or "none" for none.
-        minor_mass: prior mass of the minor tasks together; ignored by the prior where there are
-            none.
-        alpha: parameter of the Dirichlet distribution, also that of a new task.
-        seed: of the tasks.
+        minor_mass: total prior mass of the minor tasks; without minors it does not enter the
+            prior.
+        alpha: concentration of the Dirichlet distribution, also of a new task.
+        seed: random seed of the tasks.
 
     Raises:
-        TvlensError: a size below its least, alpha of 0 or less, or minor_mass outside [0, 1).
+        TvlensError: a size is too small, alpha is not positive, or minor_mass is outside [0, 1).
+
+    Example:
+        >>> import tvlens as tv
+        >>> dice = tv.bayes.Dice(tasks=3, faces=6, minor=512, minor_mass=0.1, seed=0)
+        >>> dice.sample(4, 16, split="ood", seed=1).tokens.shape
+        torch.Size([4, 16])
     """
 
     def __init__(
@@ -39,8 +53,8 @@ class Dice(Pool[Sequences]):
         alpha: float = 1.0,
         seed: int = 0,
     ) -> None:
-        at_least(2, faces=faces)
-        above_zero(alpha=alpha)
+        require_at_least(2, faces=faces)
+        require_positive(alpha=alpha)
         self.faces, self.alpha = faces, alpha
         super().__init__(tasks=tasks, minor=minor, minor_mass=minor_mass, seed=seed)
 
@@ -53,10 +67,10 @@ class Dice(Pool[Sequences]):
         majors: int | None = None,
         alpha: float = 1.0,
     ) -> "Dice":
-        """A family of given dice, [task face]; see `with_tasks` for the prior."""
+        """Build a family from face probabilities [task face]; see `with_tasks` for the prior."""
         faces = torch.as_tensor(probabilities).shape[-1]
-        shape = cls(tasks=1, faces=faces, alpha=alpha)
-        return shape.with_tasks(probabilities, prior=prior, majors=majors)
+        template = cls(tasks=1, faces=faces, alpha=alpha)
+        return template.with_tasks(probabilities, prior=prior, majors=majors)
 
     @property
     def vocabulary(self) -> int:  # type: ignore[override]
@@ -65,51 +79,53 @@ class Dice(Pool[Sequences]):
 
     @property
     def ood_entropy(self) -> float:
-        """Expected entropy of a fresh die, in nats: what a roll costs one who knows the die.
+        """Expected entropy of a new die in nats, the least expected cost of a roll.
 
-        psi(V a + 1) - psi(a + 1); for a = 1 it is H_V - 1, with the V-th harmonic number.
+        psi(V a + 1) - psi(a + 1), which is H_V - 1 for a = 1, with the V-th harmonic number.
         """
         return float(psi(self.faces * self.alpha + 1) - psi(self.alpha + 1))
 
-    def steps(self, data: Data) -> Float[Tensor, "n length k"]:
-        """Log-probability of every roll under every task."""
-        tokens = tokens_of(data, self.faces)
-        # [face task], laid out anew: whole rows are read, three times as fast as columns.
+    def step_log_likelihoods(self, data: Data) -> Float[Tensor, "n length k"]:
+        """Compute the log-likelihood of every roll under every task."""
+        tokens = as_tokens(data, self.faces)
+        # Contiguous [face task]: indexing rows is three times as fast as indexing columns.
         return self.parameters.to(tokens.device).log().T.contiguous()[tokens]
 
-    def mixture(
+    def mixture_predictive(
         self, posterior: Float[Tensor, "n length k"], data: Data
     ) -> Float[Tensor, "n length vocab"]:
-        """Distribution of the next roll, averaged over tasks."""
+        """Compute the distribution of the next roll, averaged over tasks."""
         return posterior @ self.parameters.to(posterior.device)
 
-    def learned(
+    def new_task_predictive(
         self, data: Data
     ) -> tuple[Float[Tensor, "n length"], Float[Tensor, "n length vocab"]]:
-        """Log-evidence and predictive of a new die: (n_v + a) / (n + V a)."""
-        tokens = tokens_of(data, self.faces)
-        predictive = smoothed(running_counts(tokens, self.faces), self.alpha)
+        """Compute log-evidence and predictive of a new die: (n_v + a) / (n + V a)."""
+        tokens = as_tokens(data, self.faces)
+        predictive = dirichlet_predictive(cumulative_counts(tokens, self.faces), self.alpha)
         first = torch.full((self.faces,), 1 / self.faces, dtype=torch.float64, device=tokens.device)
-        return log_evidence(tokens, first, predictive), predictive
+        return cumulative_log_evidence(tokens, first, predictive), predictive
 
-    def counts(self, data: Data) -> Float[Tensor, "n length vocab"]:
-        """How often each face has come up, up to and including every position."""
-        return running_counts(tokens_of(data, self.faces), self.faces)
+    def sufficient_statistics(self, data: Data) -> Float[Tensor, "n length vocab"]:
+        """Count the occurrences of each face up to and including every position."""
+        return cumulative_counts(as_tokens(data, self.faces), self.faces)
 
-    def draw(self, count: int, rng: np.random.Generator) -> Float[Tensor, "count faces"]:
-        """Fresh dice."""
+    def sample_parameters(
+        self, count: int, rng: np.random.Generator
+    ) -> Float[Tensor, "count faces"]:
+        """Sample new dice."""
         return torch.from_numpy(rng.dirichlet(np.full(self.faces, self.alpha), count))
 
     def generate(
         self, parameters: Float[Tensor, "n faces"], length: int, rng: np.random.Generator
     ) -> Int[Tensor, "n length"]:
-        """Independent rolls."""
+        """Sample independent rolls."""
         uniform = rng.random((len(parameters), length))
-        return torch.from_numpy(drawn(parameters.numpy()[:, None], uniform))
+        return torch.from_numpy(sample_categorical(parameters.numpy()[:, None], uniform))
 
-    def checked(self, parameters: Float[Tensor, "k faces"]) -> Float[Tensor, "k faces"]:
-        """Rows that sum to 1."""
-        return rows_on_simplex(parameters)
+    def validate(self, parameters: Float[Tensor, "k faces"]) -> Float[Tensor, "k faces"]:
+        """Require rows that sum to 1."""
+        return normalize_rows(parameters)
 
-    def _size(self) -> str:
+    def _describe_size(self) -> str:
         return f"{self.faces} faces"

@@ -1,4 +1,4 @@
-"""`Prediction`: a reference's posterior and predictive at every position."""
+"""`Prediction`: posterior and predictive of a reference at every position."""
 
 import os
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moments:
-    """What a regression reference says of the next target; `next` is length - 1.
+    """Mean and variance of the next target of a regression; the axis `next` is length - 1.
 
     Attributes:
         weights: posterior mean of the weights, after the pairs 0..t.
@@ -36,41 +36,48 @@ Predictive = Float[Tensor, "n length vocab"] | Moments
 
 
 def blend(first: Predictive, second: Predictive, share: Float[Tensor, "n length"]) -> Predictive:
-    """The predictive of two hypotheses, the second with probability `share` at every position.
+    """Mix the predictives of two hypotheses; `share` is the probability of the second.
 
     Moments follow the law of total variance.
+
+    Example:
+        >>> import torch
+        >>> import tvlens as tv
+        >>> first, second = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
+        >>> tv.bayes.blend(first, second, torch.tensor([[0.25]])).tolist()
+        [[[0.25, 0.75]]]
     """
     if not isinstance(first, Moments):
         return torch.lerp(first, second, share[..., None])
-    then = share[:, :-1]
-    between = then * (1 - then) * (second.mean - first.mean).square()
+    next_share = share[:, :-1]
+    between = next_share * (1 - next_share) * (second.mean - first.mean).square()
     return Moments(
         torch.lerp(first.weights, second.weights, share[..., None]),
-        torch.lerp(first.mean, second.mean, then),
-        torch.lerp(first.variance, second.variance, then) + between,
+        torch.lerp(first.mean, second.mean, next_share),
+        torch.lerp(first.variance, second.variance, next_share) + between,
     )
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a Bayesian reference believes at every position, in float64.
+    """Posterior and predictive of a Bayesian reference, in float64.
 
-    Entry t has seen the tokens (or pairs) up to and including t.
+    Entry t is conditional on the tokens (or pairs) up to and including t.
 
     Attributes:
-        posterior: probability of each hypothesis: the major tasks, then the rest.
+        posterior: probability of each hypothesis: the major tasks, then all others.
         predictive: distribution of token t + 1; `Moments` of the next target for a regression.
-        evidence: log-probability of the tokens up to and including t, in nats.
+        log_evidence: log-probability of the tokens up to and including t, in nats.
         majors: number of leading columns of the posterior that are major tasks.
-        rest: what the columns after them are ("minor task", "new task").
+        rest_label: name of the columns after them ("minor task" or "new task").
         reference: name of the reference.
     """
 
     posterior: Float[Tensor, "n length k"]
     predictive: Predictive
-    evidence: Float[Tensor, "n length"]
+    log_evidence: Float[Tensor, "n length"]
     majors: int
-    rest: str
+    rest_label: str
     reference: str
 
     def __repr__(self) -> str:
@@ -81,41 +88,41 @@ class Prediction:
         return self.figure()._repr_html_()
 
     def figure(self, sequence: int = 0) -> viz.Figures:
-        """Posterior curves of one sequence, and how fast all sequences give the task away."""
+        """Plot the posterior of one sequence and the entropy of all posteriors."""
         from .show import prediction_figure
 
         return prediction_figure(self, sequence)
 
     @property
     def labels(self) -> list[str]:
-        """Name of every column of the grouped posterior."""
-        rest = [self.rest] if self.posterior.shape[-1] > self.majors else []
-        return [f"task {k}" for k in range(self.majors)] + rest
+        """Names of the columns of the posterior after `group_rest`."""
+        has_rest = self.posterior.shape[-1] > self.majors
+        return [f"task {k}" for k in range(self.majors)] + [self.rest_label] * has_rest
 
     @property
     def entropy(self) -> Float[Tensor, "n length"]:
-        """Entropy of the posterior, in nats: how unsure the reference is of the task."""
+        """Entropy of the posterior over tasks, in nats."""
         return torch.special.entr(self.posterior).sum(-1)
 
-    def grouped(self) -> "Prediction":
-        """The same with one posterior column for everything beyond the major tasks."""
+    def group_rest(self) -> "Prediction":
+        """Merge the posterior columns beyond the major tasks into one."""
         if self.posterior.shape[-1] <= self.majors + 1:
             return self
-        known, rest = self.posterior.tensor_split([self.majors], dim=-1)
-        posterior = torch.cat([known, rest.sum(-1, keepdim=True)], dim=-1)
-        return replace(self, posterior=posterior, rest=f"{self.rest}s")
+        major, rest = self.posterior.tensor_split([self.majors], dim=-1)
+        posterior = torch.cat([major, rest.sum(-1, keepdim=True)], dim=-1)
+        return replace(self, posterior=posterior, rest_label=f"{self.rest_label}s")
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per sequence and position: grouped posterior, evidence, predictive."""
+        """Return one row per sequence and position: grouped posterior, log-evidence, predictive."""
         import pandas as pd
 
-        n, length = self.evidence.shape
+        n, length = self.log_evidence.shape
         index = pd.MultiIndex.from_product(
             [range(n), range(length)], names=["sequence", "position"]
         )
-        grouped = self.grouped()
+        grouped = self.group_rest()
         columns = dict(zip(grouped.labels, grouped.posterior.unbind(-1), strict=True))
-        columns |= {"evidence": self.evidence}
+        columns |= {"log_evidence": self.log_evidence}
         if isinstance(self.predictive, Moments):
             last = (0, 1)  # no next target after the last pair: a missing value
             moments = {"mean": self.predictive.mean, "variance": self.predictive.variance}
@@ -127,43 +134,48 @@ class Prediction:
         return pd.DataFrame(flat, index=index).reset_index()
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a safetensors file with everything else as JSON in its header. Atomic."""
-        tensors = {"posterior": self.posterior, "evidence": self.evidence} | _parts(self.predictive)
-        plain = {name: getattr(self, name) for name in ("majors", "rest", "reference")}
+        """Write a safetensors file atomically, with the other fields as JSON in its header."""
+        tensors = {
+            "posterior": self.posterior,
+            "log_evidence": self.log_evidence,
+        } | _split_predictive(self.predictive)
+        plain = {name: getattr(self, name) for name in ("majors", "rest_label", "reference")}
         write_tensors(path, tensors, kind="tvlens.prediction", about=plain)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Prediction":
-        """Read what `save` wrote.
+        """Read a prediction that `save` wrote.
 
         Raises:
-            TvlensError: no such file, it is damaged, or it holds no prediction.
+            TvlensError: the file does not exist, is damaged, or holds no prediction.
         """
         tensors, plain = read_tensors(path, kind="tvlens.prediction", what="prediction")
         with reading(path, "prediction"):
-            own = {name: tensors.pop(name) for name in ("posterior", "evidence")}
-            return construct(cls, own | {"predictive": _whole(tensors)}, plain)
+            posterior = {name: tensors.pop(name) for name in ("posterior", "log_evidence")}
+            return construct(cls, posterior | {"predictive": _join_predictive(tensors)}, plain)
 
 
-def joined(parts: Sequence[Prediction]) -> Prediction:
-    """Predictions of one reference for consecutive rows, as one."""
+def concatenate_predictions(parts: Sequence[Prediction]) -> Prediction:
+    """Concatenate predictions of one reference for consecutive rows."""
     if len(parts) == 1:
         return parts[0]
-    pieces = [_parts(part.predictive) for part in parts]
-    predictive = _whole({name: torch.cat([p[name] for p in pieces]) for name in pieces[0]})
+    tensors = [_split_predictive(part.predictive) for part in parts]
+    predictive = _join_predictive(
+        {name: torch.cat([part[name] for part in tensors]) for name in tensors[0]}
+    )
     return replace(
         parts[0],
         posterior=torch.cat([part.posterior for part in parts]),
-        evidence=torch.cat([part.evidence for part in parts]),
+        log_evidence=torch.cat([part.log_evidence for part in parts]),
         predictive=predictive,
     )
 
 
-def _parts(predictive: Predictive) -> dict[str, Tensor]:
-    """The tensors of a predictive by name."""
+def _split_predictive(predictive: Predictive) -> dict[str, Tensor]:
+    """Return the tensors of a predictive by name."""
     return vars(predictive) if isinstance(predictive, Moments) else {"predictive": predictive}
 
 
-def _whole(parts: dict[str, Tensor]) -> Predictive:
-    """The predictive that `_parts` took apart."""
+def _join_predictive(parts: dict[str, Tensor]) -> Predictive:
+    """Invert `_split_predictive`."""
     return parts["predictive"] if "predictive" in parts else Moments(**parts)

@@ -1,4 +1,4 @@
-"""What a family samples: token sequences, or input-target pairs, with the task behind each."""
+"""Samples of a family: token sequences or input-target pairs, with the task of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,26 +13,26 @@ from ..errors import TvlensError
 if TYPE_CHECKING:
     import pandas
 
-Rows = TypeVar("Rows", bound="_Batch")
+BatchType = TypeVar("BatchType", bound="_Batch")
 
 
 class _Batch:
-    """Rows that can be sliced and moved together."""
+    """Tensors that share their first axis and are indexed and moved together."""
 
     task: Tensor
 
     def __len__(self) -> int:
         return len(self.task)
 
-    def __getitem__(self: Rows, rows: Any) -> Rows:
-        """The chosen rows (a slice, a mask or indices)."""
-        return self._each(lambda tensor: tensor[rows])
+    def __getitem__(self: BatchType, rows: Any) -> BatchType:
+        """Select rows by a slice, a mask or indices."""
+        return self._map_tensors(lambda tensor: tensor[rows])
 
-    def to(self: Rows, device: str | torch.device) -> Rows:
-        """The same rows on another device."""
-        return self._each(lambda tensor: tensor.to(device))
+    def to(self: BatchType, device: str | torch.device) -> BatchType:
+        """Move all tensors to a device."""
+        return self._map_tensors(lambda tensor: tensor.to(device))
 
-    def _each(self: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
+    def _map_tensors(self: BatchType, change: Callable[[Tensor], Tensor]) -> BatchType:
         tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(
             cast(Any, self), **{name: change(tensor) for name, tensor in tensors.items()}
@@ -47,7 +47,7 @@ class Sequences(_Batch):
         tokens: the sequences.
         task: index of each sequence's task in the family's pool; -1 for a task outside it.
         parameters: the true task of each sequence.
-        split: what was asked for ("train", "major", "minor", "ood", "tasks").
+        split: the split that was sampled ("train", "major", "minor", "ood", "tasks").
     """
 
     tokens: Int[Tensor, "n length"]
@@ -62,7 +62,9 @@ class Sequences(_Batch):
         """One row per token: sequence, position, task, token."""
         import pandas as pd
 
-        return pd.DataFrame(_places(self.task, self.tokens) | {"token": _flat(self.tokens)})
+        return pd.DataFrame(
+            _index_columns(self.task, self.tokens) | {"token": _flatten(self.tokens)}
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Pairs(_Batch):
         targets: the y of every pair.
         task: index of each row's task in the family's pool; -1 for a task outside it.
         parameters: the true weights of each row.
-        split: what was asked for.
+        split: the split that was sampled.
     """
 
     inputs: Float[Tensor, "n length dim"]
@@ -91,18 +93,20 @@ class Pairs(_Batch):
         """One row per pair: row, position, task, x0, x1, ..., y."""
         import pandas as pd
 
-        columns = {f"x{i}": _flat(x) for i, x in enumerate(self.inputs.unbind(-1))}
-        return pd.DataFrame(_places(self.task, self.targets) | columns | {"y": _flat(self.targets)})
+        columns = {f"x{i}": _flatten(x) for i, x in enumerate(self.inputs.unbind(-1))}
+        return pd.DataFrame(
+            _index_columns(self.task, self.targets) | columns | {"y": _flatten(self.targets)}
+        )
 
 
 Data = Sequences | Pairs | Tensor
 
 
-def shape_of(data: Data) -> tuple[int, int]:
-    """Number of sequences and their length.
+def data_shape(data: Data) -> tuple[int, int]:
+    """Return the number of sequences and their length.
 
     Raises:
-        TvlensError: neither Sequences, Pairs nor a tensor [n length], or nothing in it.
+        TvlensError: the data are not Sequences, Pairs or a tensor [n length], or are empty.
     """
     values = data
     if isinstance(data, Sequences | Pairs):
@@ -114,13 +118,14 @@ def shape_of(data: Data) -> tuple[int, int]:
     return values.shape[0], values.shape[1]
 
 
-def tokens_of(data: Data, vocabulary: int) -> Int[Tensor, "n length"]:
-    """The tokens of sequences, or a tensor of tokens itself, as int64.
+def as_tokens(data: Data, vocabulary: int) -> Int[Tensor, "n length"]:
+    """Convert sequences or a tensor of tokens to an int64 tensor.
 
     Raises:
-        TvlensError: no integers, not [n length], no token, or a token outside the vocabulary.
+        TvlensError: the data are not integers [n length], are empty, or hold a token outside the
+            vocabulary.
     """
-    shape_of(data)
+    data_shape(data)
     if isinstance(data, Pairs):
         raise TvlensError("this family reads tokens, not the input-target pairs of a regression")
     tokens = data.tokens if isinstance(data, Sequences) else data
@@ -128,43 +133,46 @@ def tokens_of(data: Data, vocabulary: int) -> Int[Tensor, "n length"]:
         raise TvlensError(f"tokens are integers, not {tokens.dtype}: convert them with .long()")
     outside = (tokens < 0) | (tokens >= vocabulary)
     if bool(outside.any()):
-        row, place = outside.nonzero()[0].tolist()
+        row, position = outside.nonzero()[0].tolist()
         raise TvlensError(
-            f"token {int(tokens[row, place])} at position {place} is outside the vocabulary "
+            f"token {int(tokens[row, position])} at position {position} is outside the vocabulary "
             f"0..{vocabulary - 1}"
         )
     return tokens.long()
 
 
-def pairs_of(
+def as_pairs(
     data: Data, dim: int
 ) -> tuple[Float[Tensor, "n length dim"], Float[Tensor, "n length"]]:
-    """Inputs and targets in float64.
+    """Return inputs and targets in float64.
 
     Raises:
-        TvlensError: no Pairs, wrong dimension or lengths, no pair, or a number that is not finite.
+        TvlensError: the data are not Pairs, have the wrong dimension or length, are empty, or hold
+            a non-finite number.
     """
     if not isinstance(data, Pairs):
-        raise TvlensError(f"a regression reads Pairs (inputs and targets), not {_kind(data)}")
+        raise TvlensError(
+            f"a regression reads Pairs (inputs and targets), not {_describe_kind(data)}"
+        )
     inputs, targets = data.inputs.double(), data.targets.double()
-    wanted = (*shape_of(data), dim)
-    if inputs.shape != wanted:
-        raise TvlensError(f"inputs have shape {list(wanted)}, not {list(inputs.shape)}")
+    expected = (*data_shape(data), dim)
+    if inputs.shape != expected:
+        raise TvlensError(f"inputs have shape {list(expected)}, not {list(inputs.shape)}")
     if not bool(inputs.isfinite().all() and targets.isfinite().all()):
         raise TvlensError("inputs or targets hold NaN or infinity")
     return inputs, targets
 
 
-def _kind(data: object) -> str:
+def _describe_kind(data: object) -> str:
     return f"a tensor of {data.dtype}" if isinstance(data, Tensor) else type(data).__name__
 
 
-def _flat(values: Tensor) -> list:
+def _flatten(values: Tensor) -> list:
     return values.flatten().tolist()
 
 
-def _places(task: Tensor, like: Tensor) -> dict[str, list]:
+def _index_columns(task: Tensor, like: Tensor) -> dict[str, list]:
     n, length = like.shape
-    rows, places = torch.meshgrid(torch.arange(n), torch.arange(length), indexing="ij")
+    rows, positions = torch.meshgrid(torch.arange(n), torch.arange(length), indexing="ij")
     tasks = task[:, None].expand(n, length)
-    return {"sequence": _flat(rows), "position": _flat(places), "task": _flat(tasks)}
+    return {"sequence": _flatten(rows), "position": _flatten(positions), "task": _flatten(tasks)}

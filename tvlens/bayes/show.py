@@ -1,4 +1,4 @@
-"""Pictures of predictions."""
+"""Figures of predictions."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def prediction_figure(prediction: "Prediction", sequence: int) -> viz.Figures:
-    """The posterior of one sequence by position, beside the posterior's entropy in all of them."""
+    """Plot the posterior of one sequence by position, beside the entropy of all posteriors."""
     n = len(prediction.posterior)
     if not -n <= sequence < n:
         raise TvlensError(f"no sequence {sequence} among {n}")
@@ -20,8 +20,8 @@ def prediction_figure(prediction: "Prediction", sequence: int) -> viz.Figures:
 
 
 def posterior_figure(prediction: "Prediction", sequence: int) -> viz.Figure:
-    """One curve per major task, and one for all other hypotheses together."""
-    grouped = prediction.grouped()
+    """Plot one curve per major task and one for all other hypotheses."""
+    grouped = prediction.group_rest()
     columns = grouped.posterior[sequence].unbind(-1)
     return viz.lines(
         dict(zip(grouped.labels, columns, strict=True)),
@@ -33,7 +33,7 @@ def posterior_figure(prediction: "Prediction", sequence: int) -> viz.Figure:
 
 
 def entropy_figure(prediction: "Prediction") -> viz.Figure:
-    """Mean over sequences, with the middle 90% of them."""
+    """Plot the mean entropy over sequences, with the central 90%."""
     entropy = prediction.entropy
     levels = torch.tensor([0.05, 0.95], dtype=entropy.dtype, device=entropy.device)
     low, high = torch.quantile(entropy, levels, dim=0)
@@ -43,5 +43,5 @@ def entropy_figure(prediction: "Prediction") -> viz.Figure:
         x_title="position",
         y_title="nats",
         bands={name: (low, high)},
-        title=f"how unsure of the task, {len(entropy)} sequences",
+        title=f"entropy of the posterior over tasks, {len(entropy)} sequences",
     )

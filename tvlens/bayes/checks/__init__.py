@@ -1,32 +1,32 @@
-"""Checks of models against Bayes: behaviour, representation, causes, and what is learnt anew."""
+"""Checks of models against Bayesian references: behaviour, representation and interventions."""
 
-from .ablation import Removal, removal
-from .behaviour_check import Behaviour, Yardstick, behaviour, default_references
-from .ood import Newcomers, newcomers
-from .orthogonal import Learning, learning_directions
+from .ablation_check import Ablation, ablation
+from .behaviour_check import Behaviour, ReferencePredictions, behaviour, default_references
+from .injection_check import Injection, injection
+from .learner_search import LearnerSubspace, learner_subspace
+from .novel_tasks_check import NovelTasks, novel_tasks
 from .probing import Probes, probes, task_effects
 from .representation_check import Representation, representation
-from .state_injection import Injection, injection
-from .sufficient_statistics import Explained, explained_by_counts
+from .statistics_check import StatisticsRegression, statistics_regression
 
 __all__ = [
+    "Ablation",
     "Behaviour",
-    "Explained",
     "Injection",
-    "Learning",
-    "Newcomers",
+    "LearnerSubspace",
+    "NovelTasks",
     "Probes",
-    "Removal",
+    "ReferencePredictions",
     "Representation",
-    "Yardstick",
+    "StatisticsRegression",
+    "ablation",
     "behaviour",
     "default_references",
-    "explained_by_counts",
     "injection",
-    "learning_directions",
-    "newcomers",
+    "learner_subspace",
+    "novel_tasks",
     "probes",
-    "removal",
     "representation",
+    "statistics_regression",
     "task_effects",
 ]

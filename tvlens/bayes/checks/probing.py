@@ -1,4 +1,4 @@
-"""Probes: balanced sequences whose last observation is forced, so task and token do not mix."""
+"""`probes`: balanced sequences with a forced last observation, which separate task from token."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,25 +11,31 @@ from torch import Tensor
 from ...activations import collect
 from ...errors import TvlensError
 from ...geometry import Effects, balanced_effects
+from ...integers import require_at_least
 from ..dyck import Dyck
-from ..pool import at_least
 from ..references import retrieval
 from ..regression import LinearRegression
 from ..sequences import Pairs, Sequences
-from .predictives import Predicted, check_model, fitting_inputs, inputs_of, longest
+from .model_predictions import (
+    ModelPredictive,
+    inputs_within_context,
+    max_length,
+    model_inputs,
+    require_compatible,
+)
 
-# Inputs that stand in for tokens in a regression, whose x is never twice the same.
-_INPUTS = 8
+# Number of fixed last inputs of a regression, whose inputs are continuous.
+_N_FIXED_INPUTS = 8
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Sequences whose task and last token are chosen.
+    """Sequences with a given task and last token.
 
     Attributes:
-        data: the sequences; of a regression, the last target is not read.
+        data: the sequences; the last target of a regression is not read.
         task: index of each sequence's task in its pool.
-        token: the forced last token; of a regression, which of the fixed inputs comes last.
+        token: the forced last token; of a regression, the index of the fixed last input.
     """
 
     data: Sequences | Pairs
@@ -40,73 +46,98 @@ class Probes:
         return len(self.task)
 
     def posterior(self, family: Any) -> Float[Tensor, "n major"]:
-        """Bayes over the major tasks after all that is read."""
-        found = retrieval(family.known(), self.data).posterior
-        # The last pair of a regression is not complete.
-        return found[:, -2 if isinstance(self.data, Pairs) else -1]
+        """Compute the Bayesian posterior over the major tasks at the last position."""
+        posterior = retrieval(family.with_major_tasks(), self.data).posterior
+        # The last pair of a regression is incomplete.
+        return posterior[:, -2 if isinstance(self.data, Pairs) else -1]
 
-    def mixed(self, family: Any, weights: Float[Tensor, "n major"]) -> Predicted:
-        """What a mixture of the major tasks with these weights predicts next, [n 1 vocab] or
-        [n 1]."""
-        length = inputs_of(self.data).shape[1]
-        spread = weights[:, None].double().expand(-1, length, -1)
-        if isinstance(self.data, Pairs):
-            spread = weights[:, None].double().expand(-1, len(self.data.targets[0]), -1)
-            return family.known().mixture(spread, self.data).mean[:, -1:]
-        return family.known().mixture(spread, self.data)[:, -1:]
+    def mixture_predictive(self, family: Any, weights: Float[Tensor, "n major"]) -> ModelPredictive:
+        """Compute the predictive of a mixture of the major tasks, [n 1 vocab] or [n 1]."""
+        is_regression = isinstance(self.data, Pairs)
+        length = len(self.data.targets[0]) if is_regression else model_inputs(self.data).shape[1]
+        weights = weights[:, None].double().expand(-1, length, -1)
+        predictive = family.with_major_tasks().mixture_predictive(weights, self.data)
+        return (predictive.mean if is_regression else predictive)[:, -1:]
 
 
-def probes(family: Any, *, seen: int, per_cell: int, seed: int = 0) -> Probes:
-    """Every major task with every token, `per_cell` sequences each, none of them shared.
+@dataclass(frozen=True)
+class ProbeStates:
+    """States of a model at the last position of probes.
+
+    Attributes:
+        values: the states.
+        task: task of each probe.
+        token: last token of each probe.
+    """
+
+    values: Float[Tensor, "n d"]
+    task: Int[Tensor, " n"]
+    token: Int[Tensor, " n"]
+
+    def effects(self) -> Effects:
+        """Compute mean, task vectors and token effects."""
+        return balanced_effects(self.values, self.task, self.token)
+
+
+def probes(family: Any, *, observations: int, per_cell: int, seed: int = 0) -> Probes:
+    """Sample `per_cell` sequences for every pair of a major task and a last token.
 
     Args:
-        seen: tokens in a sequence, the forced one included; complete pairs before the forced
-            input of a regression.
+        observations: tokens per sequence, including the forced one; of a regression, complete
+            pairs before the forced input.
         per_cell: sequences for each pair of task and token.
-        seed: of the sequences.
+        seed: random seed of the sequences.
 
     Raises:
-        TvlensError: one major task only, or no sequence.
+        TvlensError: the family has one major task only, or a number is below 1.
     """
-    at_least(1, seen=seen, per_cell=per_cell)
+    require_at_least(1, observations=observations, per_cell=per_cell)
     if family.majors < 2:
-        raise TvlensError(f"{family} has one major task: there is nothing to tell it from")
-    tokens = alphabet(family)
+        raise TvlensError(f"{family} has one major task: at least two are needed to compare tasks")
+    tokens = allowed_last_tokens(family)
     task = torch.arange(family.majors).repeat_interleave(len(tokens) * per_cell)
     token = torch.tensor(tokens).repeat(family.majors * per_cell)
-    return forced(family, task, token, seen=seen, seed=seed)
+    return force_last_token(family, task, token, observations=observations, seed=seed)
 
 
-def forced(
-    pool: Any, task: Int[Tensor, " n"], token: Int[Tensor, " n"], *, seen: int, seed: int
+def force_last_token(
+    pool: Any, task: Int[Tensor, " n"], token: Int[Tensor, " n"], *, observations: int, seed: int
 ) -> Probes:
-    """One sequence for each chosen task and last token."""
+    """Sample one sequence for each given task and last token."""
     if isinstance(pool, LinearRegression):
-        data = pool.sample_tasks(task, seen + 1, seed=seed)
+        data = pool.sample_tasks(task, observations + 1, seed=seed)
         inputs = data.inputs.clone()
         inputs[:, -1] = _fixed_inputs(pool.dim)[token]
         return Probes(replace(data, inputs=inputs), task, token)
-    data = pool.sample_tasks(task, seen, seed=seed)
+    data = pool.sample_tasks(task, observations, seed=seed)
     tokens = data.tokens.clone()
     tokens[:, -1] = token
     return Probes(replace(data, tokens=tokens), task, token)
 
 
-def alphabet(family: Any) -> list[int]:
-    """The tokens that may be forced: a bracket at the wrong place would rule out every task."""
+def allowed_last_tokens(family: Any) -> list[int]:
+    """List the tokens that can be forced: brackets of `Dyck` are not, as they rule out tasks."""
     if isinstance(family, LinearRegression):
-        return list(range(_INPUTS))
+        return list(range(_N_FIXED_INPUTS))
     return list(range(family.symbols if isinstance(family, Dyck) else family.vocabulary))
 
 
-def states(
-    model: Any, probed: Probes, *, layer: int, batch_size: int = 256
+def read_states(
+    model: Any, probes: Probes, *, layer: int, batch_size: int = 256
 ) -> Float[Tensor, "n d"]:
-    """The model's state at the last position of every probe, behind a block."""
-    rows = fitting_inputs(model, probed.data)
+    """Read a block's output at the last position of every probe."""
+    inputs = inputs_within_context(model, probes.data)
     options = dict(layers=layer, positions=-1, batch_size=batch_size, progress=False)
-    (found,) = collect(model, rows, "resid_post", **options).tensors.values()
-    return found[:, 0]
+    (states,) = collect(model, inputs, "resid_post", **options).tensors.values()
+    return states[:, 0]
+
+
+def read_probe_states(
+    model: Any, family: Any, *, layer: int, observations: int, per_cell: int, seed: int
+) -> ProbeStates:
+    """Sample probes and read a model's states at their last position."""
+    sampled = probes(family, observations=observations, per_cell=per_cell, seed=seed)
+    return ProbeStates(read_states(model, sampled, layer=layer), sampled.task, sampled.token)
 
 
 def task_effects(
@@ -114,33 +145,33 @@ def task_effects(
     family: Any,
     *,
     layer: int = -1,
-    seen: int | None = None,
+    observations: int | None = None,
     per_cell: int = 32,
     seed: int = 0,
 ) -> Effects:
-    """Task vectors, token effects and mean of a model's states, from balanced probes.
+    """Estimate mean, task vectors and token effects of a model's states from balanced probes.
 
     Args:
-        layer: the block whose output is read; negative ones count from the last.
-        seen: observations before the state, as for `probes`; as many as the context holds by
-            default.
+        layer: the block whose output is read; negative numbers count from the last.
+        observations: observations per probe, as for `probes`; by default the most that fit into
+            the context.
         per_cell: sequences for each pair of task and token.
 
     Raises:
-        TvlensError: another vocabulary than the family's, no such layer, sequences beyond the
-            context, or one major task only.
+        TvlensError: the vocabularies of model and family differ, the layer does not exist,
+            sequences exceed the context, or the family has one major task only.
     """
-    check_model(model, family)
-    seen = most_seen(model, family) if seen is None else seen
-    probed = probes(family, seen=seen, per_cell=per_cell, seed=seed)
-    return balanced_effects(states(model, probed, layer=layer), probed.task, probed.token)
+    require_compatible(model, family)
+    observations = max_observations(model, family) if observations is None else observations
+    options = dict(layer=layer, observations=observations, per_cell=per_cell, seed=seed)
+    return read_probe_states(model, family, **options).effects()
 
 
-def most_seen(model: Any, family: Any) -> int:
-    """As many observations as a probe of the model's whole context has."""
-    return longest(model, family) - isinstance(family, LinearRegression)
+def max_observations(model: Any, family: Any) -> int:
+    """Return the number of observations of a probe that fills the model's context."""
+    return max_length(model, family) - isinstance(family, LinearRegression)
 
 
 def _fixed_inputs(dim: int) -> Float[Tensor, "input dim"]:
-    """The same for every model, family and seed."""
-    return torch.from_numpy(np.random.default_rng(0).standard_normal((_INPUTS, dim)))
+    """Return the fixed last inputs, equal for every model, family and seed."""
+    return torch.from_numpy(np.random.default_rng(0).standard_normal((_N_FIXED_INPUTS, dim)))

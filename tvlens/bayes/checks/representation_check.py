@@ -1,7 +1,8 @@
-"""Representation: is the state mean + token part + convex combination, weighted like Bayes?"""
+"""`representation`: states as mean, token effect and posterior-weighted task vectors (P0 to P3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -10,15 +11,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ... import viz
-from ...errors import unknown
-from ...geometry import Effects, balanced_effects
+from ...errors import NamedValues, TvlensError, unknown
+from ...geometry import Effects, separability, stability
+from ...geometry.cells import Cells
+from ...geometry.shares import between_cells, main_effects, resampled
+from ...integers import require_at_least
 from ...models.loading import model_name
 from ...saved import Saved
-from ..pool import at_least
-from .predictives import check_model
-from .probing import most_seen, probes, states
-from .properties import additive, by_chance, convex
-from .vertices import own, shared
+from .model_predictions import require_compatible
+from .probing import Probes, max_observations, probes, read_probe_states, read_states
+from .simplex_projection import (
+    SimplexProjection,
+    project_on_shared_simplex,
+    project_on_token_simplices,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -35,47 +41,56 @@ Measure = Literal[
 ]
 MEASURES = get_args(Measure)
 
+# Contribution of each sequence [n column], and the measure from their sums [draw column] -> [draw].
+# A bootstrap of such a measure is one matrix product.
+SumStatistic = tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]
+
+# Value, low and high end of the interval.
+Estimate = tuple[float, float, float]
+
 
 @dataclass(frozen=True)
 class Representation(Saved):
-    """P0 to P3 at one layer, by the number of observations seen.
+    """P0 to P3 at one layer, by number of observations.
 
-    The measures, from balanced probes whose last token is forced:
+    The measures, on balanced probes with a forced last token:
 
-    - "within-cell share" (P0): share of the variance that task and token leave open; near 0 where
-      the state forgets all else.
+    - "within-cell share" (P0): share of variance within cells of equal task and token; near 0 where
+      the state depends on nothing else.
     - "interaction" (P1): share of the variance of cell means that is not additive.
-    - "explained share" (P2): share of the token-corrected states' squared length that the nearest
-      convex combination of task vectors explains; negative where it misses them.
+    - "explained share" (P2): share of the squared norm of the token-corrected states that the
+      nearest convex combination of task vectors explains; may be negative.
     - "total variation", "correlation" (P3): between the weights of that combination and the
-      posterior over the major tasks, total variation on average and Pearson over all entries.
-    - the same three "by token": with task vectors of each last token's own, its cells' means. They
-      need no additivity, which a task whose answer depends on the token (a Markov chain's) breaks.
+      posterior over the major tasks: mean total variation and Pearson correlation over all entries.
+    - the same three "by token": with separate task vectors for each last token (the cell means),
+      which require no additivity. Additivity fails where the answer depends on the token, as for
+      Markov chains.
 
-    Task vectors, mean and token effects come from other sequences, at the largest number seen.
+    Task vectors, mean and token effects are estimated on other sequences with the largest number of
+    observations.
 
     Attributes:
-        seen: observations before each state.
-        values: by measure and number seen.
+        observations: numbers of observations before each state.
+        values: by measure and number of observations.
         intervals: 95% bootstrap intervals over sequences.
-        nulls: the same measure where there is nothing to find: tasks permuted (P0), cells permuted
-            (P1), random vectors of equal norms and angles (P2), posteriors of other sequences (P3).
+        nulls: the measures under permuted tasks (P0), permuted cells (P1), random vectors of equal
+            norms and angles (P2) and posteriors of other sequences (P3).
         weights: of the nearest convex combination, one row per test sequence.
-        posterior: of Bayes, over the major tasks.
-        residuals: the test states less mean and token effect.
+        posterior: Bayesian posterior over the major tasks.
+        residuals: the test states minus mean and token effect.
         task: true task of each test sequence.
         mean, task_vectors, token_vectors: the effects.
-        layer: the block whose output was read.
-        settings: model, family, numbers and seed.
+        layer: the block whose output is read.
+        settings: model, family, sizes and seed.
     """
 
-    seen: Int[Tensor, " seen"]
-    values: Float[Tensor, "measure seen"]
-    intervals: Float[Tensor, "measure seen 2"]
-    nulls: Float[Tensor, "measure seen draw"]
-    weights: Float[Tensor, "seen n major"]
-    posterior: Float[Tensor, "seen n major"]
-    residuals: Float[Tensor, "seen n d"]
+    observations: Int[Tensor, " count"]
+    values: Float[Tensor, "measure count"]
+    intervals: Float[Tensor, "measure count 2"]
+    nulls: Float[Tensor, "measure count draw"]
+    weights: Float[Tensor, "count n major"]
+    posterior: Float[Tensor, "count n major"]
+    residuals: Float[Tensor, "count n d"]
     task: Int[Tensor, " n"]
     mean: Float[Tensor, " d"]
     task_vectors: Float[Tensor, "major d"]
@@ -84,43 +99,47 @@ class Representation(Saved):
     settings: dict = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{m} {float(self[m][-1]):.3f}" for m in MEASURES)
-        return f"Representation(layer {self.layer}, {int(self.seen[-1])} seen: {shown})"
+        measures = ", ".join(f"{m} {float(self[m][-1]):.3f}" for m in MEASURES)
+        count = int(self.observations[-1])
+        return f"Representation(layer {self.layer}, {count} observations: {measures})"
 
     def _repr_html_(self) -> str:
         return self.figure()._repr_html_()
 
     def figure(self) -> viz.Figures:
-        """Every measure with its null, by the number seen, and the simplex of states."""
+        """Plot every measure with its null by number of observations, and the simplex of states."""
         from .show import representation_figure
 
         return representation_figure(self)
 
-    def __getitem__(self, measure: Measure) -> Float[Tensor, " seen"]:
-        """A measure by the number seen."""
-        return self.values[_index(measure)]
+    def __getitem__(self, measure: Measure) -> Float[Tensor, " count"]:
+        """Return a measure by number of observations."""
+        if measure not in MEASURES:
+            raise unknown("measure", measure, MEASURES)
+        return self.values[MEASURES.index(measure)]
 
-    def interval(self, measure: Measure) -> Float[Tensor, "seen 2"]:
-        """The interval of a measure."""
-        return self.intervals[_index(measure)]
+    @cached_property
+    def interval(self) -> NamedValues[Tensor]:
+        """Intervals [count 2] by measure."""
+        return NamedValues({"measure": MEASURES}, self.intervals)
 
-    def null(self, measure: Measure) -> Float[Tensor, "seen draw"]:
-        """The null of a measure."""
-        return self.nulls[_index(measure)]
+    @cached_property
+    def null(self) -> NamedValues[Tensor]:
+        """Null distributions [count draw] by measure."""
+        return NamedValues({"measure": MEASURES}, self.nulls)
 
     @property
     def effects(self) -> Effects:
-        """Mean, task vectors and token effects together, for the other checks."""
-        parts = self.mean, self.task_vectors, self.token_vectors
-        rows = (torch.arange(len(part)) for part in parts[1:])
-        return Effects(*parts, *rows)
+        """Mean, task vectors and token effects as one object, for the other checks."""
+        rows = (torch.arange(len(part)) for part in (self.task_vectors, self.token_vectors))
+        return Effects(self.mean, self.task_vectors, self.token_vectors, *rows)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per measure and number seen: value, interval, mean and spread of the null."""
+        """Return one row per measure and number of observations: value, interval, null."""
         import pandas as pd
 
         index = pd.MultiIndex.from_product(
-            [MEASURES, self.seen.tolist()], names=["measure", "seen"]
+            [MEASURES, self.observations.tolist()], names=["measure", "observations"]
         )
         parts = [self.values, *self.intervals.unbind(-1), self.nulls.mean(-1), self.nulls.std(-1)]
         names = ["value", "low", "high", "null_mean", "null_std"]
@@ -133,50 +152,57 @@ def representation(
     family: Any,
     *,
     layer: int = -1,
-    seen: Sequence[int] | None = None,
+    observations: Sequence[int] | None = None,
     per_cell: int = 32,
     resamples: int = 1000,
     null: int = 100,
     seed: int = 0,
 ) -> Representation:
-    """P0 to P3 of "Task Vector Geometry Underlies Dual Modes of Task Inference" at one layer.
+    """Measure P0 to P3 of "Task Vector Geometry Underlies Dual Modes of Task Inference" at a layer.
 
     Args:
-        layer: the block whose output is read; negative ones count from the last.
-        seen: observations before the state, as for `probes`; 2, 4, 8, ... and as many as fit into
-            the context by default.
-        per_cell: test sequences for each pair of task and token; as many others are there for the
-            task vectors. Together they are more than the dimensions of the state's effects need.
-        resamples: of the bootstrap intervals.
-        null: draws of each null.
-        seed: of sequences, intervals and nulls.
+        layer: the block whose output is read; negative numbers count from the last.
+        observations: numbers of observations before the state, as for `probes`; by default 2, 4,
+            8, ... and the most that fit into the context.
+        per_cell: test sequences for each pair of task and token, and as many others for the
+            estimation of task vectors.
+        resamples: number of bootstrap samples.
+        null: number of draws of each null.
+        seed: random seed of sequences, intervals and nulls.
 
     Raises:
-        TvlensError: another vocabulary than the family's, no such layer, sequences beyond the
-            context, one major task only, or task vectors that are affinely dependent.
+        TvlensError: the vocabularies of model and family differ, the layer does not exist,
+            sequences exceed the context, the family has one major task only, or task vectors are
+            affinely dependent.
     """
-    check_model(model, family)
-    at_least(2, per_cell=per_cell, null=null, resamples=resamples)
-    seen = _doubling(most_seen(model, family)) if seen is None else sorted(seen)
-    fit = probes(family, seen=seen[-1], per_cell=per_cell, seed=seed)
-    fitted = states(model, fit, layer=layer), fit.task, fit.token
-    effects, rng = balanced_effects(*fitted), np.random.default_rng(seed)
+    require_compatible(model, family)
+    require_at_least(2, per_cell=per_cell, null=null, resamples=resamples)
+    longest = max_observations(model, family)
+    counts = _powers_of_two(longest) if observations is None else sorted(observations)
+    options = dict(layer=layer, observations=counts[-1], per_cell=per_cell, seed=seed)
+    fitted = read_probe_states(model, family, **options)
+    effects, rng = fitted.effects(), np.random.default_rng(seed)
     estimates, nulls, parts = [], [], []
-    for count in seen:
-        test = probes(family, seen=count, per_cell=per_cell, seed=seed + 1)
-        h, posterior = states(model, test, layer=layer), test.posterior(family)
-        places = shared(h, test.token, effects), own(h, test.token, fitted)
-        weights, options = [one.weights() for one in places], dict(resamples=resamples, seed=seed)
-        both = zip(places, weights, strict=True)
-        alike = [convex(*one, posterior, **options) for one in both]
-        estimates.append([*additive(h, test, **options), *alike[0], *alike[1]])
-        nulls.append(by_chance(h, test, places, weights, posterior, draws=null, rng=rng))
-        parts.append((weights[0], posterior, places[0].rest.float()))
+    for count in counts:
+        test = probes(family, observations=count, per_cell=per_cell, seed=seed + 1)
+        states, posterior = read_states(model, test, layer=layer), test.posterior(family)
+        projections = (
+            project_on_shared_simplex(states, test.token, effects),
+            project_on_token_simplices(states, test.token, fitted),
+        )
+        weights = [projection.fit_weights() for projection in projections]
+        bootstrap = dict(resamples=resamples, seed=seed)
+        estimates.append(_estimate_additivity(states, test, **bootstrap))
+        for projection, fit in zip(projections, weights, strict=True):
+            estimates[-1] += _estimate_convexity(projection, fit, posterior, **bootstrap)
+        options = dict(draws=null, rng=rng)
+        nulls.append(_sample_nulls(states, test, projections, weights, posterior, **options))
+        parts.append((weights[0], posterior, projections[0].states.float()))
     numbers = torch.tensor(estimates, dtype=torch.float64).transpose(0, 1)
     weights, posteriors, residuals = map(torch.stack, zip(*parts, strict=True))
     settings = {"model": model_name(model), "family": str(family), "per_cell": per_cell}
     return Representation(
-        seen=torch.tensor(seen),
+        observations=torch.tensor(counts),
         values=numbers[..., 0],
         intervals=numbers[..., 1:],
         nulls=torch.stack(nulls, 1),
@@ -192,12 +218,89 @@ def representation(
     )
 
 
-def _doubling(most: int) -> list[int]:
-    """2, 4, 8, ... and the most."""
-    return sorted({most, *(2**k for k in range(1, most.bit_length()) if 2**k <= most)})
+def _powers_of_two(maximum: int) -> list[int]:
+    """Return 2, 4, 8, ... up to a maximum, and the maximum itself."""
+    return sorted({maximum, *(2**k for k in range(1, maximum.bit_length()) if 2**k <= maximum)})
 
 
-def _index(measure: Measure) -> int:
-    if measure not in MEASURES:
-        raise unknown("measure", measure, MEASURES)
-    return MEASURES.index(measure)
+def _estimate_additivity(
+    states: Float[Tensor, "n d"], probes: Probes, *, resamples: int, seed: int
+) -> list[Estimate]:
+    """Estimate P0, the share of variance within cells, and P1, the interaction of cell means."""
+    options = dict(resamples=resamples, seed=seed)
+    cells = stability(states, probes.task, probes.token, **options)
+    means = separability(states, probes.task, probes.token, **options)
+    low, high = cells.interval("cells").tolist()
+    within = 1 - float(cells["cells"]), 1 - high, 1 - low
+    return [within, (float(means["interaction"]), *means.interval("interaction").tolist())]
+
+
+def _estimate_convexity(
+    projection: SimplexProjection,
+    weights: Float[Tensor, "n k"],
+    posterior: Float[Tensor, "n k"],
+    *,
+    resamples: int,
+    seed: int,
+) -> list[Estimate]:
+    """Estimate P2, the explained share, and P3, total variation and correlation."""
+    draws = resampled(np.zeros(len(weights), dtype=int), resamples, seed)
+    estimates = []
+    statistics = _explained_share(projection, weights), *_posterior_agreement(weights, posterior)
+    for columns, measure in statistics:
+        low, high = np.quantile(measure(draws @ columns), [0.025, 0.975])
+        estimates.append((float(measure(columns.sum(0)[None])[0]), float(low), float(high)))
+    return estimates
+
+
+def _explained_share(projection: SimplexProjection, weights: Float[Tensor, "n k"]) -> SumStatistic:
+    """1 - squared residual / squared norm."""
+    columns = [projection.squared_residual(weights), projection.states.square().sum(1)]
+    return torch.stack(columns, 1).numpy(), lambda sums: 1 - sums[..., 0] / sums[..., 1]
+
+
+def _posterior_agreement(weights: Tensor, posterior: Tensor) -> tuple[SumStatistic, SumStatistic]:
+    """Mean total variation, and Pearson correlation over all entries."""
+    distance = (weights - posterior).abs().sum(1) / 2
+    distances = torch.stack([distance, torch.ones_like(distance)], 1).numpy()
+    a, b = weights, posterior
+    products = [torch.ones_like(a), a, b, a * a, b * b, a * b]
+    moments = torch.stack([product.sum(1) for product in products], 1).numpy()
+    return (distances, lambda sums: sums[..., 0] / sums[..., 1]), (moments, _pearson)
+
+
+def _pearson(sums: np.ndarray) -> np.ndarray:
+    n, a, b, aa, bb, ab = np.moveaxis(sums, -1, 0)
+    variances = (n * aa - a**2) * (n * bb - b**2)
+    if (variances <= 0).any():
+        raise TvlensError("weights or posterior are constant: their correlation is undefined")
+    return (n * ab - a * b) / np.sqrt(variances)
+
+
+def _sample_nulls(
+    states: Float[Tensor, "n d"],
+    probes: Probes,
+    projections: Sequence[SimplexProjection],
+    weights: Sequence[Float[Tensor, "n k"]],
+    posterior: Float[Tensor, "n k"],
+    *,
+    draws: int,
+    rng: np.random.Generator,
+) -> Float[Tensor, "measure draw"]:
+    """Sample every measure from its null distribution, as described in `Representation.nulls`."""
+    centered = (states - states.mean(0)).double().numpy()
+    ones = np.ones((1, len(centered)))
+    samples = []
+    for _ in range(draws):
+        order = torch.from_numpy(rng.permutation(len(states)))
+        tasks = Cells.of(probes.task[order], probes.token)
+        cells = Cells.of(probes.task[order], probes.token[order])
+        within = 1 - between_cells(centered, tasks, ones)[0, 0]
+        sample = [within, main_effects(centered, cells, ones)[0, 2]]
+        for projection, fit in zip(projections, weights, strict=True):
+            rotated = projection.rotate_vertices(rng)
+            explained = _explained_share(rotated, rotated.fit_weights())
+            for columns, measure in (explained, *_posterior_agreement(fit, posterior[order])):
+                sample.append(float(measure(columns.sum(0)[None])[0]))
+        samples.append(sample)
+    return torch.tensor(samples, dtype=torch.float64).T

@@ -1,8 +1,19 @@
-"""Prompts that mix tasks: a language model's states and answers beside the posterior over tasks."""
+"""Prompts that mix tasks: states and answers of a language model beside posteriors over tasks."""
 
-from .mixture import Mixture, aligned, label_likelihood, mixed_prompts, pure_prompts
-from .posterior import NOISE_MODELS, one_task, proportions, switching
+from .noise_models import (
+    NOISE_MODELS,
+    proportions_posterior,
+    single_task_posterior,
+    switching_posterior,
+)
 from .posterior_agreement import Agreement, agreement
+from .prompts import (
+    Mixture,
+    align_tasks,
+    build_mixed_prompts,
+    build_pure_prompts,
+    label_likelihood,
+)
 from .result import RetrievalCheck
 from .retrieval import retrieval_check
 
@@ -12,12 +23,12 @@ __all__ = [
     "Mixture",
     "RetrievalCheck",
     "agreement",
-    "aligned",
+    "align_tasks",
+    "build_mixed_prompts",
+    "build_pure_prompts",
     "label_likelihood",
-    "mixed_prompts",
-    "one_task",
-    "proportions",
-    "pure_prompts",
+    "proportions_posterior",
     "retrieval_check",
-    "switching",
+    "single_task_posterior",
+    "switching_posterior",
 ]

@@ -1,4 +1,4 @@
-"""`Experiment`: tasks with common inputs, split in three, and what is read and written on each."""
+"""`MixtureExperiment`: aligned tasks in three splits, and the interventions on each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,20 @@ from torch import Tensor
 
 from ...errors import TvlensError
 from ...tasks import Prompt, Task, Template, build, contexts
-from .delimiter import Delimiter
-from .mixture import Mixture, answer_tokens, mixed_prompts, pure_prompts, tellable
-from .simplices import turned_vectors
+from .prompts import (
+    Mixture,
+    answer_token_ids,
+    build_mixed_prompts,
+    build_pure_prompts,
+    distinguishable_queries,
+)
+from .query_delimiter import QueryDelimiter
+from .simplex_controls import rotate_vectors
 
 
 @dataclass(frozen=True)
-class Points:
-    """States on prompts, less the mean vector and their query's effect.
+class CenteredStates:
+    """States on prompts, minus the mean vector and the effect of their query.
 
     Attributes:
         mixtures: the prompts.
@@ -44,67 +50,71 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """What all steps of a check share.
+class MixtureExperiment:
+    """Settings and data that the steps of a retrieval check share.
 
     Attributes:
-        place: where the model is read and written.
-        template: how pairs are written.
+        delimiter: the model and the site that is read and replaced.
+        template: format of the pairs.
         shots: demonstrations per prompt.
-        seed: of all draws.
-        train, select, test: the aligned tasks on three disjoint parts of their inputs.
+        seed: random seed.
+        train, validation, test: the aligned tasks on three disjoint parts of their inputs.
     """
 
-    place: Delimiter
+    delimiter: QueryDelimiter
     template: Template
     shots: int
     seed: int
     train: Sequence[Task]
-    select: Sequence[Task]
+    validation: Sequence[Task]
     test: Sequence[Task]
 
     @property
     def tokenizer(self) -> Any:
-        return self.place.model.tokenizer
+        return self.delimiter.model.tokenizer
 
     @cached_property
     def answers(self) -> Int[Tensor, "input task"]:
         """First token of every task's answer to every test input."""
-        return answer_tokens(self.tokenizer, self.test, self.template)
+        return answer_token_ids(self.tokenizer, self.test, self.template)
 
     @cached_property
     def queries(self) -> list[int]:
-        """The test inputs whose answers tell the tasks apart."""
-        return _tellable(self.test, self.answers)
+        """Test inputs on which the answers of all tasks differ."""
+        return _require_distinguishable(self.test, self.answers)
 
-    def pure_states(self, task: Task, count: int) -> Float[Tensor, "layer context d_model"]:
-        """States of few-shot prompts of one task, drawn as `extract` does."""
-        drawn = contexts(task, shots=self.shots, count=count, seed=self.seed)
-        prompts = [build(self.tokenizer, self.template, shown, *query) for shown, query in drawn]
-        return self.place.read(prompts, torch.tensor([p.answer[:1] for p in prompts]))[0]
+    def read_pure_states(self, task: Task, count: int) -> Float[Tensor, "layer context d_model"]:
+        """Read states of few-shot prompts of one task, sampled as in `extract`."""
+        sampled = contexts(task, shots=self.shots, count=count, seed=self.seed)
+        prompts = [build(self.tokenizer, self.template, pairs, *query) for pairs, query in sampled]
+        return self.delimiter.read_states(prompts, torch.tensor([p.answer[:1] for p in prompts]))[0]
 
-    def selection(self, theta: Float[Tensor, "task layer d_model"]) -> Float[Tensor, " layer"]:
-        """Mean probability of task k's answer with theta_k in bare queries of the second part."""
-        answers = answer_tokens(self.tokenizer, self.select, self.template)
-        queries, tasks = _tellable(self.select, answers), range(len(theta))
-        prompts = self._bare(self.select, [q for q in queries for _ in tasks])
-        own = answers[queries].flatten()  # query by query, as the prompts are
-        rows = repeat(theta, "task layer d_model -> layer (query task) d_model", query=len(queries))
-        return self.place.swept(prompts, own, rows).mean(1)
+    def score_layers(self, theta: Float[Tensor, "task layer d_model"]) -> Float[Tensor, " layer"]:
+        """Compute the mean probability of task k's answer after injecting theta_k, by layer."""
+        answers = answer_token_ids(self.tokenizer, self.validation, self.template)
+        queries, tasks = _require_distinguishable(self.validation, answers), range(len(theta))
+        prompts = self._zero_shot(self.validation, [q for q in queries for _ in tasks])
+        targets = answers[queries].flatten()  # query by query, as the prompts
+        vectors = repeat(
+            theta, "task layer d_model -> layer (query task) d_model", query=len(queries)
+        )
+        return self.delimiter.sweep_layers(prompts, targets, vectors).mean(1)
 
-    def mixtures(self, count: int) -> list[Mixture]:
-        """Mixed prompts of the third part."""
-        draw = {"shots": self.shots, "queries": self.queries, "seed": self.seed}
-        return mixed_prompts(self.tokenizer, self.test, self.template, count=count, **draw)
+    def build_mixtures(self, count: int) -> list[Mixture]:
+        """Build mixed prompts of the test split."""
+        options = {"shots": self.shots, "queries": self.queries, "seed": self.seed}
+        return build_mixed_prompts(self.tokenizer, self.test, self.template, count=count, **options)
 
-    def points(self, mixtures: Sequence[Mixture]) -> tuple[Points, Points]:
-        """States of mixed prompts, and of one pure prompt of every task and query.
+    def read_centered_states(
+        self, mixtures: Sequence[Mixture]
+    ) -> tuple[CenteredStates, CenteredStates]:
+        """Read states of mixed prompts, and of one pure prompt of every task and query.
 
-        A query's own part is its mean state over tasks on one set of pure prompts: the mean vector
-        and the query's effect in one. The pure prompts that are given back are others.
+        The effect of a query, including the mean vector, is the mean over tasks of the states on
+        one set of pure prompts. The returned pure prompts are a second set.
         """
         first, held_out = (
-            pure_prompts(
+            build_pure_prompts(
                 self.tokenizer,
                 self.test,
                 self.template,
@@ -115,58 +125,64 @@ class Experiment:
             for i in (1, 2)
         )
         states, _ = self._read(first)
-        own = rearrange(
+        effects = rearrange(
             states, "layer (query task) d_model -> layer query task d_model", task=len(self.test)
         ).mean(2)
         row = {query: i for i, query in enumerate(self.queries)}
 
-        def less_own(mixtures: Sequence[Mixture]) -> Points:
+        def center(mixtures: Sequence[Mixture]) -> CenteredStates:
             states, probability = self._read(mixtures)
-            return Points(mixtures, states - own[:, [row[m.query] for m in mixtures]], probability)
+            centered = states - effects[:, [row[m.query] for m in mixtures]]
+            return CenteredStates(mixtures, centered, probability)
 
-        return less_own(mixtures), less_own(held_out)
+        return center(mixtures), center(held_out)
 
-    def injected(
+    def inject_combinations(
         self, theta: Float[Tensor, "task d_model"], layer: int, repeats: int
     ) -> tuple[Float[Tensor, "row task"], Int[Tensor, " row"], dict[str, Tensor]]:
-        """Combinations written into bare test queries, and controls.
+        """Inject convex combinations of task vectors and controls into zero-shot test queries.
 
         Returns:
-            The combinations' weights from Dirichlet(1), the query of each, and the probabilities
-            of the tasks' answers under every condition, `[row task]`.
+            The weights of the combinations, from Dirichlet(1), the query of each, and the
+            probabilities of the tasks' answers under every condition, `[row task]`.
         """
         rng = np.random.default_rng(self.seed)
-        asked = [query for query in self.queries for _ in range(repeats)]
-        alpha = torch.from_numpy(rng.dirichlet(np.ones(len(theta)), size=len(asked)))
-        centre, combined = theta.mean(0), alpha.to(theta) @ theta
-        turned = turned_vectors(theta[:, None, None], rng)[:, 0]
+        queries = [query for query in self.queries for _ in range(repeats)]
+        alpha = torch.from_numpy(rng.dirichlet(np.ones(len(theta)), size=len(queries)))
+        center, combined = theta.mean(0), alpha.to(theta) @ theta
+        rotated = rotate_vectors(theta[:, None, None], rng)[:, 0]
         vectors = {
             "combination": combined,
             "most likely task": theta[alpha.argmax(-1)],
-            "mean vector": centre.expand(len(asked), -1),
-            "permuted weights": combined[torch.from_numpy(rng.permutation(len(asked)))],
-            "turned vectors": centre + alpha.to(theta) @ turned,
+            "mean vector": center.expand(len(queries), -1),
+            "permuted weights": combined[torch.from_numpy(rng.permutation(len(queries)))],
+            "rotated vectors": center + alpha.to(theta) @ rotated,
             "nothing": None,
         }
-        prompts, answers = self._bare(self.test, asked), self.answers[asked]
-        found = {k: self.place.written(prompts, answers, layer, v) for k, v in vectors.items()}
-        return alpha, torch.tensor(asked), found
+        prompts, answers = self._zero_shot(self.test, queries), self.answers[queries]
+        probabilities = {
+            name: self.delimiter.replace_states(prompts, answers, layer, values)
+            for name, values in vectors.items()
+        }
+        return alpha, torch.tensor(queries), probabilities
 
-    def _bare(self, tasks: Sequence[Task], queries: Sequence[int]) -> list[Prompt]:
+    def _zero_shot(self, tasks: Sequence[Task], queries: Sequence[int]) -> list[Prompt]:
         inputs = [x for x, _ in tasks[0]]
         return [build(self.tokenizer, self.template, [], inputs[query]) for query in queries]
 
     def _read(self, mixtures: Sequence[Mixture]) -> tuple[Tensor, Tensor]:
         answers = self.answers[[m.query for m in mixtures]]
-        return self.place.read([m.prompt for m in mixtures], answers)
+        return self.delimiter.read_states([m.prompt for m in mixtures], answers)
 
 
-def _tellable(tasks: Sequence[Task], answers: Int[Tensor, "input task"]) -> list[int]:
-    queries = tellable(answers)
+def _require_distinguishable(
+    tasks: Sequence[Task], answers: Int[Tensor, "input task"]
+) -> list[int]:
+    queries = distinguishable_queries(answers)
     if len(queries) < 2:
         names = ", ".join(task.name for task in tasks)
         raise TvlensError(
             f"the answers of {names} begin with the same token on all but {len(queries)} of "
-            f"{len(answers)} inputs: what the model answers would not tell the task"
+            f"{len(answers)} inputs: answers do not identify the task"
         )
     return queries

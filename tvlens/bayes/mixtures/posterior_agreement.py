@@ -1,4 +1,4 @@
-"""How well distributions over tasks follow a reference: correlation and total variation."""
+"""`agreement`: correlation and total variation between distributions over tasks."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from torch import Tensor
 from ...errors import TvlensError
 from ...geometry.shares import resampled
 from ...saved import Saved
-from ..categorical import rows_on_simplex
+from ..distributions import normalize_rows
 
 if TYPE_CHECKING:
     import pandas
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Agreement(Saved):
-    """Agreement of weights with a reference, at every layer where there are several.
+    """Agreement of weights with a reference, by layer if there are several.
 
     Attributes:
-        correlation: Pearson's, over prompts and tasks together; 0 for weights that never vary.
+        correlation: Pearson correlation over prompts and tasks; 0 for constant weights.
         correlation_interval: 95% bootstrap interval (low, high).
-        distance: mean total variation, from 0 to 1.
+        distance: mean total variation, in [0, 1].
         distance_interval: 95% bootstrap interval (low, high).
-        null_correlation, null_distance: the same with the reference's prompts permuted.
-        uniform_distance: total variation from the reference of weights that are all alike.
+        null_correlation, null_distance: the same with permuted prompts of the reference.
+        uniform_distance: total variation between uniform weights and the reference.
     """
 
     correlation: Float[Tensor, "*layer"]
@@ -38,10 +38,10 @@ class Agreement(Saved):
     null_distance: Float[Tensor, "*layer draw"]
     uniform_distance: float
 
-    def at(self, layer: int) -> "Agreement":
-        """The agreement at one layer."""
-        kept = {k: v[layer] for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return Agreement(**kept, uniform_distance=self.uniform_distance)
+    def at_layer(self, layer: int) -> "Agreement":
+        """Return the agreement at one layer."""
+        tensors = {k: v[layer] for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return Agreement(**tensors, uniform_distance=self.uniform_distance)
 
     def __repr__(self) -> str:
         if self.correlation.ndim:
@@ -54,7 +54,7 @@ class Agreement(Saved):
         return agreement_figure(self)._repr_html_()
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per layer: both measures with their intervals and nulls."""
+        """Return one row per layer: both measures with their intervals and nulls."""
         import pandas as pd
 
         columns: dict[str, object] = {}
@@ -78,29 +78,30 @@ def agreement(
     null: int = 200,
     seed: int = 0,
 ) -> Agreement:
-    """Hold distributions over tasks against a reference's, prompt by prompt.
+    """Compare distributions over tasks with those of a reference, prompt by prompt.
 
     Args:
-        weights: rows on the simplex.
-        reference: rows on the simplex, such as a posterior.
-        clusters: prompts with one label are resampled together, because they share something such
-            as their query; every prompt by itself if not given.
-        resamples: bootstrap samples.
-        null: permutations of the reference's prompts.
+        weights: distributions, one row per prompt.
+        reference: distributions, such as a posterior.
+        clusters: label of each prompt; prompts with equal labels, such as a shared query, are
+            resampled together. By default every prompt is its own cluster.
+        resamples: number of bootstrap samples.
+        null: number of permutations of the reference's prompts.
 
     Raises:
-        TvlensError: rows that are no distributions, other shapes, or fewer than two clusters.
+        TvlensError: a row is not a distribution, the shapes differ, or there are fewer than two
+            clusters.
     """
     if weights.shape[-2:] != reference.shape:
         raise TvlensError(
             f"weights of {list(weights.shape[-2:])} and a reference of {list(reference.shape)}"
         )
-    x = rows_on_simplex(weights.double(), name="weights").cpu()
-    y = rows_on_simplex(reference.double(), name="reference").cpu()
+    x = normalize_rows(weights.double(), name="weights").cpu()
+    y = normalize_rows(reference.double(), name="reference").cpu()
     sums = _sums(x, y)
-    drawn = cluster_draws(clusters, len(y), resamples=resamples, seed=seed).to(sums)
+    counts = cluster_resamples(clusters, len(y), resamples=resamples, seed=seed).to(sums)
     low_high = torch.tensor([0.025, 0.975], dtype=sums.dtype)
-    boot = drawn @ sums  # [*layer draw sum]
+    boot = counts @ sums  # [*layer draw sum]
     permuted = _permuted(x, y, null, seed)
     return Agreement(
         _correlation(sums.sum(-2)),
@@ -116,25 +117,25 @@ def agreement(
 def correlation(
     weights: Float[Tensor, "*layer prompt task"], reference: Float[Tensor, "row k"]
 ) -> Float[Tensor, "*layer"]:
-    """Pearson's correlation of `agreement` alone: distributions over tasks as they are given."""
+    """Compute the correlation of `agreement` only, without validation of the inputs."""
     return _correlation(_sums(weights.double(), reference.double()).sum(-2))
 
 
-def cluster_draws(
+def cluster_resamples(
     clusters: Int[Tensor, " prompt"] | None, prompts: int, *, resamples: int, seed: int
 ) -> Float[Tensor, "draw prompt"]:
-    """How often each prompt is in every bootstrap sample of whole clusters."""
+    """Count how often each prompt occurs in every bootstrap sample of clusters."""
     if clusters is None:
         clusters = torch.arange(prompts)
-    names, own = clusters.unique(return_inverse=True)
+    names, cluster = clusters.unique(return_inverse=True)
     if len(names) < 2:
         raise TvlensError("intervals need at least two clusters of prompts")
-    drawn = resampled(np.zeros(len(names), dtype=int), resamples, seed)
-    return torch.from_numpy(drawn)[:, own]
+    counts = resampled(np.zeros(len(names), dtype=int), resamples, seed)
+    return torch.from_numpy(counts)[:, cluster]
 
 
 def _sums(x: Float[Tensor, "*layer prompt task"], y: Tensor) -> Float[Tensor, "*layer prompt 5"]:
-    """What every prompt adds: squares, product, total variation, and itself."""
+    """Compute each prompt's squares, product, total variation, and count."""
     x, y = torch.broadcast_tensors(x, y)
     # Rows sum to 1, so the mean over prompts and tasks is 1 / K in every sample.
     a, b = x - 1 / x.shape[-1], y - 1 / y.shape[-1]
@@ -145,7 +146,7 @@ def _sums(x: Float[Tensor, "*layer prompt task"], y: Tensor) -> Float[Tensor, "*
 def _correlation(sums: Float[Tensor, "*layer 5"]) -> Float[Tensor, "*layer"]:
     xx, yy, xy, *_ = sums.unbind(-1)
     size = (xx * yy).sqrt()
-    # Rounding leaves a little variance in weights that are all alike.
+    # Rounding leaves a small variance in constant weights.
     varies = (xx > 1e-12 * sums[..., 4]) & (yy > 1e-12 * sums[..., 4])
     return torch.where(varies, xy / size.clamp_min(1e-300), 0)
 

@@ -1,9 +1,9 @@
-"""`RetrievalCheck`: what mixed prompts do to a language model, beside what Bayes says."""
+"""`RetrievalCheck`: states and answers of a language model on mixed prompts, with posteriors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -11,20 +11,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ... import viz
-from ...errors import unknown
+from ...errors import NamedValues
 from ...saved import Saved
-from .posterior_agreement import Agreement, agreement, cluster_draws
+from .posterior_agreement import Agreement, agreement, cluster_resamples
 
 if TYPE_CHECKING:
     import pandas
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share of squared length left unexplained, by layer.
+class ResidualShare:
+    """Share of squared norm that convex combinations leave unexplained, by layer.
 
     Attributes:
-        values: from 0 (points are convex combinations) to 1 (the mean vector does as well).
+        values: from 0 (states are convex combinations) to 1 (no better than the mean vector).
         interval: 95% bootstrap interval over queries.
     """
 
@@ -34,30 +34,30 @@ class Share:
 
 @dataclass(frozen=True)
 class RetrievalCheck(Saved):
-    """States and outputs on prompts that mix tasks, with the posteriors and every control.
+    """States and answers on prompts that mix tasks, with posteriors and controls.
 
-    Intervals resample queries with all their prompts.
+    Intervals resample queries together with all their prompts.
 
     Attributes:
         tasks, noise_models, controls, conditions: names along the axes task, model, control and
             condition.
-        layer: chosen on the selection part, as the one where vectors work best.
-        selection: the numbers it was chosen by: mean probability of a task's answer with its
-            vector written into bare queries.
+        layer: the layer with the highest score on the validation split.
+        layer_scores: mean probability of a task's answer with its vector injected into zero-shot
+            queries, by layer.
         vectors: the task vectors theta_k.
         sources: the task of every demonstration of the mixed prompts.
-        queries: the query of every mixed prompt, an index of settings["test"].
-        posterior: probability that the query is of each task, under every noise model.
-        probability: the model's, of the first token of each task's answer.
-        weights: convex weights beta of the state, less mean and query effect.
-        residual, size: squared length of what the combination leaves, and of the whole.
-        pure_task, pure_queries, pure_probability, pure_weights, pure_residual, pure_size: the same
-            for prompts of one task only: the best that noise allows.
-        null_share, null_correlation: residual share, and correlation of the weights with the
-            first noise model's posterior, with the vertices of every control.
-        mixed_in: weights of the combinations written into bare queries.
-        mixed_queries: the query of each.
-        injected: probability of each task's answer under every condition.
+        queries: the query of every mixed prompt, an index into settings["test"].
+        posterior: probabilities of the query's task under every noise model.
+        probability: the model's probability of the first token of each task's answer.
+        weights: convex weights beta of the state, minus mean and query effect.
+        squared_residual, squared_norm: of the state relative to the combination, and of the state.
+        pure_task, pure_queries, pure_probability, pure_weights, pure_squared_residual,
+            pure_squared_norm: the same for prompts of a single task, as a noise ceiling.
+        null_residual_share, null_correlation: residual share, and correlation of the weights with
+            the first noise model's posterior, for the vertices of every control.
+        injected_weights: weights of the combinations injected into zero-shot queries.
+        injected_queries: the query of each.
+        injected_probability: probability of each task's answer under every condition.
         settings: everything needed to run it again.
     """
 
@@ -66,134 +66,137 @@ class RetrievalCheck(Saved):
     controls: tuple[str, ...]
     conditions: tuple[str, ...]
     layer: int
-    selection: Float[Tensor, " layer"]
+    layer_scores: Float[Tensor, " layer"]
     vectors: Float[Tensor, "task layer d_model"]
     sources: Int[Tensor, "prompt shot"]
     queries: Int[Tensor, " prompt"]
     posterior: Float[Tensor, "model prompt task"]
     probability: Float[Tensor, "prompt task"]
     weights: Float[Tensor, "layer prompt task"]
-    residual: Float[Tensor, "layer prompt"]
-    size: Float[Tensor, "layer prompt"]
+    squared_residual: Float[Tensor, "layer prompt"]
+    squared_norm: Float[Tensor, "layer prompt"]
     pure_task: Int[Tensor, " pure"]
     pure_queries: Int[Tensor, " pure"]
     pure_probability: Float[Tensor, "pure task"]
     pure_weights: Float[Tensor, "layer pure task"]
-    pure_residual: Float[Tensor, "layer pure"]
-    pure_size: Float[Tensor, "layer pure"]
-    null_share: Float[Tensor, "control layer draw"]
+    pure_squared_residual: Float[Tensor, "layer pure"]
+    pure_squared_norm: Float[Tensor, "layer pure"]
+    null_residual_share: Float[Tensor, "control layer draw"]
     null_correlation: Float[Tensor, "control layer draw"]
-    mixed_in: Float[Tensor, "row task"]
-    mixed_queries: Int[Tensor, " row"]
-    injected: Float[Tensor, "condition row task"]
+    injected_weights: Float[Tensor, "row task"]
+    injected_queries: Int[Tensor, " row"]
+    injected_probability: Float[Tensor, "condition row task"]
     settings: dict
 
     def __repr__(self) -> str:
-        found = self.weights_follow[self.noise_models[0]].at(self.layer)
+        result = self.weight_agreement[self.noise_models[0]].at_layer(self.layer)
         return (
             f"RetrievalCheck({' + '.join(self.tasks)}: {len(self.queries)} prompts, layer "
-            f"{self.layer}, correlation {found.correlation:.2f}, distance {found.distance:.2f})"
+            f"{self.layer}, correlation {result.correlation:.2f}, distance {result.distance:.2f})"
         )
 
     def _repr_html_(self) -> str:
         return self.figure()._repr_html_()
 
     def figure(self) -> viz.Figures:
-        """Agreement and residual by layer, weights on the simplex, and combinations written in."""
-        from .show import check_figure
+        """Plot agreement and residuals by layer, weights, and injected combinations."""
+        from .show import retrieval_check_figure
 
-        return check_figure(self)
+        return retrieval_check_figure(self)
 
     @cached_property
     def behaviour(self) -> Float[Tensor, "prompt task"]:
-        """The model's probabilities of the tasks' answers, as shares of their sum."""
-        return _shares(self.probability)
+        """The model's probabilities of the tasks' answers, normalized to sum to 1."""
+        return _normalize(self.probability)
 
     @cached_property
-    def weights_follow(self) -> dict[str, Agreement]:
-        """The weights against every noise model's posterior and the model's own behaviour."""
+    def weight_agreement(self) -> dict[str, Agreement]:
+        """Agreement of the weights with every noise model's posterior and with the behaviour."""
         references = dict(zip(self.noise_models, self.posterior, strict=True))
         references["behaviour"] = self.behaviour
         return {k: agreement(self.weights, v, clusters=self.queries) for k, v in references.items()}
 
     @cached_property
-    def behaviour_follows(self) -> dict[str, Agreement]:
-        """The model's behaviour against every noise model's posterior."""
+    def behaviour_agreement(self) -> dict[str, Agreement]:
+        """Agreement of the behaviour with every noise model's posterior."""
         references = zip(self.noise_models, self.posterior, strict=True)
         return {k: agreement(self.behaviour, v, clusters=self.queries) for k, v in references}
 
     @cached_property
-    def injection_follows(self) -> dict[str, Agreement]:
-        """Behaviour with something written in against the weights of the combination."""
-        rows = zip(self.conditions, _shares(self.injected), strict=True)
-        return {k: agreement(v, self.mixed_in, clusters=self.mixed_queries) for k, v in rows}
+    def injection_agreement(self) -> dict[str, Agreement]:
+        """Agreement of the answers under every condition with the injected weights."""
+        rows = zip(self.conditions, _normalize(self.injected_probability), strict=True)
+        return {
+            k: agreement(v, self.injected_weights, clusters=self.injected_queries) for k, v in rows
+        }
 
     @cached_property
-    def share(self) -> Share:
-        """Share of the mixed prompts' states that convex combinations leave."""
-        return _share(self.residual, self.size, self.queries)
+    def residual_share(self) -> ResidualShare:
+        """Residual share of the states of mixed prompts."""
+        return _compute_residual_share(self.squared_residual, self.squared_norm, self.queries)
 
     @cached_property
-    def pure_share(self) -> Share:
-        """The same for prompts of one task: what noise and queries alone leave."""
-        return _share(self.pure_residual, self.pure_size, self.pure_queries)
-
-    def null(
-        self, control: str, measure: Literal["share", "correlation"] = "share"
-    ) -> Float[Tensor, "layer draw"]:
-        """What a control's vertices give: the residual "share" or the "correlation"."""
-        if control not in self.controls:
-            raise unknown("control", control, self.controls)
-        measures = {"share": self.null_share, "correlation": self.null_correlation}
-        if measure not in measures:
-            raise unknown("measure", measure, measures)
-        return measures[measure][self.controls.index(control)]
+    def pure_residual_share(self) -> ResidualShare:
+        """Residual share of the states of single-task prompts, due to noise and queries."""
+        return _compute_residual_share(
+            self.pure_squared_residual, self.pure_squared_norm, self.pure_queries
+        )
 
     @cached_property
-    def places(self) -> dict[str, Float[Tensor, " shot"]]:
-        """How much a demonstration counts by its place: slopes of least squares, by what follows.
+    def null(self) -> NamedValues[Tensor]:
+        """Null distributions [layer draw] by (control, "residual share" or "correlation")."""
+        axes = {"control": self.controls, "measure": ("residual share", "correlation")}
+        pairs = zip(self.null_residual_share, self.null_correlation, strict=True)
+        return NamedValues(axes, (null for pair in pairs for null in pair))
 
-        Of behaviour, of the weights at `layer`, and of every posterior: the task's share less
-        1 / K against "demonstration i is of this task" less 1 / K, all tasks and prompts together.
-        A posterior that does not look at the order has equal slopes, up to noise.
+    @cached_property
+    def position_slopes(self) -> dict[str, Float[Tensor, " shot"]]:
+        """Influence of a demonstration by its position: slopes of a least-squares regression.
+
+        The dependent variable is a task's share minus 1 / K, in the behaviour, the weights at
+        `layer` and every posterior; the regressors indicate whether demonstration i is of that
+        task, minus 1 / K, over all tasks and prompts. A posterior that ignores the order has equal
+        slopes, up to noise.
         """
         k = len(self.tasks)
-        shown = torch.nn.functional.one_hot(self.sources, k).double() - 1 / k
-        named = {"behaviour": self.behaviour, "weights": self.weights[self.layer]}
-        named |= dict(zip(self.noise_models, self.posterior, strict=True))
-        design = rearrange(shown, "prompt shot task -> (prompt task) shot")
+        indicators = torch.nn.functional.one_hot(self.sources, k).double() - 1 / k
+        shares = {"behaviour": self.behaviour, "weights": self.weights[self.layer]}
+        shares |= dict(zip(self.noise_models, self.posterior, strict=True))
+        design = rearrange(indicators, "prompt shot task -> (prompt task) shot")
         return {
-            name: torch.linalg.lstsq(design, (share.double() - 1 / k).flatten()[:, None]).solution[
-                :, 0
-            ]
-            for name, share in named.items()
+            name: torch.linalg.lstsq(
+                design, (residual_share.double() - 1 / k).flatten()[:, None]
+            ).solution[:, 0]
+            for name, residual_share in shares.items()
         }
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per measure, layer and reference: value, interval, and its null's mean."""
+        """Return one row per measure, layer and reference: value, interval, mean of the null."""
         import pandas as pd
 
         return pd.DataFrame(list(self._rows()))
 
     def _rows(self) -> Iterator[dict]:
-        where = {"weights": self.weights_follow, "behaviour": self.behaviour_follows}
-        for of, found in where.items():
-            for against, one in found.items():
-                for row in one.to_dataframe().to_dict("records"):
+        agreements = {"weights": self.weight_agreement, "behaviour": self.behaviour_agreement}
+        for measured, by_reference in agreements.items():
+            for reference, result in by_reference.items():
+                for row in result.to_dataframe().to_dict("records"):
                     layer = row.pop("layer", None)
-                    yield {"of": of, "against": against, "layer": layer} | row
-        for condition, one in self.injection_follows.items():
-            (row,) = one.to_dataframe().to_dict("records")
-            yield {"of": f"written: {condition}", "against": "combination"} | row
+                    yield {"measured": measured, "reference": reference, "layer": layer} | row
+        for condition, result in self.injection_agreement.items():
+            (row,) = result.to_dataframe().to_dict("records")
+            yield {"measured": f"injected: {condition}", "reference": "combination"} | row
 
 
-def _shares(p: Float[Tensor, "*row task"]) -> Float[Tensor, "*row task"]:
+def _normalize(p: Float[Tensor, "*row task"]) -> Float[Tensor, "*row task"]:
     return p / p.sum(-1, keepdim=True)
 
 
-def _share(residual: Tensor, size: Tensor, clusters: Tensor) -> Share:
-    drawn = cluster_draws(clusters, size.shape[-1], resamples=1000, seed=0)
-    boot = (residual @ drawn.T) / (size @ drawn.T)
+def _compute_residual_share(
+    squared_residual: Tensor, squared_norm: Tensor, clusters: Tensor
+) -> ResidualShare:
+    counts = cluster_resamples(clusters, squared_norm.shape[-1], resamples=1000, seed=0)
+    boot = (squared_residual @ counts.T) / (squared_norm @ counts.T)
     ends = torch.tensor([0.025, 0.975], dtype=boot.dtype)
-    values = residual.sum(-1) / size.sum(-1)
-    return Share(values, torch.quantile(boot, ends, dim=-1).T)
+    values = squared_residual.sum(-1) / squared_norm.sum(-1)
+    return ResidualShare(values, torch.quantile(boot, ends, dim=-1).T)

@@ -1,4 +1,4 @@
-"""Pictures of a retrieval check."""
+"""Figures of a retrieval check."""
 
 from typing import TYPE_CHECKING
 
@@ -14,58 +14,58 @@ if TYPE_CHECKING:
     from .result import RetrievalCheck
 
 
-def check_figure(check: "RetrievalCheck") -> viz.Figures:
-    """Agreement and residual by layer, the weights themselves, and what combinations do."""
+def retrieval_check_figure(check: "RetrievalCheck") -> viz.Figures:
+    """Plot agreement and residuals by layer, the weights, and injected combinations."""
     return viz.stack(
-        viz.row(correlation_figure(check), share_figure(check)),
-        viz.row(weights_figure(check), places_figure(check)),
+        viz.row(correlation_figure(check), residual_share_figure(check)),
+        viz.row(weights_figure(check), position_slopes_figure(check)),
         viz.row(distance_figure(check), injection_figure(check)),
     )
 
 
-def agreement_figure(found: "Agreement") -> viz.Figure:
-    """Correlation and distance, by layer where there are several."""
-    if not found.correlation.ndim:
-        rows = [_row(name, found, name) for name in ("correlation", "distance")]
+def agreement_figure(agreement: "Agreement") -> viz.Figure:
+    """Plot correlation and distance, by layer if there are several."""
+    if not agreement.correlation.ndim:
+        rows = [_row(name, agreement, name) for name in ("correlation", "distance")]
         return viz.intervals(rows, x_title="with 95% interval", title="agreement")
     names = ("correlation", "distance")
-    ends = {name: getattr(found, f"{name}_interval").unbind(-1) for name in names}
-    series = {name: getattr(found, name) for name in names}
+    ends = {name: getattr(agreement, f"{name}_interval").unbind(-1) for name in names}
+    series = {name: getattr(agreement, name) for name in names}
     return viz.lines(series, bands=ends, x_title="layer", title="agreement")
 
 
 def correlation_figure(check: "RetrievalCheck") -> viz.Figure:
-    """Correlation of the weights with every reference, and what other vertices reach."""
-    found = check.weights_follow
-    series = {name: one.correlation for name, one in found.items()}
+    """Plot the correlation of the weights with every reference, beside the best control."""
+    agreements = check.weight_agreement
+    series = {name: agreement.correlation for name, agreement in agreements.items()}
     highest = check.null_correlation.flatten(2).quantile(0.95, dim=-1).amax(0)
     series["best control, 95%"] = highest
     return viz.lines(
         series,
-        bands={name: one.correlation_interval.unbind(-1) for name, one in found.items()},
+        bands={name: a.correlation_interval.unbind(-1) for name, a in agreements.items()},
         x_title="layer",
         y_title="correlation",
-        title=f"weights of the state against posteriors and behaviour (layer {check.layer} chosen)",
+        title=f"weights against posteriors and behaviour (selected: layer {check.layer})",
     )
 
 
-def share_figure(check: "RetrievalCheck") -> viz.Figure:
-    """Residual share by layer, of mixed and pure prompts and with other vertices."""
-    shown = {"task vectors": check.share, "pure prompts": check.pure_share}
-    series = {name: one.values for name, one in shown.items()}
-    series |= {name: check.null(name).mean(-1) for name in check.controls}
+def residual_share_figure(check: "RetrievalCheck") -> viz.Figure:
+    """Plot the residual share by layer for mixed prompts, single-task prompts and controls."""
+    shares = {"task vectors": check.residual_share, "pure prompts": check.pure_residual_share}
+    series = {name: share.values for name, share in shares.items()}
+    series |= {name: check.null[name, "residual share"].mean(-1) for name in check.controls}
     return viz.lines(
         series,
-        bands={name: one.interval.unbind(-1) for name, one in shown.items()},
+        bands={name: share.interval.unbind(-1) for name, share in shares.items()},
         x_title="layer",
-        y_title="share of squared length",
+        y_title="share of squared norm",
         y_domain=(0, 1),
-        title="what convex combinations leave of the state",
+        title="residual of the best convex combination",
     )
 
 
 def weights_figure(check: "RetrievalCheck") -> viz.Figure:
-    """Weights of the states: against the posterior for two tasks, on the simplex for three."""
+    """Plot the weights of the states: against the posterior for two tasks, else on the simplex."""
     beta, alpha = check.weights[check.layer], check.posterior[0]
     if len(check.tasks) == 2:
         points = torch.stack([alpha[:, 0], beta[:, 0]], -1)
@@ -85,51 +85,49 @@ def weights_figure(check: "RetrievalCheck") -> viz.Figure:
     )
 
 
-def places_figure(check: "RetrievalCheck") -> viz.Figure:
-    """How much a demonstration counts by its place."""
-    found = check.places
-    places = torch.arange(1, check.sources.shape[1] + 1)
+def position_slopes_figure(check: "RetrievalCheck") -> viz.Figure:
+    """Plot the influence of a demonstration by its position."""
     return viz.lines(
-        found,
-        x=places,
-        x_title="place of the demonstration, the last one next to the query",
+        check.position_slopes,
+        x=torch.arange(1, check.sources.shape[1] + 1),
+        x_title="position of the demonstration; the last precedes the query",
         y_title="slope",
-        title="how much each demonstration counts",
+        title="influence of each demonstration",
     )
 
 
 def distance_figure(check: "RetrievalCheck") -> viz.Figure:
-    """Total variation between weights, behaviour and posteriors at the chosen layer."""
+    """Plot the total variation between weights, behaviour and posteriors at the selected layer."""
     rows = [
-        _row(f"weights, {name}", found.at(check.layer), "distance")
-        for name, found in check.weights_follow.items()
+        _row(f"weights, {name}", agreement.at_layer(check.layer), "distance")
+        for name, agreement in check.weight_agreement.items()
     ]
     rows += [
-        _row(f"behaviour, {name}", found, "distance")
-        for name, found in check.behaviour_follows.items()
+        _row(f"behaviour, {name}", agreement, "distance")
+        for name, agreement in check.behaviour_agreement.items()
     ]
-    first = check.weights_follow[check.noise_models[0]]
-    chance = float(first.at(check.layer).null_distance.mean())
-    rows += [("permuted prompts", *[chance] * 3), ("uniform", *[first.uniform_distance] * 3)]
+    first = check.weight_agreement[check.noise_models[0]]
+    null = float(first.at_layer(check.layer).null_distance.mean())
+    rows += [("permuted prompts", *[null] * 3), ("uniform", *[first.uniform_distance] * 3)]
     return viz.intervals(rows, x_title="mean total variation", title=f"at layer {check.layer}")
 
 
 def injection_figure(check: "RetrievalCheck") -> viz.Figure:
-    """How far outputs are from the combination that was written in."""
-    rows = [_row(name, found, "distance") for name, found in check.injection_follows.items()]
+    """Plot the total variation between answers and injected weights by condition."""
+    rows = [_row(name, a, "distance") for name, a in check.injection_agreement.items()]
     return viz.intervals(
         rows,
         x_title="mean total variation from the combination's weights",
-        title=f"written into bare queries at layer {check.layer}",
+        title=f"injected into zero-shot queries at layer {check.layer}",
     )
 
 
-def _row(label: str, found: "Agreement", measure: str) -> tuple[str, float, float, float]:
-    ends = getattr(found, f"{measure}_interval").tolist()
-    return (label, float(getattr(found, measure)), *ends)
+def _row(label: str, agreement: "Agreement", measure: str) -> tuple[str, float, float, float]:
+    ends = getattr(agreement, f"{measure}_interval").tolist()
+    return (label, float(getattr(agreement, measure)), *ends)
 
 
 def _polygon(corners: int) -> Float[Tensor, "corner 2"]:
-    """Corners on a circle, the first on top."""
+    """Return points on the unit circle, the first on top."""
     angles = np.pi / 2 + 2 * np.pi * np.arange(corners) / corners
     return torch.from_numpy(np.stack([np.cos(angles), np.sin(angles)], -1))

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from ...bayes import (
+    Ablation,
     Behaviour,
-    Explained,
     Injection,
-    Learning,
-    Newcomers,
-    Removal,
+    LearnerSubspace,
+    NovelTasks,
     Representation,
+    StatisticsRegression,
 )
+from ...bayes.checks.injection_check import CONDITIONS
 from ...bayes.checks.representation_check import MEASURES
-from ...bayes.checks.state_injection import CONDITIONS
 from ...errors import TvlensError
 from ...files import sweep, write
 from ...training import Run, train
@@ -35,10 +35,10 @@ DONE, CHECKS = "done.json", "checks"
 _RESULTS: dict[str, Any] = {
     "behaviour": Behaviour,
     "injection": Injection,
-    "removal": Removal,
-    "learning": Learning,
-    "explained": Explained,
-    "newcomers": Newcomers,
+    "ablation": Ablation,
+    "learning": LearnerSubspace,
+    "explained": StatisticsRegression,
+    "novel_tasks": NovelTasks,
 }
 
 
@@ -50,7 +50,7 @@ class Cell:
         family: "dice", "markov" or "regression".
         minor: exponent k of the number 2^k of minor tasks, or "none".
         seed: of tasks, weights and data.
-        behaviour, injection, removal, learning, explained, newcomers: checks of the last model,
+        behaviour, injection, ablation, learning, explained, novel_tasks: checks of the last model,
             at its last layer.
         layers: `Representation` of every layer.
         injections: `Injection` at every layer.
@@ -64,10 +64,10 @@ class Cell:
     seed: int
     behaviour: Behaviour
     injection: Injection
-    removal: Removal
-    learning: Learning
-    explained: Explained
-    newcomers: Newcomers
+    ablation: Ablation
+    learning: LearnerSubspace
+    explained: StatisticsRegression
+    novel_tasks: NovelTasks
     layers: list[Representation]
     injections: list[Injection]
     steps: list[dict[str, Any]]

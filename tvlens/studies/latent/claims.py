@@ -34,10 +34,10 @@ def _converged(cell: Cell, threshold: float) -> Claim:
     return tested(
         "predicts like Bayes on known tasks: KL to retrieval, nats",
         cell,
-        found.mean("major", "retrieval"),
+        found.mean["major", "retrieval"],
         below=threshold,
-        interval=found.interval("major", "retrieval"),
-        null=found.mean("major", "learner"),
+        interval=found.interval["major", "retrieval"],
+        null=found.mean["major", "learner"],
         control="KL to the learner",
     )
 
@@ -67,9 +67,9 @@ def _represented(cell: Cell) -> list[Claim]:
     made = []
     measures = _PROPERTIES | (_TOKENS_OWN if cell.family in BY_TOKEN else {})
     for measure, (told, threshold) in measures.items():
-        low, high = found.interval(measure)[-1].tolist()
+        low, high = found.interval[measure][-1].tolist()
         side = "above" if measure.startswith("correlation") else "below"
-        numbers = dict(interval=(low, high), null=float(found.null(measure)[-1].mean()))
+        numbers = dict(interval=(low, high), null=float(found.null[measure][-1].mean()))
         options = numbers | {side: threshold, "control": _CHANCE[measure]}
         made.append(tested(told, cell, float(found[measure][-1]), **options))
     return made
@@ -90,22 +90,22 @@ def _injected(cell: Cell) -> list[Claim]:
         tested(
             told,
             cell,
-            found.mean(condition),
+            found.mean[condition],
             below=0.05,
-            interval=found.interval(condition),
-            null=found.mean("unsteered"),
+            interval=found.interval[condition],
+            null=found.mean["unsteered"],
             control="nothing written",
         )
         for condition, told in written.items()
     ]
-    more = (found.each("most likely task") - found.each("injected")).numpy()
+    more = (found.kl_under("most likely task") - found.kl_under("injected")).numpy()
     beats = tested(
         "the mixture beats its most likely task: difference of KL, nats",
         cell,
         float(more.mean()),
         above=0.0,
         interval=bootstrap_interval(more),
-        null=found.mean("most likely task") - found.mean("random vectors"),
+        null=found.mean["most likely task"] - found.mean["random vectors"],
         control="random vectors beat it",
     )
     return [*reaches, beats]
@@ -113,7 +113,7 @@ def _injected(cell: Cell) -> list[Claim]:
 
 def _extrapolates(cell: Cell) -> Claim:
     found = cell.behaviour
-    pairs = np.stack([found.each("ood", r).mean(1).numpy() for r in found.references[:2]], 1)
+    pairs = np.stack([found.kl_to("ood", r).mean(1).numpy() for r in found.references[:2]], 1)
 
     def ratio(rows: np.ndarray, axis: int) -> np.ndarray:
         sums = pairs[rows.astype(int)].sum(-2 if axis == -1 else axis)
@@ -122,17 +122,17 @@ def _extrapolates(cell: Cell) -> Claim:
     return tested(
         "extrapolates on new tasks: log(KL to M1 / KL to M2)",
         cell,
-        found.ratio("ood"),
+        found.log_ratio("ood"),
         above=0.0,
         interval=bootstrap_interval(np.arange(len(pairs)), statistic=ratio),
-        null=found.ratio("major"),
+        null=found.log_ratio("major"),
         control="known tasks",
     )
 
 
 def _orthogonal(cell: Cell) -> list[Claim]:
     found = cell.learning
-    rise = found.removal
+    rise = found.ablation
     # The largest in size: where no random direction hurts, ten times nothing would be no bar.
     null = {
         split: float(found.null[found.splits.index(split)].abs().max()) for split in found.splits
@@ -140,18 +140,18 @@ def _orthogonal(cell: Cell) -> list[Claim]:
     hurts = tested(
         "directions outside task and token spans carry new tasks: rise of cost, nats",
         cell,
-        rise.mean("ood"),
+        rise.mean["ood"],
         above=10 * null["ood"],
         words="above 10 x the largest random",
-        interval=rise.interval("ood"),
+        interval=rise.interval["ood"],
         null=null["ood"],
         control="largest of random directions",
     )
-    low, high = rise.interval("major")
+    low, high = rise.interval["major"]
     spares = replace(
         hurts,
         claim="removing them does not hurt on known tasks: rise of cost, nats",
-        value=rise.mean("major"),
+        value=rise.mean["major"],
         interval=(low, high),
         null=null["major"],
         threshold="interval reaches 0 or below",
@@ -162,16 +162,16 @@ def _orthogonal(cell: Cell) -> list[Claim]:
 
 def _outside(cell: Cell, plain: list[Cell]) -> list[Claim]:
     """Against the model without minors, where there is one."""
-    found = cell.newcomers
+    found = cell.novel_tasks
     return [
         tested(
             "with minors, new tasks leave the task span: share inside",
             cell,
             found.share,
-            below=one.newcomers.share,
+            below=one.novel_tasks.share,
             words="below that without minors",
             interval=found.interval,
-            null=one.newcomers.share,
+            null=one.novel_tasks.share,
             control="without minors",
         )
         for one in plain

@@ -10,19 +10,19 @@ from tqdm.auto import tqdm
 
 from ...activations import collect
 from ...bayes import (
-    Yardstick,
+    ReferencePredictions,
+    ablation,
     behaviour,
-    explained_by_counts,
     injection,
-    learning_directions,
-    newcomers,
-    removal,
+    learner_subspace,
+    novel_tasks,
     representation,
     retrieval,
+    statistics_regression,
     task_effects,
 )
-from ...bayes.checks.probing import most_seen, probes, states
-from ...bayes.checks.vertices import own
+from ...bayes.checks.probing import max_observations, read_probe_states
+from ...bayes.checks.simplex_projection import project_on_token_simplices
 from ...geometry import Effects
 from ...saved import write_tensors
 from ...training import Run
@@ -45,13 +45,15 @@ def check(plan: Plan, run: Run, family: Any, seed: int, folder: Path) -> None:
     options = dict(effects=found.effects, seed=seed)
     written.save(_at(folder, "injection"))
     behaviour(model, family, seed=seed, **sizes["behaviour"]).save(_at(folder, "behaviour"))
-    removal(model, family, **options, **sizes["removal"]).save(_at(folder, "removal"))
-    learnt = learning_directions(model, family, **options, **sizes["learning"])
+    ablation(model, family, **options, **sizes["ablation"]).save(_at(folder, "ablation"))
+    learnt = learner_subspace(model, family, **options, **sizes["learning"])
     learnt.save(_at(folder, "learning"))
-    explained = explained_by_counts(model, family, learnt.subspace, seed=seed, **sizes["explained"])
+    explained = statistics_regression(
+        model, family, learnt.subspace, seed=seed, **sizes["explained"]
+    )
     explained.save(_at(folder, "explained"))
-    new = newcomers(model, family, **options, **sizes["newcomers"])
-    new.save(_at(folder, "newcomers"))
+    new = novel_tasks(model, family, **options, **sizes["novel_tasks"])
+    new.save(_at(folder, "novel_tasks"))
     _save_example(plan, model, family, found.effects, seed, folder)
 
 
@@ -83,9 +85,11 @@ def _followed(
     weights = effects.interpolate(h, tokens)
     if plan.family in BY_TOKEN:
         per_cell = plan.checks["representation"]["per_cell"]
-        fit = probes(family, seen=most_seen(model, family), per_cell=per_cell, seed=seed)
-        fitted = states(model, fit, layer=-1), fit.task, fit.token
-        weights = own(h.flatten(0, 1), tokens.flatten(), fitted).weights().view(weights.shape)
+        observations = max_observations(model, family)
+        options = dict(layer=-1, observations=observations, per_cell=per_cell, seed=seed)
+        fitted = read_probe_states(model, family, **options)
+        projection = project_on_token_simplices(h.flatten(0, 1), tokens.flatten(), fitted)
+        weights = projection.fit_weights().view(weights.shape)
     return {"weights": weights, "posterior": retrieval(family.known(), tokens).posterior}
 
 
@@ -95,18 +99,18 @@ def over_steps(
     """KL to every reference and the OOD share, at every checkpoint."""
     sizes = plan.checks["over_steps"]
     options = dict(length=plan.length, sequences=sizes["sequences"], seed=seed)
-    yardstick = Yardstick.of(family, **options)
+    references = ReferencePredictions.compute(family, **options)
     records = []
     for step in tqdm(run.steps, "checkpoints", disable=not progress):
         model = run.model(step)
-        found = yardstick.measure(model)
+        found = references.compare(model)
         effects = task_effects(model, family, per_cell=sizes["per_cell"], seed=seed)
         options = dict(tasks=sizes["tasks"], sequences=sizes["per_task"], null=2, seed=seed)
-        new = newcomers(model, family, effects=effects, **options)
-        kl = {s: {r: found.mean(s, r) for r in found.references} for s in found.splits}
-        ratios = {split: found.ratio(split) for split in found.splits}
+        new = novel_tasks(model, family, effects=effects, **options)
+        kl = {s: {r: found.mean[s, r] for r in found.references} for s in found.splits}
+        ratios = {split: found.log_ratio(split) for split in found.splits}
         record = {"step": step, "kl": kl, "ratio": ratios, "share": new.share}
-        records.append(record | {"share_interval": list(new.interval), "chance": new.chance})
+        records.append(record | {"share_interval": list(new.interval), "chance": new.null})
     return records
 
 

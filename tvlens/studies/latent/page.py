@@ -9,14 +9,14 @@ import torch
 from ... import viz
 from ...bayes.checks.representation_check import MEASURES
 from ...bayes.checks.show import (
+    ablation_figure,
     behaviour_figure,
-    explained_figure,
     injection_figure,
-    learning_figure,
+    learner_subspace_figure,
     measure_figure,
-    newcomers_figure,
-    removal_figure,
+    novel_tasks_figure,
     simplex_figure,
+    statistics_regression_figure,
 )
 from ..report import settings_table
 from .claim import minors, verdicts
@@ -138,8 +138,8 @@ def _family(study: "LatentStudy", family: str) -> list[viz.Section]:
     tokens = [_tokens(plain, k) for k in range(len(plain.example.get("tokens", ())))]
     measures = viz.row(*[measure_figure(found, measure) for measure in MEASURES])
     learning = [
-        learning_figure(rich.learning),
-        viz.row(explained_figure(rich.explained), newcomers_figure(rich.newcomers)),
+        learner_subspace_figure(rich.learning),
+        viz.row(statistics_regression_figure(rich.explained), novel_tasks_figure(rich.novel_tasks)),
     ]
     behaved = [
         viz.Section(f"predictions, {minors(c.minor)}", _BEHAVIOUR, [behaviour_figure(c.behaviour)])
@@ -154,7 +154,7 @@ def _family(study: "LatentStudy", family: str) -> list[viz.Section]:
         viz.Section("properties of the states", _REPRESENTATION, [measures, _by_layer(plain)]),
         viz.Section(f"writing mixtures, {minors(plain.minor)}", _INJECTION, _injected(plain)),
         viz.Section(
-            f"removing the task span, {with_most}", _REMOVAL, [removal_figure(rich.removal)]
+            f"removing the task span, {with_most}", _REMOVAL, [ablation_figure(rich.ablation)]
         ),
         viz.Section(f"learning outside the task span, {with_most}", _LEARNING, learning),
     ]
@@ -194,7 +194,7 @@ def _by_layer(cell: "Cell") -> viz.Figure:
         row: dict[str, object] = {"layer": str(found.layer)}
         row |= {measure: float(found[measure][-1]) for measure in MEASURES}
         shown = ("unsteered", "injected", "injected by token", "most likely task")
-        rows.append(row | {f"KL {name}": written.mean(name) for name in shown})
+        rows.append(row | {f"KL {name}": written.mean[name] for name in shown})
     return viz.table(rows, title="by layer, at the end of the context")
 
 

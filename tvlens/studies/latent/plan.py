@@ -23,20 +23,20 @@ _QUICK: Sizes = {
     "behaviour": {"sequences": 256},
     "representation": {"per_cell": 32, "resamples": 300, "null": 20},
     "injection": {"sequences": 256},
-    "removal": {"sequences": 128, "null": 19},
+    "ablation": {"sequences": 128, "null": 19},
     "learning": {"sequences": 64, "null": 30, "rank": 4},
     "explained": {"sequences": 256, "null": 5},
-    "newcomers": {"tasks": 64, "sequences": 24},
+    "novel_tasks": {"tasks": 64, "sequences": 24},
     "over_steps": {"sequences": 96, "tasks": 32, "per_task": 12, "per_cell": 8},
 }
 _FULL: Sizes = {
     "behaviour": {"sequences": 1024},
     "representation": {"per_cell": 64, "resamples": 1000, "null": 100},
     "injection": {"sequences": 1024},
-    "removal": {"sequences": 512, "null": 50},
+    "ablation": {"sequences": 512, "null": 50},
     "learning": {"sequences": 128, "null": 100, "rank": 4},
     "explained": {"sequences": 1024, "null": 20},
-    "newcomers": {"tasks": 128, "sequences": 128},
+    "novel_tasks": {"tasks": 128, "sequences": 128},
     "over_steps": {"sequences": 1024, "tasks": 128, "per_task": 128, "per_cell": 32},
 }
 

@@ -22,11 +22,10 @@ from joblib.externals.loky.backend import resource_tracker as loky_tracker
 from tqdm.auto import tqdm
 
 from ... import viz
-from ...bayes.pool import at_least
 from ...errors import TvlensError, unknown
 from ...files import check_folder
 from ...folder_lock import one_writer
-from ...integers import is_integer
+from ...integers import is_integer, require_at_least
 from ...signals import defer_signals, end_with_parent, lock_bars_by_thread
 from ..report import StudyReport
 from .cell import Cell, finished, load, make
@@ -160,8 +159,8 @@ def run(
             or a folder that holds a study of other settings.
     """
     plans = _plans(preset, families, minor, steps)
-    at_least(1, seeds=seeds, jobs=1 if jobs is None else jobs)
-    at_least(0, seed=seed)
+    require_at_least(1, seeds=seeds, jobs=1 if jobs is None else jobs)
+    require_at_least(0, seed=seed)
     each = range(seed, seed + seeds)
     grid = [(plan, m, s) for s in each for plan in plans for m in plan.minor]
     check_folder(folder)
@@ -191,7 +190,7 @@ def _plans(
             raise TvlensError(f"preset {preset!r} has no {name}, only {', '.join(there)}")
     changes: dict[str, Any] = {}
     if steps is not None:
-        at_least(1, steps=steps)
+        require_at_least(1, steps=steps)
         changes["steps"] = steps
     if minor is not None:
         changes["minor"] = tuple(dict.fromkeys(_exponent(k) for k in minor))

@@ -6,21 +6,23 @@ from ...bayes import Agreement, RetrievalCheck
 def claims(check: RetrievalCheck, control: RetrievalCheck) -> list[dict]:
     """What a check says at its layer, each claim with its interval, its null and a verdict."""
     name, layer = check.noise_models[0], check.layer
-    weights = check.weights_follow[name].at(layer)
-    outputs = check.weights_follow["behaviour"].at(layer)
-    written = check.injection_follows
+    weights = check.weight_agreement[name].at_layer(layer)
+    outputs = check.weight_agreement["behaviour"].at_layer(layer)
+    written = check.injection_agreement
     best = min((k for k in written if k != "combination"), key=lambda k: float(written[k].distance))
-    low, high = check.share.interval[layer].tolist()
-    nulls = {c: float(check.null(c)[layer].quantile(0.05)) for c in check.controls}
+    low, high = check.residual_share.interval[layer].tolist()
+    nulls = {
+        c: float(check.null[c, "residual share"][layer].quantile(0.05)) for c in check.controls
+    }
     nearest = min(nulls, key=nulls.__getitem__)
-    others = {c: float(check.null(c, "correlation")[layer].quantile(0.95)) for c in check.controls}
-    unlearnt = control.weights_follow[name].correlation.max()
+    others = {c: float(check.null[c, "correlation"][layer].quantile(0.95)) for c in check.controls}
+    unlearnt = control.weight_agreement[name].correlation.max()
     others["best layer of scrambled weights"] = float(unlearnt)
     rival = max(others, key=others.__getitem__)
     return [
         _claim(
             "share of the state that convex combinations leave",
-            (float(check.share.values[layer]), low, high),
+            (float(check.residual_share.values[layer]), low, high),
             (nearest, nulls[nearest]),
             high < nulls[nearest],
         ),
@@ -34,7 +36,7 @@ def claims(check: RetrievalCheck, control: RetrievalCheck) -> list[dict]:
         _nearer("distance of weights and behaviour", outputs),
         *(
             _nearer(f"distance of behaviour and posterior ({k})", found)
-            for k, found in check.behaviour_follows.items()
+            for k, found in check.behaviour_agreement.items()
         ),
         _claim(
             "distance of outputs from the combination written in",

@@ -7,8 +7,8 @@ from ...bayes.mixtures.show import (
     correlation_figure,
     distance_figure,
     injection_figure,
-    places_figure,
-    share_figure,
+    position_slopes_figure,
+    residual_share_figure,
     weights_figure,
 )
 from ..report import settings_table
@@ -23,14 +23,14 @@ def page(study: "MixtureStudy") -> viz.Page:
     checks = study.checks.values()
     sections = [viz.Section("Claims", _CLAIMS, [_table(study)])]
     for title, text, figures in (
-        ("By layer", _LAYERS, (correlation_figure, share_figure)),
-        ("Weights and order", _WEIGHTS, (weights_figure, places_figure)),
+        ("By layer", _LAYERS, (correlation_figure, residual_share_figure)),
+        ("Weights and order", _WEIGHTS, (weights_figure, position_slopes_figure)),
         ("Distances, and combinations written in", _DISTANCES, (distance_figure, injection_figure)),
     ):
         shown = [viz.row(*(figure(check) for figure in figures)) for check in checks]
         order = "; ".join(f"{i}. {name}" for i, name in enumerate(study.checks, 1))
         sections.append(viz.Section(title, f"{text}\n\nFrom top to bottom: {order}.", shown))
-    control = viz.row(correlation_figure(study.control), share_figure(study.control))
+    control = viz.row(correlation_figure(study.control), residual_share_figure(study.control))
     sections.append(viz.Section("With scrambled weights", _CONTROL, [control]))
     sections.append(viz.Section("How it was measured", _METHOD))
     title = f"Prompts that mix tasks in {study.settings['model']}"
@@ -91,18 +91,20 @@ def _summary(study: "MixtureStudy") -> list[str]:
 
 def _sentence(name: str, check: "RetrievalCheck") -> str:
     model, layer = check.noise_models[0], check.layer
-    found = check.weights_follow[model].at(layer)
+    found = check.weight_agreement[model].at_layer(layer)
     low, high = found.correlation_interval.tolist()
-    nearest = min(check.behaviour_follows, key=lambda k: float(check.behaviour_follows[k].distance))
-    written = check.injection_follows
+    nearest = min(
+        check.behaviour_agreement, key=lambda k: float(check.behaviour_agreement[k].distance)
+    )
+    written = check.injection_agreement
     return (
         f"{name}: at layer {layer} weights correlate {float(found.correlation):.2f} "
         f"[{low:.2f}, {high:.2f}] with the posterior ({model}), at a distance of "
         f"{float(found.distance):.2f} (uniform weights {found.uniform_distance:.2f}); combinations "
-        f"leave {float(check.share.values[layer]):.2f} of the state, and "
-        f"{float(check.pure_share.values[layer]):.2f} of pure prompts. Answers are nearest to the "
-        f"noise model {nearest} ({float(check.behaviour_follows[nearest].distance):.2f}). Written "
-        f"in, combinations give answers at a distance of "
+        f"leave {float(check.residual_share.values[layer]):.2f} of the state, and "
+        f"{float(check.pure_residual_share.values[layer]):.2f} of pure prompts. Answers are nearest to "
+        f"the noise model {nearest} ({float(check.behaviour_agreement[nearest].distance):.2f}). "
+        f"Written in, combinations give answers at a distance of "
         f"{float(written['combination'].distance):.2f} from their weights; the most likely task's "
         f"vector alone {float(written['most likely task'].distance):.2f}."
     )

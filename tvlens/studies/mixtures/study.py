@@ -75,8 +75,8 @@ class MixtureStudy(StudyReport):
             "settings": self.settings,
             "claims": self.claims(),
             "layers": {name: check.layer for name, check in self.checks.items()},
-            "places": {
-                name: {of: slopes.tolist() for of, slopes in check.places.items()}
+            "position_slopes": {
+                name: {of: slopes.tolist() for of, slopes in check.position_slopes.items()}
                 for name, check in self.checks.items()
             },
             "agreement": {

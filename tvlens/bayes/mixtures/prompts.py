@@ -1,4 +1,4 @@
-"""Prompts that mix demonstrations of several tasks on the same kind of inputs."""
+"""Prompts that mix demonstrations of several tasks with common inputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Mixture:
     """A prompt whose demonstrations come from one or several tasks.
 
     Attributes:
-        prompt: built, up to the query's delimiter.
-        demonstrations: the pairs it shows.
-        sources: index of the task that gave each of them its label.
+        prompt: the prompt up to the query's delimiter.
+        demonstrations: its input-output pairs.
+        sources: index of the task of each demonstration.
         query: index of the query among the tasks' inputs.
     """
 
@@ -30,12 +30,12 @@ class Mixture:
     query: int
 
 
-def aligned(tasks: Sequence[Task]) -> tuple[Task, ...]:
-    """The tasks on the inputs that all of them have, in one order: an input alone tells no task.
+def align_tasks(tasks: Sequence[Task]) -> tuple[Task, ...]:
+    """Restrict tasks to their common inputs, in one order, so that inputs do not identify the task.
 
     Raises:
-        TvlensError: fewer than two tasks, a name twice, no common input, or two tasks that answer
-            every common input alike.
+        TvlensError: there are fewer than two tasks, two tasks share a name, no input is common, or
+            two tasks have equal answers to every common input.
     """
     if len(tasks) < 2:
         raise TvlensError("a mixture needs at least two tasks")
@@ -56,14 +56,18 @@ def aligned(tasks: Sequence[Task]) -> tuple[Task, ...]:
     )
 
 
-def compositions(shots: int, tasks: int) -> list[tuple[int, ...]]:
-    """Every way to divide the demonstrations among the tasks."""
+def enumerate_compositions(shots: int, tasks: int) -> list[tuple[int, ...]]:
+    """List every division of the demonstrations among the tasks."""
     if tasks == 1:
         return [(shots,)]
-    return [(n, *rest) for n in range(shots + 1) for rest in compositions(shots - n, tasks - 1)]
+    return [
+        (n, *rest)
+        for n in range(shots + 1)
+        for rest in enumerate_compositions(shots - n, tasks - 1)
+    ]
 
 
-def mixed_prompts(
+def build_mixed_prompts(
     tokenizer: Any,
     tasks: Sequence[Task],
     template: Template,
@@ -73,33 +77,33 @@ def mixed_prompts(
     queries: Sequence[int] | None = None,
     seed: int = 0,
 ) -> list[Mixture]:
-    """Draw prompts in which every division of the demonstrations among tasks is equally frequent.
+    """Sample prompts in which every division of the demonstrations among tasks is equally frequent.
 
-    So the tasks' numbers are distributed as under proportions from Dirichlet(1). The order of the
-    tasks in a prompt is random; inputs do not repeat in a prompt.
+    The numbers of demonstrations per task are distributed as under proportions from Dirichlet(1).
+    Their order is random, and inputs do not repeat within a prompt.
 
     Args:
-        tasks: aligned ones.
+        tasks: aligned tasks.
         count: number of prompts.
-        queries: indices of the inputs that may be asked, as equally often as possible; all by
-            default. Demonstrations are drawn from all other inputs.
+        queries: indices of the inputs that serve as queries, equally often up to rounding; all by
+            default. Demonstrations are sampled from all other inputs.
 
     Raises:
-        TvlensError: too few inputs.
+        TvlensError: there are too few inputs.
     """
     _check_size(tasks, shots)
     rng = np.random.default_rng(seed)
-    divisions = _in_turn(compositions(shots, len(tasks)), count, rng)
-    asked = _in_turn(range(len(tasks[0])) if queries is None else queries, count, rng)
-    found = []
+    divisions = _cycle_shuffled(enumerate_compositions(shots, len(tasks)), count, rng)
+    asked = _cycle_shuffled(range(len(tasks[0])) if queries is None else queries, count, rng)
+    mixtures = []
     for division, query in zip(divisions, asked, strict=True):
         sources = rng.permutation(np.repeat(np.arange(len(tasks)), division))
-        inputs = _others(len(tasks[0]), query, shots, rng)
-        found.append(_mixture(tokenizer, tasks, template, inputs, sources, query))
-    return found
+        inputs = _sample_other_inputs(len(tasks[0]), query, shots, rng)
+        mixtures.append(_build_mixture(tokenizer, tasks, template, inputs, sources, query))
+    return mixtures
 
 
-def pure_prompts(
+def build_pure_prompts(
     tokenizer: Any,
     tasks: Sequence[Task],
     template: Template,
@@ -108,37 +112,37 @@ def pure_prompts(
     queries: Sequence[int],
     seed: int = 0,
 ) -> list[Mixture]:
-    """For every query one prompt of each task alone, all on the same inputs: query by query.
+    """Sample one prompt of each single task for every query, on the same inputs, ordered by query.
 
     Raises:
-        TvlensError: too few inputs.
+        TvlensError: there are too few inputs.
     """
     _check_size(tasks, shots)
     rng = np.random.default_rng(seed)
-    found = []
+    mixtures = []
     for query in queries:
-        inputs = _others(len(tasks[0]), query, shots, rng)
+        inputs = _sample_other_inputs(len(tasks[0]), query, shots, rng)
         for k in range(len(tasks)):
             sources = np.full(shots, k)
-            found.append(_mixture(tokenizer, tasks, template, inputs, sources, query))
-    return found
+            mixtures.append(_build_mixture(tokenizer, tasks, template, inputs, sources, query))
+    return mixtures
 
 
 def label_likelihood(
     tasks: Sequence[Task], mixtures: Sequence[Mixture], *, noise: float = 0.05
 ) -> Float[Tensor, "prompt shot task"]:
-    """p(label | input, task) of every demonstration, where labels are wrong now and then.
+    """Compute p(label | input, task) of every demonstration under label noise.
 
-    The task's own answer has probability 1 - noise, every other label noise / (labels - 1), the
-    labels being all outputs of all the tasks. A label that fits several tasks counts for each.
+    The answer of the task has probability 1 - noise, every other label noise / (labels - 1), where
+    the labels are all outputs of all tasks. A label may fit several tasks.
 
     Args:
-        tasks: aligned ones, with all their inputs.
-        noise: share of wrong labels, from 0 to below 1.
+        tasks: aligned tasks, with all their inputs.
+        noise: label-noise rate, in [0, 1).
 
     Raises:
-        TvlensError: noise outside [0, 1), or a demonstration whose input or label is none of the
-            tasks'.
+        TvlensError: noise is outside [0, 1), or a demonstration's input or label belongs to none
+            of the tasks.
     """
     if not 0 <= noise < 1:
         raise TvlensError(f"noise is {noise}: it must be at least 0 and below 1")
@@ -147,18 +151,18 @@ def label_likelihood(
     for x, y in (pair for mixture in mixtures for pair in mixture.demonstrations):
         if x not in tables[0] or y not in labels:
             raise TvlensError(f"the demonstration {x!r} -> {y!r} is of none of the tasks")
-    own, other = 1 - noise, noise / max(len(labels) - 1, 1)
+    correct, wrong = 1 - noise, noise / max(len(labels) - 1, 1)
     rows = [
-        [[own if table[x] == y else other for table in tables] for x, y in mixture.demonstrations]
+        [[correct if t[x] == y else wrong for t in tables] for x, y in mixture.demonstrations]
         for mixture in mixtures
     ]
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def answer_tokens(
+def answer_token_ids(
     tokenizer: Any, tasks: Sequence[Task], template: Template
 ) -> Int[Tensor, "input task"]:
-    """First token of every task's answer to every common input, after the delimiter."""
+    """Return the first token of every task's answer to every common input."""
     return torch.tensor(
         [
             [build(tokenizer, template, [], x, y).answer[0] for x, y in pairs]
@@ -167,15 +171,15 @@ def answer_tokens(
     )
 
 
-def tellable(answers: Int[Tensor, "input task"]) -> list[int]:
-    """The inputs whose answers begin with another token for every task.
+def distinguishable_queries(answers: Int[Tensor, "input task"]) -> list[int]:
+    """List the inputs on which the answers of all tasks begin with different tokens.
 
-    Only there does one position's output tell which task the model does.
+    Only on these does the output at one position identify the task.
     """
     return [i for i, row in enumerate(answers.tolist()) if len(set(row)) == len(row)]
 
 
-def _mixture(
+def _build_mixture(
     tokenizer: Any,
     tasks: Sequence[Task],
     template: Template,
@@ -183,22 +187,22 @@ def _mixture(
     sources: np.ndarray,
     query: int,
 ) -> Mixture:
-    shown = tuple(tasks[k].pairs[i] for i, k in zip(inputs, sources, strict=True))
-    prompt = build(tokenizer, template, shown, tasks[0].pairs[query][0])
-    return Mixture(prompt, shown, tuple(int(k) for k in sources), int(query))
+    demonstrations = tuple(tasks[k].pairs[i] for i, k in zip(inputs, sources, strict=True))
+    prompt = build(tokenizer, template, demonstrations, tasks[0].pairs[query][0])
+    return Mixture(prompt, demonstrations, tuple(int(k) for k in sources), int(query))
 
 
-def _in_turn(items: Sequence, count: int, rng: np.random.Generator) -> list:
-    """`count` items, all of them once before any comes again, each round in a new order."""
+def _cycle_shuffled(items: Sequence, count: int, rng: np.random.Generator) -> list:
+    """Return `count` items in rounds over all of them, each round in a new random order."""
     rounds = -(-count // len(items))
     order = np.concatenate([rng.permutation(len(items)) for _ in range(rounds)])
     return [items[i] for i in order[:count]]
 
 
-def _others(size: int, query: int, shots: int, rng: np.random.Generator) -> np.ndarray:
-    """Inputs for the demonstrations: different ones, and not the query."""
-    drawn = rng.choice(size - 1, size=shots, replace=False)
-    return drawn + (drawn >= query)
+def _sample_other_inputs(size: int, query: int, shots: int, rng: np.random.Generator) -> np.ndarray:
+    """Sample distinct inputs for the demonstrations, excluding the query."""
+    inputs = rng.choice(size - 1, size=shots, replace=False)
+    return inputs + (inputs >= query)
 
 
 def _check_size(tasks: Sequence[Task], shots: int) -> None:

@@ -1,0 +1,212 @@
+"""`injection`: whether a model predicts the mixture whose task vectors are injected."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ... import viz
+from ...errors import NamedValues, TvlensError, unknown
+from ...geometry import Effects
+from ...integers import require_at_least
+from ...models.forward import Hook
+from ...models.loading import model_name
+from ...saved import Saved
+from ...sites import Site
+from ...stats import bootstrap_interval
+from ..distributions import kl
+from ..prediction import Moments
+from .model_predictions import ModelPredictive, predict, predictive_kl, require_compatible
+from .probing import (
+    Probes,
+    allowed_last_tokens,
+    force_last_token,
+    max_observations,
+    read_probe_states,
+    read_states,
+)
+from .simplex_projection import project_on_shared_simplex, project_on_token_simplices
+
+if TYPE_CHECKING:
+    import pandas
+
+CONDITIONS = (
+    "unsteered",
+    "injected",
+    "injected by token",
+    "most likely task",
+    "random vectors",
+    "geometric mixture",
+)
+
+
+@dataclass(frozen=True)
+class Injection(Saved):
+    """KL in nats from the model's prediction to the mixture that was injected.
+
+    Attributes:
+        kl: by condition and sequence.
+        conditions: "unsteered"; "injected", the combination of task vectors; "injected by token",
+            the combination of the task vectors of each last token, which replaces the state's part
+            in their span; "most likely task", only the vector with the largest weight; "random
+            vectors", the same combination of vectors with the same norms and angles; "geometric
+            mixture", the normalized product of p_k^alpha_k without a model, which a perfect
+            combination predicts where logits are linear in the state (0 for a regression, whose
+            means are linear).
+        layer: the block whose output is replaced.
+        settings: model, family, sizes and seed.
+    """
+
+    kl: Float[Tensor, "condition n"]
+    conditions: tuple[str, ...]
+    layer: int
+    settings: dict = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        means = ", ".join(f"{name} {mean:.3f}" for name, mean in self.mean.items())
+        return f"Injection(layer {self.layer}: {means})"
+
+    def _repr_html_(self) -> str:
+        return self.figure()._repr_html_()
+
+    def figure(self) -> viz.Figure:
+        """Plot the mean KL with its interval by condition."""
+        from .show import injection_figure
+
+        return injection_figure(self)
+
+    def kl_under(self, condition: str) -> Float[Tensor, " n"]:
+        """Return the KL under a condition for every sequence."""
+        if condition not in self.conditions:
+            raise unknown("condition", condition, self.conditions)
+        return self.kl[self.conditions.index(condition)]
+
+    @cached_property
+    def mean(self) -> NamedValues[float]:
+        """Mean KL by condition."""
+        return NamedValues({"condition": self.conditions}, (float(row.mean()) for row in self.kl))
+
+    @cached_property
+    def interval(self) -> NamedValues[tuple[float, float]]:
+        """95% bootstrap interval of the mean over sequences, by condition."""
+        intervals = (bootstrap_interval(row.numpy()) for row in self.kl)
+        return NamedValues({"condition": self.conditions}, intervals)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return one row per condition: mean KL, interval, n."""
+        import pandas as pd
+
+        rows = []
+        for name in self.conditions:
+            low, high = self.interval[name]
+            rows.append({"condition": name, "kl": self.mean[name], "low": low, "high": high})
+        return pd.DataFrame(rows).assign(n=self.kl.shape[1])
+
+
+def injection(
+    model: Any,
+    family: Any,
+    *,
+    layer: int = -1,
+    sequences: int = 512,
+    observations: int | None = None,
+    effects: Effects | None = None,
+    per_cell: int = 32,
+    seed: int = 0,
+) -> Injection:
+    """Replace the task part of the last state by a random mixture of task vectors.
+
+    The weights of the mixture are uniform on the simplex, alpha ~ Dir(1), and independent of the
+    sequence's task; the target is the mixture of the tasks' predictives, sum alpha_k p_k. The task
+    part is the projection of the state, after subtracting mean and token effect, onto the task
+    span; "by token", the projection of the state minus the mean of its token's cells onto the span
+    of these cells.
+
+    Args:
+        layer: the block whose output is replaced, at the last position.
+        sequences: number of sequences, each with a random major task and last token.
+        observations: observations before the state; by default the most that fit into the context.
+        effects: effects shared by all tokens, such as those of `task_effects` at the same layer;
+            estimated from the probes by default.
+        per_cell: probes for each pair of task and token, from which task vectors are estimated.
+
+    Raises:
+        TvlensError: the vocabularies of model and family differ, the layer does not exist, or the
+            family has one major task only.
+    """
+    require_compatible(model, family)
+    require_at_least(2, sequences=sequences)
+    observations = max_observations(model, family) if observations is None else observations
+    options = dict(layer=layer, observations=observations, per_cell=per_cell, seed=seed)
+    fitted = read_probe_states(model, family, **options)
+    effects = fitted.effects() if effects is None else effects
+    rng = np.random.default_rng(seed)
+    tokens = torch.tensor(allowed_last_tokens(family))
+    task = torch.from_numpy(rng.integers(family.majors, size=sequences))
+    token = tokens[torch.from_numpy(rng.integers(len(tokens), size=sequences))]
+    probes = force_last_token(family, task, token, observations=observations, seed=seed + 2)
+    alpha = torch.from_numpy(rng.dirichlet(np.ones(family.majors), sequences))
+    one_hot = torch.nn.functional.one_hot(alpha.argmax(1), family.majors).double()
+
+    states = read_states(model, probes, layer=layer).double()
+    shared = project_on_shared_simplex(states, token, effects)
+    by_token = project_on_token_simplices(states, token, fitted)
+    remainder = states - shared.project()
+    replacements = [
+        None,
+        remainder + shared.combine(alpha),
+        states - by_token.project() + by_token.combine(alpha),
+        remainder + shared.combine(one_hot),
+        remainder + shared.rotate_vertices(rng).combine(alpha),
+    ]
+    target = probes.mixture_predictive(family, alpha)
+    kls = []
+    for replacement in replacements:
+        hooks = [] if replacement is None else [_replace_last_state(model, replacement, layer)]
+        output = predict(model, family, probes.data, hooks=hooks, batch_size=sequences)
+        kls.append(_last_kl(family, output, target))
+    kls.append(_last_kl(family, _geometric_mixture(probes, family, alpha), target))
+    settings = {"model": model_name(model), "family": str(family), "observations": observations}
+    return Injection(
+        torch.stack(kls), CONDITIONS, layer % model.cfg.n_layers, settings | {"seed": seed}
+    )
+
+
+def _replace_last_state(model: Any, states: Float[Tensor, "n d"], layer: int) -> Hook:
+    """Return a hook that replaces the state at the last position of every row."""
+
+    def replace(activation: Tensor, hook: Any) -> Tensor:
+        edited = activation.clone()
+        edited[:, -1] = states.to(edited)
+        return edited
+
+    return Site("resid_post", layer).on(model).hook(model), replace
+
+
+def _geometric_mixture(
+    probes: Probes, family: Any, alpha: Float[Tensor, "n major"]
+) -> ModelPredictive:
+    """Compute the geometric mixture of the tasks' predictives; of a regression, mix the means."""
+    one_hots = torch.eye(family.majors, dtype=torch.float64)
+    by_task = [probes.mixture_predictive(family, row.expand(len(alpha), -1)) for row in one_hots]
+    if by_task[0].ndim == 2:
+        return sum(a[:, None] * mean for a, mean in zip(alpha.T, by_task, strict=True))
+    logs = [a[:, None, None] * p.log() for a, p in zip(alpha.T, by_task, strict=True)]
+    return sum(logs).softmax(-1)
+
+
+def _last_kl(family: Any, output: Tensor, target: Tensor) -> Float[Tensor, " n"]:
+    """Compute the KL from the last prediction to the target."""
+    if output.ndim == 2:  # means of a regression
+        empty = target.new_zeros(len(target), 1, 0)
+        target = Moments(empty, target, torch.full_like(target, family.noise**2))
+        return predictive_kl(family, output[:, -1:], target)[:, 0]
+    # Rounding can make entries slightly negative.
+    divergence = kl(output[:, -1:], target.clamp(min=0))[:, 0]
+    if not bool(divergence.isfinite().all()):
+        raise TvlensError("a mixture of the tasks rules out an observation that the model allows")
+    return divergence

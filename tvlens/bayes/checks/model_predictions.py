@@ -1,0 +1,154 @@
+"""Predictions of a model on a family's sequences, and their cost."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ...errors import TvlensError
+from ...models.forward import Batch, Hook, hooked, run
+from ...models.loading import model_name
+from ...sites import Site
+from ...training.objective import interleaved
+from ..distributions import gaussian_kl, kl
+from ..pool import Split
+from ..prediction import Moments, Predictive
+from ..regression import LinearRegression
+from ..sequences import Data, Pairs, Sequences
+
+# Distributions of the next token, or means of the next target.
+ModelPredictive = Float[Tensor, "n length vocab"] | Float[Tensor, "n next"]
+
+# From a block's output to its replacement.
+Edit = Callable[[Float[Tensor, "n pos d"]], Float[Tensor, "n pos d"]]
+
+
+def require_compatible(model: Any, family: Any) -> None:
+    """Raise TvlensError unless the model's vocabulary matches the family's."""
+    inputs, outputs = model.cfg.d_vocab, getattr(model.cfg, "d_vocab_out", -1)
+    if isinstance(family, LinearRegression):
+        if (inputs, outputs) != (family.dim + 1, 1):
+            raise TvlensError(
+                f"{model_name(model)} reads {inputs} and predicts {outputs} numbers; {family} "
+                f"needs vectors of width {family.dim + 1} and one number"
+            )
+    elif inputs != family.vocabulary:
+        raise TvlensError(
+            f"{model_name(model)} has a vocabulary of {inputs} tokens and {family} one of "
+            f"{family.vocabulary}"
+        )
+
+
+def default_splits(family: Any) -> list[Split]:
+    """Return "major", "minor" if the family has minors, and "ood"."""
+    return ["major", "minor", "ood"] if family.minors else ["major", "ood"]
+
+
+def max_length(model: Any, family: Any) -> int:
+    """Return the number of tokens, or of pairs without the last target, that fill the context."""
+    context = model.cfg.n_ctx
+    return (context + 1) // 2 if isinstance(family, LinearRegression) else context
+
+
+def model_inputs(data: Data) -> Int[Tensor, "n length"] | Float[Tensor, "n pos d_in"]:
+    """Convert data to model inputs: tokens, or vectors x1, y1, x2, ... up to the last x."""
+    if isinstance(data, Pairs):
+        return interleaved(data.inputs.float(), data.targets.float())[:, :-1]
+    return data.tokens if isinstance(data, Sequences) else data
+
+
+def inputs_within_context(
+    model: Any, data: Data
+) -> Int[Tensor, "n length"] | Float[Tensor, "n pos d_in"]:
+    """Convert data to model inputs, or raise TvlensError where they exceed the context."""
+    inputs = model_inputs(data)
+    if inputs.shape[1] > model.cfg.n_ctx:
+        raise TvlensError(
+            f"these sequences fill {inputs.shape[1]} positions; {model_name(model)} has a context "
+            f"of {model.cfg.n_ctx}"
+        )
+    return inputs
+
+
+def predict(
+    model: Any,
+    family: Any,
+    data: Data,
+    *,
+    hooks: Sequence[Hook] = (),
+    batch_size: int = 256,
+) -> ModelPredictive:
+    """Compute the model's predictives in float64, in the layout of the references.
+
+    Args:
+        hooks: as for `run_with_hooks`; hooks with one value per row require a single batch.
+
+    Raises:
+        TvlensError: the vocabularies of model and family differ, sequences exceed the context, or
+            an output is not finite.
+    """
+    require_compatible(model, family)
+    batches = inputs_within_context(model, data).split(batch_size)
+    outputs = [run(model, Batch.of(model, batch), hooks=hooks).cpu() for batch in batches]
+    return to_predictive(family, torch.cat(outputs))
+
+
+def edited_forward(
+    model: Any, batch: Batch, layer: int
+) -> Callable[[Edit], Float[Tensor, "n pos d_out"]]:
+    """Return the model's output as a function of an edit of a block's output.
+
+    Gradients flow through the edit only. For the last block, only the unembedding is recomputed,
+    provided that it reproduces the output of the full model.
+    """
+    name = Site("resid_post", layer).on(model).hook(model)
+    states: list[Tensor] = []
+    inputs = batch.inputs.to(next(model.parameters()).device)
+
+    def full_forward(edit: Edit) -> Tensor:
+        with hooked(model, [(name, lambda h, hook: edit(h.detach()))]):
+            return model(inputs)
+
+    def unembed(edit: Edit) -> Tensor:
+        return model.unembed(model.ln_final(edit(states[0])))
+
+    if layer % model.cfg.n_layers < model.cfg.n_layers - 1 or not hasattr(model, "ln_final"):
+        return full_forward
+    with torch.no_grad():
+        logits = run(model, batch, hooks=[(name, lambda h, hook: states.append(h.clone()))])
+        is_equal = torch.allclose(unembed(lambda h: h), logits, rtol=1e-4, atol=1e-5)
+    return unembed if is_equal else full_forward
+
+
+def to_predictive(family: Any, output: Float[Tensor, "n pos d_out"]) -> ModelPredictive:
+    """Convert logits to distributions; of a regression, select the outputs after each later x."""
+    if not bool(output.isfinite().all()):
+        raise TvlensError("the model's output holds NaN or infinity")
+    if isinstance(family, LinearRegression):
+        return output[:, 2::2, 0].double()
+    return output.double().softmax(-1)
+
+
+def predictive_kl(
+    family: Any, prediction: ModelPredictive, reference: Predictive
+) -> Float[Tensor, "n position"]:
+    """Compute the KL in nats from a model to a reference at every position."""
+    if isinstance(reference, Moments):
+        return gaussian_kl(prediction, reference.mean, noise=family.noise)
+    return kl(prediction, reference)
+
+
+def next_observation_cost(
+    family: Any, prediction: ModelPredictive, data: Data
+) -> Float[Tensor, "n next"]:
+    """Compute the negative log-likelihood of each next observation, in nats.
+
+    For a regression the constant that depends on the noise is omitted. Differentiable.
+    """
+    if isinstance(data, Pairs):
+        targets = data.targets[:, 1:].to(prediction)
+        return (prediction - targets).square() / (2 * family.noise**2)
+    next_tokens = model_inputs(data)[:, 1:, None]
+    return -prediction[:, :-1].gather(-1, next_tokens)[..., 0].log()

@@ -1,0 +1,141 @@
+"""`QueryDelimiter`: read and replace states of a language model at the query's delimiter."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ...models.forward import Batch, Hook, logits_at
+from ...patching.comparison import compare
+from ...patching.engines import run_sweep
+from ...patching.metrics import probability
+from ...sites import Site
+from ...tasks import Prompt
+
+
+@dataclass(frozen=True)
+class QueryDelimiter:
+    """The last position of prompts, where task vectors are read and injected.
+
+    Attributes:
+        model: a causal model.
+        site: the component that is read and replaced.
+        batch_size: prompts per forward.
+        progress: whether to show a progress bar.
+    """
+
+    model: Any
+    site: str
+    batch_size: int
+    progress: bool
+
+    def read_states(
+        self, prompts: Sequence[Prompt], answers: Int[Tensor, "prompt answer"]
+    ) -> tuple[Float[Tensor, "layer prompt d_model"], Float[Tensor, "prompt answer"]]:
+        """Read states at all layers and probabilities of given next tokens in one forward."""
+        names = [Site(self.site, l).hook(self.model) for l in range(self.model.cfg.n_layers)]
+        states, probabilities = [], []
+        for batch in self._batches(len(prompts), "reading"):
+            activations: dict[str, Tensor] = {}
+
+            def make_hook(
+                name: str, positions: Tensor, activations: dict = activations
+            ) -> Callable:
+                def hook(activation: Tensor, hook_point: Any) -> None:
+                    rows = torch.arange(len(positions), device=activation.device)
+                    at_positions = activation[rows, positions.to(activation.device)]
+                    activations[name] = at_positions.float().cpu()
+
+                return hook
+
+            probabilities.append(
+                self._answer_probabilities(
+                    prompts[batch],
+                    answers[batch],
+                    lambda positions, make=make_hook: [(n, make(n, positions)) for n in names],
+                )
+            )
+            states.append(torch.stack([activations[name] for name in names]))
+        return torch.cat(states, 1), torch.cat(probabilities)
+
+    def replace_states(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Int[Tensor, "prompt answer"],
+        layer: int,
+        vectors: Float[Tensor, "prompt d_model"] | None,
+    ) -> Float[Tensor, "prompt answer"]:
+        """Compute the probabilities of given next tokens after replacing the state of every prompt.
+
+        Args:
+            vectors: one per prompt; None leaves the model unchanged.
+        """
+        name = Site(self.site, layer).hook(self.model)
+
+        def make_hooks(positions: Tensor, values: Tensor | None) -> list[Hook]:
+            if values is None:
+                return []
+
+            def hook(activation: Tensor, hook_point: Any) -> Tensor:
+                edited = activation.clone()
+                rows = torch.arange(len(positions), device=edited.device)
+                edited[rows, positions.to(edited.device)] = values.to(edited)
+                return edited
+
+            return [(name, hook)]
+
+        probabilities = []
+        for batch in self._batches(len(prompts), "replacing"):
+            values = None if vectors is None else vectors[batch]
+            hooks = functools.partial(make_hooks, values=values)
+            probabilities.append(self._answer_probabilities(prompts[batch], answers[batch], hooks))
+        return torch.cat(probabilities)
+
+    def sweep_layers(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Int[Tensor, " prompt"],
+        vectors: Float[Tensor, "layer prompt d_model"],
+    ) -> Float[Tensor, "layer prompt"]:
+        """Compute the probability of a next token after replacing the state at each layer.
+
+        Cost: one forward of the prompts, and for every layer a forward of one token from there up.
+        """
+        probabilities = []
+        for batch in self._batches(len(prompts), "sweeping layers"):
+            metric = probability(answers[batch])
+            compared = compare(
+                self.model,
+                "zero",
+                [prompt.tokens for prompt in prompts[batch]],
+                site=self.site,
+                metric=lambda logits, metric=metric: metric(logits.double()),
+                layers="all",
+                heads=None,
+                positions=-1,
+                seed=0,
+            )
+            cells = compared.grid.cells
+            values = [vectors[c.layer, batch].to(compared.own(c)) for c in cells]
+            probabilities.append(run_sweep(self.model, compared, cells, values).values[0])
+        return torch.cat(probabilities, 1).cpu()
+
+    def _batches(self, count: int, description: str) -> Iterator[slice]:
+        starts = range(0, count, self.batch_size)
+        for start in tqdm(
+            starts, description, disable=None if self.progress else True, leave=False
+        ):
+            yield slice(start, start + self.batch_size)
+
+    def _answer_probabilities(
+        self, prompts: Sequence[Prompt], answers: Tensor, hooks: Callable[[Tensor], list[Hook]]
+    ) -> Float[Tensor, "prompt answer"]:
+        batch = Batch.of(self.model, [prompt.tokens for prompt in prompts])
+        positions = batch.positions(-1)
+        logits = logits_at(self.model, batch, positions, hooks=hooks(positions[:, 0]))[:, 0]
+        return logits.double().softmax(-1).cpu().gather(-1, answers)
