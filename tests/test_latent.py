@@ -95,12 +95,12 @@ def test_the_claims_are_the_numbers_of_the_checks(made):
         assert claim.holds == (claim.value < 0.003)
     dice = found.cell("dice", 2)
     new = told("extrapolates on new tasks", "dice", 2)
-    first, second = (dice.behaviour.mean("ood", name) for name in ("retrieval", "extrapolation"))
+    first, second = (dice.behaviour.mean["ood", name] for name in ("retrieval", "extrapolation"))
     assert new.holds == (second < first) and new.interval[0] <= new.value <= new.interval[1]
     hurts = told("directions outside", "dice", 2)
     assert hurts.null == float(dice.learning.null[2].abs().max())
     assert hurts.holds == (hurts.value > 10 * hurts.null)
-    assert told("with minors", "dice", 2).null == found.cell("dice").newcomers.share
+    assert told("with minors", "dice", 2).null == found.cell("dice").novel_tasks.share
 
 
 def test_a_verdict_counts_seeds():

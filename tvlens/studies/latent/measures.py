@@ -90,7 +90,7 @@ def _followed(
         fitted = read_probe_states(model, family, **options)
         projection = project_on_token_simplices(h.flatten(0, 1), tokens.flatten(), fitted)
         weights = projection.fit_weights().view(weights.shape)
-    return {"weights": weights, "posterior": retrieval(family.known(), tokens).posterior}
+    return {"weights": weights, "posterior": retrieval(family.with_major_tasks(), tokens).posterior}
 
 
 def over_steps(

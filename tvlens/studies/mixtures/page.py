@@ -96,6 +96,7 @@ def _sentence(name: str, check: "RetrievalCheck") -> str:
     nearest = min(
         check.behaviour_agreement, key=lambda k: float(check.behaviour_agreement[k].distance)
     )
+    nearest_distance = float(check.behaviour_agreement[nearest].distance)
     written = check.injection_agreement
     return (
         f"{name}: at layer {layer} weights correlate {float(found.correlation):.2f} "
@@ -103,7 +104,7 @@ def _sentence(name: str, check: "RetrievalCheck") -> str:
         f"{float(found.distance):.2f} (uniform weights {found.uniform_distance:.2f}); combinations "
         f"leave {float(check.residual_share.values[layer]):.2f} of the state, and "
         f"{float(check.pure_residual_share.values[layer]):.2f} of pure prompts. Answers are nearest to "
-        f"the noise model {nearest} ({float(check.behaviour_agreement[nearest].distance):.2f}). "
+        f"the noise model {nearest} ({nearest_distance:.2f}). "
         f"Written in, combinations give answers at a distance of "
         f"{float(written['combination'].distance):.2f} from their weights; the most likely task's "
         f"vector alone {float(written['most likely task'].distance):.2f}."
