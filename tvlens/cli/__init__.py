@@ -1,4 +1,4 @@
-"""The command line of tvlens: studies, each with a page and a JSON; lists of tasks and weights."""
+"""The command line: studies that write a page and a JSON file, and lists of tasks and models."""
 
 import contextlib
 import sys
@@ -13,11 +13,11 @@ from ..signals import INTERRUPTED, install_handlers, say_interrupted
 from . import crossmodal, latent, lists, matrix, mixtures, patch, train_vlm, vectors
 
 
-def _print_version(asked: bool) -> bool:
-    if asked:
+def _print_version(is_requested: bool) -> bool:
+    if is_requested:
         print(f"tvlens {__version__}")
         raise typer.Exit
-    return asked
+    return is_requested
 
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ app.add_typer(lists.zoo, name="zoo")
 
 
 @app.callback()
-def options(
+def root(
     version: Annotated[
         bool,
         typer.Option(
@@ -51,25 +51,27 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Find task vectors in transformers, measure their shape, test them, move them."""
+    """Extract, patch, compare and transfer task vectors in transformers."""
 
 
 def main() -> None:
-    """Run the command line: mistakes of the caller are one line and exit status 2, an interrupt
-    (Ctrl-C, SIGTERM, SIGHUP) one line and exit status 130.
+    """Run the command line.
+
+    An invalid input ends with one line and exit status 2, an interrupt (Ctrl-C, SIGTERM, SIGHUP)
+    with one line and exit status 130.
     """
     install_handlers()
-    # Names may hold what a terminal cannot show.
+    # Names may contain characters that the terminal cannot encode.
     with contextlib.suppress(AttributeError, OSError):
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(_run())
 
 
 def _run() -> int:
-    """Run the command that the arguments name; returns the exit status."""
+    """Run the command that the arguments name and return its exit status."""
     try:
         status = app(standalone_mode=False) or 0
-        if status == INTERRUPTED:  # as newer versions of typer have it
+        if status == INTERRUPTED:  # newer versions of typer return it
             say_interrupted()
         return status
     except TvlensError as error:
@@ -77,18 +79,18 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         say_interrupted()
         return INTERRUPTED
-    except OSError as error:  # what a disk or a folder refuses
+    except OSError as error:  # of the file system
         message = one_line(error)
     except Exception as error:
-        # Typer has its own copy of click in some versions: mistakes in options are known by form.
+        # Some versions of typer vendor click: usage errors are recognized by their methods.
         if not hasattr(error, "format_message"):
             raise
         context = getattr(error, "ctx", None)
         if type(error).__name__ == "NoArgsIsHelpError" and context:
             print(context.get_help())
             return 2
-        message = error.format_message() or "nothing was asked"
+        message = error.format_message() or "no command was given"
         if context:
-            message += f" (`{context.command_path} --help` lists what there is)"
+            message += f" (see `{context.command_path} --help`)"
     print(f"tvlens: {' '.join(message.split())}", file=sys.stderr)
     return 2

@@ -1,4 +1,4 @@
-"""`tvlens latent`: is it Bayes, in small models trained for it."""
+"""`tvlens latent`: task inference in small trained transformers against exact posteriors."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from ..errors import TvlensError
 from ..signals import interruptible
-from .common import LARGEST_SEED, OpenOption, OutOption, say
+from .options import OpenOption, OutputOption, print_output_paths, seed_option
 
 
 def latent(
@@ -16,24 +16,28 @@ def latent(
     ] = "quick",
     family: Annotated[
         list[str] | None,
-        typer.Option("--family", help="dice, markov or regression; all of the preset's if none."),
+        typer.Option(
+            "--family", help="dice, markov or regression; repeatable. Default: all of the preset."
+        ),
     ] = None,
     minor: Annotated[
         str | None,
-        typer.Option(help="Exponents k of 2^k minor tasks: none,0,4,8,10; the preset's if none."),
+        typer.Option(
+            help="Exponents k of 2^k minor tasks, such as none,0,4,8,10. Default: the preset's."
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The first of them.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
+    seed: Annotated[int, seed_option("tasks, weights and data; the first of several")] = 0,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Of the training; the preset's if none.")
+        int | None, typer.Option(min=1, help="Training steps. Default: the preset's.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Models at once; one a processor if none.")
+        int | None, typer.Option(min=1, help="Models trained at once. Default: one per processor.")
     ] = None,
-    out: OutOption = Path("out/latent"),
+    out: OutputOption = Path("out/latent"),
     open_page: OpenOption = False,
 ) -> None:
-    """Train small models on latent tasks and hold them against Bayes; finished ones are kept."""
+    """Train small models on latent tasks and compare them with exact Bayesian observers."""
     from ..studies import latent as study
 
     exponents = None if minor is None else _exponents(minor)
@@ -41,11 +45,11 @@ def latent(
     with interruptible():
         result = study.run(preset, folder=out, steps=steps, jobs=jobs, **grid)
     print(result.verdicts())
-    say(out, open_page)
+    print_output_paths(out, open_page=open_page)
 
 
 def _exponents(text: str) -> list[int | str]:
-    """What --minor means: numbers, and none."""
+    """The exponents of --minor: integers and "none"."""
     try:
         return [k if k == "none" else int(k) for k in text.replace(" ", "").split(",")]
     except ValueError:

@@ -1,4 +1,4 @@
-"""`tvlens tasks` and `tvlens zoo`: what is at hand."""
+"""`tvlens tasks` and `tvlens zoo`: lists of built-in tasks and packaged models."""
 
 from typing import Annotated
 
@@ -6,37 +6,40 @@ import typer
 
 from ..signals import interruptible
 
-zoo = typer.Typer(help="Real weights that come as packages.", invoke_without_command=True)
+zoo = typer.Typer(
+    help="Pretrained models that are installed from package registries.",
+    invoke_without_command=True,
+)
 
 
 def tasks() -> None:
-    """List the catalogue of tasks."""
+    """List the built-in tasks."""
     from ..tasks import Task
 
     for name in Task.names():
-        found = Task.load(name)
-        x, y = found.pairs[0]
-        print(f"{name:18} {len(found):4} pairs  {found.description} ({x} -> {y})")
+        task = Task.load(name)
+        x, y = task.pairs[0]
+        print(f"{name:18} {len(task):4} pairs  {task.description} ({x} -> {y})")
 
 
 @zoo.callback()
 def zoo_list(context: typer.Context) -> None:
-    """List the zoo: names, sizes, licences, and what is in the cache."""
+    """List the models of the zoo: name, size, license, and whether the cache has it."""
     if context.invoked_subcommand:
         return
     from ..models import zoo as store
 
     for entry in store.ZOO.values():
-        where = "in the cache" if store.at_hand(entry.name) else f"{entry.download_mb} MB to fetch"
-        where = "with tvlens" if entry.shipped else where
+        place = "in the cache" if store.at_hand(entry.name) else f"{entry.download_mb} MB to fetch"
+        place = "with tvlens" if entry.shipped else place
         size = f"{entry.disk_mb:5} MB on disk"
-        print(f"{entry.name:14} {where:16} {size}  {entry.licence:18} {entry.description}")
+        print(f"{entry.name:14} {place:16} {size}  {entry.licence:18} {entry.description}")
     print(f"cache: {store.cache_folder()}")
 
 
 @zoo.command("get")
-def zoo_get(name: Annotated[str, typer.Argument(help="A name of the zoo.")]) -> None:
-    """Fetch a zoo model, check it, and convert it into the cache."""
+def zoo_get(name: Annotated[str, typer.Argument(help="Name in the zoo.")]) -> None:
+    """Download a model of the zoo, verify it, and convert it into the cache."""
     from ..models import zoo as store
 
     with interruptible():

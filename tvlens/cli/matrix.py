@@ -1,4 +1,4 @@
-"""`tvlens matrix`: does the task move to a finetuned twin."""
+"""`tvlens matrix`: linear maps from a base model to its finetuned version."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,41 +6,47 @@ from typing import Annotated
 import typer
 
 from ..signals import interruptible
-from .common import LARGEST_SEED, OpenOption, OutOption, say
+from .options import OpenOption, OutputOption, print_output_paths, seed_option
 
 
 def matrix(
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", "-d", help="Labelled dataset or hub id; repeatable."),
+        typer.Option(
+            "--data",
+            "-d",
+            help="Labelled dataset or hub id; repeatable. Default: those of the preset.",
+        ),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="Zoo name, hub id or folder; MiniLM or DINOv2 by the data if none."),
+        typer.Option(
+            help="Zoo name, hub id or folder of the base model. Default: MiniLM or DINOv2."
+        ),
     ] = None,
     tuned: Annotated[
         str | None,
-        typer.Option(help="Its finetuned twin; one is finetuned on each set if none."),
+        typer.Option(help="The finetuned model. Default: one is finetuned on each dataset."),
     ] = None,
-    preset: Annotated[str, typer.Option(help="quick (three small sets) or full.")] = "quick",
+    preset: Annotated[str, typer.Option(help="quick (three small datasets) or full.")] = "quick",
     readout: Annotated[
-        str | None, typer.Option(help="first, mean or last state, for a twin that is given.")
+        str | None,
+        typer.Option(help="Pooling of the states of a given finetuned model: first, mean or last."),
     ] = None,
     selection: Annotated[
-        str, typer.Option(help="validation, or oracle: chosen on the test part.")
+        str,
+        typer.Option(help="Part that chooses layer and penalty: validation, or oracle (test)."),
     ] = "validation",
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits, finetuning and draws.")
-    ] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="How often each twin is finetuned.")] = 1,
+    seed: Annotated[int, seed_option("splits, finetuning and draws")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Finetuning runs per dataset.")] = 1,
     lora: Annotated[
         int | None,
-        typer.Option(min=1, help="Rank of low-rank adapters to compare with; needs peft."),
+        typer.Option(min=1, help="Rank of low-rank adapters as a baseline (needs peft)."),
     ] = None,
-    out: OutOption = Path("out/matrices"),
+    out: OutputOption = Path("out/matrices"),
     open_page: OpenOption = False,
 ) -> None:
-    """Fit linear maps from a base model to its finetuned twin; finished sets are kept."""
+    """Fit task matrices: linear maps from a base model to its finetuned version."""
     from ..studies import matrices as study
 
     options = {"preset": preset, "readout": readout, "selection": selection, "seed": seed}
@@ -53,4 +59,4 @@ def matrix(
     print(table.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.2f}"))
     for claim in result.claims():
         print(f"{claim.verdict:8} {claim.claim} ({claim.found})")
-    say(out, open_page)
+    print_output_paths(out, open_page=open_page)

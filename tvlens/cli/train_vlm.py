@@ -1,4 +1,4 @@
-"""`tvlens train-vlm`: a small vision-language model that names pictures."""
+"""`tvlens train-vlm`: training of a small vision-language model that names images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,27 +6,28 @@ from typing import Annotated
 import typer
 
 from ..signals import interruptible
-from .common import LARGEST_SEED, out_option
+from .options import output_option, seed_option
 
 
 def train_vlm(
-    out: Annotated[Path, out_option("Folder of the run; its model is in model/.")] = Path(
+    out: Annotated[Path, output_option("Folder of the run; its model is in model/.")] = Path(
         "out/tiny-vlm"
     ),
     language: Annotated[
-        str, typer.Option(help="What speaks: smollm2-135m, gemma3-270m, a folder or hub id.")
+        str, typer.Option(help="Language model: smollm2-135m, gemma3-270m, a folder or hub id.")
     ] = "smollm2-135m",
     placeholder: Annotated[
-        str, typer.Option(help="A token of it that no text holds, where none is known.")
+        str,
+        typer.Option(
+            help="Token that stands for an image, if none is known for the language model."
+        ),
     ] = "",
-    views: Annotated[int, typer.Option(min=1, help="Views of every training picture.")] = 4,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = 10,
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the projector, views, parts and order.")
-    ] = 0,
-    device: Annotated[str, typer.Option(help="Where it computes, such as cuda.")] = "cpu",
+    views: Annotated[int, typer.Option(min=1, help="Augmented views of each training image.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs over the images.")] = 10,
+    seed: Annotated[int, seed_option("the projector, views, splits and order")] = 0,
+    device: Annotated[str, typer.Option(help="Device, such as cuda.")] = "cpu",
 ) -> None:
-    """Teach tiny-vlm (DINOv2-small, a projector, a language model) to name pictures; resumable."""
+    """Train tiny-vlm (DINOv2-small, a projector, a language model) to name images; resumable."""
     from ..models.tiny_vlm import Form
     from ..training.naming import train_vlm as train
 

@@ -1,4 +1,4 @@
-"""`tvlens demo`, `vectors` and `methods`: where the task is."""
+"""`tvlens demo`, `vectors` and `methods`: extraction and evaluation of task vectors."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,34 +6,37 @@ from typing import Annotated, Any
 import typer
 
 from ..signals import interruptible
-from .common import LARGEST_SEED, ModelOption, OpenOption, OutOption, say
+from .options import (
+    ModelOption,
+    OpenOption,
+    OutputOption,
+    ShotsOption,
+    print_output_paths,
+    seed_option,
+)
 
 DEMO_TASKS = ["singular-plural", "irregular-past", "first-letter", "country-capital"]
 
 
-def demo(out: OutOption = Path("out/demo"), open_page: OpenOption = False) -> None:
-    """Find, test and show the vectors of four tasks in SmolLM2-135M."""
+def demo(out: OutputOption = Path("out/demo"), open_page: OpenOption = False) -> None:
+    """Extract and evaluate the vectors of four tasks in SmolLM2-135M."""
     _study("smollm2-135m", DEMO_TASKS, out=out, open_page=open_page)
 
 
 def vectors(
-    task: Annotated[
-        list[str], typer.Option("--task", "-t", help="Catalogue name or file; repeat for more.")
-    ],
+    task: Annotated[list[str], typer.Option("--task", "-t", help="Task name or file; repeatable.")],
     model: ModelOption = "smollm2-135m",
     template: Annotated[
-        str, typer.Option(help="qa, arrow, colon, or a text with {x}, {y}.")
+        str, typer.Option(help="Prompt template: qa, arrow, colon, or a text with {x} and {y}.")
     ] = "qa",
-    shots: Annotated[int, typer.Option(min=1, help="Demonstrations per context.")] = 6,
-    contexts: Annotated[int, typer.Option(min=1, help="Contexts averaged.")] = 20,
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits, contexts and controls.")
-    ] = 0,
-    processed: Annotated[bool, typer.Option(help="Fold norms, centre weights.")] = False,
-    out: OutOption = Path("out/vectors"),
+    shots: ShotsOption = 6,
+    contexts: Annotated[int, typer.Option(min=1, help="Prompts whose states are averaged.")] = 20,
+    seed: Annotated[int, seed_option("splits, contexts and controls")] = 0,
+    processed: Annotated[bool, typer.Option(help="Fold layer norms and center weights.")] = False,
+    out: OutputOption = Path("out/vectors"),
     open_page: OpenOption = False,
 ) -> None:
-    """Extract and evaluate task vectors; a table here, a page and a JSON in a folder."""
+    """Extract task vectors and evaluate them against controls."""
     options = {"template": template, "shots": shots, "contexts": contexts, "seed": seed}
     _study(model, task, out=out, open_page=open_page, processed=processed, **options)
 
@@ -41,20 +44,21 @@ def vectors(
 def methods(
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", "-t", help="Catalogue name or file; the whole catalogue if none."),
+        typer.Option(
+            "--task", "-t", help="Task name or file; repeatable. Default: all built-in tasks."
+        ),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option("--method", help="Repeat for more; all if none.")
+        list[str] | None,
+        typer.Option("--method", help="Extraction method; repeatable. Default: all."),
     ] = None,
     model: ModelOption = "smollm2-135m",
-    items: Annotated[int, typer.Option(min=2, help="At most so many test items a task.")] = 40,
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Of splits, contexts and controls.")
-    ] = 0,
-    out: OutOption = Path("out/methods"),
+    items: Annotated[int, typer.Option(min=2, help="Largest number of test items per task.")] = 40,
+    seed: Annotated[int, seed_option("splits, contexts and controls")] = 0,
+    out: OutputOption = Path("out/methods"),
     open_page: OpenOption = False,
 ) -> None:
-    """Compare every way of extracting a task vector; finished ones are kept in the folder."""
+    """Compare extraction methods on the same tasks."""
     from ..models.loading import load
     from ..studies import methods as study
     from ..tasks import Task
@@ -65,18 +69,18 @@ def methods(
     with interruptible():
         result = study.run(load(model), chosen, items=items, seed=seed, folder=out, **options)
     print(result.table().to_string(float_format=lambda v: f"{v:.2f}"))
-    say(out, open_page)
+    print_output_paths(out, open_page=open_page)
 
 
 def _study(
     model_name: str, tasks: list[str], *, out: Path, open_page: bool, **options: Any
 ) -> None:
-    """Run a study of vectors, print its table, and say where the page is."""
+    """Run a study of vectors and print its table and the path of its page."""
     from ..models.loading import load
     from ..studies import vectors as study
     from ..tasks import Task, Template
 
-    # Names are checked before the model is fetched: a typing error should cost a moment.
+    # A misspelled name should not cost a download.
     chosen = [Task.load(name) for name in tasks]
     Template.of(options.get("template", "qa"))
     with interruptible():
@@ -86,7 +90,7 @@ def _study(
     for name, report in result.reports.items():
         if report.note:
             print(f"{name}: {report.note}")
-    say(out, open_page)
+    print_output_paths(out, open_page=open_page)
 
 
 def _table(study: Any) -> str:

@@ -228,7 +228,7 @@ KILLED = """
 import sys
 from dataclasses import replace
 sys.path.insert(0, {tests!r})
-from test_latent import DICE
+from test_study import DICE
 from tvlens.studies.latent import cell
 if __name__ == "__main__":
     cell.make(replace(DICE, steps=400), "none", 0, {folder!r})

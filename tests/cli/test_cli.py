@@ -1,3 +1,5 @@
+"""The command line: errors in one line, lists, pages and numbers, interrupts."""
+
 import errno
 import inspect
 import json
@@ -11,12 +13,10 @@ from functools import partial
 
 import pytest
 import tiny
-import torch
 
 import tvlens as tv
-from tvlens import TvlensError, cli
-from tvlens.cli import common, main
-from tvlens.studies import vectors as study
+from tvlens import cli
+from tvlens.cli import main, options
 
 
 def started(*arguments):
@@ -194,38 +194,8 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     assert not list(cache.glob("zoo/.*")) and not list(cache.glob("zoo/*"))
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    out = tmp_path_factory.mktemp("study")
-    tasks = [tv.Task.load(n).subset(range(24)) for n in ("antonym", "first-letter")]
-    options = dict(shots=2, contexts=4, folder=out, progress=False)
-    return study.run(tiny.model("llama"), tasks, **options), out, tasks, options
-
-
-def test_a_study_compares_its_tasks(made):
-    result, out, _, _ = made
-    assert result.cosines.shape == (2, 2)
-    torch.testing.assert_close(result.cosines.diagonal(), torch.ones(2))
-    assert len(result.to_dataframe()) == 14
-    assert len(result.prompt) == result.alignment.shape[0] == result.patterns.shape[-1]
-    assert {p.name for p in out.iterdir()} >= {"index.html", "report.json", "antonym.safetensors"}
-
-
-def test_a_study_goes_on_where_it_was(made, monkeypatch):
-    result, _, tasks, options = made
-
-    def never(*_, **__):
-        raise AssertionError("evaluated again")
-
-    monkeypatch.setattr(study, "evaluate", never)
-    again = study.run(tiny.model("llama"), tasks, **options)
-    assert again.reports["antonym"].to_json() == result.reports["antonym"].to_json()
-    with pytest.raises(AssertionError, match="evaluated again"):
-        study.run(tiny.model("llama"), tasks, **options | {"seed": 1})
-
-
 @pytest.mark.parametrize("name", ["/some/where/run", "../../escaped", "report"])
-def test_a_study_writes_only_inside_its_folder(name, tmp_path, monkeypatch, unchecked):
+def test_vectors_writes_only_inside_its_folder(name, tmp_path, monkeypatch, unchecked):
     """Also where a task file names a path, or the study's own file."""
     place = tmp_path / "a" / "b" / "out"
     name = name.replace("/some/where", str(tmp_path / "where"))
@@ -243,20 +213,12 @@ def test_a_study_writes_only_inside_its_folder(name, tmp_path, monkeypatch, unch
     assert len([p for p in made if p.suffix == ".safetensors"]) == 1 and len(made) == 4
 
 
-def test_a_study_of_nothing_or_of_twins_is_an_error():
-    task = tv.Task.load("antonym")
-    with pytest.raises(TvlensError, match="no task to study"):
-        study.run(tiny.model("llama"), [])
-    with pytest.raises(TvlensError, match="same name"):
-        study.run(tiny.model("llama"), [task, task])
-
-
-def test_every_command_tries_its_folder_first():
+def test_every_command_checks_its_folder_first():
     for command in cli.COMMANDS:
         parameter = inspect.signature(command).parameters.get("out")
         if parameter is not None:
             (option,) = parameter.annotation.__metadata__
-            assert option.callback is common.writable, command.__name__
+            assert option.callback is options.check_output_folder, command.__name__
 
 
 def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
