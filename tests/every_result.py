@@ -148,7 +148,7 @@ def _beliefs() -> dict[str, object]:
 
 def _trainings(folder: Path) -> dict[str, object]:
     records = [dict(step=s, loss=1 / (1 + s), lr=0.1, seconds=s, KL=2 / (1 + s)) for s in range(9)]
-    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
     epochs = [dict(epoch=e, loss=1 / e, validation_loss=1.2 / e, accuracy=0.2 * e) for e in (1, 2)]
     parts = dict(new_artist=0.6, new_things=0.3, new_both=0.2)
     return {

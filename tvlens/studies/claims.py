@@ -13,7 +13,7 @@ import numpy as np
 from .. import viz
 from ..errors import TvlensError
 from ..field_checks import check_fields
-from ..saved import reading
+from ..saved import check_checksum, reading
 
 Verdict = Literal["holds", "misses", "undecided"]
 VERDICT_RULE = (
@@ -121,7 +121,7 @@ def read_claims(path: str | os.PathLike) -> list[Claim]:
         TvlensError: no such file, or another version of tvlens wrote it; names the version.
     """
     with reading(path, "claims"):
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
+        report = check_checksum(json.loads(Path(path).read_text(encoding="utf-8")))
         version = report["settings"].get("versions", {}).get("tvlens", "of an unknown version")
         try:
             return [Claim.from_dict(claim) for claim in report["claims"]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write
+from ..saved import with_checksum
 from ..viz import Page
 from .claims import Claim
 
@@ -43,7 +44,7 @@ class StudyReport:
     def save(self, folder: str | os.PathLike) -> Path:
         """Write `report.json` and `index.html` into a folder; returns the page's path."""
         folder = Path(folder)
-        content = json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
+        content = json.dumps(with_checksum(self.to_dict()), ensure_ascii=False, indent=1)
         write(folder / "report.json", content)
         return self.page().write(folder / "index.html")
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import TvlensError
 from ..field_checks import check_value
 from ..files import one_line
+from ..saved import check_checksum, with_checksum
 from . import checkpoint
 from .run import check_same
 
@@ -17,7 +18,7 @@ History = list[dict[str, float]]
 
 def told(settings: Mapping[str, Any], history: History) -> str:
     """What stands beside the weights, as JSON."""
-    return json.dumps({"settings": settings, "history": history}, indent=1)
+    return json.dumps(with_checksum({"settings": settings, "history": history}), indent=1)
 
 
 def read_told(path: Path, what: str) -> tuple[dict, History]:
@@ -27,7 +28,7 @@ def read_told(path: Path, what: str) -> tuple[dict, History]:
         TvlensError: the file's folder holds no `what`.
     """
     try:
-        about = json.loads(path.read_text())
+        about = check_checksum(json.loads(path.read_text()))
         check_value("settings", about["settings"], dict, {})
         check_value("history", about["history"], list[dict], {})
         return about["settings"], about["history"]

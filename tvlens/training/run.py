@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import viz
 from ..errors import TvlensError
 from ..files import one_line, prepare_folder, write
+from ..saved import check_checksum, with_checksum
 from . import checkpoint
 from .conversion import hooked
 from .shape import Shape
@@ -56,10 +57,16 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One record per report: step, loss since the last report, what `evaluate` gave."""
+        """One record per report: step, loss since the last report, what `evaluate` gave.
+
+        Raises:
+            TvlensError: the file is damaged; names the line.
+        """
         path = self.folder / METRICS
-        lines = path.read_text().splitlines() if path.is_file() else []
-        return [record for line in lines if (record := _record(line)) is not None]
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()  # of a run that was killed while it wrote
+        return [_record(path, i, line) for i, line in enumerate(lines, 1)]
 
     def weights(self, step: int | None = None) -> dict[str, Tensor]:
         """The state dict of the `Transformer` at a checkpoint; the last one by default.
@@ -112,7 +119,7 @@ def load_run(folder: str | os.PathLike) -> Run:
     """
     folder = Path(folder)
     try:
-        settings = json.loads((folder / SETTINGS).read_text())
+        settings = check_checksum(json.loads((folder / SETTINGS).read_text()))
         return Run(folder, Shape(**settings["shape"]), settings)
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise TvlensError(f"{folder} holds no training run ({one_line(error)})") from error
@@ -132,28 +139,44 @@ def open_run(folder: str | os.PathLike, shape: Shape, settings: dict) -> Run:
     elif checkpoint.steps_at_hand(folder):
         raise TvlensError(f"{folder} holds checkpoints, but no {SETTINGS}: give another folder")
     else:
-        write(folder / SETTINGS, json.dumps(wanted, indent=1))
+        write(folder / SETTINGS, json.dumps(with_checksum(wanted), indent=1))
     return Run(folder, shape, wanted)
 
 
 def cut_metrics(run: Run, step: int) -> list[dict[str, Any]]:
-    """Drop what was reported after a step, and a line that a kill cut off; returns the rest."""
+    """Drop what was reported after a step, and a line that a kill cut off; returns the rest.
+
+    Raises:
+        TvlensError: the file is damaged, or lacks the report of that step.
+    """
     kept = [record for record in run.metrics if record["step"] <= step]
-    write(run.folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+    if step >= 0 and (not kept or kept[-1]["step"] != step):
+        path = run.folder / METRICS
+        raise TvlensError(f"{path} is damaged: it lacks step {step}. Give another folder")
+    write(run.folder / METRICS, "".join(map(_line, kept)))
     return kept
 
 
 def append_metrics(run: Run, record: dict[str, Any]) -> None:
     """Add one line."""
     with (run.folder / METRICS).open("a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(_line(record))
 
 
-def _record(line: str) -> dict[str, Any] | None:
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(with_checksum(record)) + "\n"
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """What a line of the metrics holds; those of earlier versions have no checksum."""
     try:
-        return json.loads(line)
-    except ValueError:  # the last line of a run that was killed while it wrote
-        return None
+        record = check_checksum(json.loads(line))
+        if not isinstance(record["step"], int):
+            raise TvlensError("its step is no whole number")
+    except (ValueError, LookupError, RecursionError) as error:
+        message = f"{path} is damaged in line {number} ({one_line(error)}). Give another folder"
+        raise TvlensError(message) from error
+    return record
 
 
 def check_same(folder: str | os.PathLike, there: dict, here: dict) -> None:

@@ -1,0 +1,100 @@
+"""Files of a training's folder carry checksums, and damage of them is named."""
+
+import json
+
+import pytest
+import torch
+
+from tvlens import TvlensError
+from tvlens.studies.claims import Claim, read_claims
+from tvlens.studies.latent.damage import drop_damage
+from tvlens.training import Shape, load_run, train
+
+SHAPE = Shape(context=8, vocab=5, layers=1, d_model=16, heads=2)
+
+
+def sample(seed):
+    return torch.randint(0, 5, (4, 9), generator=torch.Generator().manual_seed(seed))
+
+
+def start(folder, steps=2):
+    return train(SHAPE, sample, steps=steps, every=1, folder=folder, progress=False)
+
+
+def flip_bits(path, read):
+    """What a file gives with one bit flipped, bit by bit; None where it is refused."""
+    whole = path.read_bytes()
+    for i in range(8 * len(whole)):
+        content = bytearray(whole)
+        content[i // 8] ^= 1 << i % 8
+        path.write_bytes(content)
+        try:
+            yield read()
+        except TvlensError as error:
+            assert len(str(error).splitlines()) == 1
+            yield None
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.json"])
+def test_no_flipped_bit_changes_what_a_run_says(name, tmp_path):
+    run = start(tmp_path)
+    metrics = run.metrics
+
+    def read():
+        again = load_run(tmp_path)
+        return again.settings, again.metrics
+
+    for result in flip_bits(tmp_path / name, read):
+        # The last line without its end is that of a run which was killed while it wrote.
+        assert result in (None, (run.settings, metrics), (run.settings, metrics[:-1]))
+
+
+def test_no_flipped_bit_changes_the_claims_of_a_report(tmp_path):
+    from tvlens.saved import with_checksum
+
+    parts = dict(where={}, value=0.5, interval=(0.4, 0.6), side="above", nulls={"no effect": 0.0})
+    claim = Claim(id="one", statement="It holds.", **parts)
+    report = {"settings": {}, "claims": [claim.to_dict()]}
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report, indent=1))
+    (before,) = read_claims(path)  # as earlier versions wrote it
+    path.write_text(json.dumps(with_checksum(report), indent=1))
+    for result in flip_bits(path, lambda: read_claims(path)):
+        assert result in (None, [before])
+
+
+def test_metrics_without_checksums_load(tmp_path):
+    run = start(tmp_path)
+    metrics = run.metrics
+    text = "".join(json.dumps(record) + "\n" for record in metrics)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert load_run(tmp_path).metrics == metrics
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("0.0004", "0.0005"), "is damaged in line"),
+        (lambda text: text[:-1], r"is damaged: it lacks step 2\. Give another folder"),
+        (lambda text: "", "it lacks step 2"),
+        (lambda text: "[]\n" + text, "is damaged in line 1"),
+    ],
+)
+def test_training_goes_on_from_no_damaged_metrics(change, message, tmp_path):
+    start(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    text = path.read_text()
+    assert change(text) != text
+    path.write_text(change(text))
+    with pytest.raises(TvlensError, match=message):
+        start(tmp_path)
+
+
+def test_a_study_trains_anew_where_metrics_are_damaged(tmp_path, capsys):
+    run = start(tmp_path / "run")
+    path = run.folder / "metrics.jsonl"
+    path.write_text(path.read_text()[:-1])
+    drop_damage(run.folder)
+    assert not run.folder.exists()
+    assert "made anew" in capsys.readouterr().err
