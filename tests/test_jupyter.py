@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,17 +13,23 @@ import pytest
 from chromium import ALL_DRAWN, needs_chromium
 from test_notebooks import executed
 
-from tvlens import zoo
-
 pytest.importorskip("jupyterlab")
 nbformat = pytest.importorskip("nbformat")
 NotebookNotary = pytest.importorskip("nbformat.sign").NotebookNotary
 
 ROOT = Path(__file__).parent.parent
 SHOTS = ROOT / "out" / "jupyter"
-NOTEBOOKS = {"01_quickstart": 4, "02_patching": 6}  # name -> figures that it draws, at least
-# This one runs there; the other one is opened with the outputs that a run before has left in it.
-RUN = "01_quickstart"
+# Name -> figures that it draws, at least.
+NOTEBOOKS = {"figures": 4, "01_quickstart": 4, "02_patching": 6}
+# This one runs there; the others are opened with the outputs that a run before has left in them.
+RUN = "figures"
+CELLS = [
+    "import torch\n\nfrom tvlens import viz\n\ntokens = ['Q', ':', ' cat', ' dog']",
+    "viz.lines({'a': [1, 3, 2, 5, 4]}, title='Curve')",
+    "viz.colored_tokens(tokens, [1, -1, 0.5, 2], title='Tokens')",
+    "viz.heatmap(torch.arange(12.0).reshape(3, 4), rows='abc', columns=tokens)",
+    "viz.text_neuron_activations(tokens, torch.arange(24.0).reshape(4, 3, 2))",
+]
 
 pytestmark = [*needs_chromium, pytest.mark.xdist_group("notebooks")]
 
@@ -48,16 +53,16 @@ UNNAMED = """[...document.querySelectorAll('[data-tvlens]')].filter((mount) => {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A server on loopback with copies of the notebooks, and with nobody's settings but ours."""
-    zoo.get("smollm2-135m")  # or the notebooks would say that they fetch it
+    """A server on loopback with the notebooks, and with nobody's settings but ours."""
     home = tmp_path_factory.mktemp("jupyter")
     (home / "work").mkdir()
     for name in NOTEBOOKS:
-        path = ROOT / "notebooks" / f"{name}.ipynb"
+        path = home / "work" / f"{name}.ipynb"
         if name == RUN:
-            shutil.copy(path, home / "work")
+            cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
+            nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
         else:
-            _save_trusted(executed(path), home / "work" / path.name, home / "DATA")
+            _save_trusted(executed(ROOT / "notebooks" / path.name), path, home / "DATA")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

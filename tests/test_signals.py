@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import joblib
 import pytest
@@ -54,7 +55,9 @@ BODIES = {
 def test_a_signal_is_one_line_and_status_130(body, number):
     command = [sys.executable, "-c", SLOW.format(body=BODIES[body])]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with subprocess.Popen(command, **pipes) as process:
+    # Where the tests run in the background, their children do not hear Ctrl-C otherwise.
+    hear = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command, preexec_fn=hear, **pipes) as process:
         assert process.stdout.readline() == "here\n"
         time.sleep(0.3)
         process.send_signal(number)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import TvlensError
 from ..integers import as_integer
@@ -18,7 +19,7 @@ from .conditions import constant_answer, random_like, shared_first_token, zero_s
 from .extraction import METHODS, extract
 from .report import Condition, VectorReport
 from .scoring import Row, score
-from .sweep import layer_sweep
+from .sweep import layer_sweep, score_writes
 from .vector import Mode, TaskVector
 
 # How many random directions stand behind the random control.
@@ -65,8 +66,8 @@ def evaluate(
         seed: of demonstrations and random vectors.
         batch_tokens: tokens per forward.
 
-    Cost: a layer sweep of the selection items (see `layer_sweep`), about 10 x test short prompts,
-    and 2 x test few-shot prompts.
+    Cost: a layer sweep of the selection items (see `layer_sweep`), the last tokens of about
+    10 x test short prompts from the chosen layer up, and 2 x test few-shot prompts.
 
     Raises:
         TvlensError: parts that overlap or are empty, a vector of another model, a baseline on
@@ -89,11 +90,14 @@ def evaluate(
     mode = mode or vector.mode
     check_mode(mode)
 
-    def right(rows: Sequence[Row]) -> np.ndarray:
-        found = score(
-            model, rows, site=vector.site, mode=mode, batch_tokens=batch_tokens, progress=progress
-        )
+    def right(prompts: Sequence[Prompt]) -> np.ndarray:
+        rows = [Row(prompt) for prompt in prompts]
+        found = score(model, rows, batch_tokens=batch_tokens, progress=progress)
         return torch.stack([found.first, found.full], dim=-1).double().numpy()
+
+    def right_under(prompts: Sequence[Prompt], writes: Sequence[tuple[int, Tensor]]) -> np.ndarray:
+        found = score_writes(model, vector.site, writes, prompts, mode=mode, progress=progress)
+        return found.double().numpy()
 
     asked = modality or vector.meta.get("query", "text")
     shots = _shots(vector, demonstrations)
@@ -105,7 +109,7 @@ def evaluate(
     settings = _settings(vector, select, test, wrong, template, mode, seed) | {"modality": asked}
     known = _taken_over(baseline, settings)
     outcomes = _outcomes(
-        right, model, vector, layer, template, test, wrong, seed, known, asked, shots
+        right, right_under, model, vector, layer, template, test, wrong, seed, known, asked, shots
     )
     found = {name: _condition(name, outcomes[name]) for name in outcomes} | known
     intervals = [share_interval(column) for column in sweep[:, :, 0].T]
@@ -124,6 +128,7 @@ def evaluate(
 
 def _outcomes(
     right: Callable,
+    right_under: Callable,
     model: Any,
     vector: TaskVector,
     layer: int,
@@ -144,16 +149,16 @@ def _outcomes(
         ),
         "wrong_task": [other.values[layer] for other in wrong],
     }
-    outcomes = {}
-    for name, values in written.items():
-        rows = [Row(q, layer, value) for q in queries for value in values]
-        outcomes[name] = right(rows).reshape(len(test), -1, 2)
+    writes = [(layer, value) for values in written.values() for value in values]
+    ends = np.cumsum([len(values) for values in written.values()])
+    by_name = np.split(right_under(queries, writes), ends[:-1], axis=1)
+    outcomes = dict(zip(written, by_name, strict=True))
     if known:
         return outcomes
-    outcomes["zero_shot"] = right([Row(q) for q in queries])[:, None]
+    outcomes["zero_shot"] = right(queries)[:, None]
     if vector.examples:
         for name, prompts in _few_shot(model, template, vector, test, seed, asked, shots).items():
-            outcomes[name] = right([Row(p) for p in prompts])[:, None]
+            outcomes[name] = right(prompts)[:, None]
         constant = constant_answer(
             processor_or_tokenizer(model), template, vector.examples, queries
         )

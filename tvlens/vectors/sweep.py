@@ -1,4 +1,4 @@
-"""A vector at every layer in turn: the same prompts, many layers, next to no repeated work."""
+"""Many writes into the same prompts, such as a vector at every layer, without repeated work."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from ..errors import TvlensError
 from ..patching.comparison import compare
 from ..patching.engines import run_sweep
 from ..patching.metrics import Metric
+from ..sites import SiteName
 from ..tasks import Prompt
 from .vector import Mode, TaskVector, written
 
@@ -36,39 +37,63 @@ def layer_sweep(
     bare = next((prompt for prompt in prompts if not prompt.answer), None)
     if bare is not None:
         raise TvlensError(f"prompt {bare.text!r} was built without its answer")
-    right = torch.zeros(len(prompts), len(vector.values), 2)
+    options = dict(batch_tokens=batch_tokens, progress=progress)
+    writes = list(enumerate(vector.values))
+    return score_writes(model, vector.site, writes, prompts, mode=mode or vector.mode, **options)
+
+
+def score_writes(
+    model: Any,
+    site: SiteName | str,
+    writes: Sequence[tuple[int, Float[Tensor, " d_model"]]],
+    prompts: Sequence[Prompt],
+    *,
+    mode: Mode,
+    batch_tokens: int = 256,
+    progress: bool = False,
+) -> Float[Tensor, "prompt write first_full"]:
+    """Whether the model answers under each write, a layer and a vector: first token, whole answer.
+
+    The vector is written at the query's delimiter. Cost: as `layer_sweep`, for every write.
+    """
+    right = torch.zeros(len(prompts), len(writes), 2)
     for length in sorted({len(prompt.answer) for prompt in prompts}):
         members = [i for i, prompt in enumerate(prompts) if len(prompt.answer) == length]
         alike = [prompts[i] for i in members]
-        right[members] = _of_one_length(model, vector, alike, mode, batch_tokens, progress)
+        # With answers of one length the delimiter stands equally far from each end.
+        right[members] = _score_one_length(model, site, writes, alike, mode, batch_tokens, progress)
     return right
 
 
-def _of_one_length(
+def _score_one_length(
     model: Any,
-    vector: TaskVector,
+    site: SiteName | str,
+    writes: Sequence[tuple[int, Float[Tensor, " d_model"]]],
     prompts: Sequence[Prompt],
-    mode: Mode | None,
+    mode: Mode,
     batch_tokens: int,
     progress: bool,
-) -> Float[Tensor, "prompt layer first_full"]:
-    """As above, for answers of one length: the delimiter then stands equally far from each end."""
+) -> Float[Tensor, "prompt write first_full"]:
     answers = torch.tensor([prompt.answer for prompt in prompts])
     compared = compare(
         model,
-        vector,
+        "zero",
         [prompt.answered() for prompt in prompts],
-        site=vector.site,
+        site=site,
         metric={"first": _right(answers, 1), "full": _right(answers, answers.shape[1])},
-        layers="all",
+        layers=sorted({layer for layer, _ in writes}),
         heads=None,
         positions=-answers.shape[1],
         seed=0,
     )
-    cells = compared.grid.cells
-    parts = [_written(compared.own(c), vector.values[c.layer], mode or vector.mode) for c in cells]
+    by_layer = {cell.layer: cell for cell in compared.grid.cells}
+    cells = [by_layer[layer] for layer, _ in writes]
+    parts = [
+        _written(compared.own(cell), value, mode)
+        for cell, (_, value) in zip(cells, writes, strict=True)
+    ]
     found = run_sweep(model, compared, cells, parts, batch_tokens=batch_tokens, progress=progress)
-    return rearrange(found.values, "metric layer prompt -> prompt layer metric").cpu()
+    return rearrange(found.values, "metric write prompt -> prompt write metric").cpu()
 
 
 def _written(

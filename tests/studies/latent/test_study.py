@@ -353,13 +353,6 @@ def test_mistakes_are_named_before_any_work(options, message, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_the_command_names_mistakes():
-    command = [sys.executable, "-m", "tvlens", "latent", "--minor", "none,few"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "give exponents such as none,0,4,8,10" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
 def test_the_study_is_where_people_look_for_it():
     assert tv.studies.latent.run is latent.run
     assert set(latent.PRESETS) >= {"quick", "cpu", "paper"}
