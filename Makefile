@@ -23,8 +23,8 @@ test: lint
 test-fast: $(VENV)/.installed
 	$(PYTEST) -m "not slow"
 
-# The same on one thread as older processors compute it: kernels of PyTorch, oneDNN and MKL without
-# AVX, and those for AVX2.
+# Those whose outcome depends on arithmetic, on one thread as older processors compute it: kernels
+# of PyTorch, oneDNN and MKL without AVX, and those for AVX2.
 WITHOUT_AVX = ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE \
 	OMP_NUM_THREADS=1
 WITH_AVX2 = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 OMP_NUM_THREADS=1
@@ -32,10 +32,10 @@ WITH_AVX2 = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 OMP_N
 test-portable: test-portable-default test-portable-avx2
 
 test-portable-default: $(VENV)/.installed
-	$(WITHOUT_AVX) $(PYTEST) -m "not slow"
+	$(WITHOUT_AVX) $(PYTEST) -m "not slow and not no_arithmetic"
 
 test-portable-avx2: $(VENV)/.installed
-	$(WITH_AVX2) $(PYTEST) -m "not slow"
+	$(WITH_AVX2) $(PYTEST) -m "not slow and not no_arithmetic"
 
 test-tl3: $(VENV3)/.installed
 	$(VENV3)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "tl3 and not slow"

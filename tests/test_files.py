@@ -19,6 +19,8 @@ from tvlens.files import (
     write,
 )
 
+pytestmark = pytest.mark.no_arithmetic
+
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = write(tmp_path / "deep" / "page.html", "old")

@@ -14,6 +14,8 @@ from tvlens import TvlensError
 from tvlens.folder_lock import HOLDER, LOCK, folder_lock, one_writer
 from tvlens.training import Shape, load_run, train
 
+pytestmark = pytest.mark.no_arithmetic
+
 SHAPE = Shape(context=8, vocab=5, layers=1, d_model=8, heads=1)
 
 HOLD = """

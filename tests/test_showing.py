@@ -16,7 +16,7 @@ TEXTS = {"Subspace", "PairMoments"}
 
 
 # One worker makes all results, once.
-pytestmark = pytest.mark.xdist_group("browser")
+pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.no_arithmetic]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ import pytest
 
 from tvlens.signals import defer_signals, interruptible
 
+pytestmark = pytest.mark.no_arithmetic
+
 MESSAGE = "tvlens: interrupted; run the same command again to go on"
 
 SLOW = """

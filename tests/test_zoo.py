@@ -11,6 +11,8 @@ import tiny
 from tvlens import TvlensError, files
 from tvlens.models import convert, zoo
 
+pytestmark = pytest.mark.no_arithmetic
+
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ import tvlens as tv
 from tvlens import cli
 from tvlens.cli import main, options
 
+pytestmark = pytest.mark.no_arithmetic
+
 
 def started(*arguments):
     """The command in a process of its own."""

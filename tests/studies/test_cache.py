@@ -24,6 +24,8 @@ from tvlens.vectors import VectorReport
 from tvlens.vectors.report import Condition
 from tvlens.vectors.show import CONDITION_LABELS
 
+pytestmark = pytest.mark.no_arithmetic
+
 LETTERS = "abcdefghijklmnopqrst"
 DOUBLE = Task("double", [(x, 2 * x) for x in LETTERS], instruction="Twice:", kind="letters")
 UPPER = Task("upper", [(x, x.upper()) for x in LETTERS], kind="case")

@@ -15,6 +15,8 @@ from viz_gallery import HOSTILE, charts
 from tvlens import viz
 from tvlens.viz.placement import _PLOTS, _overlap, _pixels, place_labels
 
+pytestmark = pytest.mark.no_arithmetic
+
 
 @pytest.mark.parametrize("name", list(charts()))
 def test_charts_are_valid_described_and_render(name):

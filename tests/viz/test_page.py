@@ -12,6 +12,8 @@ from tvlens import viz
 from tvlens.viz import bundle, notebook
 from tvlens.viz.loader import LOADER
 
+pytestmark = pytest.mark.no_arithmetic
+
 LINE = viz.lines({"a": [1, 2]}, title="A & B", caption="<b>")
 TOKENS = viz.colored_tokens(["a", "b"], [1, 2])
 

@@ -14,6 +14,8 @@ from viz_gallery import HOSTILE, widgets
 from tvlens import viz
 from tvlens.viz.arrays import rounded
 
+pytestmark = pytest.mark.no_arithmetic
+
 TOKENS = ["a", " b", "\n"]
 
 

@@ -129,6 +129,7 @@ def test_finished_cells_are_never_made_again(made, monkeypatch):
         latent.run("tiny", seed=1, **options)
 
 
+@pytest.mark.no_arithmetic
 def test_other_checks_use_the_trained_model_and_other_training_is_refused(tmp_path, monkeypatch):
     options = dict(folder=tmp_path, families=["dice"], minor=["none"], jobs=1, progress=False)
     latent.run("tiny", **options)
@@ -142,6 +143,7 @@ def test_other_checks_use_the_trained_model_and_other_training_is_refused(tmp_pa
         latent.run("tiny", steps=4, **options)
 
 
+@pytest.mark.no_arithmetic
 def test_cells_belong_to_the_code_that_checked_them(tmp_path, monkeypatch):
     options = dict(folder=tmp_path, families=["dice"], minor=["none"], jobs=1, progress=False)
     checks = []
@@ -165,6 +167,7 @@ def test_cells_belong_to_the_code_that_checked_them(tmp_path, monkeypatch):
     assert len(checks) == 2
 
 
+@pytest.mark.no_arithmetic
 def test_a_damaged_file_makes_a_finished_cell_unfinished(made, tmp_path, capsys, monkeypatch):
     """Every file that is read, damaged in every way: said in one line, and made anew."""
     _, there = made
@@ -235,6 +238,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.no_arithmetic
 def test_a_killed_cell_goes_on_and_ends_with_the_same_numbers(tmp_path):
     place = tmp_path / "killed"
     code = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), folder=str(place))
@@ -286,6 +290,7 @@ def working(tmp_path):
     process.communicate()
 
 
+@pytest.mark.no_arithmetic
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="counts processes in /proc")
 @pytest.mark.parametrize(
     ("number", "send"),
@@ -302,12 +307,14 @@ def test_signals_end_in_one_line_without_orphans(number, send, working, tmp_path
     assert not list(tmp_path.glob(".tvlens*"))
 
 
+@pytest.mark.no_arithmetic
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="counts processes in /proc")
 def test_workers_end_with_a_parent_that_was_killed(working):
     working.kill()
     assert gone(working.pid)
 
 
+@pytest.mark.no_arithmetic
 def test_a_grid_in_processes_is_the_grid_in_one(made, tmp_path):
     found, _ = made
     options = dict(families=["dice"], progress=False)
@@ -315,6 +322,7 @@ def test_a_grid_in_processes_is_the_grid_in_one(made, tmp_path):
     assert spread.claims == [one for one in found.claims if one.family == "dice"]
 
 
+@pytest.mark.no_arithmetic
 def test_a_grid_on_a_dask_cluster_is_the_grid_in_one(made, tmp_path):
     distributed = pytest.importorskip("dask.distributed")
     import joblib
