@@ -30,6 +30,8 @@ CELLS = [
     "viz.heatmap(torch.arange(12.0).reshape(3, 4), rows='abc', columns=tokens)",
     "viz.text_neuron_activations(tokens, torch.arange(24.0).reshape(4, 3, 2))",
 ]
+# Without it JupyterLab asks for a kernel.
+METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
 pytestmark = [*needs_chromium, pytest.mark.xdist_group("notebooks")]
 
@@ -60,7 +62,7 @@ def lab(tmp_path_factory):
         path = home / "work" / f"{name}.ipynb"
         if name == RUN:
             cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
-            nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+            nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=METADATA), path)
         else:
             _save_trusted(executed(ROOT / "notebooks" / path.name), path, home / "DATA")
     with socket.socket() as free:
