@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tvlens.files import write
-from tvlens.training import Shape, Transformer, hooked
+from tvlens.training import Shape, Transformer, to_transformer_lens
 
 # One architecture that all three can express; sizes of a quick dice run and of the paper's E1.
 COMMON = dict(positions="learned", norm="layer", final_norm=True, activation="gelu")
@@ -89,7 +89,7 @@ def _measure(name: str, shape: Shape, device: str, *, batch: int, steps: int) ->
     ways = {
         "ours": (plain, dict(fused=True)),
         "textbook": (_textbook(plain).to(device), {}),
-        "hooked": (hooked(shape, plain.state_dict()).train(), dict(fused=True)),
+        "hooked": (to_transformer_lens(shape, plain.state_dict()).train(), dict(fused=True)),
     }
     size = {way: sum(p.numel() for p in model.parameters()) for way, (model, _) in ways.items()}
     assert size["ours"] == size["textbook"], size

@@ -10,7 +10,7 @@ import torch
 
 import tvlens as tv
 from tvlens import bayes, geometry, matrices
-from tvlens.training import Finetuned, Run, Shape, Transformer, hooked
+from tvlens.training import Finetuned, Run, Shape, Transformer, to_transformer_lens
 from tvlens.training.naming import Named
 from tvlens.vectors import TaskVector, VectorReport
 
@@ -118,7 +118,7 @@ def _maps() -> dict[str, object]:
 def _dice() -> tuple[object, object]:
     family = bayes.Dice(tasks=3, faces=4, minor=4, seed=1)
     shape = Shape(context=17, vocab=4, layers=2, d_model=32, heads=2)
-    return family, hooked(shape, Transformer(shape, seed=1).state_dict())
+    return family, to_transformer_lens(shape, Transformer(shape, seed=1).state_dict())
 
 
 def _beliefs() -> dict[str, object]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tvlens as tv
 from tvlens import TvlensError
-from tvlens.models import hooked
+from tvlens.models import with_hooks
 from tvlens.sites import available
 
 pytestmark = pytest.mark.tl3
@@ -128,7 +128,10 @@ def test_hooks_are_gone_after_an_exception(causal):
     tokens = torch.tensor(tiny.ragged("text", (5,)))
     before = causal(tokens)
     name = "blocks.1.hook_resid_post"
-    with pytest.raises(RuntimeError, match="stop"), hooked(causal, [(name, lambda a, h: a * 0)]):
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        with_hooks(causal, [(name, lambda a, h: a * 0)]),
+    ):
         assert not torch.allclose(causal(tokens), before)
         raise RuntimeError("stop")
     assert torch.equal(causal(tokens), before)

@@ -12,7 +12,7 @@ import transformers as hf
 import tvlens as tv
 from tvlens import LabelledDataset, TvlensError
 from tvlens.models import Batch, batches, classify, head, readout, run
-from tvlens.models.mean import MEAN
+from tvlens.models.mean_pooling import MEAN_CLASSIFIERS
 from tvlens.training import epochs, finetune, load_finetuned
 from tvlens.training.examples import Examples
 
@@ -108,7 +108,7 @@ def test_a_planted_problem_is_learnt_and_opens_again(bases, tmp_path, base, how)
 def test_a_mean_classifier_reads_the_mean_of_real_positions(kind):
     torch.manual_seed(0)
     config = getattr(hf, f"{kind}Config")(**tiny._TEXT, num_labels=5)
-    source = MEAN[f"{kind}ForMeanClassification"](config).eval()
+    source = MEAN_CLASSIFIERS[f"{kind}ForMeanClassification"](config).eval()
     rows = tiny.ragged("text")
     wanted = []
     with torch.no_grad():

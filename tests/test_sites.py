@@ -6,7 +6,8 @@ import transformers as hf
 
 import tvlens as tv
 from tvlens import Site, TvlensError
-from tvlens.sites import COMPONENTS, available, is_post_norm, parse_site, sites
+from tvlens.models import family
+from tvlens.sites import COMPONENTS, available, parse_site, sites
 
 pytestmark = pytest.mark.tl3
 
@@ -199,7 +200,7 @@ def test_the_middle_of_a_post_norm_block_is_what_its_first_norm_gives(make):
     layers = [0, 3, 5]
     result = tv.patch(model, clean, corrupted, site="resid_mid", layers=layers, metric=metric)
     got = tv.collect(model, clean, "resid_mid", progress=False)
-    assert is_post_norm(model) and not is_post_norm(tiny.model("gpt2"))
+    assert family(model).is_post_norm and not family(tiny.model("gpt2")).is_post_norm
     for i, layer in enumerate(layers):
         norm, kept = norms[layer], {}
         handle = norm.register_forward_hook(lambda m, args, out, kept=kept: kept.update(out=out))

@@ -19,14 +19,9 @@ from .errors import TvlensError
 from .field_checks import check_value
 from .files import check_folder, replacing, reserve
 from .integers import Integers, as_integer
-from .models.forward import (
-    Batch,
-    Hook,
-    before_unembedding,
-    check_runnable,
-    is_classifier,
-    run,
-)
+from .models.families import weight_dtype
+from .models.forward import Batch, check_runnable, run
+from .models.hooks import read_at, without_logits
 from .models.prompts import Prompts, read_prompts
 from .saved import reading
 from .sites import Layers, Site, SiteName, parse_site, sites
@@ -149,7 +144,7 @@ def collect(
     rows = read_prompts(model, prompts)
     everything = Batch.of(model, rows, process_images=False)
     shapes = {str(s): _stored_shape(model, s, everything, positions) for s in addresses}
-    dtype = next(model.parameters()).dtype
+    dtype = weight_dtype(model)
     if file is not None:
         if os.path.isdir(file):
             raise TvlensError(f"file={str(file)!r} is a folder: give the name of a file in it")
@@ -202,41 +197,34 @@ def _stream(
     model: Any, batch: Batch, addresses: Sequence[Site], positions: Integers | None
 ) -> dict[str, Tensor]:
     """Run one batch and keep the asked sites at the asked positions, on the CPU."""
-    at = None if positions is None else batch.positions(positions)
-    real = torch.arange(int(batch.lengths.max())) < batch.lengths[:, None]
-    caught: dict[str, Tensor] = {}
+    absolute = None if positions is None else batch.positions(positions)
+    activations: dict[str, Tensor] = {}
     rows = torch.arange(len(batch))[:, None]
 
-    def catch(site: Site) -> Callable:
-        def hook(activation: Tensor, hook_point: Any) -> None:
+    def select(site: Site) -> Callable[[Tensor], Tensor]:
+        def at_positions(activation: Tensor) -> Tensor:
             site.check_shape(model, activation)
-            moved = activation.detach().movedim(site.position_axis, 1)
+            selected = activation.detach().movedim(site.position_axis, 1)
             if site.head is not None:
-                moved = moved.select(2, site.head)  # behind the position, also in a pattern
-            if at is not None:
-                moved = moved[rows.to(moved.device), at.to(moved.device)]
-            caught[str(site)] = moved.cpu().clone()
+                selected = selected.select(2, site.head)  # behind the position, also in a pattern
+            if absolute is not None:
+                device = selected.device
+                selected = selected[rows.to(device), absolute.to(device)]
+            return selected.cpu().clone()
 
-        return hook
+        return at_positions
 
-    hooks = [(site.hook(model), catch(site)) for site in addresses]
+    hooks = [read_at(site.hook(model), activations, str(site), select(site)) for site in addresses]
     last = max(site.layer for site in addresses)
     if last + 1 < model.cfg.n_layers:
         run(model, batch, hooks=hooks, stop_at_layer=last + 1)
     else:
         run(model, batch, hooks=[*hooks, *without_logits(model)])
-    if at is None:
-        for site, activation in caught.items():
-            caught[site] = activation * real.view(*real.shape, *[1] * (activation.ndim - 2))
-    return caught
-
-
-def without_logits(model: Any) -> list[Hook]:
-    """Unembed one position only, where logits are not read at all."""
-    name = before_unembedding(model)
-    if name != "unembed.hook_in" or name not in model.hook_dict or is_classifier(model):
-        return []
-    return [(name, lambda activation, hook: activation[:, :1])]
+    if absolute is None:
+        real = torch.arange(int(batch.lengths.max())) < batch.lengths[:, None]
+        for site, activation in activations.items():
+            activations[site] = activation * real.view(*real.shape, *[1] * (activation.ndim - 2))
+    return activations
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .errors import TvlensError, unknown
 from .integers import Integer, as_integer, as_integers
+from .models.families import family
 
 # What a site is called; where one is asked for, a whole hook name will do as well.
 SiteName = Literal[
@@ -188,7 +189,7 @@ class Site:
             raise TvlensError(
                 f"layer {self.layer} does not exist: the model has layers 0 to {layers - 1}"
             )
-        heads = _heads(model, self.axes[self.head_axis]) if self.head is not None else 0
+        heads = family(model).heads[self.axes[self.head_axis]] if self.head is not None else 0
         if self.head is not None and not -heads <= self.head < heads:
             raise TvlensError(
                 f"head {self.head} of {self.component} does not exist: heads 0 to {heads - 1}"
@@ -203,14 +204,15 @@ class Site:
             TvlensError: the model has no such layer, head or hook point.
         """
         site = self.on(model)
-        if site.component == "resid_mid" and is_post_norm(model):
+        if site.component == "resid_mid" and family(model).is_post_norm:
             # TransformerLens' alias points behind the MLP there; the state between attention
             # and MLP is what the first layer norm gives.
             return f"blocks.{site.layer}.ln1.hook_out"
-        if site.component in _unreadable(model):
+        unreadable = family(model).unreadable_components
+        if site.component in unreadable:
             raise TvlensError(
                 f"latent attention keeps no {site.component} as [pos, head, d_head]: choose from "
-                + ", ".join(c for c in COMPONENTS if c not in _unreadable(model))
+                + ", ".join(c for c in COMPONENTS if c not in unreadable)
             )
         name = f"blocks.{site.layer}.{COMPONENTS[site.component][0]}"
         known = _seen.setdefault(model, set())
@@ -314,38 +316,5 @@ def available(model: Any, *, layer: int = 0) -> dict[str, tuple[str, tuple[int, 
 
 def _size(model: Any, axis: str) -> int:
     """How long an axis is that the model decides on: its heads, or a width such as "d_mlp"."""
-    return _heads(model, axis) if axis in ("head", "kv_head") else getattr(model.cfg, axis)
-
-
-def _heads(model: Any, axis: str) -> int:
-    key_value = getattr(model.cfg, "n_key_value_heads", None)
-    return key_value if axis == "kv_head" and key_value else model.cfg.n_heads
-
-
-def _unreadable(model: Any) -> tuple[str, ...]:
-    """Components whose hooks in DeepSeek's latent attention are no `[pos, head, d_head]`.
-
-    TransformerLens shows queries, keys and values there with the head first, and takes a head's
-    output to be as wide as the rotated part of its query.
-    """
-    config = getattr(getattr(model, "original_model", None), "config", None)
-    if getattr(config, "kv_lora_rank", None) is None:
-        return ()
-    as_wide = getattr(config, "v_head_dim", None) == getattr(model.cfg, "d_head", None)
-    return ("q", "k", "v") if as_wide else ("q", "k", "v", "z")
-
-
-def is_post_norm(model: Any) -> bool:
-    """Whether a block's norms follow its residual sums: BERT, GPT-1 and OPT-350m.
-
-    There the state between attention and MLP is what the first norm gives, and what attention
-    writes does not reach the end of the model by addition alone.
-    """
-    blocks = getattr(model, "blocks", None)
-    norm = getattr(blocks[0], "ln1", None) if blocks else None
-    config = getattr(getattr(model, "original_model", None), "config", None)
-    return (
-        str(getattr(norm, "name", "") or "").startswith("attention.output")
-        or getattr(config, "do_layer_norm_before", True) is False
-        or getattr(config, "model_type", "") == "openai-gpt"
-    )
+    heads = family(model).heads
+    return heads[axis] if axis in heads else getattr(model.cfg, axis)

@@ -11,7 +11,7 @@ from tvlens import Subspace, TvlensError
 from tvlens.bayes.checks.representation_check import MEASURES
 from tvlens.bayes.checks.simplex_projection import project_on_shared_simplex
 from tvlens.bayes.checks.subspace_optimization import maximize_over_subspaces
-from tvlens.training import Shape, Transformer, hooked, loss
+from tvlens.training import Shape, Transformer, loss, to_transformer_lens
 
 bayes = tv.bayes
 LOADED = [[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1], [0.1, 0.1, 0.4, 0.4]]
@@ -37,7 +37,7 @@ def small(family, context=17):
     reads = {"inputs": 6} if isinstance(family, bayes.LinearRegression) else {}
     reads = reads or {"vocab": family.vocabulary}
     shape = Shape(context=context, layers=2, d_model=32, heads=2, **reads)
-    return hooked(shape, Transformer(shape, seed=1).state_dict())
+    return to_transformer_lens(shape, Transformer(shape, seed=1).state_dict())
 
 
 # --- behaviour
@@ -69,7 +69,9 @@ def test_regression_predictions_stand_where_training_reads_them():
     shape = Shape(context=17, inputs=6, layers=2, d_model=32, heads=2)
     plain = Transformer(shape, seed=1)
     data = family.sample(8, 9, seed=2)
-    told = bayes.checks.model_predictions.predict(hooked(shape, plain.state_dict()), family, data)
+    told = bayes.checks.model_predictions.predict(
+        to_transformer_lens(shape, plain.state_dict()), family, data
+    )
     assert told.shape == (8, 8)
     with torch.no_grad():
         whole = loss(plain, (data.inputs.float(), data.targets.float())) * 9

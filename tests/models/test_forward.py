@@ -11,8 +11,8 @@ import transformers as hf
 
 import tvlens as tv
 from tvlens import TvlensError
-from tvlens.models.forward import hooked, is_bidirectional
-from tvlens.models.locks import lock_of, locked
+from tvlens.models.families import family
+from tvlens.models.hooks import lock_of, locked, with_hooks
 
 pytestmark = pytest.mark.tl3
 
@@ -89,7 +89,7 @@ def test_padding_is_out_of_sight_where_gemma_looks_both_ways(both_ways):
         use_bidirectional_attention=both_ways,
     )
     model = tv.load(hf.Gemma3ForCausalLM(config).eval())
-    assert is_bidirectional(model) == both_ways
+    assert family(model).is_bidirectional == both_ways
     rows = tiny.ragged("text", (5, 11))
     with torch.no_grad():
         truth = model.original_model(input_ids=torch.tensor(rows[:1]), output_hidden_states=True)
@@ -148,9 +148,9 @@ def test_a_model_is_free_again_after_an_exception():
                 pool.submit(lock_of(model).release).result()
             return taken
 
-    with locked(model), hooked(model, []):  # one thread takes it twice
+    with locked(model), with_hooks(model, []):  # one thread takes it twice
         assert not is_free()
     assert is_free()
-    with pytest.raises(RuntimeError, match="stop"), hooked(model, []):
+    with pytest.raises(RuntimeError, match="stop"), with_hooks(model, []):
         raise RuntimeError("stop")
     assert is_free()

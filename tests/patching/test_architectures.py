@@ -57,11 +57,11 @@ def test_verification_finds_index_masks_that_no_table_names(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["GPT-J", "BLOOM", "Falcon", "MPT", "GPT-Neo", "Falcon-H1"])
 def test_skipped_blocks_return_the_form_that_the_model_unpacks(name):
-    from tvlens.models.forward import skipping
+    from tvlens.models.hooks import skip_blocks
 
     model = architectures.load(name)
     tokens = architectures.prompts()[0]
-    with torch.no_grad(), skipping(model, range(1, 7)):
+    with torch.no_grad(), skip_blocks(model, range(1, 7)):
         found = model(tokens)
     kept = {}
     first, last = (f"blocks.{layer}.hook_resid_{side}" for layer, side in ((0, "post"), (7, "pre")))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import tvlens as tv
 from tvlens import Site, TvlensError
-from tvlens.training import Shape, Transformer, hooked, interleaved
+from tvlens.training import Shape, Transformer, interleaved, to_transformer_lens
 
 pytestmark = pytest.mark.tl3
 
@@ -42,7 +42,7 @@ def test_the_hooked_model_computes_the_same(positions, norm, final_norm, activat
     choices = dict(positions=positions, norm=norm, final_norm=final_norm, activation=activation)
     shape = Shape(**SIZES, **choices, **{reads: 5})
     plain = shaken(shape)
-    model = hooked(shape, plain.state_dict())
+    model = to_transformer_lens(shape, plain.state_dict())
     inputs = read_by(shape)
     with torch.no_grad():
         # Twenty float32 roundings of logits, of which the largest are about 1.
@@ -57,7 +57,7 @@ def test_rotation_is_exact_far_from_the_start():
     plain = shaken(shape)
     tokens = read_by(shape)
     with torch.no_grad():
-        model = hooked(shape, plain.state_dict())
+        model = to_transformer_lens(shape, plain.state_dict())
         torch.testing.assert_close(model(tokens), plain(tokens), rtol=1e-5, atol=1e-5)
 
 
@@ -122,7 +122,7 @@ def test_no_position_sees_what_comes_later():
 def test_sites_and_hooks_work_on_the_hooked_model(positions):
     shape = Shape(**SIZES, vocab=7, positions=positions)
     plain = shaken(shape)
-    model = hooked(shape, plain.state_dict(), name="dice")
+    model = to_transformer_lens(shape, plain.state_dict(), name="dice")
     assert model.cfg.model_name == "dice"
     tokens = read_by(shape)
     states = plain.embed(tokens)
@@ -145,7 +145,7 @@ def test_sites_and_hooks_work_on_the_hooked_model(positions):
 def test_patching_a_trained_shape_takes_the_fast_path():
     """`patch` compares itself with a full forward, and a warning is an error in these tests."""
     shape = Shape(**SIZES, vocab=7)
-    model = hooked(shape, shaken(shape).state_dict())
+    model = to_transformer_lens(shape, shaken(shape).state_dict())
     clean, corrupted = read_by(shape, seed=1), read_by(shape, seed=2)
     result = tv.patch(
         model, clean, corrupted, site="resid_post", positions=-1, metric=tv.logit_difference(1, 2)
@@ -156,7 +156,7 @@ def test_patching_a_trained_shape_takes_the_fast_path():
 def test_weights_of_another_shape():
     weights = Transformer(Shape(**SIZES, vocab=7)).state_dict()
     with pytest.raises(TvlensError, match="do not fit"):
-        hooked(Shape(**SIZES, vocab=8), weights)
+        to_transformer_lens(Shape(**SIZES, vocab=8), weights)
 
 
 def test_a_vector_is_a_mixture_of_rows():
@@ -167,7 +167,7 @@ def test_a_vector_is_a_mixture_of_rows():
     with torch.no_grad():
         torch.testing.assert_close(plain(F.one_hot(tokens, 5).float()), plain(tokens))
         vectors = read_by(shape)
-        _, cache = hooked(shape, plain.state_dict()).run_with_cache(vectors)
+        _, cache = to_transformer_lens(shape, plain.state_dict()).run_with_cache(vectors)
         name = next(n for n in ("embed.hook_out", "hook_embed") if n in cache)
         torch.testing.assert_close(cache[name], vectors @ plain.embed.weight)
 
@@ -216,7 +216,7 @@ def test_beyond_the_context():
 def test_states_of_a_model_that_reads_vectors():
     shape = Shape(context=9, inputs=4, layers=2, d_model=16, heads=2)
     plain = Transformer(shape, seed=1)
-    model = hooked(shape, plain.state_dict())
+    model = to_transformer_lens(shape, plain.state_dict())
     vectors = torch.randn(3, 9, 5)
     found = tv.collect(model, vectors, "resid_post", positions=[2, -1], batch_size=2)
     with torch.no_grad():

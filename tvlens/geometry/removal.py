@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ..errors import TvlensError, unknown
 from ..integers import Integer, Integers
-from ..models.forward import Hook
+from ..models.hooks import Hook, replace_at, row_positions
 from ..models.loading import model_name
-from ..models.positions import row_positions
 from ..sites import COMPONENTS, Site
 from . import checks
 
@@ -48,20 +47,18 @@ def removal(
         )
     fill = _fill(mode, basis, mean, seed)
 
-    def write(activation: Tensor, hook: Any) -> Tensor:
+    def remove(activation: Tensor) -> Tensor:
         # Half precision would leave visible parts of the subspace behind.
         precise = activation.to(checks.kept_dtype(activation))
         inside = precise @ basis.to(precise)
-        edited = (precise + (fill(inside) - inside) @ basis.to(precise).T).to(activation)
-        if positions is None:
-            return edited
-        kept = activation.clone()
-        rows = torch.arange(len(kept), device=kept.device)
-        at = row_positions(positions, kept)
-        kept[rows, at] = edited[rows, at]
-        return kept
+        return (precise + (fill(inside) - inside) @ basis.to(precise).T).to(activation)
 
-    return address.hook(model), write
+    def remove_at_positions(activation: Tensor) -> Tensor:
+        edited, selected = activation.clone(), row_positions(positions, activation)
+        edited[selected] = remove(activation)[selected]
+        return edited
+
+    return replace_at(address.hook(model), remove if positions is None else remove_at_positions)
 
 
 def _fill(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..integers import Integer, Integers
-from ..models.forward import Hook, hooked
+from ..models.hooks import Hook, with_hooks
 from ..results import Result
 from ..sites import SiteName
 from . import checks
@@ -202,7 +202,7 @@ class Subspace(Result):
         Raises:
             TvlensError: as `hook` does, or the hook never fired.
         """
-        with hooked(model, [self.hook(model, layer, **options)]):
+        with with_hooks(model, [self.hook(model, layer, **options)]):
             yield
 
     def hook(

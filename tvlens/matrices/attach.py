@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..models.forward import hooked, skipping
+from ..models.hooks import replace_at, skip_blocks, with_hooks
 from ..sites import Site
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def attached(
     """
     blocks = model.cfg.n_layers
 
-    def write(activation: Tensor, hook: Any) -> Tensor:
+    def apply_map(activation: Tensor) -> Tensor:
         moved = activation.double() @ weight.to(activation.device) + bias.to(activation.device)
         return moved.to(activation.dtype)
 
     with (
-        skipping(model, range(layer + 1, blocks)),
-        hooked(model, [(Site("resid_post", blocks - 1).hook(model), write)]),
+        skip_blocks(model, range(layer + 1, blocks)),
+        with_hooks(model, [replace_at(Site("resid_post", blocks - 1).hook(model), apply_map)]),
     ):
         yield
 

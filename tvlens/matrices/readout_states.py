@@ -1,6 +1,6 @@
 """`states`: what stands for each input, after every block of a model."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..activations import without_logits
 from ..errors import TvlensError
 from ..models.forward import Batch, run
+from ..models.hooks import read_at, without_logits
 from ..models.prompts import read_prompts
 from ..models.readouts import Readout, ReadoutName
 from ..models.readouts import readout as readout_called
@@ -51,22 +51,20 @@ def states_of(
 ) -> Float[Tensor, "layer row d_model"]:
     """The readout states of one batch after these blocks."""
     batch = Batch.of(model, read_prompts(model, inputs))
-    caught: dict[int, Tensor] = {}
+    by_layer: dict[int, Tensor] = {}
 
-    def catch(layer: int) -> Callable:
-        def hook(activation: Tensor, hook_point: Any) -> None:
-            caught[layer] = readout(activation, batch.lengths.to(activation.device)).clone()
-
-        return hook
+    def read(activation: Tensor) -> Tensor:
+        return readout(activation, batch.lengths.to(activation.device)).clone()
 
     hooks = [
-        (site.hook(model), catch(site.layer)) for site in sites(model, "resid_post", layers=layers)
+        read_at(site.hook(model), by_layer, site.layer, read)
+        for site in sites(model, "resid_post", layers=layers)
     ]
     if max(layers) + 1 < model.cfg.n_layers:
         run(model, batch, hooks=hooks, stop_at_layer=max(layers) + 1)
     else:
         run(model, batch, hooks=[*hooks, *without_logits(model)])
-    return torch.stack([caught[layer] for layer in layers])
+    return torch.stack([by_layer[layer] for layer in layers])
 
 
 def layer_numbers(model: Any, layers: Layers | Literal["last"]) -> list[int]:

@@ -1,7 +1,9 @@
 """Any model with named hook points, and the zoo of weights that come as packages."""
 
 from .classification_head import classify, head
-from .forward import Batch, hooked, is_classifier, logits_at, run
+from .families import Family, family
+from .forward import Batch, logits_at, run
+from .hooks import with_hooks
 from .inputs import batches
 from .loading import is_processed, load, model_name
 from .processor import preprocess_images, processor_or_tokenizer
@@ -11,12 +13,12 @@ from .readouts import READOUTS, first_token, last_token, mean_token, readout
 __all__ = [
     "READOUTS",
     "Batch",
+    "Family",
     "batches",
     "classify",
+    "family",
     "first_token",
     "head",
-    "hooked",
-    "is_classifier",
     "is_processed",
     "last_token",
     "load",
@@ -28,4 +30,5 @@ __all__ = [
     "read_prompts",
     "readout",
     "run",
+    "with_hooks",
 ]

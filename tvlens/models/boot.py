@@ -9,10 +9,10 @@ import torch
 from ..errors import TvlensError
 from ..files import one_line
 from . import encoders
+from .compat import without_torchvision
 from .damage import damaged_file, load_weights
 from .equivalence import check_same_logits, is_language_model, reference_logits
 from .processor import load_processor
-from .quiet import without_torchvision
 
 
 def boot(

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from .forward import Batch, is_classifier, run
+from .families import family
+from .forward import Batch, run
 from .inputs import Inputs, batches
 
 Head = Callable[[Float[Tensor, "row d"]], Float[Tensor, "row class"]]
@@ -53,7 +54,7 @@ def classify(
 
 
 def _check(model: Any) -> None:
-    if not is_classifier(model):
+    if not family(model).is_classifier:
         raise TvlensError(
             "this model has no classifier: give one that was finetuned, or load a folder of one"
         )

@@ -50,9 +50,9 @@ def model_class(architecture: str) -> type:
     """The class of an architecture: Hugging Face's, or one of those that read the mean."""
     import transformers
 
-    from .mean import MEAN
+    from .mean_pooling import MEAN_CLASSIFIERS
 
-    return MEAN.get(architecture) or getattr(transformers, architecture)
+    return MEAN_CLASSIFIERS.get(architecture) or getattr(transformers, architecture)
 
 
 @functools.cache

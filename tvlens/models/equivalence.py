@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..files import one_line
+from .families import input_device, weight_dtype
 
 # Tokens of the check: enough for positions, biases by distance and grouped heads to matter.
 _LENGTH = 12
@@ -45,14 +46,14 @@ def check_same_logits(model: Any, reference: Float[Tensor, "1 pos vocab"] | None
     name = type(model.original_model).__name__
     try:
         with torch.no_grad():
-            logits = model(_tokens(model.original_model).to(next(model.parameters()).device))
+            logits = model(_tokens(model.original_model).to(input_device(model)))
     except RuntimeError as error:
         raise TvlensError(f"TransformerLens cannot run this {name}: {one_line(error)}") from error
     logits = logits.float().cpu()
     scale = reference.abs().nan_to_num(0, posinf=0).amax().clamp_min(1e-6)
     gaps = (logits - reference).abs().nan_to_num(torch.inf)
     gap = float(gaps.masked_fill(logits == reference, 0).max() / scale)
-    allowed = _TOLERANCE.get(next(model.parameters()).dtype, _TOLERANCE_FLOAT32)
+    allowed = _TOLERANCE.get(weight_dtype(model), _TOLERANCE_FLOAT32)
     if not gap <= allowed:
         raise TvlensError(
             f"TransformerLens computes this {name} otherwise than "

@@ -1,25 +1,19 @@
-"""`Family`: how the architecture of a model differs where tvlens runs it in pieces.
+"""`Family`: how the architecture of a model differs from others, as one record per model.
 
-One record per model, computed once. What can be observed is observed in a forward pass of one
-token; what cannot is read from the model's configuration.
+Every architecture-dependent choice in tvlens is made from this record. It is read once per model
+from the model's configuration and hook points, without a forward pass.
 """
 
-import contextlib
 import weakref
-from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from .locks import locked
 
 # Layers whose whole memory of earlier positions is one key and one value per position.
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
-# Families that derive masks or position biases from the index of a key in the tensor, not from
+# Model types that derive masks or position biases from the index of a key in the tensor, not from
 # position ids: local windows (GPT-Neo) and ALiBi (MPT, BLOOM; Falcon where its config asks).
 _MASKS_BY_INDEX = {"gpt_neo", "mpt", "bloom"}
 
@@ -28,106 +22,150 @@ _families: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Family:
-    """What patching needs to know about an architecture.
+    """Properties of a model's architecture.
 
     Attributes:
-        block_outputs: for each block, the length of the tuple that it returns, or None where it
-            returns the residual stream itself. A skipped block must return the same form.
+        config: Hugging Face's configuration, or None where there is none.
+        text_config: the part of it that describes the language model.
+        is_encoder_decoder: the model has two stacks of blocks.
+        is_bidirectional: every position attends to every other one (text and vision encoders).
+        is_classifier: logits are one row per input, from a pooled state.
+        is_post_norm: norms follow the residual sums (BERT, GPT-1, OPT-350m). The state between
+            attention and MLP is then the output of the first norm, and attention's output does not
+            reach the end of the model by addition alone.
+        is_hooked_transformer: a `HookedTransformer`, with `start_at_layer` and its own cache.
         has_kv_cache: every block remembers earlier positions by keys and values alone, in a cache
             that Hugging Face's `DynamicCache` holds. False for recurrent and convolutional layers.
         has_index_masks: masks or position biases follow the index of a key, so that tokens of
             other positions cannot stand between a prefix and its continuation.
+        image_shape: [channel, height, width] that a vision model reads; None for other models.
+        heads: number of heads by axis, "head" and "kv_head".
+        unembedding_input: the last hook point whose activation may lose positions, since all
+            that follows is computed position by position.
+        unreadable_components: components whose hooks are not `[pos, head, d_head]`: in DeepSeek's
+            latent attention TransformerLens puts the head of queries, keys and values first, and
+            expects a head's output to be as wide as the rotary part of its query.
+        attention_window: number of positions that sliding attention sees; None without it.
+        layer_types: the different kinds of layers that the configuration lists.
     """
 
-    block_outputs: tuple[int | None, ...]
+    config: Any
+    text_config: Any
+    is_encoder_decoder: bool
+    is_bidirectional: bool
+    is_classifier: bool
+    is_post_norm: bool
+    is_hooked_transformer: bool
     has_kv_cache: bool
     has_index_masks: bool
-
-    def block_output(self, block: int, hidden: Tensor) -> Any:
-        """`hidden` in the form in which a block returns it."""
-        length = self.block_outputs[block]
-        return hidden if length is None else (hidden, *[None] * (length - 1))
+    image_shape: tuple[int, int, int] | None
+    heads: dict[str, int]
+    unembedding_input: str
+    unreadable_components: tuple[str, ...]
+    attention_window: int | None
+    layer_types: frozenset[str]
 
 
 def family(model: Any) -> Family:
-    """The record of a model.
-
-    Cost: a forward pass of one token (one image for a vision encoder), once per model.
-    """
-    with locked(model):
-        if model not in _families:
-            config = text_config(model)
-            _families[model] = Family(
-                block_outputs=_block_outputs(model),
-                has_kv_cache=_has_kv_cache(model, config),
-                has_index_masks=_has_index_masks(config),
-            )
+    """The record of a model, computed at the first call."""
+    if model not in _families:
+        _families[model] = _read_family(model)
     return _families[model]
 
 
-def text_config(model: Any) -> Any:
-    """The Hugging Face configuration of the language model, or None where there is none."""
-    config = getattr(getattr(model, "original_model", None), "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
+def input_device(model: Any) -> torch.device:
+    """The device on which a model takes its inputs."""
+    return next(model.parameters()).device
 
 
-def _has_kv_cache(model: Any, config: Any) -> bool:
-    if config is None or not getattr(model.adapter, "supports_kv_cache", False):
+def weight_dtype(model: Any) -> torch.dtype:
+    """The dtype of a model's weights."""
+    return next(model.parameters()).dtype
+
+
+def _read_family(model: Any) -> Family:
+    source = getattr(model, "original_model", None)
+    config = getattr(source, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    n_heads = getattr(model.cfg, "n_heads", 0)
+    layer_types = frozenset(getattr(text, "layer_types", None) or ())
+    return Family(
+        config=config,
+        text_config=text,
+        is_encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
+        is_bidirectional=_is_bidirectional(model, text),
+        is_classifier=hasattr(source, "classifier"),
+        is_post_norm=_is_post_norm(model, config),
+        is_hooked_transformer=type(model).__name__ == "HookedTransformer",
+        has_kv_cache=_has_kv_cache(model, text, layer_types),
+        has_index_masks=_has_index_masks(text),
+        image_shape=_image_shape(config, text),
+        heads={
+            "head": n_heads,
+            "kv_head": getattr(model.cfg, "n_key_value_heads", None) or n_heads,
+        },
+        unembedding_input=_unembedding_input(model),
+        unreadable_components=_unreadable_components(model, config),
+        attention_window=getattr(text, "sliding_window", None),
+        layer_types=layer_types,
+    )
+
+
+def _is_bidirectional(model: Any, text_config: Any) -> bool:
+    if getattr(model.cfg, "attention_dir", "causal") == "bidirectional":
+        return True
+    # Gemma 3 as an encoder; "vision" is for the tokens of one image alone.
+    if getattr(text_config, "use_bidirectional_attention", None) in (True, "all"):
+        return True
+    if getattr(text_config, "is_causal", None) is False:
+        return True
+    # TransformerLens 3.9 calls its BERT bridge causal, but knows that it cannot generate.
+    return not getattr(getattr(model, "adapter", None), "supports_generation", True)
+
+
+def _is_post_norm(model: Any, config: Any) -> bool:
+    blocks = getattr(model, "blocks", None)
+    norm = getattr(blocks[0], "ln1", None) if blocks else None
+    return (
+        str(getattr(norm, "name", "") or "").startswith("attention.output")
+        or getattr(config, "do_layer_norm_before", True) is False
+        or getattr(config, "model_type", "") == "openai-gpt"
+    )
+
+
+def _has_kv_cache(model: Any, text_config: Any, layer_types: frozenset[str]) -> bool:
+    supported = getattr(getattr(model, "adapter", None), "supports_kv_cache", False)
+    if text_config is None or not supported:
         return False
-    layers = set(getattr(config, "layer_types", None) or ())
-    stateful = getattr(model.original_model, "_is_stateful", False)
-    return not stateful and layers <= _ATTENTION_LAYERS
+    is_stateful = getattr(model.original_model, "_is_stateful", False)
+    return not is_stateful and layer_types <= _ATTENTION_LAYERS
 
 
-def _has_index_masks(config: Any) -> bool:
-    kind = getattr(config, "model_type", None)
-    return kind in _MASKS_BY_INDEX or (kind == "falcon" and bool(config.alibi))
+def _has_index_masks(text_config: Any) -> bool:
+    model_type = getattr(text_config, "model_type", None)
+    return model_type in _MASKS_BY_INDEX or (
+        model_type == "falcon" and bool(getattr(text_config, "alibi", False))
+    )
 
 
-def _block_outputs(model: Any) -> tuple[int | None, ...]:
-    """The length of the tuple that each block returns; None for the tensor itself."""
-    lengths: dict[int, int | None] = {}
-
-    def observe(index: int) -> Any:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            lengths[index] = len(output) if isinstance(output, tuple | list) else None
-
-        return hook
-
-    handles = [b.register_forward_hook(observe(i)) for i, b in enumerate(model.blocks)]
-    try:
-        with torch.no_grad(), _without_hooks(model):
-            _forward_one_position(model)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return tuple(lengths.get(i) for i in range(len(model.blocks)))
+def _image_shape(config: Any, text_config: Any) -> tuple[int, int, int] | None:
+    """Shape of the images of a vision model, which has no language model beside it."""
+    if text_config is not config or not hasattr(config, "image_size"):
+        return None
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return getattr(config, "num_channels", 3), height, width
 
 
-@contextlib.contextmanager
-def _without_hooks(model: Any) -> Iterator[None]:
-    """Within, hooks on the model's hook points do not run: they expect the caller's prompts."""
-    points = list(model.hook_dict.values())
-    hooks = [point._forward_hooks for point in points]
-    for point in points:
-        point._forward_hooks = OrderedDict()
-    try:
-        yield
-    finally:
-        for point, own in zip(points, hooks, strict=True):
-            point._forward_hooks = own
+def _unembedding_input(model: Any) -> str:
+    if "unembed.hook_in" in model.hook_dict:
+        return "unembed.hook_in"
+    # HookedTransformer: the end of the last block; the final norm and the unembedding follow.
+    return f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
 
 
-def _forward_one_position(model: Any) -> None:
-    """The smallest forward pass: one token, one image, or one input vector."""
-    device = next(model.parameters()).device
-    config = getattr(getattr(model, "original_model", None), "config", None)
-    if text_config(model) is config and hasattr(config, "image_size"):
-        dtype = next(model.parameters()).dtype
-        size = (1, config.num_channels, config.image_size, config.image_size)
-        model(torch.zeros(size, device=device, dtype=dtype))
-        return
-    try:
-        model(torch.zeros(1, 1, dtype=torch.long, device=device))
-    except (RuntimeError, TypeError, ValueError):  # a model that reads vectors
-        model(torch.zeros(1, 1, model.cfg.d_vocab, device=device))
+def _unreadable_components(model: Any, config: Any) -> tuple[str, ...]:
+    if getattr(config, "kv_lora_rank", None) is None:
+        return ()
+    same_width = getattr(config, "v_head_dim", None) == getattr(model.cfg, "d_head", None)
+    return ("q", "k", "v") if same_width else ("q", "k", "v", "z")

@@ -7,14 +7,14 @@ within TransformerLens must stand here, which another test checks.
 Four things cannot be looked up by name. Tests of models and of patching cover them:
 
 - `block.__dict__["forward"]`: a block's forward is replaced on the instance to skip the block
-  (`forward.skipping`), as is that of the unembedding to compute few columns
-  (`forward.unembedding`). A skipped block returns a tuple where its caller unpacks one.
+  (`hooks.skip_blocks`), as is that of the unembedding to compute few columns
+  (`hooks.restricted_vocabulary`). A skipped block returns a tuple where its caller unpacks one.
 - Attributes of a `TransformerBridge`: `original_model`, `adapter.supports_kv_cache`,
   `adapter.supports_generation`, `cfg.tokenizer_appends_eos`, `cfg.is_multimodal`, a fresh
   `hook_dict` at every look; and `original_component` of its parts.
 - `start_at_layer` with `past_kv_cache` on the `HookedTransformer` of TransformerLens 3.9.
 - Layers of Transformers' `DynamicCache`, whose `keys` and `values` are cut and joined
-  (patching/resume.py), and `config._name_or_path`.
+  (patching/tree_attention.py), and `config._name_or_path`.
 """
 
 import importlib

@@ -11,10 +11,10 @@ import torch
 from ..errors import TvlensError, unknown
 from . import zoo
 from .boot import boot, from_module
+from .compat import without_bars
 from .damage import not_loaded
-from .families import family
+from .hooks import block_outputs
 from .placement import check_device, read_dtype
-from .quiet import without_bars
 
 
 def load(
@@ -82,7 +82,7 @@ def load(
         # Now, before hooks of the caller's own could see its forward pass. A model that does not
         # run on one token is asked again when it is needed.
         with contextlib.suppress(Exception):
-            family(model)
+            block_outputs(model)
     return model
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..integers import is_integer
+from .families import family
 
 # What tokenizers give beside token ids and mask, and what says nothing that a model must be told.
 _IGNORED = {"special_tokens_mask", "length", "offset_mapping", "overflow_to_sample_mapping"}
@@ -175,26 +176,23 @@ def _rows_of(model: Any, tokens: Tensor) -> Rows:
 
 def _vectors(model: Any, tensor: Tensor) -> Tensor:
     """Images or vectors as they are, where the model reads them."""
-    config = getattr(getattr(model, "original_model", None), "config", None)
-    shape = list(tensor.shape)
+    image_shape, shape = family(model).image_shape, list(tensor.shape)
     if tensor.ndim not in (3, 4):
         raise TvlensError(
             f"a float tensor of shape {shape} holds no prompts: token ids are integers, images "
             "[row, channel, height, width], vectors [row, position, input]"
         )
-    size = getattr(config, "image_size", None)
-    if tensor.ndim == 4 and size is None:
+    if tensor.ndim == 4 and image_shape is None:
         raise TvlensError(f"this model reads no images, such as a tensor of shape {shape}")
-    wanted = [getattr(config, "num_channels", None), size, size]
-    if tensor.ndim == 4 and isinstance(size, int) and shape[1:] != wanted:
+    if tensor.ndim == 4 and shape[1:] != list(image_shape):
         raise TvlensError(
-            f"the model reads images [channel, height, width] {wanted}, not {shape[1:]}"
+            f"the model reads images [channel, height, width] {list(image_shape)}, not {shape[1:]}"
         )
-    if tensor.ndim == 3 and size is not None:
+    if tensor.ndim == 3 and image_shape is not None:
         raise TvlensError(f"this model reads images [row, channel, height, width], not {shape}")
     # A model of vectors calls the width of its inputs its vocabulary.
     widths = [model.cfg.d_model, getattr(model.cfg, "d_vocab", None)]
-    if tensor.ndim == 3 and size is None and shape[2] not in widths:
+    if tensor.ndim == 3 and image_shape is None and shape[2] not in widths:
         raise TvlensError(
             f"vectors in place of embeddings are as wide as the model, {model.cfg.d_model}, not "
             f"{shape[2]}"
@@ -295,7 +293,7 @@ def _row(tokens: Any, i: int) -> Tensor:
 
 def _check_tokens(model: Any, rows: Rows) -> None:
     """Raise TvlensError for a token id that the model has no embedding for."""
-    if hasattr(getattr(getattr(model, "original_model", None), "config", None), "image_size"):
+    if family(model).image_shape is not None:
         raise TvlensError("this model reads images [row, channel, height, width], not tokens")
     embedding = getattr(getattr(model, "original_model", None), "get_input_embeddings", None)
     rows_of_weights = len(getattr(embedding() if embedding else None, "weight", ()))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import TvlensError
+from ..models.families import weight_dtype
 from ..sites import Site, SiteName
 from .base_run import Base
 from .comparison import Prompts, compare
@@ -104,5 +105,5 @@ def affordable(model: Any, base: Base, gigabytes: float) -> int:
     logits = cfg.d_vocab if base.vocabulary is None else len(base.vocabulary)
     hidden = getattr(cfg, "d_mlp", None) or 4 * cfg.d_model
     numbers = 12 * cfg.d_model + 3 * hidden + 4 * cfg.n_heads * keys + 2 * logits
-    size = next(model.parameters()).element_size()
+    size = weight_dtype(model).itemsize
     return max(1, int(gigabytes * 2**30 / (numbers * size)))

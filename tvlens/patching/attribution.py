@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..integers import as_integer
-from ..models.forward import before_unembedding, check_model, hooked, unembedding
-from ..models.locks import locked
+from ..models.forward import check_model
+from ..models.hooks import locked, replace_at, restricted_vocabulary, unembed_only, with_hooks
 from ..sites import Site, SiteName
 from .comparison import Comparison, Prompts, compare
 from .engines import run_sweep
@@ -130,24 +130,24 @@ def _gradients(
 ) -> dict[int, Tensor]:
     """Gradient of one metric, summed over examples, at the swept sites."""
     prompts, site = compared.base.prompts, compared.grid.component
-    rows, at = torch.arange(len(prompts))[:, None], prompts.positions(compared.reads)
     kept: dict[int, Tensor] = {}
 
-    def keep(layer: int) -> Callable:
-        def hook(activation: Tensor, hook_point: Any) -> Tensor:
+    def keep(layer: int) -> Callable[[Tensor], Tensor]:
+        def require_grad(activation: Tensor) -> Tensor:
             # Where no weight asks for a gradient, the graph begins here.
             kept[layer] = activation if activation.requires_grad else activation.requires_grad_()
             return kept[layer]
 
-        return hook
+        return require_grad
 
-    def enter(activation: Tensor, hook_point: Any) -> Tensor:
+    def enter(activation: Tensor) -> Tensor:
         return activation if entering is None else entering.to(activation)
 
-    hooks = [("blocks.0.hook_resid_pre", enter)]
-    hooks += [(Site(site, l).hook(model), keep(l)) for l in compared.source.activations]
-    hooks += [(before_unembedding(model), lambda activation, hook: activation[rows, at])]
-    with torch.enable_grad(), hooked(model, hooks), unembedding(model, compared.base.vocabulary):
+    hooks = [replace_at("blocks.0.hook_resid_pre", enter)]
+    hooks += [replace_at(Site(site, l).hook(model), keep(l)) for l in compared.source.activations]
+    hooks += [unembed_only(model, prompts.positions(compared.reads))]
+    vocabulary = compared.base.vocabulary
+    with torch.enable_grad(), with_hooks(model, hooks), restricted_vocabulary(model, vocabulary):
         logits = model(prompts.inputs, **prompts.options(model))
         value = compared.measure(logits)[list(compared.metrics).index(name)].sum()
     if not value.requires_grad:

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.families import family
-from ..models.forward import Batch, before_unembedding, is_bidirectional, run, unembedding
+from ..models.families import family, input_device
+from ..models.forward import Batch, run
+from ..models.hooks import read_at, restricted_vocabulary, unembed_only
 from ..sites import Site
-from .source import Observed, keeping
+from .source import Observed
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,13 @@ def has_shared_prefix(model: Any, prompts: Batch) -> bool:
         key.endswith("grid_thw") or value.shape == prompts.inputs.shape
         for key, value in prompts.processor_outputs.items()
     )
+    architecture = family(model)
     return (
         not per_token
-        and not is_bidirectional(model)
-        and "unembed.hook_in" in model.hook_dict
-        and family(model).has_kv_cache
-        and not family(model).has_index_masks
+        and not architecture.is_bidirectional
+        and architecture.unembedding_input == "unembed.hook_in"
+        and architecture.has_kv_cache
+        and not architecture.has_index_masks
     )
 
 
@@ -65,15 +67,14 @@ def base_run(
     """Run the prompts once and keep what patches compare with and resume from."""
     own: dict[int, Tensor] = {}
     resid: dict[int, Tensor] = {}
-    rows, at = torch.arange(len(prompts))[:, None], prompts.positions(list(reads))
-    hooks = [(Site(component, l).hook(model), keeping(own, l)) for l in layers]
+    hooks = [read_at(Site(component, l).hook(model), own, l) for l in layers]
     hooks += [
-        (Site("resid_pre", l).hook(model), keeping(resid, l))
+        read_at(Site("resid_pre", l).hook(model), resid, l)
         for l in range(min(layers), model.cfg.n_layers)
     ]
-    hooks.append((before_unembedding(model), lambda activation, hook: activation[rows, at]))
+    hooks.append(unembed_only(model, prompts.positions(list(reads))))
     cache, options = _new_cache(model, prompts)
-    with unembedding(model, vocabulary):
+    with restricted_vocabulary(model, vocabulary):
         logits = run(model, prompts, hooks=hooks, **options)
     return Base(prompts, Observed(own, prompts.lengths, logits), vocabulary, resid, cache)
 
@@ -86,10 +87,10 @@ def _new_cache(model: Any, prompts: Batch) -> tuple[Any, dict[str, Any]]:
         # One of our own keeps every position; a model's would drop those behind a window.
         cache = DynamicCache()
         return cache, {"past_key_values": cache, "use_cache": True}
-    if type(model).__name__ == "HookedTransformer":
+    if family(model).is_hooked_transformer:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
-        device = next(model.parameters()).device
+        device = input_device(model)
         cache = TransformerLensKeyValueCache.init_cache(model.cfg, device, len(prompts))
         # Without a mask it asks the tokenizer for one, which small trained models do not have.
         seen = torch.ones(len(prompts), prompts.inputs.shape[1], dtype=torch.long, device=device)

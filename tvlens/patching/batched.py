@@ -11,15 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.forward import Batch, before_unembedding, hooked, skipping, unembedding
+from ..models.families import family
+from ..models.forward import Batch
+from ..models.hooks import (
+    replace_at,
+    restricted_vocabulary,
+    skip_blocks,
+    unembed_only,
+    with_hooks,
+)
 from .base_run import Base
 from .full_forward import edits
 from .sweep import Cell
-
-
-def has_own_cache(model: Any) -> bool:
-    """Whether a model is a HookedTransformer, with `start_at_layer` and a cache of its own."""
-    return type(model).__name__ == "HookedTransformer"
 
 
 def batched(
@@ -34,7 +37,6 @@ def batched(
     first = min(first_position(model, cell, prompts) for cell in cells)
     wanted = prompts.positions(list(reads))
     ends = (wanted - first).clamp_min(0).repeat(count, 1)
-    rows = torch.arange(count * batch)[:, None]
 
     def where(j: int) -> tuple:
         place = cells[j].place(prompts.lengths)
@@ -44,10 +46,10 @@ def batched(
     hidden = base.resid[layer][:, first:].repeat(count, 1, 1)
     hooks = [
         *edits(model, cells, parts, where),
-        (before_unembedding(model), lambda activation, hook: activation[rows, ends]),
+        unembed_only(model, ends),
     ]
-    start = _from_cache if has_own_cache(model) else _skipping_blocks
-    with torch.no_grad(), unembedding(model, base.vocabulary):
+    start = _from_cache if family(model).is_hooked_transformer else _skipping_blocks
+    with torch.no_grad(), restricted_vocabulary(model, base.vocabulary):
         logits = start(model, base, hidden, hooks, layer=layer, first=first, count=count)
     logits = logits.unflatten(0, (count, batch))
     early = wanted < first  # what no patch here can change
@@ -58,7 +60,7 @@ def batched(
 
 def first_position(model: Any, cell: Cell, prompts: Batch) -> int:
     """The first position that a patch's rows must run."""
-    return int(cell.start(prompts.lengths).min()) if has_own_cache(model) else 0
+    return int(cell.start(prompts.lengths).min()) if family(model).is_hooked_transformer else 0
 
 
 def _skipping_blocks(
@@ -67,8 +69,8 @@ def _skipping_blocks(
     """The model's own forward, whose lower blocks hand on what they get."""
     prompts = base.prompts
     rows = prompts.repeat(count)
-    enter = (f"blocks.{layer}.hook_resid_pre", lambda activation, hook: hidden)
-    with skipping(model, range(layer)), hooked(model, [enter, *hooks]):
+    enter = replace_at(f"blocks.{layer}.hook_resid_pre", lambda activation: hidden)
+    with skip_blocks(model, range(layer)), with_hooks(model, [enter, *hooks]):
         return model(rows.inputs, **rows.options(model))
 
 
@@ -84,5 +86,5 @@ def _from_cache(
         entry.past_values = kept.past_values[:, :first].repeat(count, 1, 1, 1)
     prefix.freeze()
     seen = torch.ones(len(hidden), first + hidden.shape[1], device=hidden.device, dtype=torch.long)
-    with hooked(model, hooks):
+    with with_hooks(model, hooks):
         return model(hidden, start_at_layer=layer, past_kv_cache=prefix, attention_mask=seen)

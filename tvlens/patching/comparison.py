@@ -14,6 +14,7 @@ from torch import Tensor
 from ..activations import collect
 from ..errors import TvlensError
 from ..integers import as_integer
+from ..models.families import input_device
 from ..models.forward import Batch, check_runnable
 from ..models.loading import model_name
 from ..models.prompts import Prompts, is_tokenizer_output, read_prompts
@@ -155,7 +156,7 @@ def _prompts(model: Any, prompts: Prompts) -> Batch:
     """Prompts of any form and of any lengths, on the model's device."""
     rows = read_prompts(model, prompts)
     batch = Batch.of(model, rows)  # too long a prompt is an error before any forward
-    return batch.to(next(model.parameters()).device)
+    return batch.to(input_device(model))
 
 
 def _check_sides(given: Any, own: Batch) -> None:

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..models.forward import Batch, Hook, logits_at
+from ..models.forward import Batch, logits_at
+from ..models.hooks import Hook, replace_at, write_at
 from ..models.loading import model_name
 from ..sites import Site
 from .sweep import Cell
@@ -33,14 +34,14 @@ def check_writable(model: Any, prompts: Batch, site: Site) -> None:
         batch = Batch(prompts.inputs[:1, : prompts.lengths[0]], prompts.lengths[:1])
     noise = torch.Generator().manual_seed(0)
 
-    def disturb(activation: Tensor, hook_point: Any) -> Tensor:
+    def disturb(activation: Tensor) -> Tensor:
         drawn = torch.randn(activation.shape, generator=noise).to(activation)
         return activation + drawn * (1 + activation.abs().max())
 
     at = batch.positions(-1)
     plain, disturbed = (
         logits_at(model, batch, at, hooks=hooks)
-        for hooks in ([], [(Site(site.component, site.layer).hook(model), disturb)])
+        for hooks in ([], [replace_at(Site(site.component, site.layer).hook(model), disturb)])
     )
     if torch.equal(plain, disturbed):
         raise TvlensError(
@@ -113,13 +114,10 @@ def edits(
     for j, cell in enumerate(cells):
         by_layer.setdefault(cell.layer, []).append(j)
 
-    def write(members: list[int]) -> Callable:
-        def hook(activation: Tensor, hook_point: Any) -> Tensor:
-            edited = activation.clone()
-            for j in members:
-                edited[cells[j].index(*where(j))] = parts[j].to(edited)
-            return edited
-
-        return hook
-
-    return [(cells[m[0]].site.hook(model), write(m)) for m in by_layer.values()]
+    return [
+        write_at(
+            cells[members[0]].site.hook(model),
+            *((cells[j].index(*where(j)), parts[j]) for j in members),
+        )
+        for members in by_layer.values()
+    ]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -11,14 +11,16 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..integers import as_integers
-from ..models.forward import Batch, check_runnable, run, skipping
+from ..models.families import family
+from ..models.forward import Batch, check_runnable, run
+from ..models.hooks import read_at, replace_at, skip_blocks
 from ..models.loading import model_name
-from ..sites import Site, available, is_post_norm, layers_with
+from ..sites import Site, available, layers_with
 from .comparison import Comparison, Prompts, compare
 from .engines import run_sweep
 from .metrics import Metric
 from .result import PatchResult
-from .source import keeping, observe
+from .source import observe
 from .sweep import Cell, Choice
 
 # Models whose attention's output was seen to reach the residual stream unchanged.
@@ -63,7 +65,7 @@ def patch_paths(
     Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1.
     """
     check_runnable(model)
-    if is_post_norm(model):
+    if family(model).is_post_norm:
         raise TvlensError(
             f"{model_name(model)} norms its residual stream after every sum: no path from a head "
             "to a receiver passes by addition alone, so paths cannot be told apart"
@@ -144,8 +146,8 @@ def _check_additive(model: Any, sent: Comparison) -> None:
         kept: list[dict[int, Tensor]] = [{}, {}]
         for found, sign in zip(kept, (1, -1), strict=True):
             hooks = [
-                (Site("z", layer).hook(model), lambda _, hook, sign=sign: sign * z),
-                (Site(component, layer).hook(model), keeping(found, layer)),
+                replace_at(Site("z", layer).hook(model), lambda _, sign=sign: sign * z),
+                read_at(Site(component, layer).hook(model), found, layer),
             ]
             run(model, prompts, hooks=hooks)
         changes[component] = (kept[1][layer] - kept[0][layer]).float()
@@ -210,11 +212,11 @@ def _attention_writes(
     """What attention layers add to the residual stream, given their heads' outputs."""
     kept: dict[int, Tensor] = {}
 
-    def put(layer: int) -> Callable:
-        return lambda z, hook: outputs[layer].to(z)
-
-    hooks = [(Site("z", l).hook(model), put(l)) for l in outputs]
-    hooks += [(Site("attn_out", l).hook(model), keeping(kept, l)) for l in outputs]
+    hooks = [
+        replace_at(Site("z", l).hook(model), lambda z, output=output: output.to(z))
+        for l, output in outputs.items()
+    ]
+    hooks += [read_at(Site("attn_out", l).hook(model), kept, l) for l in outputs]
     run(model, prompts, hooks=hooks)
     return kept
 
@@ -227,9 +229,9 @@ def _projected(
     rows = prompts.repeat(senders)
     kept: dict[int, Tensor] = {}
     hooks = [
-        (Site("resid_pre", receiver.layer).hook(model), lambda _, hook: stream.flatten(0, 1)),
-        (receiver.hook(model), keeping(kept, receiver.layer)),
+        replace_at(Site("resid_pre", receiver.layer).hook(model), lambda _: stream.flatten(0, 1)),
+        read_at(receiver.hook(model), kept, receiver.layer),
     ]
-    with skipping(model, range(receiver.layer)):
+    with skip_blocks(model, range(receiver.layer)):
         run(model, rows, hooks=hooks, stop_at_layer=receiver.layer + 1)
     return kept[receiver.layer].unflatten(0, (senders, batch))

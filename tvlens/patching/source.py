@@ -1,6 +1,6 @@
 """Where a patch's activations come from: another run, a vector, means, zeros, other prompts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..models.forward import Batch, logits_at
+from ..models.hooks import read_at
 from ..sites import Site
 
 
@@ -40,19 +41,10 @@ def observe(
 ) -> Observed:
     """Run prompts once, keeping one component at some layers and the logits at `reads`."""
     kept: dict[int, Tensor] = {}
-    hooks = [(Site(component, l).hook(model), keeping(kept, l)) for l in layers]
+    hooks = [read_at(Site(component, l).hook(model), kept, l) for l in layers]
     at = prompts.positions(list(reads))
     logits = logits_at(model, prompts, at, hooks=hooks, vocabulary=vocabulary)
     return Observed(kept, prompts.lengths, logits)
-
-
-def keeping(kept: dict[int, Tensor], layer: int) -> Callable:
-    """A hook that keeps an activation under its layer; a copy, for models that reuse memory."""
-
-    def hook(activation: Tensor, hook_point: Any) -> None:
-        kept[layer] = activation.clone()
-
-    return hook
 
 
 def source_of(model: Any, source: Any, own: Observed, *, component: str, seed: int) -> Observed:

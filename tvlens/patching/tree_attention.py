@@ -19,8 +19,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..models.families import text_config
-from ..models.forward import Hook, hooked, skipping, unembedding
+from ..models.families import family
+from ..models.hooks import (
+    Hook,
+    replace_at,
+    restricted_vocabulary,
+    skip_blocks,
+    unembed_only,
+    with_hooks,
+)
 from .base_run import Base
 from .full_forward import edits
 from .sweep import Cell
@@ -76,7 +83,7 @@ def tree_attention(
     read = (first[:, None] + (wanted - starts[..., None]).clamp_min(0)).flatten(1)
     hooks = [
         *edits(model, cells, parts, inside),
-        ("unembed.hook_in", lambda activation, hook: activation[rows, read]),
+        unembed_only(model, read),
     ]
     joining = {cell.layer: int(end) for cell, end in zip(cells, ends, strict=True)}
     branches = tree(starts, owner, step)
@@ -103,24 +110,24 @@ def _upwards(
     rows, layers = torch.arange(len(place))[:, None], list(joining)
     entering: dict[int, Tensor] = {}
 
-    def enter(layer: int) -> Callable:
+    def enter(layer: int) -> Callable[[Tensor], Tensor]:
         begin = max((end for l, end in joining.items() if l < layer), default=0)
 
-        def hook(activation: Tensor, hook_point: Any) -> Tensor:
+        def join(activation: Tensor) -> Tensor:
             if layer not in entering:  # those from below stop here, and the layer's own join them
                 new = base.resid[layer][rows, place[:, begin : joining[layer]]]
                 entering[layer] = torch.cat([activation, new], dim=1)
             return entering[layer]
 
-        return hook
+        return join
 
-    hooks = [*((f"blocks.{l}.hook_resid_pre", enter(l)) for l in layers), *hooks]
+    hooks = [*(replace_at(f"blocks.{l}.hook_resid_pre", enter(l)) for l in layers), *hooks]
     entering[layers[0]] = base.resid[layers[0]][rows, place[:, : joining[layers[0]]]]
-    narrow = unembedding(model, base.vocabulary)
-    with torch.no_grad(), narrow, hooked(model, hooks):
+    narrow = restricted_vocabulary(model, base.vocabulary)
+    with torch.no_grad(), narrow, with_hooks(model, hooks):
         for layer, above in itertools.zip_longest(layers, layers[1:]):
             hidden, count = entering[layer], joining[layer]
-            with skipping(model, range(layer)):
+            with skip_blocks(model, range(layer)):
                 logits = model(
                     hidden.clone(),
                     attention_mask=masks(model, branches.first(count), like=hidden),
@@ -171,9 +178,7 @@ def masks(
         mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(like.dtype).min)
         return mask.to(like)[:, None].expand(len(like), -1, -1, -1)
 
-    config = text_config(model)
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
+    window, kinds = family(model).attention_window, family(model).layer_types
     if window is None or kinds == {"full_attention"}:
         return additive(branches.seen)
     near = additive(branches.seen & (branches.distance < window))

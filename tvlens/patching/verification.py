@@ -17,7 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.forward import Batch, Hook, is_bidirectional, logits_at
+from ..models.families import family, input_device, weight_dtype
+from ..models.forward import Batch, logits_at
+from ..models.hooks import Hook, replace_at
 from .base_run import Base
 from .full_forward import forward_examples
 from .sweep import Cell
@@ -224,7 +226,7 @@ def _differences(logits: Tensor, true: Tensor) -> Tensor:
 
 def _padding(model: Any, prompts: Batch) -> int:
     """How many positions may follow the prompts without being seen."""
-    if is_bidirectional(model):
+    if family(model).is_bidirectional:
         return 0  # padding is masked there, but changes nothing that this would show
     context = model.cfg.n_ctx or prompts.inputs.shape[1]
     return max(0, min(5, context - prompts.inputs.shape[1]))
@@ -234,14 +236,15 @@ def _noise(model: Any, seed: int) -> list[Hook]:
     """Hooks that round the residual stream before every block in another way."""
     generator = torch.Generator().manual_seed(seed)
 
-    def move(activation: Tensor, hook: Any) -> Tensor:
+    def move(activation: Tensor) -> Tensor:
         signs = torch.randint(0, 2, activation.shape, generator=generator).to(activation.device)
         half_unit = torch.finfo(activation.dtype).eps / 2
         return (activation.float() * (1 + half_unit * (2 * signs - 1))).to(activation.dtype)
 
-    return [(f"blocks.{layer}.hook_resid_pre", move) for layer in range(model.cfg.n_layers)]
+    return [
+        replace_at(f"blocks.{layer}.hook_resid_pre", move) for layer in range(model.cfg.n_layers)
+    ]
 
 
 def _dtype(model: Any) -> tuple[torch.dtype, str]:
-    parameter = next(model.parameters())
-    return parameter.dtype, parameter.device.type
+    return weight_dtype(model), input_device(model).type

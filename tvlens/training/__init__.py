@@ -1,6 +1,6 @@
 """Small transformers trained from scratch and encoders finetuned, as TransformerLens models."""
 
-from .conversion import hooked
+from .conversion import to_transformer_lens
 from .data import step_seed
 from .finetuned import Finetuned, load_finetuned
 from .finetuning import finetune
@@ -19,7 +19,7 @@ __all__ = [
     "constant",
     "cosine",
     "finetune",
-    "hooked",
+    "to_transformer_lens",
     "interleaved",
     "load_finetuned",
     "load_run",

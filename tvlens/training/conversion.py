@@ -1,4 +1,4 @@
-"""`hooked`: trained weights as a TransformerLens model, with named hook points.
+"""`to_transformer_lens`: trained weights as a TransformerLens model, with named hook points.
 
 On TransformerLens 4 that is its native model behind a `TransformerBridge`. On 3.9 it is a
 `HookedTransformer`, because the attention pattern that the bridge of 3.9 shows is not read back.
@@ -20,7 +20,7 @@ from .transformer import EPSILON, ROTARY_BASE, Transformer
 Weights = Mapping[str, Tensor]
 
 
-def hooked(shape: Shape, weights: Weights, *, name: str = "trained") -> Any:
+def to_transformer_lens(shape: Shape, weights: Weights, *, name: str = "trained") -> Any:
     """A TransformerLens model that computes what `Transformer` computes with these weights.
 
     It reads tokens `Int[batch pos]`; the model of a regression reads vectors

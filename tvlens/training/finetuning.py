@@ -13,7 +13,7 @@ from ..errors import TvlensError, unknown
 from ..files import check_folder, replacing_folder
 from ..folder_lock import folder_lock
 from ..labelled import LabelledDataset
-from ..models.quiet import without_bars
+from ..models.compat import without_bars
 from . import checkpoint
 from .data import step_seed
 from .encoder import READOUTS, EncoderReadout, classifier, freeze, parameters

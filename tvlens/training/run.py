@@ -13,7 +13,7 @@ from ..errors import TvlensError
 from ..files import one_line, prepare_folder, write
 from ..saved import check_checksum, with_checksum
 from . import checkpoint
-from .conversion import hooked
+from .conversion import to_transformer_lens
 from .shape import Shape
 from .transformer import Transformer
 
@@ -96,7 +96,7 @@ class Run:
         """The TransformerLens model at a checkpoint; the last one by default."""
         weights = self.weights(step)
         step = self.steps[-1] if step is None else step
-        return hooked(self.shape, weights, name=f"{self.folder.name} at step {step}")
+        return to_transformer_lens(self.shape, weights, name=f"{self.folder.name} at step {step}")
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per report: step, loss, learning rate, seconds, what `evaluate` gave."""

@@ -1,4 +1,4 @@
-"""`Transformer`: the plain module that is trained; `hooked` gives it named hook points.
+"""`Transformer`: the plain module that is trained; `to_transformer_lens` adds named hook points.
 
 Everything a step does is a fused kernel of PyTorch: one product for queries, keys and values, fused
 attention, one complex product for the rotation. Hooks would break these apart.

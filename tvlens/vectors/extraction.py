@@ -4,6 +4,7 @@ from importlib import metadata
 from typing import Any, Literal
 
 from ..errors import unknown
+from ..models.families import weight_dtype
 from ..models.forward import check_runnable
 from ..models.loading import is_processed, model_name
 from ..sites import SiteName
@@ -105,7 +106,7 @@ def provenance(model: Any, task: Task | None = None) -> dict:
         "model": model_name(model),
         "revision": getattr(model.cfg, "tvlens_revision", None),
         "processed": is_processed(model),
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(weight_dtype(model)).removeprefix("torch."),
         "versions": {name: _version(name) for name in packages},
     } | ({} if task is None else _about(task))
 

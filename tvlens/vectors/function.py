@@ -3,7 +3,7 @@
 Source: Todd et al. 2024, "Function Vectors in Large Language Models", section 2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..activations import collect
 from ..models.forward import Batch, logits_at, run
+from ..models.hooks import read_at, replace_at
 from ..patching import PatchResult, patch, probability
 from ..sites import Site
 from ..tasks import Prompt, beginning_token, contexts, shuffled_labels
@@ -117,16 +118,18 @@ def _attention_writes(
 ) -> Float[Tensor, "layer two d_model"]:
     """Every attention layer's output, given all heads' outputs and without some of them."""
     rows = torch.stack([outputs, outputs.masked_fill(without[..., None].to(outputs.device), 0)], 1)
-    caught: dict[int, Tensor] = {}
+    attention_outputs: dict[int, Tensor] = {}
 
-    def put(layer: int) -> Callable:
-        return lambda z, hook: rows[layer][:, None].to(z)
-
-    def catch(layer: int) -> Callable:
-        return lambda written, hook: caught.update({layer: written[:, 0].float().cpu()})
+    def first_position(output: Tensor) -> Tensor:
+        return output[:, 0].float().cpu()
 
     layers = range(len(outputs))
-    hooks = [(Site("z", l).hook(model), put(l)) for l in layers]
-    hooks += [(Site("attn_out", l).hook(model), catch(l)) for l in layers]
+    hooks = [
+        replace_at(Site("z", l).hook(model), lambda z, l=l: rows[l][:, None].to(z)) for l in layers
+    ]
+    hooks += [
+        read_at(Site("attn_out", l).hook(model), attention_outputs, l, first_position)
+        for l in layers
+    ]
     run(model, Batch.of(model, [[beginning_token(model.tokenizer)]] * 2), hooks=hooks)
-    return torch.stack([caught[l] for l in layers])
+    return torch.stack([attention_outputs[l] for l in layers])

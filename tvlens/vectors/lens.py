@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.forward import Batch, logits_at
+from ..models.hooks import replace_at
 from ..sites import Site
 from ..tasks import beginning_token
 from .vector import TaskVector
@@ -23,11 +24,9 @@ def lens(model: Any, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row
     last = Site("resid_post", model.cfg.n_layers - 1).hook(model)
     batch = Batch.of(model, [[beginning_token(model.tokenizer)]] * len(states))
 
-    def put(activation: Tensor, hook: Any) -> Tensor:
-        return states[:, None].to(activation)
-
-    zeros = torch.zeros(len(batch), 1, dtype=torch.long)
-    return logits_at(model, batch, zeros, hooks=[(last, put)])[:, 0].float().cpu()
+    hook = replace_at(last, lambda activation: states[:, None].to(activation))
+    first = torch.zeros(len(batch), 1, dtype=torch.long)
+    return logits_at(model, batch, first, hooks=[hook])[:, 0].float().cpu()
 
 
 def vector_logits(model: Any, vector: TaskVector) -> Float[Tensor, "layer vocab"]:

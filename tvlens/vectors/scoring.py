@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import TvlensError
-from ..models.forward import Batch, Hook, logits_at
+from ..models.forward import Batch, logits_at
+from ..models.hooks import Hook, write_at
 from ..sites import Site, SiteName
 from ..tasks import Prompt
 from .vector import Mode, written
@@ -117,17 +118,14 @@ def _writes(
         if row.layer is not None:
             by_layer.setdefault(row.layer, []).append(i)
 
-    def write(indices: list[int]) -> Callable:
-        def hook(activation: Tensor, hook_point: Any) -> Tensor:
-            edited = activation.clone()
-            values = torch.stack([rows[i].vector for i in indices]).to(edited)
-            at = delimiter[indices].to(edited.device)
-            edited[indices, at] = written(edited[indices, at], values, mode)
-            return edited
+    def edit(indices: list[int]) -> Callable[[Tensor], Tensor]:
+        values = torch.stack([rows[i].vector for i in indices])
+        return lambda states: written(states, values.to(states), mode)
 
-        return hook
-
-    return [(Site(site, layer).hook(model), write(i)) for layer, i in by_layer.items()]
+    return [
+        write_at(Site(site, layer).hook(model), ((indices, delimiter[indices]), edit(indices)))
+        for layer, indices in by_layer.items()
+    ]
 
 
 def _chunks(rows: Sequence[Row], batch_tokens: int) -> list[list[int]]:

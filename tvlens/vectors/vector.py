@@ -13,9 +13,9 @@ from torch import Tensor
 from ..errors import TvlensError, unknown
 from ..field_checks import check_value
 from ..integers import Integer, Integers, as_integers
-from ..models.forward import Hook, check_model, hooked
+from ..models.forward import check_model
+from ..models.hooks import Hook, row_positions, with_hooks, write_at
 from ..models.loading import model_name
-from ..models.positions import row_positions
 from ..results import Result
 from ..saved import reading
 from ..sites import Site
@@ -157,7 +157,8 @@ class TaskVector(Result):
             TvlensError: wrong width, layer, mode or model, or the hook never fired.
         """
         self.check(model, other_model=other_model)
-        with hooked(model, [self.hook(model, layer, mode=mode, scale=scale, positions=positions)]):
+        hook = self.hook(model, layer, mode=mode, scale=scale, positions=positions)
+        with with_hooks(model, [hook]):
             yield
 
     def hook(
@@ -182,14 +183,13 @@ class TaskVector(Result):
             raise TvlensError(f"scale must be one number, not {scale!r}") from None
         as_integers(positions, name="positions")  # what is no position is an error before any work
 
-        def write(activation: Tensor, hook: Any) -> Tensor:
-            edited = activation.clone()
-            rows = torch.arange(len(edited), device=edited.device)
-            at = row_positions(positions, edited)
-            edited[rows, at] = written(edited[rows, at], vector.to(edited), mode)
-            return edited
+        def select(activation: Tensor) -> tuple:
+            return row_positions(positions, activation)
 
-        return site.hook(model), write
+        def edit(state: Tensor) -> Tensor:
+            return written(state, vector.to(state), mode)
+
+        return write_at(site.hook(model), (select, edit))
 
     def check(self, model: Any, *, other_model: bool = False) -> None:
         """Raise TvlensError unless this vector fits the model."""

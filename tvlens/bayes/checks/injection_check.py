@@ -13,7 +13,7 @@ from ... import viz
 from ...errors import NamedValues, TvlensError, unknown
 from ...geometry import Effects
 from ...integers import require_at_least
-from ...models.forward import Hook
+from ...models.hooks import Hook, write_at
 from ...models.loading import model_name
 from ...saved import Saved
 from ...sites import Site
@@ -178,13 +178,7 @@ def injection(
 
 def _replace_last_state(model: Any, states: Float[Tensor, "n d"], layer: int) -> Hook:
     """Return a hook that replaces the state at the last position of every row."""
-
-    def replace(activation: Tensor, hook: Any) -> Tensor:
-        edited = activation.clone()
-        edited[:, -1] = states.to(edited)
-        return edited
-
-    return Site("resid_post", layer).on(model).hook(model), replace
+    return write_at(Site("resid_post", layer).hook(model), ((slice(None), -1), states))
 
 
 def _geometric_mixture(

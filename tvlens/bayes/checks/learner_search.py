@@ -17,6 +17,7 @@ from ... import viz
 from ...errors import NamedValues, TvlensError
 from ...geometry import Effects, Subspace
 from ...integers import require_at_least
+from ...models.families import input_device
 from ...models.forward import Batch
 from ...models.loading import model_name
 from ...saved import Saved
@@ -208,7 +209,7 @@ def _make_cost_increase(
     """Return the cost increase on removal of directions as a differentiable function."""
     inputs = torch.cat([model_inputs(part) for part in data.values()])
     batch = Batch.of(model, inputs.double() if inputs.is_floating_point() else inputs)
-    device = next(model.parameters()).device
+    device = input_device(model)
     sizes = [len(part) for part in data.values()]
 
     def cost(basis: Tensor | None) -> list[Tensor]:

@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import TvlensError
-from ...models.forward import Batch, Hook, hooked, run
+from ...models.families import input_device
+from ...models.forward import Batch, run
+from ...models.hooks import Hook, read_at, replace_at, with_hooks
 from ...models.loading import model_name
 from ...sites import Site
 from ...training.objective import interleaved
@@ -104,20 +106,20 @@ def edited_forward(
     provided that it reproduces the output of the full model.
     """
     name = Site("resid_post", layer).on(model).hook(model)
-    states: list[Tensor] = []
-    inputs = batch.inputs.to(next(model.parameters()).device)
+    states: dict[str, Tensor] = {}
+    inputs = batch.inputs.to(input_device(model))
 
     def full_forward(edit: Edit) -> Tensor:
-        with hooked(model, [(name, lambda h, hook: edit(h.detach()))]):
+        with with_hooks(model, [replace_at(name, lambda h: edit(h.detach()))]):
             return model(inputs)
 
     def unembed(edit: Edit) -> Tensor:
-        return model.unembed(model.ln_final(edit(states[0])))
+        return model.unembed(model.ln_final(edit(states[name])))
 
     if layer % model.cfg.n_layers < model.cfg.n_layers - 1 or not hasattr(model, "ln_final"):
         return full_forward
     with torch.no_grad():
-        logits = run(model, batch, hooks=[(name, lambda h, hook: states.append(h.clone()))])
+        logits = run(model, batch, hooks=[read_at(name, states, name)])
         is_equal = torch.allclose(unembed(lambda h: h), logits, rtol=1e-4, atol=1e-5)
     return unembed if is_equal else full_forward
 

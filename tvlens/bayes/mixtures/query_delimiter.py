@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...models.forward import Batch, Hook, logits_at
+from ...models.forward import Batch, logits_at
+from ...models.hooks import Hook, read_at, write_at
 from ...patching.comparison import compare
 from ...patching.engines import run_sweep
 from ...patching.metrics import probability
@@ -43,22 +44,15 @@ class QueryDelimiter:
         for batch in self._batches(len(prompts), "reading"):
             activations: dict[str, Tensor] = {}
 
-            def make_hook(
-                name: str, positions: Tensor, activations: dict = activations
-            ) -> Callable:
-                def hook(activation: Tensor, hook_point: Any) -> None:
+            def make_hooks(positions: Tensor, activations: dict = activations) -> list[Hook]:
+                def select(activation: Tensor) -> Tensor:
                     rows = torch.arange(len(positions), device=activation.device)
-                    at_positions = activation[rows, positions.to(activation.device)]
-                    activations[name] = at_positions.float().cpu()
+                    return activation[rows, positions.to(activation.device)].float().cpu()
 
-                return hook
+                return [read_at(name, activations, name, select) for name in names]
 
             probabilities.append(
-                self._answer_probabilities(
-                    prompts[batch],
-                    answers[batch],
-                    lambda positions, make=make_hook: [(n, make(n, positions)) for n in names],
-                )
+                self._answer_probabilities(prompts[batch], answers[batch], make_hooks)
             )
             states.append(torch.stack([activations[name] for name in names]))
         return torch.cat(states, 1), torch.cat(probabilities)
@@ -80,14 +74,7 @@ class QueryDelimiter:
         def make_hooks(positions: Tensor, values: Tensor | None) -> list[Hook]:
             if values is None:
                 return []
-
-            def hook(activation: Tensor, hook_point: Any) -> Tensor:
-                edited = activation.clone()
-                rows = torch.arange(len(positions), device=edited.device)
-                edited[rows, positions.to(edited.device)] = values.to(edited)
-                return edited
-
-            return [(name, hook)]
+            return [write_at(name, ((torch.arange(len(positions)), positions), values))]
 
         probabilities = []
         for batch in self._batches(len(prompts), "replacing"):

@@ -16,7 +16,7 @@ from ...labelled import LabelledDataset
 from ...matrices.curves import subset
 from ...matrices.examples import Head
 from ...matrices.twins import check_twins
-from ...models import head, is_classifier, load, model_name
+from ...models import family, head, load, model_name
 from ...models.digest import text_digest
 from ...models.loading import folder_of
 from ...training import finetune, load_finetuned
@@ -146,7 +146,7 @@ def given_twins(base: Any, tuned: Any, readout: str | None, data: LabelledDatase
         readout = _recorded(tuned)
     base, tuned = (load(m) if isinstance(m, str | os.PathLike) else m for m in (base, tuned))
     check_twins(base, tuned)
-    decides = head(tuned) if is_classifier(tuned) else None
+    decides = head(tuned) if family(tuned).is_classifier else None
     if decides is not None:
         classes = tuned.original_model.config.num_labels
         if classes != len(data.classes):

@@ -56,4 +56,6 @@ class RobertaForMeanClassification(_OnTheMean, RobertaForSequenceClassification)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)  # RoBERTa's is inside its head
 
 
-MEAN = {cls.__name__: cls for cls in (BertForMeanClassification, RobertaForMeanClassification)}
+MEAN_CLASSIFIERS = {
+    cls.__name__: cls for cls in (BertForMeanClassification, RobertaForMeanClassification)
+}
