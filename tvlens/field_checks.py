@@ -43,6 +43,7 @@ def check_value(name: str, value: Any, annotation: Any, sizes: dict[str, int]) -
 
 @functools.cache
 def field_types(cls: type) -> dict[str, Any]:
+    """The annotation of every field of a dataclass."""
     try:
         return typing.get_type_hints(cls)
     except NameError:  # a name that is there for type checkers only

@@ -57,8 +57,10 @@ class Orthogonality(Result):
 
     @property
     def effect_size(self) -> float:
-        """Standard deviations of the null between its mean and the smallest angle; negative if
-        the subspaces are nearer than random ones."""
+        """Distance of the smallest angle from the mean of the null, in its standard deviations.
+
+        Negative if the subspaces are closer than random ones.
+        """
         null = self.null.double()
         return float((self.smallest_angle - null.mean()) / null.std())
 

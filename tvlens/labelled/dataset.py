@@ -226,8 +226,10 @@ class LabelledDataset:
 
 
 def _group_equal_inputs(inputs: Sequence) -> tuple[str, ...]:
-    """A group for every input, the same for equal inputs: texts up to case, white space and
-    Unicode form, images by their pixels."""
+    """A group for every input, the same for equal inputs.
+
+    Texts are equal up to case, white space and Unicode form, images by their pixels.
+    """
     first: dict[Any, int] = {}
     keys = (
         normalize(entry)

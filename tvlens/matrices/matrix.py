@@ -204,7 +204,7 @@ class TaskMatrix(Saved):
         return self.weight.shape[1]
 
     def predict(self, states: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d_tuned"]:
-        """states @ W + b, computed in float64 and given back in the states' dtype.
+        """Compute states @ W + b in float64; returns the dtype of the states.
 
         Raises:
             TvlensError: states of another width.
@@ -240,8 +240,10 @@ class TaskMatrix(Saved):
     def attach(
         self, model: Any, *, layer: int | None = None, other_model: bool = False
     ) -> Iterator[None]:
-        """Within the `with` block the model leaves early: after block `layer` its states go
-        through the matrix and stand at the last block's output; the blocks between do not run.
+        """Let the model exit early within the `with` block.
+
+        After block `layer` the states are mapped by the matrix and take the place of the last
+        block's output; the blocks between do not run.
 
         Every position goes through it. A readout is a position or a mean of positions, and an
         affine map commutes with both. Final norm and head are the model's own.

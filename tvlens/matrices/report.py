@@ -149,8 +149,11 @@ class MatrixReport(Saved):
         return replace(fitted, layer=layer)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per method: accuracy, interval ends, agreement with the finetuned model, and the
-        task matrix's lead over it with interval and verdict."""
+        """One row per method.
+
+        Accuracy, interval ends, agreement with the finetuned model, and the task matrix's lead
+        over it with interval and verdict.
+        """
         import pandas as pd
 
         rows = []

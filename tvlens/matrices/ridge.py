@@ -136,8 +136,9 @@ class Ridge:
         return torch.stack(found)
 
     def spread(self, moments: PairMoments) -> Float[Tensor, "r r"]:
-        """V'X'XV of other pairs about the mean of these: what `held_out` needs of their base
-        states, for any target.
+        """V'X'XV of other pairs, centered on the mean of these.
+
+        It is all that `held_out` needs of their base states, for any target.
         """
         moments = moments if self.bias else moments.about_origin()
         moved = self._moved(moments)

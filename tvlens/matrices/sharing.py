@@ -122,8 +122,11 @@ class Sharing(Saved):
         return found
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per matrix and task: shared_by, task, inside, layer, validation, accuracy, low,
-        high, and lead over the own matrix with its interval."""
+        """One row per matrix and task.
+
+        Columns: shared_by, task, inside, layer, validation, accuracy, low, high, and lead over the
+        task's own matrix with its interval.
+        """
         import pandas as pd
 
         columns = ("accuracy", "low", "high", "lead", "lead_low", "lead_high")

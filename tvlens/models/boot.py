@@ -25,8 +25,10 @@ def boot(
     trust_remote_code: bool,
     **loading: Any,
 ) -> Any:
-    """A folder or hub id as a TransformerLens model, by TransformerLens itself where it does it
-    rightly, else through the Hugging Face model.
+    """Load a folder or hub id as a TransformerLens model.
+
+    TransformerLens loads it itself where it does so correctly, else the Hugging Face model is
+    converted.
 
     Args:
         loading: for Hugging Face's `from_pretrained`.

@@ -7,8 +7,9 @@ from typing import Any
 
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
-    """Without the bars of Hugging Face about reading and writing a folder, which takes a moment and
-    would stay on the page of every notebook.
+    """Suppress the progress bars of Hugging Face for reading and writing a folder.
+
+    They would remain on the page of every notebook.
     """
     from transformers.utils import logging
 
@@ -23,8 +24,9 @@ def without_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_torchvision() -> Iterator[None]:
-    """TransformerLens refuses models that also watch videos where torchvision is missing; images
-    do without, by way of Pillow.
+    """Let TransformerLens load models that also read videos without torchvision.
+
+    Images are read with Pillow.
     """
     from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
 

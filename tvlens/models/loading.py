@@ -98,8 +98,7 @@ def model_name(model: Any) -> str:
 
 
 def folder_of(name: str) -> str:
-    """Where Hugging Face finds the model called `name`: the folder of a zoo model or of the user,
-    or a hub id.
+    """Where Hugging Face finds a model: the folder of a zoo model or of the user, or a hub id.
 
     Raises:
         TvlensError: no such folder, or a name that is none of these.

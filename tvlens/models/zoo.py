@@ -273,5 +273,6 @@ def _is_file(stream: Any) -> bool:
 
 
 def cached_names() -> str:
+    """The names of the cached models, as a sentence."""
     here = [name for name in ZOO if at_hand(name)]
     return "at hand in the cache: " + (", ".join(here) or "nothing yet")

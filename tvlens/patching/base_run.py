@@ -35,8 +35,7 @@ class Base:
 
 
 def has_shared_prefix(model: Any, prompts: Batch) -> bool:
-    """Whether a model has what the engine needs: a causal Hugging Face model behind a bridge, all
-    of whose memory is keys and values, masked by position.
+    """Whether the cache of a causal Hugging Face model is keys and values, masked by position.
 
     Per-token inputs of a processor (this token is part of an image) change masks or positions,
     and so do the grids of images; a branch has neither.

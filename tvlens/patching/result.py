@@ -145,8 +145,10 @@ class PatchResult(Result):
         return ((hits + added) / (len(flips) + added)).to(self.values.dtype)
 
     def rank_correlation(self, other: "PatchResult") -> float:
-        """Spearman correlation of the effects of two results of one sweep, such as exact values
-        and gradient estimates."""
+        """Spearman correlation with the effects of another result of the same sweep.
+
+        For example, exact values and gradient estimates.
+        """
         from scipy.stats import spearmanr
 
         if (self.axes, self.coordinates) != (other.axes, other.coordinates):

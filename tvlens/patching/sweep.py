@@ -24,10 +24,12 @@ class Cell:
 
     @property
     def layer(self) -> int:
+        """The layer of the site."""
         return self.site.layer
 
     @property
     def position(self) -> int | None:
+        """The position of the site; None means all."""
         return self.site.position
 
     def place(self, lengths: Int[Tensor, " row"]) -> Int[Tensor, " row"] | slice:
@@ -69,6 +71,7 @@ class Sweep:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Number of coordinates on each axis."""
         return tuple(len(coordinates) for coordinates in self.axes.values())
 
 

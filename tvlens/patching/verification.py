@@ -46,8 +46,10 @@ class Disagreement(Exception):
 
 @dataclass(frozen=True)
 class Range:
-    """Where an engine was found exact: prompts up to `length`, layers from `lowest` to `highest`,
-    groups of up to `tokens` tokens."""
+    """Inputs on which an engine was verified.
+
+    Prompts up to `length`, layers from `lowest` to `highest`, groups of up to `tokens` tokens.
+    """
 
     length: int
     lowest: int
@@ -55,6 +57,7 @@ class Range:
     tokens: int
 
     def covers(self, other: "Range") -> bool:
+        """Whether another range lies within this one."""
         return (
             other.length <= self.length
             and self.lowest <= other.lowest
@@ -219,8 +222,10 @@ def _largest_finite(logits: Tensor, dim: tuple[int, ...] | None = None) -> Tenso
 
 
 def _differences(logits: Tensor, true: Tensor) -> Tensor:
-    """How far logits are from the true ones: nothing between equal infinities, else infinity
-    where one of them is not finite."""
+    """Distance of logits from the true ones.
+
+    Zero between equal infinities, else infinity where one of them is not finite.
+    """
     return (logits - true).abs().nan_to_num(torch.inf).masked_fill(logits == true, 0)
 
 

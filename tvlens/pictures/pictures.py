@@ -111,8 +111,9 @@ class Pictures:
         return found
 
     def of(self, words: Iterable[str]) -> dict[str, bytes]:
-        """A drawing for each of these words that names a drawn thing, as `Task(images=...)` takes
-        it; a thing goes by its other names too ("cherry" is shown by "cherries").
+        """A drawing for each word that names a drawn thing, as `Task(images=...)` takes it.
+
+        A thing is found by its other names too ("cherry" is shown by "cherries").
 
         Raises:
             TvlensError: two drawings of one thing; choose an artist first.

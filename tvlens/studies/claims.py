@@ -77,7 +77,7 @@ class Claim:
 
     @property
     def verdict(self) -> Verdict:
-        """ "holds" if the whole interval passes `bound`, "misses" if none of it does."""
+        """The verdict: "holds" if the whole interval passes `bound`, "misses" if none does."""
         if self.interval is None:
             return "undecided"
         sign = 1 if self.side == "above" else -1

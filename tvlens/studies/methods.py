@@ -46,10 +46,12 @@ class MethodStudy(StudyReport):
 
     @property
     def tasks(self) -> list[str]:
+        """Names of the tasks, in order."""
         return list(self.reports)
 
     @property
     def methods(self) -> list[str]:
+        """Names of the extraction methods, in order."""
         return list(self.settings["methods"])
 
     @property

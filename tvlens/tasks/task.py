@@ -96,8 +96,10 @@ class Task:
         image: str = "",
         name: str = "",
     ) -> "Task":
-        """Read a CSV file with a header; `input` and `output` name its columns, and `image` one of
-        files, which may be empty and stand relative to the CSV file.
+        """Read a CSV file with a header.
+
+        `input` and `output` name its columns, and `image` one of image files, which may be empty
+        and are relative to the CSV file.
         """
         try:
             with open(path, encoding="utf-8-sig", newline="") as file:
@@ -113,8 +115,10 @@ class Task:
 
     @classmethod
     def from_json(cls, path: str | os.PathLike, *, name: str = "") -> "Task":
-        """Read a JSON file: a list of [input, output] or {"input", "output"}, an object from
-        input to output, or {"name", "pairs", "description", "instruction"} as `to_json` writes.
+        """Read a JSON file.
+
+        It holds a list of [input, output] or {"input", "output"}, an object from input to output,
+        or {"name", "pairs", "description", "instruction"} as `to_json` writes.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8-sig"))

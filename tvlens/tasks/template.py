@@ -14,10 +14,10 @@ _ESCAPE = re.compile(
 
 @dataclass(frozen=True)
 class Template:
-    """One demonstration, with {x} and {y} where input and output stand.
+    r"""One demonstration, with {x} and {y} in place of input and output.
 
     Attributes:
-        demonstration: for example "Q: {x}\\nA: {y}\\n\\n". The query is the same text up to the
+        demonstration: for example "Q: {x}\nA: {y}\n\n". The query is the same text up to the
             delimiter, what stands between {x} and {y}. One space right before {y} belongs to the
             label, because tokenisers write it as part of the next word (" Paris" is one token);
             all other white space there, such as a line end or a tab, belongs to the delimiter.

@@ -38,6 +38,7 @@ class Block(nn.Module):
         residual: Float[Tensor, "batch pos d_model"],
         rotation: Complex[Tensor, "pos 3 1 pair"] | None,
     ) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream after the block."""
         residual = residual + self.attention(self.norm1(residual), rotation)
         hidden = self.activation(self.mlp_in(self.norm2(residual)))
         return residual + self.mlp_out(hidden)

@@ -93,8 +93,9 @@ def lenient(said: str, answer: str) -> bool:
 def _right(
     model: Any, rows: Sequence[Row], site: str, mode: Mode
 ) -> tuple[Bool[Tensor, "row answer"], Int[Tensor, " row"]]:
-    """Which tokens of each answer the model gives, and its first token; padding behind a short
-    answer counts right.
+    """Which tokens of each answer the model predicts, and its first predicted token.
+
+    Padding behind a short answer counts as right.
     """
     # The answer's last token is never read as input.
     batch = Batch.of(model, [r.prompt.answered() for r in rows])

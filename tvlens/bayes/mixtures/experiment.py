@@ -71,6 +71,7 @@ class MixtureExperiment:
 
     @property
     def tokenizer(self) -> Any:
+        """The tokenizer of the model."""
         return self.delimiter.model.tokenizer
 
     @cached_property

@@ -1,5 +1,4 @@
-"""A small vision-language model by the recipe of LLaVA: a frozen encoder, a projector, a frozen
-language model.
+"""A small vision-language model after LLaVA: frozen encoder, projector, frozen language model.
 
 A picture becomes a handful of soft tokens: vectors in the language model's embedding space that
 stand in the prompt where placeholder tokens hold their places. From there on it is the language

@@ -20,6 +20,7 @@ class Eye(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "picture 3 size size"]
     ) -> Float[Tensor, "picture seen state"]:
+        """States of every patch at the layers of the form, side by side."""
         seen = self.vit(pixels.to(self.vit.dtype), output_hidden_states=True).hidden_states
         states = torch.cat([seen[layer] for layer in self.form.layers], dim=-1).float()
         side = round((states.shape[1] - 1) ** 0.5)
@@ -49,6 +50,7 @@ class Projector(nn.Module):
     def forward(
         self, states: Float[Tensor, "*row seen state"]
     ) -> Float[Tensor, "*row token d_model"]:
+        """Image tokens of the language model."""
         shares = self.inner(
             self.norm(rearrange(states, "... seen state -> ... (seen state)"))
         ).softmax(-1)

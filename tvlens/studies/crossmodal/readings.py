@@ -43,8 +43,9 @@ def heads_of(
 
 
 def reading_of(model: Any, first: Seeded) -> tuple[Prompt, list[str], Float[Tensor, " pos"]]:
-    """A prompt with pictures, its tokens, and the cosine of their states with the words' vector,
-    both less the mean state of the prompt.
+    """A prompt with images, its tokens, and the cosine of their states with the text vector.
+
+    States and vector are centered on the mean state of the prompt.
     """
     name, (train, _, test) = next(iter(first.parts.items()))
     (prompt,) = few_shot(model, first.draws, train, test.subset([0]), shown="image", asked="image")

@@ -59,14 +59,18 @@ class TaskResult:
 
     @property
     def constant(self) -> bool:
-        """Whether one first token is right for every test item: first-token accuracy then tells
-        nothing about the task."""
+        """Whether one first token is right for every test item.
+
+        First-token accuracy then says nothing about the task.
+        """
         return self.shares["text"]["most_common"].first == 1
 
     @property
     def able(self) -> bool:
-        """Whether the model does the task in words: few-shot, first token, at least `ABLE`, where
-        a constant would not do as well."""
+        """Whether the model does the task with text.
+
+        Few-shot first-token accuracy is at least `ABLE`, and a constant would not do as well.
+        """
         return self.shares["text"]["same_few_shot"].first >= ABLE and not self.constant
 
     def to_json(self) -> dict[str, Any]:

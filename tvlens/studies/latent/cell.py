@@ -85,7 +85,7 @@ class Cell:
 
 
 def cell_name(family: str, minor: int | str, seed: int) -> str:
-    """ "dice, none, seed 0" as the name of a folder."""
+    """The name of a cell's folder, such as "dice-none-0"."""
     return f"{family}-{minor}-{seed}"
 
 

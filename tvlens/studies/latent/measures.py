@@ -77,8 +77,9 @@ def _followed(
     tokens: Int[Tensor, "n length"],
     seed: int,
 ) -> dict[str, Float[Tensor, "n length major"]]:
-    """By the task vectors that all tokens share, or each token's own where the answer depends on
-    the token.
+    """Weights by the task vectors that all tokens share.
+
+    By each token's own vectors where the answer depends on the token.
     """
     options = dict(layers=-1, progress=False)
     (h,) = collect(model, tokens, "resid_post", **options).tensors.values()

@@ -233,8 +233,10 @@ def _make(grid: list[Spot], folder: str | os.PathLike, jobs: int | None, progres
 
 
 def _make_beside(plan: Plan, m: int | str, s: int, folder: str | os.PathLike, parent: int) -> None:
-    """Make one cell in a process of its own, where Ctrl-C is left to the parent: a worker that
-    answers while it is being ended can leave the parent waiting. It ends with the parent.
+    """Train and check one cell in a worker process, which ends with its parent.
+
+    Ctrl-C is left to the parent: a worker that answers while it is being ended can leave the
+    parent waiting.
     """
     in_thread = threading.current_thread() is not threading.main_thread()
     if in_thread or multiprocessing.current_process().name == "MainProcess":

@@ -1,4 +1,4 @@
-"""Does a linear map stand in for finetuning? (arXiv 2512.14880)"""
+"""Task matrices in place of finetuning, on many datasets (arXiv 2512.14880)."""
 
 from .claims import Claim
 from .study import BASES, PRESETS, MatrixStudy, Preset, run

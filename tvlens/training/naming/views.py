@@ -34,8 +34,9 @@ def views(
     seed: int = 0,
     progress: bool = True,
 ) -> States:
-    """States of `count` views of every picture, in half precision: the picture on white, and then
-    random views of it. What is on disk already is read.
+    """States of `count` views of every image, in half precision.
+
+    The first view is the image on white, the others are random. States on disk are read.
 
     Cost: a forward of the encoder for each view; 9 KB each on disk.
 
