@@ -11,8 +11,8 @@ import torch
 import tvlens as tv
 from tvlens import bayes, geometry, matrices
 from tvlens.training import Finetuned, Run, Shape, Transformer, to_transformer_lens
-from tvlens.training.naming import Named
 from tvlens.vectors import TaskVector, VectorReport
+from tvlens.vlm import VLMRun
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -150,9 +150,9 @@ def _trainings(folder: Path) -> dict[str, object]:
     records = [dict(step=s, loss=1 / (1 + s), lr=0.1, seconds=s, KL=2 / (1 + s)) for s in range(9)]
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
     epochs = [dict(epoch=e, loss=1 / e, validation_loss=1.2 / e, accuracy=0.2 * e) for e in (1, 2)]
-    parts = dict(new_artist=0.6, new_things=0.3, new_both=0.2)
+    parts = dict(new_artist=0.6, new_categories=0.3, new_artist_and_category=0.2)
     return {
         "Run": Run(folder, Shape(context=8, vocab=4), {"steps": 8}),
         "Finetuned": Finetuned(folder, {"base": "b", "data": "d"}, epochs),
-        "Named": Named(folder, {"epochs": 2}, [e | parts for e in epochs]),
+        "VLMRun": VLMRun(folder, {"epochs": 2}, [e | parts for e in epochs]),
     }

@@ -10,8 +10,6 @@ import transformers as hf
 
 from tvlens.models.processor import without_video_processor
 
-NAMES = ["llava", "onevision", "smolvlm", "qwen", "gemma", "tiny-vlm", "tiny-vlm-gemma"]
-
 _SIZE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
 _TEXT = _SIZE | dict(num_key_value_heads=2, vocab_size=384, max_position_embeddings=512)
 _RGB = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
@@ -19,12 +17,12 @@ _RGB = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 def _tokenizer(*special: str, **named: str):
     """The small tokenizer with tokens of its own."""
-    found = copy.deepcopy(tiny.tokenizer())
-    found.add_special_tokens({"additional_special_tokens": list(special)})
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
     for name, token in named.items():
-        setattr(found, name, token)
-        setattr(found, f"{name}_id", found.convert_tokens_to_ids(token))
-    return found
+        setattr(tokenizer, name, token)
+        setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
+    return tokenizer
 
 
 def _llava():
@@ -157,41 +155,38 @@ def _gemma():
     images = hf.Gemma3ImageProcessorPil(size={"height": 16, "width": 16}, **_RGB)
     processor = hf.Gemma3Processor(image_processor=images, tokenizer=tokenizer, image_seq_length=4)
     model = hf.Gemma3ForConditionalGeneration(config)
-    # It begins at zero, and every picture would look the same.
+    # It begins at zero, and every image would have the same states.
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
     return model, processor
 
 
-def _tiny_vlm(family="llama"):
-    from tvlens.models import tiny_vlm
+def build_tiny_vlm(family="llama"):
+    """A random tiny-vlm on a Llama or a Gemma 3, and its processor."""
+    from tvlens import vlm
+    from tvlens.vlm import checkpoint
 
     tokenizer = _tokenizer("<empty_output>")
-    form = tiny_vlm.Form(layers=(1, 2), tokens=2, hidden=16)
+    config = vlm.TinyVLMConfig(layers=(1, 2), tokens_per_image=2, hidden_size=16)
     vit = hf.ViTModel(hf.ViTConfig(**_SIZE, image_size=16, patch_size=4), add_pooling_layer=False)
     if family == "llama":
-        model = tiny_vlm.PicturedLlama(hf.LlamaConfig(**_TEXT))
+        model = vlm.MultimodalLlama(hf.LlamaConfig(**_TEXT))
     else:
         layers = dict(sliding_window=64, layer_types=["sliding_attention", "full_attention"])
-        model = tiny_vlm.PicturedGemma3(hf.Gemma3TextConfig(**_TEXT, head_dim=8, **layers))
-    tiny_vlm.fitted(model, tokenizer, vit, form)
-    return model, tiny_vlm.processor_of(model, tokenizer)
+        model = vlm.MultimodalGemma3(hf.Gemma3TextConfig(**_TEXT, head_dim=8, **layers))
+    checkpoint.connect_vision(model, tokenizer, vit, config)
+    return model, checkpoint.build_processor(model, tokenizer)
 
 
-_MAKE = dict(
-    zip(
-        NAMES,
-        [
-            _llava,
-            _onevision,
-            _smolvlm,
-            _qwen,
-            _gemma,
-            _tiny_vlm,
-            functools.partial(_tiny_vlm, "gemma"),
-        ],
-        strict=True,
-    )
-)
+BUILDERS = {
+    "llava": _llava,
+    "onevision": _onevision,
+    "smolvlm": _smolvlm,
+    "qwen": _qwen,
+    "gemma": _gemma,
+    "tiny-vlm": build_tiny_vlm,
+    "tiny-vlm-gemma": functools.partial(build_tiny_vlm, "gemma"),
+}
+NAMES = list(BUILDERS)
 
 
 @functools.cache
@@ -200,11 +195,11 @@ def model(name: str):
     import tvlens as tv
 
     torch.manual_seed(0)
-    hf_model, processor = _MAKE[name]()
+    hf_model, processor = BUILDERS[name]()
     return tv.load(hf_model.eval(), processor=processor)
 
 
-def picture(seed: int, height: int = 16, width: int = 16) -> np.ndarray:
-    """A random picture, `uint8 [height, width, 3]`."""
-    drawn = np.random.default_rng(seed).integers(0, 256, (height, width, 3))
-    return drawn.astype(np.uint8)
+def random_image(seed: int, height: int = 16, width: int = 16) -> np.ndarray:
+    """A random image, `uint8 [height, width, 3]`."""
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3))
+    return values.astype(np.uint8)

@@ -25,7 +25,6 @@ _MODULES = (
     "matrices",
     "models",
     "patching",
-    "pictures",
     "sites",
     "stats",
     "studies",
@@ -33,6 +32,7 @@ _MODULES = (
     "training",
     "vectors",
     "viz",
+    "vlm",
 )
 
 # Public name -> the module that holds it.
@@ -45,7 +45,7 @@ _NAMES = {
     "Image": "tasks",
     "Template": "tasks",
     "LabelledDataset": "labelled",
-    "Pictures": "pictures",
+    "ImagePack": "vlm",
     "collect": "activations",
     "extract": "vectors",
     "evaluate": "vectors",
@@ -65,11 +65,11 @@ _NAMES = {
     "PairMoments": "matrices",
     "TaskMatrix": "matrices",
     "finetune": "training",
-    "train_vlm": "training.naming",
+    "train_vlm": "vlm",
 }
 
 # Deprecated public name -> its new name.
-_DEPRECATED = {"Labelled": "LabelledDataset"}
+_DEPRECATED = {"Labelled": "LabelledDataset", "Pictures": "ImagePack"}
 
 __all__ = ["__version__", *_NAMES, *_MODULES]
 
@@ -82,7 +82,6 @@ if TYPE_CHECKING:
     from . import matrices as matrices
     from . import models as models
     from . import patching as patching
-    from . import pictures as pictures
     from . import sites as sites
     from . import stats as stats
     from . import studies as studies
@@ -90,6 +89,7 @@ if TYPE_CHECKING:
     from . import training as training
     from . import vectors as vectors
     from . import viz as viz
+    from . import vlm as vlm
     from .activations import collect as collect
     from .errors import TvlensError as TvlensError
     from .geometry import Subspace as Subspace
@@ -109,16 +109,16 @@ if TYPE_CHECKING:
     from .patching import patch_paths as patch_paths
     from .patching import probability as probability
     from .patching import rank as rank
-    from .pictures import Pictures as Pictures
     from .sites import Site as Site
     from .tasks import Image as Image
     from .tasks import Task as Task
     from .tasks import Template as Template
     from .training import finetune as finetune
-    from .training.naming import train_vlm as train_vlm
     from .vectors import TaskVector as TaskVector
     from .vectors import evaluate as evaluate
     from .vectors import extract as extract
+    from .vlm import ImagePack as ImagePack
+    from .vlm import train_vlm as train_vlm
 else:  # a type checker that saw this would take any name for one of tvlens
 
     def __getattr__(name: str):

@@ -16,13 +16,13 @@ import tvlens as tv
 from tvlens import LabelledDataset, Task
 from tvlens.models import digest
 from tvlens.models.digest import weights_digest
-from tvlens.pictures import HELD_OUT
 from tvlens.studies import cache, crossmodal, matrices, methods, mixtures, vectors
 from tvlens.studies.crossmodal.sources import Draws, vectors_of
 from tvlens.tasks import Template
 from tvlens.vectors import VectorReport
 from tvlens.vectors.report import Condition
 from tvlens.vectors.show import CONDITION_LABELS
+from tvlens.vlm import HELD_OUT_ARTIST
 
 pytestmark = pytest.mark.no_arithmetic
 
@@ -193,7 +193,8 @@ def test_cross_modal_vectors_belong_to_what_made_them(tmp_path, count):
     """Another template, artist, instruction or training of a model of the same name."""
     model = tiny_vision.model.__wrapped__("tiny-vlm")
     noto, other = (
-        crossmodal.pictured(["animal-class"], artist=artist)[0] for artist in (HELD_OUT, "twemoji")
+        crossmodal.pictured(["animal-class"], artist=artist)[0]
+        for artist in (HELD_OUT_ARTIST, "twemoji")
     )
     shared = [x for x, _ in noto if x in other.images][:8]
     noto, other = (

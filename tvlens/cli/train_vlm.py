@@ -13,8 +13,13 @@ def train_vlm(
     out: Annotated[Path, output_option("Folder of the run; its model is in model/.")] = Path(
         "out/tiny-vlm"
     ),
-    language: Annotated[
-        str, typer.Option(help="Language model: smollm2-135m, gemma3-270m, a folder or hub id.")
+    language_model: Annotated[
+        str,
+        typer.Option(
+            "--language-model",
+            "--language",
+            help="Zoo name, folder or hub id of a Llama or Gemma 3.",
+        ),
     ] = "smollm2-135m",
     placeholder: Annotated[
         str,
@@ -28,11 +33,12 @@ def train_vlm(
     device: Annotated[str, typer.Option(help="Device, such as cuda.")] = "cpu",
 ) -> None:
     """Train tiny-vlm (DINOv2-small, a projector, a language model) to name images; resumable."""
-    from ..models.tiny_vlm import Form
-    from ..training.naming import train_vlm as train
+    from .. import vlm
 
     with interruptible():
-        form = Form(language=language, placeholder=placeholder)
-        result = train(out, form=form, view_count=views, epochs=epochs, seed=seed, device=device)
-    print(result.to_dataframe().to_string(index=False, float_format=lambda v: f"{v:.3f}"))
-    print(f"\nmodel: {result.folder / 'model'}")
+        config = vlm.TinyVLMConfig(language_model=language_model, placeholder=placeholder)
+        run = vlm.train_vlm(
+            out, config=config, views=views, epochs=epochs, seed=seed, device=device
+        )
+    print(run.to_dataframe().to_string(index=False, float_format=lambda v: f"{v:.3f}"))
+    print(f"\nmodel: {run.folder / 'model'}")

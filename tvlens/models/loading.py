@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import pkgutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,11 @@ from .compat import without_bars
 from .damage import not_loaded
 from .hooks import block_outputs
 from .placement import check_device, read_dtype
+
+# Formats beside Hugging Face's: a file that only such a folder contains -> its loader, as
+# "module:function". The function takes the folder and `dtype=` and returns a Hugging Face model
+# and its processor. It is imported when such a folder is opened.
+LOADERS = {"tiny-vlm.json": "tvlens.vlm.checkpoint:load_checkpoint"}
 
 
 def load(
@@ -122,8 +129,11 @@ def _from_name(name: str, **options: Any) -> Any:
         return _from_hub(name, **options)
     try:
         with without_bars():
-            open_folder = _tiny_vlm if _is_tiny_vlm(folder) else boot
-            model = open_folder(folder, **options)
+            loader = _loader(folder)
+            if loader is None:
+                model = boot(folder, **options)
+            else:
+                model = _from_checkpoint(loader, folder, **options)
     except (TvlensError, NotImplementedError, ImportError, MemoryError):
         raise
     except Exception as error:  # tokenizers raises plain ones
@@ -148,18 +158,23 @@ def _names_without_organisation() -> set[str]:
     return {name for name in OFFICIAL_MODEL_NAMES if "/" not in name}
 
 
-def _is_tiny_vlm(folder: str) -> bool:
-    from .tiny_vlm import is_saved
+def _loader(folder: str) -> Callable | None:
+    """The loader of the format that a folder is saved in; None for Hugging Face's own."""
+    for marker, loader in LOADERS.items():
+        if (Path(folder) / marker).is_file():
+            return pkgutil.resolve_name(loader)
+    return None
 
-    return is_saved(folder)
 
-
-def _tiny_vlm(
-    folder: str, *, device: str | torch.device | None, dtype: torch.dtype, **_: Any
+def _from_checkpoint(
+    load_checkpoint: Callable,
+    folder: str,
+    *,
+    device: str | torch.device | None,
+    dtype: torch.dtype,
+    **_: Any,
 ) -> Any:
-    from . import tiny_vlm
-
-    hf_model, processor = tiny_vlm.open_saved(folder, dtype=dtype)
+    hf_model, processor = load_checkpoint(folder, dtype=dtype)
     model = from_module(hf_model.to(device or "cpu"), processor.tokenizer)
     model.processor = processor
     return model

@@ -156,32 +156,3 @@ def _pad_per_token(value: Tensor, shows_image: Tensor, width: int) -> Tensor:
     value = value[:, : width - 1]
     padded[shows_image, 1 : 1 + value.shape[1]] = value
     return padded
-
-
-class SoftProcessor:
-    """The processor of a tiny-vlm: as many placeholders for every image, and its pixels."""
-
-    def __init__(self, tokenizer: Any, *, image_token: str, tokens: int, size: int) -> None:
-        self.tokenizer, self.image_token = tokenizer, image_token
-        self.tokens, self.size = tokens, size
-
-    def image_processor(self, images: Sequence[np.ndarray]) -> Float[Tensor, "picture 3 size size"]:
-        """Pixel values of pictures `uint8 [height, width, 3]`."""
-        return preprocess_images(images, size=self.size)
-
-    def __call__(
-        self,
-        text: Sequence[str],
-        images: Sequence[Sequence[np.ndarray]],
-        *,
-        return_text_replacement_offsets: bool = False,
-        **options: Any,
-    ) -> dict[str, Any]:
-        """Tokens of texts whose markers are expanded, and pixels, as Hugging Face's processors."""
-        expanded = self.image_token * self.tokens
-        texts = [one.replace(self.image_token, expanded) for one in text]
-        found = dict(self.tokenizer(texts, **options))
-        if return_text_replacement_offsets:
-            one = {"replacement": expanded}
-            found["text_replacement_offsets"] = [[one] * len(row) for row in images]
-        return found | {"pixel_values": self.image_processor([i for row in images for i in row])}

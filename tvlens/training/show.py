@@ -1,4 +1,4 @@
-"""Pictures of trainings: of a small transformer, of an encoder, of a projector."""
+"""Figures of training runs: of a small transformer, of an encoder."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,6 @@ from .. import viz
 
 if TYPE_CHECKING:
     from .finetuned import Finetuned
-    from .naming import Named
     from .run import Run
 
 
@@ -39,26 +38,3 @@ def finetuned_figures(finetuned: "Finetuned") -> viz.Figures:
 
     losses = curves("loss (nats)", training="loss", validation="validation_loss")
     return viz.row(losses, curves("accuracy", validation="accuracy"))
-
-
-# Column of a record -> what a reader sees.
-_NAMED = {
-    "new_artist": "known things, new artist",
-    "new_things": "new things, known artists",
-    "new_both": "new things, new artist",
-}
-
-
-def named_figures(named: "Named") -> viz.Figure | viz.Figures:
-    """The loss, and the accuracy of whole names on each of the held-out parts, over the epochs."""
-    history = named.history
-    if not history:
-        return viz.table([{"training": str(named.folder), "epochs made": 0}])
-    shown = dict(
-        x=[record["epoch"] for record in history], x_title="epoch", title=named.folder.name
-    )
-    accuracy = {label: [record[key] for record in history] for key, label in _NAMED.items()}
-    return viz.row(
-        viz.lines({"loss": [record["loss"] for record in history]}, y_title="loss", **shown),
-        viz.lines(accuracy, y_title="accuracy of whole names", y_domain=(0, 1), **shown),
-    )

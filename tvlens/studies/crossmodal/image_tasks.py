@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from ...errors import TvlensError
-from ...pictures import HELD_OUT, Pictures
 from ...tasks import Task
+from ...vlm.image_pack import HELD_OUT_ARTIST, ImagePack
 
 # The paper's tasks, in the form that facts about pictured things allow.
 SIX = ("country-capital", "country-language", "animal-class", "animal-young")
@@ -26,7 +26,7 @@ _WORDS = {
 
 
 def pictured(
-    tasks: Sequence[str | Task], *, pictures: Pictures | None = None, artist: str = HELD_OUT
+    tasks: Sequence[str | Task], *, images: ImagePack | None = None, artist: str = HELD_OUT_ARTIST
 ) -> list[Task]:
     """Tasks with a picture of every input; inputs without one are left out.
 
@@ -48,8 +48,8 @@ def pictured(
     found = []
     for task in chosen:
         if "image" not in task.modalities:
-            drawn = drawn or (pictures or Pictures.load()).where(artist=artist)
-            task = task.with_images(drawn.of(x for x, _ in task))
+            drawn = drawn or (images or ImagePack.load()).where(artist=artist)
+            task = task.with_images(drawn.match(x for x, _ in task))
         found.append(task)
     return found
 

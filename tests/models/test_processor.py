@@ -17,7 +17,7 @@ PAIRS += [("cow", "cows"), ("sun", "suns"), ("toe", "toes")]
 TASK = Task(
     "plural",
     PAIRS,
-    images={x: tiny_vision.picture(i, 16 + 8 * (i % 2)) for i, (x, _) in enumerate(PAIRS)},
+    images={x: tiny_vision.random_image(i, 16 + 8 * (i % 2)) for i, (x, _) in enumerate(PAIRS)},
 )
 
 
@@ -37,7 +37,7 @@ def prompts(model):
 def plain_logits(name, prompt):
     """What Hugging Face's own model gives at the last position, without any bridge."""
     torch.manual_seed(0)
-    hf_model, processor = tiny_vision._MAKE[name]()
+    hf_model, processor = tiny_vision.BUILDERS[name]()
     ids = torch.tensor([prompt.tokens])
     options = {}
     if prompt.images:
@@ -153,7 +153,7 @@ def test_evaluation_from_images_to_texts_and_back():
 @pytest.mark.parametrize("name", ["llava", "qwen"])
 def test_folders_open_with_their_processors(name, tmp_path):
     torch.manual_seed(0)
-    hf_model, processor = tiny_vision._MAKE[name]()
+    hf_model, processor = tiny_vision.BUILDERS[name]()
     hf_model.save_pretrained(tmp_path)
     for part in (processor.image_processor, processor.tokenizer):
         part.save_pretrained(tmp_path)

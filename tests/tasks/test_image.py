@@ -13,7 +13,7 @@ from tvlens import Image, Task, Template, TvlensError
 from tvlens.tasks import TEMPLATES, build
 
 PAIRS = [("cat", "cats"), ("dog", "dogs"), ("bus", "buses"), ("red", "reds"), ("green", "greens")]
-PICTURES = {x: tiny_vision.picture(i, 16 + 8 * (i % 2)) for i, (x, _) in enumerate(PAIRS)}
+PICTURES = {x: tiny_vision.random_image(i, 16 + 8 * (i % 2)) for i, (x, _) in enumerate(PAIRS)}
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_pictures_of_odd_sizes(name, size):
     if name == "qwen" and max(size) / min(size) > 200:
         pytest.skip("its processor refuses them")
     model = tiny_vision.model(name)
-    shown = Image("x", tiny_vision.picture(0, *size))
+    shown = Image("x", tiny_vision.random_image(0, *size))
     prompt = build(model.processor, TEMPLATES["qa"], [], shown, "cats")
     found = tv.collect(model, [prompt], "resid_post", positions=-1, progress=False)
     assert all(bool(states.isfinite().all()) for states in found.values())
@@ -67,7 +67,7 @@ def test_arrays_and_pils_pictures():
     grey = np.array([[0, 255]], dtype=np.uint8)
     assert Image("x", grey).read_pixels().tolist() == [[[0] * 3, [255] * 3]]
     assert Image("x", grey[..., None]).read_pixels().tolist() == [[[0] * 3, [255] * 3]]
-    colour = tiny_vision.picture(1)
+    colour = tiny_vision.random_image(1)
     np.testing.assert_array_equal(Image("x", colour).read_pixels(), colour)
     np.testing.assert_array_equal(Image("x", Pillow.fromarray(colour)).read_pixels(), colour)
     for wrong in (colour.astype(float), colour[None], colour[..., :2], colour[:0]):

@@ -1,0 +1,1 @@
+"""Builds tvlens/vlm/images.parquet: the same things as many artists draw them."""

@@ -1,1 +1,0 @@
-"""Builds tvlens/pictures/pictures.parquet: the same things as many artists draw them."""
