@@ -23,8 +23,6 @@ from .commands import commands
 # How often each fault is tried for each command or format.
 LONG = {"kills": 20, "pairs": 5, "signals": 9, "disks": 10, "damage": 40, "lines": 1000}
 SHORT = {"kills": 2, "pairs": 1, "signals": 3, "disks": 1, "damage": 8, "lines": 20}
-# The short form leaves out the slow ones of these.
-QUICK = ("collect(file=)", "train", "tvlens vectors")
 
 Trial = tuple[str, str | None]
 
@@ -32,8 +30,7 @@ Trial = tuple[str, str | None]
 def trials(work: Path, short: bool, only: list[str]) -> Iterator[Trial]:
     """Every trial: its kind, and what went wrong, if anything."""
     counts = SHORT if short else LONG
-    chosen = [c for c in commands(work) if not short or c.name in QUICK]
-    chosen = [c for c in chosen if set(only) & set(c.kinds)]
+    chosen = [c for c in commands(work, short=short) if set(only) & set(c.kinds)]
 
     for command in chosen:
         folder = work / "runs"

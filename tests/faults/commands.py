@@ -1,5 +1,6 @@
 """Small commands that can be resumed, each with how its results are compared."""
 
+import copy
 import hashlib
 import json
 import os
@@ -32,12 +33,13 @@ class Command:
     kinds: tuple[str, ...] = ("kills", "disks", "pairs", "signals")
 
 
-def commands(work: Path) -> list[Command]:
-    """Every resumable command on tiny models, which are made in a folder."""
+def commands(work: Path, *, short: bool = False) -> list[Command]:
+    """Every resumable command on tiny models, which are made in a folder; three if it is short."""
     model = work / "model"
-    torch.manual_seed(3)
-    tiny._hugging_face("llama").save_pretrained(model)
-    tiny.tokenizer().save_pretrained(model)
+    for folder, kind in ((model, "llama"), (work / "bert", "bert-bare")):
+        torch.manual_seed(3)
+        tiny._hugging_face(kind).save_pretrained(folder)
+        tiny.tokenizer().save_pretrained(folder)
     rows = "\n".join(f"{c}at,{c}ats" for c in "abcdefghijklmnopqrst")
     task, other = work / "plural.csv", work / "double.csv"
     task.write_text(f"input,output\n{rows}\n")
@@ -51,11 +53,16 @@ def commands(work: Path) -> list[Command]:
 
     vectors = cli("vectors", "-m", model, *tasks, "--shots", 2, "--contexts", 2)
     patch = cli("patch", "-m", model, *texts, "--site", "mlp_out")
-    return [
+    quick = [
         # Those that are no command lines answer signals and locks as their caller does.
         Command("collect(file=)", _collect, _activations, ("kills", "disks")),
         Command("train", _train, _steps, ("kills", "disks")),
         Command("tvlens vectors", vectors, _report),
+    ]
+    if short:
+        return quick
+    return [
+        *quick,
         Command("tvlens patch", patch, _report),
         Command("tvlens latent", cli("latent", "--preset", _latent(), "--jobs", 1), _report),
         Command("tvlens latent --jobs 2", _latent_beside(), _report, ("signals",)),
@@ -63,6 +70,8 @@ def commands(work: Path) -> list[Command]:
         _methods(),
         _matrices(work),
         _zoo(work),
+        _demo(work),
+        *_vision(work),
     ]
 
 
@@ -133,14 +142,8 @@ def _latent() -> str:
 
 def _matrices(work: Path) -> Command:
     """The study of task matrices on planted texts and a tiny BERT."""
-    import transformers as hf
-
     from tvlens.studies import matrices as study
 
-    base = work / "bert"
-    torch.manual_seed(0)
-    hf.BertModel(hf.BertConfig(**tiny._TEXT)).save_pretrained(base)
-    tiny.tokenizer().save_pretrained(base)
     study.PRESETS["tiny"] = study.Preset(None, 60, 6, (0,))
     lists = "cat dog bus red green house", "one two three four five six"
     words = [line.split() for line in lists]
@@ -152,7 +155,7 @@ def _matrices(work: Path) -> Command:
 
     def run(out: Path) -> Callable[[], object]:
         options = {"data": sets, "preset": "tiny", "progress": False}
-        return lambda: study.run(str(base), **options, folder=out)
+        return lambda: study.run(str(work / "bert"), **options, folder=out)
 
     return Command("matrices", run, _report, ("kills", "disks"))
 
@@ -224,6 +227,71 @@ def _zoo(work: Path) -> Command:
         return sorted(p.name for p in folder.iterdir()), hashlib.sha256(made).hexdigest()
 
     return Command("tvlens zoo get", run, result, ("kills", "disks"))
+
+
+def _demo(work: Path) -> Command:
+    """`tvlens demo` on a tiny model and one task."""
+    from tvlens.cli import vectors
+    from tvlens.models import zoo
+
+    folder = _save_llama(work / "language")
+    zoo.ZOO["smollm2-135m"] = zoo.Entry("smollm2-135m", (), 0, 0, "", "", shipped=folder)
+    vectors.DEMO_TASKS[:] = ["singular-plural"]
+    return Command("tvlens demo", lambda out: tvlens("demo", "-o", out), _report)
+
+
+def _vision(work: Path) -> list[Command]:
+    """Training of a tiny vision-language model, and the study of vectors across modalities."""
+    import transformers as hf
+
+    from tvlens.models.tiny_vlm import Form
+    from tvlens.studies import crossmodal
+    from tvlens.training.naming import train_vlm
+
+    vit = hf.ViTConfig(**tiny._SIZE, image_size=16, patch_size=4)
+    torch.manual_seed(0)
+    hf.ViTModel(vit, add_pooling_layer=False).save_pretrained(work / "vision")
+    places = {"language": str(work / "language"), "vision": str(work / "vision")}
+    form = Form(**places, layers=(1, 2), tokens=2, placeholder="<empty_output>")
+    images = tv.Pictures.load().where(names=["lion", "tiger", "banana", "France", "hammer", "rose"])
+    options = {"form": form, "pictures": images, "unseen": 0.4, "view_count": 2}
+    options |= {"epochs": 3, "progress": False}
+
+    def train(out: Path) -> Callable[[], object]:
+        return lambda: train_vlm(out, **options)
+
+    def weights(out: Path) -> Any:
+        model = (out / "model" / "projector.safetensors").read_bytes()
+        return hashlib.sha256(model).hexdigest()
+
+    train_vlm(work / "vlm", **options)
+    tasks = ("animal-class", "food-color", "food-flavor")
+    crossmodal.PRESETS["tiny"] = crossmodal.Preset(
+        tasks, seeds=1, selected=2, tested=4, sets=2, contexts=2
+    )
+
+    def study(out: Path) -> Callable[[], object]:
+        model = work / "vlm" / "model"
+        return tvlens("crossmodal", "-m", model, "--preset", "tiny", "--shots", 2, "-o", out)
+
+    return [
+        Command("tvlens train-vlm", train, weights, ("kills", "disks")),
+        Command("tvlens crossmodal", study, _report, ("kills", "disks")),
+    ]
+
+
+def _save_llama(folder: Path) -> Path:
+    """A tiny language model with a long context and a token for images."""
+    import transformers as hf
+
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<empty_output>"]})
+    torch.manual_seed(5)
+    sizes = tiny._GQA | {"max_position_embeddings": 512}
+    hf.LlamaForCausalLM(hf.LlamaConfig(**sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "tvlens.json").write_text("{}")  # as of the zoo
+    return folder
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """Damaged files of every format: what loads is what was saved, or one line says why not."""
 
-import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ import torch
 import tvlens as tv
 from tvlens import TvlensError
 from tvlens.activations import Activations
-from tvlens.training import Run, Shape, checkpoint, load_run
+from tvlens.studies.claims import read_claims
+from tvlens.training import Run, Shape, checkpoint, load_run, train
 
 Trial = tuple[str, str | None]
 
@@ -96,6 +96,7 @@ def _formats(work: Path) -> Iterator[Format]:
     yield Format("Activations", path, Activations.load, _tensors)
     yield _checkpoint(folder)
     yield from _texts(folder)
+    yield from _reports(folder)
     yield from _model_files(folder)
 
 
@@ -132,11 +133,30 @@ def _texts(folder: Path) -> Iterator[Format]:
     path = folder / "task.csv"
     path.write_text("input,output\n" + "\n".join(f"{x},{y}" for x, y in task.pairs))
     yield Format("task, CSV", path, lambda p: tv.Task.load(str(p)), None)
-    run = folder / "run"
-    run.mkdir()
-    shape = vars(Shape(context=8, vocab=4))
-    (run / "run.json").write_text(json.dumps({"shape": shape, "steps": 3}))
-    yield Format("run.json", run / "run.json", lambda _: load_run(run), None)
+
+
+def _reports(folder: Path) -> Iterator[Format]:
+    """What is written as JSON with a checksum."""
+    shape = Shape(context=8, vocab=4, layers=1, d_model=8, heads=1)
+    options = {"steps": 3, "every": 1, "progress": False}
+    run = train(
+        shape, lambda _: torch.zeros(2, 9, dtype=torch.long), folder=folder / "run", **options
+    )
+    path = run.folder / "run.json"
+    yield Format("run.json", path, lambda _: load_run(run.folder), lambda found: found.settings)
+    yield Format("metrics.jsonl", run.folder / "metrics.jsonl", lambda _: run.metrics, list)
+    model, task = (
+        tiny.model("llama"),
+        tv.Task("plural", [(f"{c}at", f"{c}ats") for c in "abcdefghijklmnopqrst"]),
+    )
+    tv.studies.vectors.run(
+        model, [task], shots=2, contexts=2, progress=False, folder=folder / "study"
+    )
+    yield Format("report.json", folder / "study" / "report.json", read_claims, _claims)
+
+
+def _claims(claims: list) -> Any:
+    return [claim.to_dict() for claim in claims]
 
 
 def _model_files(folder: Path) -> Iterator[Format]:

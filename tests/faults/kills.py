@@ -4,6 +4,7 @@ import math
 import random
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,6 @@ def signals(command: Command, work: Path, count: int, known: tuple[Any, float]) 
 def _interrupted(
     command: Command, out: Path, seconds: float, rng: random.Random, number: int
 ) -> tuple[Child, Ended]:
-    import time
-
     child = Child(command.run(out))
     time.sleep(rng.uniform(0.05, 0.9 * seconds))
     child.send(number, group=True)
@@ -92,7 +91,8 @@ def _is_same(one: Any, other: Any) -> bool:
     Not every computation gives the same last bit twice: sums depend on where tensors lie in memory.
     """
     if isinstance(one, float) and isinstance(other, float):
-        return one == other or math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+        close = math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+        return close or one == other or (math.isnan(one) and math.isnan(other))
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_is_same(one[k], other[k]) for k in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):

@@ -46,8 +46,7 @@ def test_no_flipped_bit_changes_what_a_run_says(name, tmp_path):
         return again.settings, again.metrics
 
     for result in flip_bits(tmp_path / name, read):
-        # The last line without its end is that of a run which was killed while it wrote.
-        assert result in (None, (run.settings, metrics), (run.settings, metrics[:-1]))
+        assert result in (None, (run.settings, metrics))
 
 
 def test_no_flipped_bit_changes_the_claims_of_a_report(tmp_path):
@@ -77,7 +76,7 @@ def test_metrics_without_checksums_load(tmp_path):
     [
         (lambda text: text.replace("0.0004", "0.0005"), "is damaged in line"),
         (lambda text: text[:-1], r"is damaged: it lacks step 2\. Give another folder"),
-        (lambda text: "", "it lacks step 2"),
+        (lambda text: "", "it lacks step 0"),
         (lambda text: "[]\n" + text, "is damaged in line 1"),
     ],
 )

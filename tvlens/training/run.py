@@ -60,13 +60,17 @@ class Run:
         """One record per report: step, loss since the last report, what `evaluate` gave.
 
         Raises:
-            TvlensError: the file is damaged; names the line.
+            TvlensError: the file is damaged, or lacks the report of a checkpoint.
         """
-        path = self.folder / METRICS
+        path, steps = self.folder / METRICS, self.steps
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()  # of a run that was killed while it wrote
-        return [_record(path, i, line) for i, line in enumerate(lines, 1)]
+        records = [_record(path, i, line) for i, line in enumerate(lines, 1)]
+        # A report is written before its checkpoint.
+        if missing := sorted(set(steps) - {record["step"] for record in records}):
+            raise TvlensError(f"{path} is damaged: it lacks step {missing[0]}. Give another folder")
+        return records
 
     def weights(self, step: int | None = None) -> dict[str, Tensor]:
         """The state dict of the `Transformer` at a checkpoint; the last one by default.
@@ -144,15 +148,8 @@ def open_run(folder: str | os.PathLike, shape: Shape, settings: dict) -> Run:
 
 
 def cut_metrics(run: Run, step: int) -> list[dict[str, Any]]:
-    """Drop what was reported after a step, and a line that a kill cut off; returns the rest.
-
-    Raises:
-        TvlensError: the file is damaged, or lacks the report of that step.
-    """
+    """Drop what was reported after a step, and a line that a kill cut off; returns the rest."""
     kept = [record for record in run.metrics if record["step"] <= step]
-    if step >= 0 and (not kept or kept[-1]["step"] != step):
-        path = run.folder / METRICS
-        raise TvlensError(f"{path} is damaged: it lacks step {step}. Give another folder")
     write(run.folder / METRICS, "".join(map(_line, kept)))
     return kept
 
