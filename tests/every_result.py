@@ -73,11 +73,11 @@ def _shapes() -> dict[str, object]:
     return {
         "Subspace": a,
         "Orthogonality": a.orthogonality(b, null=200),
-        "Separation": geometry.separation(h, task, null=50),
+        "SilhouetteTest": geometry.silhouette_test(h, task, null=50),
         "SimilarityTable": geometry.similarity_table({"a": h, "b": h.relu(), HOSTILE: h.cos()}),
         "Effects": geometry.balanced_effects(h, task, token),
-        "Decomposition": geometry.separability(h, task, token, resamples=20),
-        "Decomposition by position": geometry.stability(
+        "VarianceDecomposition": geometry.two_way_variance(h, task, token, resamples=20),
+        "VarianceDecomposition by position": geometry.between_cell_variance(
             over, task, token[:, None].expand(-1, 5), resamples=20
         ),
     }

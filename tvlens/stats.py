@@ -1,7 +1,8 @@
-"""Intervals and nulls: how sure a number is, and what chance alone would give."""
+"""Confidence intervals, bootstrap resampling and p-values."""
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -9,9 +10,11 @@ from scipy import stats
 
 from .errors import TvlensError
 
+Seed = int | Sequence[int] | np.random.Generator
+
 
 def check_level(level: float) -> None:
-    """Raise TvlensError for what is no confidence level."""
+    """Raise TvlensError unless a confidence level lies between 0 and 1."""
     if not 0 < level < 1:
         raise TvlensError(f"level={level}: a confidence level lies between 0 and 1, such as 0.95")
 
@@ -123,3 +126,94 @@ def bootstrap_interval(
     )
     interval = result.confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def bootstrap_counts(
+    n: int, resamples: int, *, seed: Seed, strata: np.ndarray | None = None
+) -> Float[np.ndarray, "draw n"]:
+    """Draw bootstrap samples; count how often each of n items occurs in every sample.
+
+    A statistic of weighted sums is then one matrix product for all samples.
+
+    Args:
+        resamples: number of bootstrap samples.
+        seed: a seed, or a generator that continues.
+        strata: label of each item; items are drawn with replacement within their stratum.
+    """
+    rng = np.random.default_rng(seed)
+    strata = np.zeros(n, dtype=int) if strata is None else strata
+    counts = np.empty((resamples, n))
+    for label in np.unique(strata):
+        (members,) = np.nonzero(strata == label)
+        size = len(members)
+        draws = rng.integers(0, size, (resamples, size)) + size * np.arange(resamples)[:, None]
+        occurrences = np.bincount(draws.ravel(), minlength=resamples * size)
+        counts[:, members] = occurrences.reshape(resamples, size)
+    return counts
+
+
+def percentiles(values: Any, *, tail: float = 0.025, axis: int = -1) -> Any:
+    """Compute the ends of the central interval of values, with a share `tail` beyond each end.
+
+    Args:
+        values: an array or a tensor.
+
+    Returns:
+        [2 *more], of the type of the values.
+    """
+    levels = [tail, 1 - tail]
+    if isinstance(values, np.ndarray):
+        return np.quantile(values, levels, axis=axis)
+    import torch
+
+    return torch.quantile(values, torch.tensor(levels, dtype=values.dtype), dim=axis)
+
+
+def permutation_p_value(
+    null: Any,
+    observed: float,
+    *,
+    alternative: Literal["greater", "less"] = "greater",
+    tolerance: float = 0.0,
+) -> float:
+    """Compute a one-sided p-value from draws under the null: (1 + hits) / (1 + draws).
+
+    Args:
+        null: [draw], the statistic under the null, such as with permuted labels.
+        observed: the statistic of the data.
+        alternative: whether hits are draws >= observed ("greater") or <= observed ("less").
+        tolerance: draws this close to the observed value count as ties, whatever the rounding.
+
+    Source: Davison and Hinkley 1997, Bootstrap Methods and their Application, chapter 4.
+    """
+    is_less = alternative == "less"
+    hits = null <= observed + tolerance if is_less else null >= observed - tolerance
+    return (1 + int(hits.sum())) / (1 + len(null))
+
+
+def effect_size(null: Any, observed: float) -> float:
+    """Standard deviations of the null between its mean and the observed value."""
+    return float((observed - null.mean()) / null.std())
+
+
+def sign_flip_p_value(
+    differences: Float[np.ndarray, "*more n"], *, permutations: int = 10_000, seed: int = 0
+) -> Float[np.ndarray, "*more"]:
+    """Two-sided sign-flip permutation test of mean 0; exact up to 13 differences.
+
+    The smallest possible p-value of n differences is 2 / 2^n.
+
+    Args:
+        permutations: if all 2^n sign flips are more than this, as many random ones are drawn.
+        seed: seed of random sign flips.
+    """
+    size = differences.shape[-1]
+    if 2**size <= permutations:
+        flips, correction = 1 - 2 * ((np.arange(2**size)[:, None] >> np.arange(size)) & 1), 0
+    else:
+        flips = np.random.default_rng(seed).choice([-1, 1], (permutations, size))
+        correction = 1
+    null = np.abs(differences @ flips.astype(float).T)
+    observed = np.abs(differences.sum(-1, keepdims=True))
+    hits = (null >= observed * (1 - 1e-12)).sum(-1)
+    return (hits + correction) / (len(flips) + correction)

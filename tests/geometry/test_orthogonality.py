@@ -8,7 +8,7 @@ import torch
 
 from tvlens import Subspace, TvlensError
 from tvlens.geometry import Orthogonality
-from tvlens.geometry.orthogonality import smallest_angles
+from tvlens.geometry.orthogonality import sample_smallest_angles
 
 
 @pytest.mark.parametrize(("d", "r", "s"), [(5, 2, 3), (12, 2, 5), (12, 5, 2), (40, 4, 4)])
@@ -19,14 +19,14 @@ def test_the_null_is_that_of_random_subspaces(d, r, s):
         scipy.linalg.subspace_angles(rng.standard_normal((d, r)), rng.standard_normal((d, s)))[-1]
         for _ in range(1500)
     ]
-    fast = smallest_angles(d, r, s, draws=6000, seed=1)
+    fast = sample_smallest_angles(d, r, s, draws=6000, seed=1)
     assert scipy.stats.ks_2samp(plain, fast).pvalue > 0.01
 
 
 @pytest.mark.parametrize(("d", "r"), [(2, 1), (7, 1), (7, 3), (1000, 20)])
 def test_the_null_of_a_line_is_a_beta(d, r):
     """cos^2 of the angle between a random line and r dimensions is Beta(r/2, (d-r)/2)."""
-    null = smallest_angles(d, r, 1, draws=5000, seed=0)
+    null = sample_smallest_angles(d, r, 1, draws=5000, seed=0)
     beta = scipy.stats.beta(r / 2, (d - r) / 2)
     assert scipy.stats.kstest(np.cos(null) ** 2, beta.cdf).pvalue > 0.01
 

@@ -36,9 +36,9 @@ def test_lengths_do_not_change_a_span():
     vectors = normal(3, 8)
     lengths = torch.tensor([[1e6], [1.0], [1e-4]], dtype=torch.float64)
     assert same(Subspace.span(vectors * lengths), Subspace.span(vectors))
-    with pytest.raises(TvlensError, match=r"vector 1 is zero beside the others \(length 0"):
+    with pytest.raises(TvlensError, match=r"vector 1 is zero next to the others \(length 0"):
         Subspace.span(vectors * torch.tensor([[1.0], [0.0], [1.0]]))
-    with pytest.raises(TvlensError, match="vector 2 is zero beside"):
+    with pytest.raises(TvlensError, match="vector 2 is zero next to"):
         Subspace.span(vectors * torch.tensor([[1.0], [1.0], [1e-18]]))
     with pytest.raises(TvlensError, match="vector 0 is zero"):
         Subspace.span(torch.zeros(2, 3))
@@ -84,7 +84,7 @@ def test_pca_equals_sklearn(n, d):
     ours = Subspace.pca(points, rank=3)
     assert same(ours, Subspace.span(torch.tensor(fitted.components_)))
     torch.testing.assert_close(ours.center, torch.tensor(fitted.mean_))
-    assert ours.explained(points) == pytest.approx(fitted.explained_variance_ratio_.sum())
+    assert ours.explained_variance(points) == pytest.approx(fitted.explained_variance_ratio_.sum())
     for variance in (0.1, 0.5, 0.9):
         wanted = PCA(variance, svd_solver="full").fit(points.numpy()).n_components_
         assert Subspace.pca(points, variance=variance).rank == wanted
@@ -137,10 +137,10 @@ def test_explained_is_about_the_mean():
     points = normal(50, 6)
     points[:, 0] = 100
     axis = Subspace.span(torch.eye(6, dtype=torch.float64)[:1])
-    assert axis.explained(points) == 0
+    assert axis.explained_variance(points) == 0
     assert float(axis.share(points).min()) > 0.99
     with pytest.raises(TvlensError, match="all 3 points are the same"):
-        axis.explained(torch.ones(3, 6))
+        axis.explained_variance(torch.ones(3, 6))
     with pytest.raises(TvlensError, match=r"point \[1\] is zero"):
         axis.share(points * (torch.arange(50) != 1)[:, None])
 

@@ -1,10 +1,9 @@
-"""The shape of tasks: subspaces against random ones, convex weights, effects, similarity."""
+"""Geometry of task representations: subspaces, convex weights, effects, variance, similarity."""
 
 from . import show as show
-from .decomposition import Decomposition, separability, stability
 from .effects import Effects, balanced_effects, joint_effects
 from .orthogonality import Orthogonality
-from .silhouette import Separation, separation
+from .silhouette import SilhouetteTest, silhouette_test
 from .similarity import (
     SimilarityTable,
     cka,
@@ -16,12 +15,13 @@ from .similarity import (
 )
 from .simplex import simplex_weights
 from .subspace import Subspace
+from .variance import VarianceDecomposition, between_cell_variance, two_way_variance
 
 __all__ = [
-    "Decomposition",
+    "VarianceDecomposition",
     "Effects",
     "Orthogonality",
-    "Separation",
+    "SilhouetteTest",
     "SimilarityTable",
     "Subspace",
     "balanced_effects",
@@ -31,9 +31,9 @@ __all__ = [
     "debiased_cka",
     "joint_effects",
     "procrustes",
-    "separability",
-    "separation",
+    "two_way_variance",
+    "silhouette_test",
     "similarity_table",
     "simplex_weights",
-    "stability",
+    "between_cell_variance",
 ]

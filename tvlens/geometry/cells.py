@@ -1,4 +1,4 @@
-"""Samples sorted into (task, token) cells, and their means."""
+"""`Cells`: samples grouped into the (task, token) cells of a two-way design."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from . import checks
 
 @dataclass(frozen=True)
 class Cells:
-    """Which cell of a task x token table each sample belongs to.
+    """The cell of a task x token table to which each sample belongs.
 
     Attributes:
         tasks: the labels of the rows, ascending.
@@ -28,8 +28,8 @@ class Cells:
     counts: Int[Tensor, "task token"]
 
     @classmethod
-    def of(cls, task: Int[Tensor, " n"], token: Int[Tensor, " n"]) -> "Cells":
-        """Sort samples by their labels; whatever labels occur make the table."""
+    def from_labels(cls, task: Int[Tensor, " n"], token: Int[Tensor, " n"]) -> "Cells":
+        """Group samples by their labels; the labels that occur define the table."""
         tasks, row = task.unique(return_inverse=True)
         tokens, column = token.unique(return_inverse=True)
         cell = row * len(tokens) + column
@@ -37,10 +37,10 @@ class Cells:
         return cls(tasks, tokens, cell, counts.view(len(tasks), len(tokens)))
 
     def means(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "task token d"]:
-        """Mean of every cell.
+        """Compute the mean of every cell.
 
         Raises:
-            TvlensError: a cell is empty; names it.
+            TvlensError: a cell is empty; the message names it.
         """
         self.check_full()
         sums = h.new_zeros(self.counts.numel(), h.shape[1]).index_add_(0, self.cell, h)
@@ -58,16 +58,18 @@ class Cells:
             )
 
     def check_tasks(self) -> None:
-        """Raise TvlensError if there is one task only."""
+        """Raise TvlensError if there is only one task."""
         if len(self.tasks) < 2:
             raise TvlensError(f"every sample is of task {int(self.tasks[0])}: nothing to compare")
 
 
-def labelled(
+def group_states(
     h: Float[Tensor, "n d"], task: Int[Tensor, "..."], token: Int[Tensor, "..."] | None
 ) -> tuple[Float[Tensor, "n d"], Cells]:
-    """States in float64 on the CPU with their cells, all checked."""
-    exact = checks.exact("h", h).cpu()
-    task = checks.labels("task", task, exact.shape[:1])
-    token = torch.zeros_like(task) if token is None else checks.labels("token", token, task.shape)
-    return exact, Cells.of(task, token)
+    """Validate states and labels; return the states in float64 on the CPU, and their cells."""
+    states = checks.as_float64("h", h).cpu()
+    task = checks.as_labels("task", task, states.shape[:1])
+    token = (
+        torch.zeros_like(task) if token is None else checks.as_labels("token", token, task.shape)
+    )
+    return states, Cells.from_labels(task, token)

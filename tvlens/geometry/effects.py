@@ -1,4 +1,4 @@
-"""Task and token effects: hidden states as mean + task part + token part."""
+"""Additive task and token effects of hidden states."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..results import Result
 from . import checks
-from .cells import Cells, labelled
+from .cells import Cells, group_states
 from .simplex import simplex_weights
 
 if TYPE_CHECKING:
@@ -43,33 +43,32 @@ class Effects(Result):
     def residual(
         self, h: Float[Tensor, "*n d"], token: Int[Tensor, "*n"] | None = None
     ) -> Float[Tensor, "*n d"]:
-        """States less mean and token part: the task part and what no effect explains.
+        """Subtract the mean and the token effects: leaves the task part and the unexplained rest.
 
         Raises:
-            TvlensError: a token that was not fitted, or tokens missing or given without need.
+            TvlensError: a token was not fitted, or `token` is missing or not needed.
         """
-        checks.same_width("h", h, "the effects", self.mean)
+        checks.check_same_width("h", h, "the effects", self.mean)
         if (token is None) != (not len(self.token)):
             need = "need the token of each state" if token is None else "have no token part"
             raise TvlensError(f"these effects {need}")
-        rest = checks.exact("h", h) - self.mean.to(h.device).double()
+        residual = checks.as_float64("h", h) - self.mean.to(h.device).double()
         if token is not None:
-            rest = (
-                rest
-                - self.token.to(h.device).double()[self._rows(token, h.shape[:-1]).to(h.device)]
-            )
-        return rest.to(checks.kept_dtype(h))
+            rows = self._token_rows(token, h.shape[:-1]).to(h.device)
+            residual = residual - self.token.to(h.device).double()[rows]
+        return residual.to(checks.result_dtype(h))
 
     def interpolate(
         self, h: Float[Tensor, "*n d"], token: Int[Tensor, "*n"] | None = None
     ) -> Float[Tensor, "*n task"]:
-        """Weights of the convex combination of task effects nearest to each state's residual."""
-        rest = self.residual(h, token)
-        weights = simplex_weights(rest.reshape(-1, rest.shape[-1]), self.task.to(rest.device))
+        """Compute the convex combination of task effects nearest to each state's residual."""
+        points = self.residual(h, token)
+        points = points.reshape(-1, points.shape[-1])
+        weights = simplex_weights(points, self.task.to(points.device))
         return weights.view(*h.shape[:-1], -1)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per effect: factor, label, length."""
+        """One row per effect: factor, label, norm."""
         import pandas as pd
 
         parts = {"task": (self.tasks, self.task), "token": (self.tokens, self.token)}
@@ -80,13 +79,13 @@ class Effects(Result):
         ]
         return pd.DataFrame(rows)
 
-    def _rows(self, token: Int[Tensor, "*n"], shape: torch.Size) -> Int[Tensor, "*n"]:
-        token = checks.labels("token", token, shape)
+    def _token_rows(self, token: Int[Tensor, "*n"], shape: torch.Size) -> Int[Tensor, "*n"]:
+        token = checks.as_labels("token", token, shape)
         rows = torch.searchsorted(self.tokens, token).clamp(max=len(self.tokens) - 1)
-        strange = self.tokens[rows] != token
-        if strange.any():
+        is_unknown = self.tokens[rows] != token
+        if is_unknown.any():
             raise TvlensError(
-                f"token {int(token[strange][0])} was not fitted; there are {len(self.tokens)}, "
+                f"token {int(token[is_unknown][0])} was not fitted; there are {len(self.tokens)}, "
                 f"from {int(self.tokens[0])} to {int(self.tokens[-1])}"
             )
         return rows
@@ -95,7 +94,7 @@ class Effects(Result):
 def balanced_effects(
     h: Float[Tensor, "n d"], task: Int[Tensor, " n"], token: Int[Tensor, " n"] | None = None
 ) -> Effects:
-    """Effects from cell means, each cell counting alike however many samples it has.
+    """Estimate effects from cell means, each cell with equal weight.
 
     Args:
         h: hidden states of one layer and position.
@@ -103,24 +102,24 @@ def balanced_effects(
         token: label of each state's current token; without it there is no token part.
 
     Raises:
-        TvlensError: one task only, or a cell without a sample (then take `joint_effects`).
+        TvlensError: there is only one task, or a cell has no sample (use `joint_effects`).
     """
-    exact, cells = labelled(h, task, token)
+    states, cells = group_states(h, task, token)
     cells.check_tasks()
-    means = cells.means(exact)
+    means = cells.means(states)
     mean = means.mean((0, 1))
     parts = mean, means.mean(1) - mean, means.mean(0) - mean
-    return _effects(*parts, cells, fitted=token is not None, dtype=checks.kept_dtype(h))
+    return _build_effects(*parts, cells, has_tokens=token is not None, dtype=checks.result_dtype(h))
 
 
 def joint_effects(
     h: Float[Tensor, "n d"], task: Int[Tensor, " n"], token: Int[Tensor, " n"] | None = None
 ) -> Effects:
-    """Effects by least squares on task and token indicators together.
+    """Estimate effects by least squares on task and token indicators jointly.
 
-    Where tasks prefer different tokens, the means of tasks hold part of the token effects; the
-    joint fit takes it out, and needs no sample in every cell. Equals `balanced_effects` where all
-    cells have the same number of samples.
+    If token frequencies differ between tasks, task means contain part of the token effects; the
+    joint fit removes it, and does not need a sample in every cell. Equal to `balanced_effects` if
+    all cells have the same number of samples.
 
     Args:
         h: hidden states of one layer and position.
@@ -128,27 +127,29 @@ def joint_effects(
         token: label of each state's current token; without it there is no token part.
 
     Raises:
-        TvlensError: one task only, fewer samples than effects, or tasks that share no token with
-            the others, so that the two effects cannot be told apart.
+        TvlensError: there is only one task, there are fewer samples than effects, or some tasks
+            share no token with the others, so that the effects are not identifiable.
     """
-    exact, cells = labelled(h, task, token)
+    states, cells = group_states(h, task, token)
     cells.check_tasks()
     k, v = cells.counts.shape
     if len(h) < k + v - 1:
         raise TvlensError(f"{len(h)} samples cannot fit {k + v - 1} effects of tasks and tokens")
     _check_connected(cells)
-    # Samples of one cell have the same row of the design: their mean, weighted, says it all.
+    # Samples of one cell share a row of the design matrix, so weighted cell means suffice.
     filled = cells.counts.flatten().nonzero()[:, 0]
     root = cells.counts.flatten()[filled].double().sqrt()[:, None]
-    sums = exact.new_zeros(k * v, exact.shape[1]).index_add_(0, cells.cell, exact)
-    design = torch.cat([torch.ones_like(root), _coded(k)[filled // v], _coded(v)[filled % v]], 1)
-    fitted, *_ = np.linalg.lstsq((design * root).numpy(), (sums[filled] / root).numpy())
-    mean, first, second = torch.from_numpy(fitted).split([1, k - 1, v - 1])
-    parts = mean[0], _coded(k) @ first, _coded(v) @ second
-    return _effects(*parts, cells, fitted=token is not None, dtype=checks.kept_dtype(h))
+    sums = states.new_zeros(k * v, states.shape[1]).index_add_(0, cells.cell, states)
+    task_coding, token_coding = _sum_to_zero_coding(k), _sum_to_zero_coding(v)
+    columns = [torch.ones_like(root), task_coding[filled // v], token_coding[filled % v]]
+    design = torch.cat(columns, 1)
+    coefficients, *_ = np.linalg.lstsq((design * root).numpy(), (sums[filled] / root).numpy())
+    mean, first, second = torch.from_numpy(coefficients).split([1, k - 1, v - 1])
+    parts = mean[0], task_coding @ first, token_coding @ second
+    return _build_effects(*parts, cells, has_tokens=token is not None, dtype=checks.result_dtype(h))
 
 
-def _coded(levels: int) -> Float[Tensor, "level free"]:
+def _sum_to_zero_coding(levels: int) -> Float[Tensor, "level free"]:
     """Sum-to-zero coding: the last level is minus the sum of the others."""
     eye = torch.eye(levels, dtype=torch.float64)[:, :-1]
     eye[-1] = -1
@@ -156,7 +157,7 @@ def _coded(levels: int) -> Float[Tensor, "level free"]:
 
 
 def _check_connected(cells: Cells) -> None:
-    """Tasks and tokens, joined where they occur together, must hang together."""
+    """Raise TvlensError unless the graph of tasks and tokens that co-occur is connected."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -165,17 +166,17 @@ def _check_connected(cells: Cells) -> None:
     graph = coo_array((np.ones(len(row)), (row, column + k)), shape=(k + v, k + v))
     count, group = connected_components(graph, directed=False)
     if count > 1:
-        apart = cells.tasks[torch.from_numpy(group[:k] == group[0])].tolist()
+        separate = cells.tasks[torch.from_numpy(group[:k] == group[0])].tolist()
         raise TvlensError(
-            f"tasks {apart} share no token with the other tasks: their effect cannot be told from "
-            "that of their tokens"
+            f"tasks {separate} share no token with the other tasks: their effects cannot be "
+            "separated from those of their tokens"
         )
 
 
-def _effects(
-    mean: Tensor, task: Tensor, token: Tensor, cells: Cells, *, fitted: bool, dtype: torch.dtype
+def _build_effects(
+    mean: Tensor, task: Tensor, token: Tensor, cells: Cells, *, has_tokens: bool, dtype: torch.dtype
 ) -> Effects:
-    if not fitted:
+    if not has_tokens:
         token, tokens = token[:0], cells.tokens[:0]
     else:
         tokens = cells.tokens

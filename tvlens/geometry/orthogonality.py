@@ -1,4 +1,4 @@
-"""How near two subspaces are, against random ones: in many dimensions those are far apart too."""
+"""Principal angles between subspaces, compared with those between random subspaces."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..results import Result
+from ..stats import effect_size, permutation_p_value
 from . import checks
 
 if TYPE_CHECKING:
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Orthogonality(Result):
-    """The angles between two subspaces, and the smallest angle between random ones.
+    """Principal angles between two subspaces, with a null of random subspaces.
 
     Attributes:
         angles: principal angles in radians, ascending.
         null: smallest angles between pairs of random subspaces of the same ranks, in radians.
-        dim: dimensions of the space around them.
+        dim: dimension of the ambient space.
         ranks: dimensions of the two subspaces.
-        seed: of the random subspaces.
+        seed: seed of the random subspaces.
     """
 
     angles: Float[Tensor, " angle"]
@@ -41,28 +42,25 @@ class Orthogonality(Result):
 
     @property
     def p_value(self) -> float:
-        """How often random subspaces are at least as NEAR as these: small if they overlap.
-
-        One-sided, (1 + number of null angles <= smallest_angle) / (1 + number of draws).
-        """
-        return self._tail(self.null <= self.smallest_angle)
+        """One-sided p-value that random subspaces are at least as close; small if these overlap."""
+        return permutation_p_value(self.null, self.smallest_angle, alternative="less")
 
     @property
     def p_value_far(self) -> float:
-        """How often random subspaces are at least as FAR apart: small if these avoid each other.
+        """One-sided p-value that random subspaces are at least as far apart.
 
-        Near-orthogonality that chance explains gives a middling value here, not a small one.
+        Small only if these subspaces are farther apart than chance; near-orthogonality of random
+        subspaces in high dimension is not small here.
         """
-        return self._tail(self.null >= self.smallest_angle)
+        return permutation_p_value(self.null, self.smallest_angle)
 
     @property
     def effect_size(self) -> float:
-        """Distance of the smallest angle from the mean of the null, in its standard deviations.
+        """Distance of the smallest angle from the null's mean, in its standard deviations.
 
         Negative if the subspaces are closer than random ones.
         """
-        null = self.null.double()
-        return float((self.smallest_angle - null.mean()) / null.std())
+        return effect_size(self.null.double(), self.smallest_angle)
 
     def __repr__(self) -> str:
         return (
@@ -72,7 +70,7 @@ class Orthogonality(Result):
         )
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per principal angle, with the null of the smallest in the first."""
+        """One row per principal angle; the first row also has the null of the smallest angle."""
         import pandas as pd
 
         frame = pd.DataFrame({"angle": self.angles.tolist()})
@@ -82,52 +80,50 @@ class Orthogonality(Result):
             frame.loc[0, name] = value
         return frame
 
-    def _tail(self, hits: Tensor) -> float:
-        return (1 + int(hits.sum())) / (1 + len(hits))
-
 
 def principal_angles(a: Float[Tensor, "d r"], b: Float[Tensor, "d s"]) -> Float[Tensor, " angle"]:
-    """Principal angles between the spans of two bases, in radians, ascending.
+    """Compute principal angles between the spans of two bases, in radians, ascending.
 
-    From sines and cosines together, so that angles near 0 and near pi / 2 are exact alike; scipy's
-    `subspace_angles` loses half the digits of a small angle beside a large one.
+    Sines and cosines are combined, so that angles near 0 and near pi / 2 are equally accurate;
+    `scipy.linalg.subspace_angles` loses half the digits of a small angle next to a large one.
     """
-    wide, narrow = sorted((_orthonormal(a), _orthonormal(b)), key=lambda q: -q.shape[1])
+    wide, narrow = sorted((_orthonormalize(a), _orthonormalize(b)), key=lambda q: -q.shape[1])
     inside = wide.T @ narrow
     cosines = torch.linalg.svdvals(inside)
     sines = torch.linalg.svdvals(narrow - wide @ inside).flip(0)
-    return torch.atan2(sines, cosines).to(checks.kept_dtype(a, b))
+    return torch.atan2(sines, cosines).to(checks.result_dtype(a, b))
 
 
-def _orthonormal(basis: Float[Tensor, "d r"]) -> Float[Tensor, "d r"]:
-    """Columns orthonormal to float64, whatever they were rounded to."""
+def _orthonormalize(basis: Float[Tensor, "d r"]) -> Float[Tensor, "d r"]:
+    """Orthonormalize the columns to float64 precision."""
     return torch.linalg.qr(basis.double().cpu()).Q
 
 
-def orthogonality(
+def compare_with_random(
     a: Float[Tensor, "d r"], b: Float[Tensor, "d s"], *, null: int, seed: int
 ) -> Orthogonality:
-    """Measure two bases against random subspaces of their ranks."""
+    """Compute angles between two bases and the null of random subspaces of the same ranks."""
     dim, ranks = len(a), (a.shape[1], b.shape[1])
     if null < 2:
         raise TvlensError(f"null is {null}: draw at least two random pairs")
     if sum(ranks) > dim:
         raise TvlensError(
             f"subspaces of ranks {ranks[0]} and {ranks[1]} in {dim} dimensions always share a "
-            "direction: their smallest angle is 0 and says nothing"
+            "direction: their smallest angle is always 0"
         )
-    drawn = torch.from_numpy(smallest_angles(dim, *ranks, draws=null, seed=seed))
+    null_angles = torch.from_numpy(sample_smallest_angles(dim, *ranks, draws=null, seed=seed))
     angles = principal_angles(a, b)
-    return Orthogonality(angles, drawn.to(angles.dtype), dim, ranks, seed)
+    return Orthogonality(angles, null_angles.to(angles.dtype), dim, ranks, seed)
 
 
-def smallest_angles(d: int, r: int, s: int, *, draws: int, seed: int) -> np.ndarray:
-    """Smallest principal angles between `draws` pairs of random subspaces of R^d, in radians.
+def sample_smallest_angles(d: int, r: int, s: int, *, draws: int, seed: int) -> np.ndarray:
+    """Sample smallest principal angles between pairs of random subspaces of R^d, in radians.
 
-    Turned so that the wider one lies along the first axes, the narrower is the span of a Gaussian
-    matrix whose rows split into G1, inside the wider one, and G2, outside; the cotangents of the
-    angles are the singular values of G1 G2^-1, and only the triangular factors of G1 and G2
-    matter. Those are drawn directly (Bartlett), so that the cost does not depend on d.
+    In coordinates in which the wider subspace spans the first axes, the narrower one is the span
+    of a Gaussian matrix whose rows split into G1 (inside the wider one) and G2 (outside); the
+    cotangents of the angles are the singular values of G1 G2^-1, which depend only on the
+    triangular factors of G1 and G2. These are sampled directly (Bartlett decomposition), so that
+    the cost does not depend on d.
 
     Args:
         d: r + s at least.
@@ -136,15 +132,17 @@ def smallest_angles(d: int, r: int, s: int, *, draws: int, seed: int) -> np.ndar
     """
     rng = np.random.default_rng(seed)
     wide, narrow = max(r, s), min(r, s)
-    inside = _triangles(rng, draws, wide, narrow)
-    outside = _triangles(rng, draws, d - wide, narrow)
+    inside = _sample_triangular_factors(rng, draws, wide, narrow)
+    outside = _sample_triangular_factors(rng, draws, d - wide, narrow)
     # inside @ outside^-1 by solving the transposed system.
     cotangents = np.linalg.solve(outside.transpose(0, 2, 1), inside.transpose(0, 2, 1))
     return np.arctan2(1, np.linalg.norm(cotangents, ord=2, axis=(1, 2)))
 
 
-def _triangles(rng: np.random.Generator, draws: int, rows: int, columns: int) -> np.ndarray:
-    """Upper triangular QR factors of Gaussian matrices [rows columns], rows >= columns."""
+def _sample_triangular_factors(
+    rng: np.random.Generator, draws: int, rows: int, columns: int
+) -> np.ndarray:
+    """Sample upper triangular QR factors of Gaussian matrices [rows columns], rows >= columns."""
     upper = np.triu(rng.standard_normal((draws, columns, columns)), 1)
     diagonal = np.sqrt(rng.chisquare(rows - np.arange(columns), (draws, columns)))
     return upper + diagonal[:, :, None] * np.eye(columns)

@@ -1,22 +1,22 @@
-"""Pictures of geometry."""
+"""Figures of geometric results."""
 
 import torch
 
 from .. import viz
 from ..results import register_figure
-from .decomposition import Decomposition
 from .effects import Effects
 from .orthogonality import Orthogonality
-from .silhouette import Separation
+from .silhouette import SilhouetteTest
 from .similarity import SimilarityTable
+from .variance import VarianceDecomposition
 
-# Effects of one factor that a picture has room for.
-_SHOWN = 30
+# Effects of one factor that a figure shows at most.
+_MAX_EFFECTS = 30
 
 
 @register_figure(Orthogonality)
 def orthogonality_figure(result: Orthogonality) -> viz.Figure:
-    """The null of the smallest angle with the measured one."""
+    """Draw the null of the smallest angle and the measured angle."""
     a, b = result.ranks
     return viz.histogram(
         result.null,
@@ -25,13 +25,13 @@ def orthogonality_figure(result: Orthogonality) -> viz.Figure:
         y_title="pairs of random subspaces",
         title=f"subspaces of ranks {a} and {b} in {result.dim} dimensions",
         caption=f"{len(result.angles)} angles; p = {result.p_value:.3g} that random subspaces are "
-        f"as near, {result.p_value_far:.3g} that they are as far apart.",
+        f"at least as close, {result.p_value_far:.3g} that they are at least as far apart.",
     )
 
 
-@register_figure(Separation)
-def separation_figure(result: Separation) -> viz.Figure:
-    """The null of the silhouette with the measured one."""
+@register_figure(SilhouetteTest)
+def silhouette_figure(result: SilhouetteTest) -> viz.Figure:
+    """Draw the null of the silhouette and the measured silhouette."""
     return viz.histogram(
         result.null,
         mark=result.silhouette,
@@ -44,24 +44,24 @@ def separation_figure(result: Separation) -> viz.Figure:
 
 @register_figure(SimilarityTable)
 def table_figure(table: SimilarityTable) -> viz.Figure:
-    """The table as a heat map; measures that can be negative have white at 0."""
+    """Draw the table as a heat map; negative values make the color scale diverging."""
     return viz.heatmap(
         table.values,
         rows=table.names,
         columns=table.names,
         value_title=table.measure.replace("_", " "),
         diverging=bool((table.values < 0).any()),
-        title=f"{table.measure.replace('_', ' ')} between every two",
+        title=f"{table.measure.replace('_', ' ')} between all pairs",
     )
 
 
 @register_figure(Effects)
 def effects_figure(effects: Effects) -> viz.Figure:
-    """Cosines between task and token effects: they are seldom orthogonal."""
-    vectors = torch.cat([effects.task[:_SHOWN], effects.token[:_SHOWN]])
-    names = [f"task {label}" for label in effects.tasks[:_SHOWN].tolist()]
-    names += [f"token {label}" for label in effects.tokens[:_SHOWN].tolist()]
-    more = max(len(effects.task), len(effects.token)) > _SHOWN
+    """Draw the cosines between task and token effects."""
+    vectors = torch.cat([effects.task[:_MAX_EFFECTS], effects.token[:_MAX_EFFECTS]])
+    names = [f"task {label}" for label in effects.tasks[:_MAX_EFFECTS].tolist()]
+    names += [f"token {label}" for label in effects.tokens[:_MAX_EFFECTS].tolist()]
+    is_cut = max(len(effects.task), len(effects.token)) > _MAX_EFFECTS
     cosines = torch.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
     return viz.heatmap(
         cosines,
@@ -70,19 +70,20 @@ def effects_figure(effects: Effects) -> viz.Figure:
         value_title="cosine",
         diverging=True,
         title=str(effects),
-        caption=f"The first {_SHOWN} of each." if more else "",
+        caption=f"The first {_MAX_EFFECTS} of each." if is_cut else "",
     )
 
 
-@register_figure(Decomposition)
-def decomposition_figure(result: Decomposition) -> viz.Figure:
-    """Shares with their intervals, by position where there are several."""
+@register_figure(VarianceDecomposition)
+def variance_figure(result: VarianceDecomposition) -> viz.Figure:
+    """Draw shares with their intervals, by position if there are several."""
     of = f"share of {result.settings.get('of', 'variance')}"
     if result.shares.ndim == 1:
-        ends = zip(result.parts, result.shares, *result.intervals.T, strict=True)
+        ends = zip(result.parts, result.shares, *result.interval.T, strict=True)
         rows = [(part, *map(float, numbers)) for part, *numbers in ends]
         return viz.intervals(rows, x_title=of, title="decomposition of variance")
-    bands = {p: tuple(result.interval(p).unbind(-1)) for p in result.parts}
+    ends = zip(result.parts, result.interval, strict=True)
+    bands = {part: tuple(interval.unbind(-1)) for part, interval in ends}
     return viz.lines(
         {part: result[part] for part in result.parts},
         x_title="position",

@@ -1,7 +1,7 @@
-"""Do points cluster by a label? Silhouettes against permuted labels."""
+"""Silhouette of labelled points, with a permutation test."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -10,25 +10,28 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..results import Result
+from ..stats import effect_size, permutation_p_value
 from . import checks
 
 if TYPE_CHECKING:
     import pandas
 
-# Numbers of one block of the distances' sums; bounds memory at some hundred MB.
-_TOGETHER = 2**24
+# Numbers in one block of sums of distances; bounds memory to some hundred MB.
+_BLOCK_NUMBERS = 2**24
 
 
 @dataclass(frozen=True)
-class Separation(Result):
-    """How well a label separates points, and how well it would by chance.
+class SilhouetteTest(Result):
+    """Mean silhouette of labelled points, with a null of permuted labels.
 
     Attributes:
-        silhouette: mean silhouette, from -1 to 1; 0 for labels that say nothing.
-        null: the same with permuted labels.
-        metric: the distance.
-        seed: of the permutations.
+        silhouette: mean silhouette, from -1 to 1; near 0 for labels unrelated to the points.
+        null: mean silhouettes with permuted labels.
+        metric: name of the distance.
+        seed: seed of the permutations.
     """
+
+    former_names: ClassVar = ("tvlens.Separation",)
 
     silhouette: float
     null: Float[Tensor, " draw"]
@@ -37,18 +40,18 @@ class Separation(Result):
 
     @property
     def p_value(self) -> float:
-        """How often permuted labels separate at least as well, with the +1 correction."""
-        room = 1e-12  # a permutation that changes nothing is a tie, whatever the rounding
-        return (1 + int((self.null >= self.silhouette - room).sum())) / (1 + len(self.null))
+        """One-sided p-value that permuted labels have at least this silhouette."""
+        # A permutation that changes nothing is a tie, whatever the rounding.
+        return permutation_p_value(self.null, self.silhouette, tolerance=1e-12)
 
     @property
     def effect_size(self) -> float:
         """Standard deviations of the null between its mean and the silhouette."""
-        return float((self.silhouette - self.null.mean()) / self.null.std())
+        return effect_size(self.null, self.silhouette)
 
     def __repr__(self) -> str:
         return (
-            f"Separation(silhouette {self.silhouette:.3f}, by chance "
+            f"SilhouetteTest(silhouette {self.silhouette:.3f}, by chance "
             f"{float(self.null.mean()):.3f}, p {self.p_value:.3g})"
         )
 
@@ -61,35 +64,35 @@ class Separation(Result):
         return pd.DataFrame([row | {"p_value": self.p_value}])
 
 
-def separation(
+def silhouette_test(
     points: Float[Tensor, "n d"],
     labels: Int[Tensor, " n"],
     *,
     metric: str = "euclidean",
     null: int = 1000,
     seed: int = 0,
-) -> Separation:
-    """Mean silhouette of labelled points, with a permutation test.
+) -> SilhouetteTest:
+    """Compute the mean silhouette of labelled points and test it against permuted labels.
 
-    To show that points cluster by task and not by modality, compare the separation by either
-    label. Cost: n^2 d for the distances and n^2 times the number of labels per permutation.
+    To show that points cluster by task and not by modality, compare the silhouettes of both
+    labels. Cost: n^2 d for the distances and n^2 times the number of labels per permutation.
 
     Args:
         labels: one per point, from 0.
-        metric: a distance that scikit-learn knows, such as "euclidean" or "cosine".
+        metric: a distance of scikit-learn, such as "euclidean" or "cosine".
         null: number of permutations.
 
     Raises:
-        TvlensError: not one label per point, fewer than two labels, as many labels as points, an
-            unknown metric, or points that no labels could separate.
+        TvlensError: there is not one label per point, there are fewer than two labels or as many
+            as points, the metric is unknown, or all permutations give the same silhouette.
 
     Source: Rousseeuw 1987.
     """
     from sklearn.metrics import pairwise_distances
 
-    exact = checks.exact("points", points).cpu().numpy()
-    groups = checks.labels("labels", labels, points.shape[:1])
-    names, groups = groups.unique(return_inverse=True)
+    states = checks.as_float64("points", points).cpu().numpy()
+    labels = checks.as_labels("labels", labels, points.shape[:1])
+    names, clusters = labels.unique(return_inverse=True)
     if not 2 <= len(names) < len(points):
         raise TvlensError(
             f"{len(names)} different labels for {len(points)} points: a silhouette needs at least "
@@ -98,37 +101,39 @@ def separation(
     if null < 2:
         raise TvlensError(f"null is {null}: draw at least two permutations")
     try:
-        distances = pairwise_distances(exact, metric=metric)
+        distances = pairwise_distances(states, metric=metric)
     except ValueError as error:
         raise TvlensError(f"metric {metric!r}: {error}") from error
     rng = np.random.default_rng(seed)
-    permuted = rng.permuted(np.tile(groups.numpy(), (null, 1)), axis=1)
-    drawn = silhouettes(distances, np.concatenate([groups.numpy()[None], permuted]))
-    if drawn[1:].std() == 0:
-        raise TvlensError("every order of the labels separates these points equally well")
-    return Separation(float(drawn[0]), torch.from_numpy(drawn[1:]), metric, seed)
+    permuted = rng.permuted(np.tile(clusters.numpy(), (null, 1)), axis=1)
+    labelings = np.concatenate([clusters.numpy()[None], permuted])
+    silhouettes = mean_silhouettes(distances, labelings)
+    null_values = silhouettes[1:]
+    if null_values.std() == 0:
+        raise TvlensError("all permutations of the labels have the same silhouette")
+    return SilhouetteTest(float(silhouettes[0]), torch.from_numpy(null_values), metric, seed)
 
 
-def silhouettes(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Mean silhouette under many labelings [draw n] of points with the given distances [n n].
+def mean_silhouettes(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Compute mean silhouettes [draw] of many labelings [draw n], given distances [n n].
 
-    Every labeling uses the same labels, 0 to k - 1, equally often.
+    Every labeling has the same label counts, with labels 0 to k - 1.
     """
     n, k = len(distances), int(labels.max()) + 1
-    block = max(1, _TOGETHER // (n * k))
+    block = max(1, _BLOCK_NUMBERS // (n * k))
     parts = [labels[i : i + block] for i in range(0, len(labels), block)]
-    return np.concatenate([_block(distances, part, k) for part in parts])
+    return np.concatenate([_silhouettes_of_block(distances, part, k) for part in parts])
 
 
-def _block(distances: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+def _silhouettes_of_block(distances: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     member = labels[:, None] == np.arange(k)[:, None]  # [draw k n]
     sizes = member.sum(-1)
     sums = (member.reshape(-1, len(distances)).astype(float) @ distances).reshape(member.shape)
-    own = np.take_along_axis(sizes, labels, 1)
-    # Distance to oneself is 0 and does not count.
-    inner = np.take_along_axis(sums, labels[:, None], 1)[:, 0] / np.maximum(own - 1, 1)
+    own_size = np.take_along_axis(sizes, labels, 1)
+    # The distance of a point to itself is 0 and not counted.
+    inner = np.take_along_axis(sums, labels[:, None], 1)[:, 0] / np.maximum(own_size - 1, 1)
     outer = np.where(member, np.inf, sums / sizes[:, :, None]).min(1)
     largest = np.maximum(inner, outer)
-    # A point alone in its cluster, or on top of all others, has silhouette 0.
+    # A point that is alone in its cluster, or equal to all others, has silhouette 0.
     values = np.where(largest > 0, (outer - inner) / np.where(largest > 0, largest, 1), 0)
-    return np.where(own > 1, values, 0).mean(1)
+    return np.where(own_size > 1, values, 0).mean(1)

@@ -1,4 +1,4 @@
-"""`simplex_weights`: the convex combination of vertices that comes nearest to each point."""
+"""`simplex_weights`: the convex combination of vertices nearest to each point."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -7,62 +7,62 @@ from torch import Tensor
 from ..errors import TvlensError
 from . import checks
 
-# Numbers in the k x k systems that are solved together; bounds memory at some hundred MB.
-_TOGETHER = 2**22
+# Numbers in the k x k systems that are solved at once; bounds memory to some hundred MB.
+_BLOCK_NUMBERS = 2**22
 
 
 def simplex_weights(
     points: Float[Tensor, "n d"], vertices: Float[Tensor, "k d"]
 ) -> Float[Tensor, "n k"]:
-    """Weights w of every point p on the simplex that minimise ||p - w V||^2, exactly.
+    """Compute, for every point p, the weights w on the simplex that minimise ||p - w V||^2.
 
-    Solved in float64 by an active-set method (Lawson and Hanson 1974, chapter 23, with the sum
-    constraint in every step) for all points at once: it ends at weights that meet the optimality
-    conditions up to rounding. One vertex gives weights of 1.
+    Solved exactly in float64 by an active-set method (Lawson and Hanson 1974, chapter 23, with
+    the sum constraint in every step) for all points at once: the weights satisfy the optimality
+    conditions up to rounding. A single vertex has weight 1.
 
     Args:
-        points: what to explain, such as token-corrected hidden states.
+        points: points to approximate, such as token-corrected hidden states.
         vertices: affinely independent, such as task vectors; k is at most d + 1.
 
     Returns:
         Non-negative weights whose rows sum to 1, in the dtype of the points (at least float32).
 
     Raises:
-        TvlensError: different widths, NaN, or affinely dependent vertices, whose weights would not
-            be unique.
+        TvlensError: widths differ, a value is NaN, or the vertices are affinely dependent, so that
+            weights are not unique.
     """
-    checks.same_width("points", points, "vertices", vertices)
-    v = checks.exact("vertices", vertices).to(points.device)
-    p = checks.exact("points", points) if len(points) else points.double()
-    frame, scale = _frame(v, torch.finfo(vertices.dtype).eps)
-    # Rotated into the vertices' own k - 1 dimensions: what lies outside changes no weight.
-    centre = v.mean(0)
-    v = (v - centre) @ frame / scale
-    parts = p.split(max(1, _TOGETHER // len(v) ** 2))
-    weights = torch.cat([_solve((part - centre) @ frame / scale, v) for part in parts])
-    return weights.to(checks.kept_dtype(points))
+    checks.check_same_width("points", points, "vertices", vertices)
+    v = checks.as_float64("vertices", vertices).to(points.device)
+    p = checks.as_float64("points", points) if len(points) else points.double()
+    axes, scale = _affine_axes(v, torch.finfo(vertices.dtype).eps)
+    # Weights depend only on the k - 1 dimensions of the vertices' affine hull.
+    center = v.mean(0)
+    v = (v - center) @ axes / scale
+    parts = p.split(max(1, _BLOCK_NUMBERS // len(v) ** 2))
+    weights = torch.cat([_solve_active_set((part - center) @ axes / scale, v) for part in parts])
+    return weights.to(checks.result_dtype(points))
 
 
-def _frame(vertices: Float[Tensor, "k d"], eps: float) -> tuple[Float[Tensor, "d m"], float]:
-    """Orthonormal basis of the vertices' affine hull, and their size in it."""
+def _affine_axes(vertices: Float[Tensor, "k d"], eps: float) -> tuple[Float[Tensor, "d m"], float]:
+    """Compute an orthonormal basis of the vertices' affine hull, and their largest extent."""
     k = len(vertices)
     _, sizes, axes = torch.linalg.svd(vertices - vertices.mean(0), full_matrices=False)
-    # Rounding the vertices' numbers moves singular values by eps times their norm at most.
+    # Rounding the vertices changes singular values by at most eps times their norm.
     tolerance = 10 * eps * float(vertices.norm())
     if int((sizes > tolerance).sum()) < k - 1:
-        raise TvlensError(_dependence(vertices, tolerance))
+        raise TvlensError(_describe_dependence(vertices, tolerance))
     return axes[: k - 1].T, float(sizes[0]) if k > 1 else 1.0
 
 
-def _dependence(vertices: Float[Tensor, "k d"], tolerance: float) -> str:
-    """Says which vertex is an affine combination of which others."""
+def _describe_dependence(vertices: Float[Tensor, "k d"], tolerance: float) -> str:
+    """Describe which vertex is an affine combination of which others."""
     for i in range(1, len(vertices)):
         edges = (vertices[1:i] - vertices[0]).T
         target = vertices[i] - vertices[0]
-        rest = torch.linalg.lstsq(edges, target[:, None], driver="gelsd").solution[:, 0]
-        if (edges @ rest - target).norm() <= 2 * len(vertices) * tolerance:
+        coefficients = torch.linalg.lstsq(edges, target[:, None], driver="gelsd").solution[:, 0]
+        if (edges @ coefficients - target).norm() <= 2 * len(vertices) * tolerance:
             break
-    weights = torch.cat([1 - rest.sum()[None], rest]).tolist()
+    weights = torch.cat([1 - coefficients.sum()[None], coefficients]).tolist()
     terms = [f"{w:.3g} x vertex {j}" for j, w in enumerate(weights) if abs(w) > 1e-6]
     return (
         f"vertex {i} is {' + '.join(terms)}: the weights of affinely dependent vertices are not "
@@ -70,62 +70,66 @@ def _dependence(vertices: Float[Tensor, "k d"], tolerance: float) -> str:
     )
 
 
-def _solve(p: Float[Tensor, "n m"], v: Float[Tensor, "k m"]) -> Float[Tensor, "n k"]:
-    """Active sets of all points together; every round works on those not yet solved.
+def _solve_active_set(p: Float[Tensor, "n m"], v: Float[Tensor, "k m"]) -> Float[Tensor, "n k"]:
+    """Solve for all points by active sets; each iteration updates the unsolved points.
 
-    `w` is always on the simplex and `face` holds the vertices that may have weight. A round goes
-    to the best point of the face; if that lies outside, it stops at the first weight to reach
-    zero and drops it, otherwise it takes in the vertex that promises most, or ends. Each step
-    starts from the weights before it, which also refines away what bad conditioning costs.
+    `w` stays on the simplex, and `active` marks the vertices that may have weight. An iteration
+    moves to the optimum of the active face. If that lies outside the simplex, it stops at the
+    first weight that reaches zero and drops that vertex; otherwise it adds the vertex with the
+    largest gain, or ends. Starting each step from the previous weights also refines the solution
+    of badly conditioned systems.
     """
     n, k = len(p), len(v)
     w = p.new_full((n, k), 1 / k)
-    w = (w + _step(w, p, v, w > 0)).clamp(min=0)
+    w = (w + _step_to_optimum(w, p, v, w > 0)).clamp(min=0)
     w = w / w.sum(1, keepdim=True)
-    face = w > 0
-    open_ = torch.arange(n, device=p.device)
+    active = w > 0
+    unsolved = torch.arange(n, device=p.device)
     for _ in range(100 * (k + 1)):
-        if not len(open_):
+        if not len(unsolved):
             break
-        w[open_], face[open_], done = _round(w[open_], face[open_], p[open_], v)
-        open_ = open_[~done]
+        w[unsolved], active[unsolved], is_done = _iterate(
+            w[unsolved], active[unsolved], p[unsolved], v
+        )
+        unsolved = unsolved[~is_done]
     else:
-        raise TvlensError(f"point {int(open_[0])} found no optimum: are the vertices too close?")
+        raise TvlensError(f"point {int(unsolved[0])} has no optimum: are the vertices too close?")
     return w / w.sum(1, keepdim=True)
 
 
-def _round(
-    w: Float[Tensor, "n k"], face: Bool[Tensor, "n k"], p: Float[Tensor, "n m"], v: Tensor
+def _iterate(
+    w: Float[Tensor, "n k"], active: Bool[Tensor, "n k"], p: Float[Tensor, "n m"], v: Tensor
 ) -> tuple[Float[Tensor, "n k"], Bool[Tensor, "n k"], Bool[Tensor, " n"]]:
-    step = _step(w, p, v, face)
-    leaving = face & (w + step <= 0)
-    # A vertex that was taken in and would leave at once promised only rounding.
-    stuck = (leaving & (w == 0)).any(1)
-    lengths = torch.where(leaving, w / -step, torch.inf)
+    step = _step_to_optimum(w, p, v, active)
+    is_leaving = active & (w + step <= 0)
+    # The gain of a vertex that was just added and would leave at once is a rounding error.
+    is_stuck = (is_leaving & (w == 0)).any(1)
+    lengths = torch.where(is_leaving, w / -step, torch.inf)
     length = lengths.amin(1, keepdim=True).clamp(max=1)
-    moved = torch.where(face & (lengths > length), w + length * step, 0).clamp(min=0)
-    moved = torch.where(stuck[:, None], w, moved)
+    new_w = torch.where(active & (lengths > length), w + length * step, 0).clamp(min=0)
+    new_w = torch.where(is_stuck[:, None], w, new_w)
 
-    residual = p - moved @ v
-    gain = residual @ v.T - (residual * (moved @ v)).sum(1, keepdim=True)
-    promise, best = torch.where(face, -torch.inf, gain).max(1)
-    reached = ~leaving.any(1)
-    room = 64 * torch.finfo(w.dtype).eps * (1 + residual.norm(dim=1))
-    done = stuck | (reached & (promise <= room))
-    face = moved > 0
-    entering = reached & ~done
-    face[entering, best[entering]] = True
-    return moved, face, done
+    residual = p - new_w @ v
+    gains = residual @ v.T - (residual * (new_w @ v)).sum(1, keepdim=True)
+    gain, best = torch.where(active, -torch.inf, gains).max(1)
+    is_optimal = ~is_leaving.any(1)
+    tolerance = 64 * torch.finfo(w.dtype).eps * (1 + residual.norm(dim=1))
+    is_done = is_stuck | (is_optimal & (gain <= tolerance))
+    active = new_w > 0
+    is_entering = is_optimal & ~is_done
+    active[is_entering, best[is_entering]] = True
+    return new_w, active, is_done
 
 
-def _step(
-    w: Float[Tensor, "n k"], p: Float[Tensor, "n m"], v: Tensor, face: Bool[Tensor, "n k"]
+def _step_to_optimum(
+    w: Float[Tensor, "n k"], p: Float[Tensor, "n m"], v: Tensor, active: Bool[Tensor, "n k"]
 ) -> Float[Tensor, "n k"]:
-    """From weights to the best ones on the affine hull of each point's face; sums to zero."""
-    gradient = (p - w @ v) @ v.T * face
-    inside = face.to(w)
-    # Lifted by one dimension, independent vertices have a Gram matrix of full rank; vertices
-    # outside the face get a row of the identity and stay where they are.
-    gram = (v @ v.T + 1) * inside[:, :, None] * inside[:, None] + torch.diag_embed(1 - inside)
-    x, y = torch.linalg.solve(gram, torch.stack([gradient, inside], -1)).unbind(-1)
+    """Compute the step to the optimum on the affine hull of each active face; sums to zero."""
+    gradient = (p - w @ v) @ v.T * active
+    is_active = active.to(w)
+    # With a constant coordinate added, independent vertices have a Gram matrix of full rank;
+    # inactive vertices get a row of the identity, so that their weights do not change.
+    gram = (v @ v.T + 1) * is_active[:, :, None] * is_active[:, None]
+    gram = gram + torch.diag_embed(1 - is_active)
+    x, y = torch.linalg.solve(gram, torch.stack([gradient, is_active], -1)).unbind(-1)
     return x - y * (x.sum(1, keepdim=True) / y.sum(1, keepdim=True))

@@ -1,4 +1,4 @@
-"""`Subspace`: directions of activation space, and what of a point lies in them."""
+"""`Subspace`: a linear subspace of activation space."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,9 +16,8 @@ from ..models.hooks import Hook, with_hooks
 from ..results import Result
 from ..sites import SiteName
 from . import checks
-from .axes import principal, spanned
-from .orthogonality import Orthogonality, orthogonality, principal_angles
-from .removal import Mode, removal
+from .ablation import Mode, make_ablation_hook
+from .orthogonality import Orthogonality, compare_with_random, principal_angles
 
 
 @dataclass(frozen=True)
@@ -27,21 +26,21 @@ class Subspace(Result):
 
     Attributes:
         basis: orthonormal columns.
-        center: mean of the points it was fitted to; only `pca` has one. It takes no part in
-            projecting: it is what `ablated` puts in place of the removed part.
+        center: mean of the points that `pca` was fitted to, otherwise None. Projections ignore
+            it; `ablated` uses it as the replacement of mode "mean".
     """
 
     basis: Float[Tensor, "d r"]
     center: Float[Tensor, " d"] | None = None
 
     def __post_init__(self) -> None:
-        basis = checks.exact("basis", self.basis)
-        off = (basis.T @ basis - torch.eye(self.rank).to(basis)).abs().max()
-        if off > 1e-3:
+        basis = checks.as_float64("basis", self.basis)
+        deviation = (basis.T @ basis - torch.eye(self.rank).to(basis)).abs().max()
+        if deviation > 1e-3:
             raise TvlensError("the columns of basis are not orthonormal: use Subspace.span")
         if self.center is not None:
-            checks.exact("center", self.center)
-            checks.same_width("center", self.center, "the basis", self.basis.T)
+            checks.as_float64("center", self.center)
+            checks.check_same_width("center", self.center, "the basis", self.basis.T)
 
     def __repr__(self) -> str:
         return f"Subspace(rank {self.rank} of {self.dim})"
@@ -53,29 +52,30 @@ class Subspace(Result):
 
     @property
     def dim(self) -> int:
-        """Number of dimensions of the space around it."""
+        """Number of dimensions of the ambient space."""
         return self.basis.shape[0]
 
     @property
     def share_null(self) -> float:
-        """Share of a random direction that is expected inside: rank / dim."""
+        """Expected share of a random direction inside: rank / dim."""
         return self.rank / self.dim
 
     @classmethod
     def span(cls, vectors: Float[Tensor, "n d"], *, tolerance: float | None = None) -> "Subspace":
-        """Everything that vectors combine to; they may be linearly dependent.
+        """The span of vectors, which may be linearly dependent.
 
         Args:
-            tolerance: directions with a singular value below this share of the largest do not
-                count; max(n, d) times the rounding unit of the vectors' dtype by default.
+            tolerance: singular values below this share of the largest are treated as 0; by default
+                max(n, d) times the machine epsilon of the vectors' dtype.
 
         Raises:
-            TvlensError: NaN, or a vector that is zero or too short to count beside the others.
+            TvlensError: a vector contains NaN, or is zero or negligible next to the others.
         """
-        exact, dtype = checks.exact("vectors", vectors), checks.kept_dtype(vectors)
+        dtype = checks.result_dtype(vectors)
         if tolerance is None:
             tolerance = max(vectors.shape) * torch.finfo(dtype).eps
-        return cls(spanned(exact, tolerance=tolerance).T.to(dtype))
+        axes = _span_axes(checks.as_float64("vectors", vectors), tolerance=tolerance)
+        return cls(axes.T.to(dtype))
 
     @classmethod
     def pca(
@@ -85,118 +85,120 @@ class Subspace(Result):
         rank: int | None = None,
         variance: float | None = None,
     ) -> "Subspace":
-        """The directions in which points vary most about their mean, which is kept as `center`.
+        """The first principal components of points; stores their mean as `center`.
 
         Args:
-            rank: how many directions, or
-            variance: as many as hold this share of the variance, between 0 and 1.
+            rank: number of components.
+            variance: alternatively, the share of variance to explain, between 0 and 1.
 
         Raises:
-            TvlensError: not exactly one of rank and variance, or points that vary in fewer
-                directions than asked for.
+            TvlensError: not exactly one of rank and variance is given, or the points vary in
+                fewer directions than requested.
         """
         if (rank is None) == (variance is None):
             raise TvlensError("give either rank or variance to Subspace.pca")
-        exact, dtype = checks.exact("points", points), checks.kept_dtype(points)
-        center = exact.mean(0)
-        axes = principal(exact, eps=torch.finfo(dtype).eps, rank=rank, variance=variance)
+        states, dtype = checks.as_float64("points", points), checks.result_dtype(points)
+        center = states.mean(0)
+        axes = _principal_axes(states, eps=torch.finfo(dtype).eps, rank=rank, variance=variance)
         return cls(axes.T.to(dtype), center.to(dtype))
 
     @classmethod
     def random(cls, d: int, r: int, *, seed: int = 0) -> "Subspace":
-        """A subspace drawn uniformly (Haar) from all those of rank r in d dimensions."""
+        """A random subspace of rank r in d dimensions, uniform (Haar)."""
         if not 1 <= r <= d:
             raise TvlensError(f"rank {r} is not possible in {d} dimensions")
-        draw = np.random.default_rng(seed).standard_normal((d, r))
-        return cls(torch.from_numpy(np.linalg.qr(draw).Q).float())
+        gaussian = np.random.default_rng(seed).standard_normal((d, r))
+        return cls(torch.from_numpy(np.linalg.qr(gaussian).Q).float())
 
     def union(self, other: "Subspace") -> "Subspace":
-        """The smallest subspace that holds both."""
-        self._check_like(other)
+        """The smallest subspace that contains both."""
+        self._check_same_dim(other)
         both = torch.cat([self.basis.T, other.basis.T.to(self.basis)])
-        # What the less precise of the two rounded is no direction of its own.
-        eps = max(torch.finfo(one.basis.dtype).eps for one in (self, other))
+        # Rounding errors of the less precise basis must not count as a direction.
+        eps = max(torch.finfo(subspace.basis.dtype).eps for subspace in (self, other))
         return Subspace.span(both, tolerance=max(both.shape) * eps)
 
     def complement(self) -> "Subspace":
-        """Everything orthogonal to this subspace.
+        """The orthogonal complement.
 
         Raises:
-            TvlensError: this is the whole space, to which nothing is orthogonal.
+            TvlensError: this subspace is the whole space.
         """
         if self.rank == self.dim:
             raise TvlensError(f"this subspace is all of {self.dim} dimensions: nothing is left")
-        whole = torch.linalg.qr(self.basis.double(), mode="complete").Q
-        return Subspace(whole[:, self.rank :].to(self.basis))
+        full_basis = torch.linalg.qr(self.basis.double(), mode="complete").Q
+        return Subspace(full_basis[:, self.rank :].to(self.basis))
 
     def project(self, points: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """The part of each point inside, about the origin."""
-        checks.same_width("points", points, "the subspace", self.basis.T)
+        """Project points onto the subspace."""
+        checks.check_same_width("points", points, "the subspace", self.basis.T)
         basis = self.basis.to(points.device, torch.float64)
-        inside = checks.exact("points", points) @ basis @ basis.T
-        return inside.to(checks.kept_dtype(points))
+        inside = checks.as_float64("points", points) @ basis @ basis.T
+        return inside.to(checks.result_dtype(points))
 
     def remove(self, points: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """The part of each point outside: the point less its projection."""
+        """Project points onto the orthogonal complement: each point minus its projection."""
         return points - self.project(points)
 
     def share(self, points: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
-        """Share of each point's squared length inside, from 0 to 1; `share_null` is by chance.
+        """Share of each point's squared norm inside; `share_null` is expected by chance.
 
         Raises:
             TvlensError: a point is zero.
         """
-        length = self._squared(points)
-        if (length == 0).any():
-            raise TvlensError(f"point {(length == 0).nonzero()[0].tolist()} is zero: no share")
-        return (self._squared(self.project(points.double())) / length).to(checks.kept_dtype(points))
+        total = self._squared_norm(points)
+        if (total == 0).any():
+            raise TvlensError(f"point {(total == 0).nonzero()[0].tolist()} is zero: no share")
+        inside = self._squared_norm(self.project(points.double()))
+        return (inside / total).to(checks.result_dtype(points))
 
-    def explained(self, points: Float[Tensor, "n d"]) -> float:
-        """Share of the variance of points about their own mean inside, from 0 to 1.
+    def explained_variance(self, points: Float[Tensor, "n d"]) -> float:
+        """Share of the variance of points inside, from 0 to 1.
 
         Raises:
             TvlensError: all points are the same.
         """
-        varied = checks.exact("points", points)
-        varied = varied - varied.mean(0)
-        total = float(self._squared(varied).sum())
+        states = checks.as_float64("points", points)
+        centered = states - states.mean(0)
+        total = float(self._squared_norm(centered).sum())
         if total == 0:
             raise TvlensError(f"all {len(points)} points are the same: no variance to explain")
-        return float(self._squared(self.project(varied)).sum()) / total
+        return float(self._squared_norm(self.project(centered)).sum()) / total
 
     def contains(
         self, points: Float[Tensor, "*n d"], *, tolerance: float = 1e-5
     ) -> Bool[Tensor, "*n"]:
-        """Whether each point lies inside but for this share of its length."""
-        outside = self._squared(self.remove(points.double()))
-        return outside <= tolerance**2 * self._squared(points)
+        """Whether each point lies inside, up to a share `tolerance` of its norm."""
+        outside = self._squared_norm(self.remove(points.double()))
+        return outside <= tolerance**2 * self._squared_norm(points)
 
     def angles(self, other: "Subspace") -> Float[Tensor, " angle"]:
         """Principal angles in radians, ascending; as many as the smaller rank.
 
-        Source: Knyazev and Argentati 2002 (accurate for small and large angles alike).
+        Source: Knyazev and Argentati 2002 (accurate for both small and large angles).
         """
-        self._check_like(other)
+        self._check_same_dim(other)
         return principal_angles(self.basis, other.basis)
 
     def orthogonality(self, other: "Subspace", *, null: int = 1000, seed: int = 0) -> Orthogonality:
-        """The smallest angle to another subspace, against that between random ones.
+        """Compare the smallest angle to another subspace with that between random subspaces.
 
         Args:
-            null: how many pairs of random subspaces of the same ranks to draw.
+            null: number of pairs of random subspaces of the same ranks.
+            seed: seed of the random subspaces.
 
         Raises:
-            TvlensError: the ranks sum to more than dim: any two such subspaces share a direction.
+            TvlensError: the ranks sum to more than dim, so that any two subspaces intersect.
         """
-        self._check_like(other)
-        return orthogonality(self.basis, other.basis, null=null, seed=seed)
+        self._check_same_dim(other)
+        return compare_with_random(self.basis, other.basis, null=null, seed=seed)
 
     @contextlib.contextmanager
     def ablated(self, model: Any, *, layer: Integer, **options: Any) -> Iterator[None]:
-        """Remove this subspace from every forward pass inside the `with` block.
+        """Ablate this subspace in every forward pass inside the `with` block.
 
         Args:
-            layer: where; negative layers count from the last.
+            layer: the layer; negative layers count from the last.
             options: site, mode, mean, positions, seed, as for `hook`.
 
         Raises:
@@ -219,19 +221,20 @@ class Subspace(Result):
         """The (name, function) pair that `ablated` installs, for `model.run_with_hooks`.
 
         Args:
-            site: a component of the model's width.
-            mode: what replaces the part inside: "mean" that of `mean`, "zero" nothing,
-                "resample" that of another row of the batch at the same position.
-            mean: the mean activation at this site; `center` by default.
-            positions: every position (default), one for all rows (negative: from the end of the
-                tensor, right for prompts of one length), or one absolute position per row.
-            seed: of the other row, for "resample".
+            layer: the layer; negative layers count from the last.
+            site: a component of width d_model.
+            mode: replacement of the part inside: "mean" the part of `mean`, "zero" zero,
+                "resample" the part of another row of the batch at the same position.
+            mean: mean activation at this site; `center` by default.
+            positions: all positions (default), one for all rows (negative positions count from
+                the end of the tensor), or one absolute position per row.
+            seed: chooses the other row of "resample".
 
         Raises:
-            TvlensError: wrong width, layer, site or mode, or no mean for "mean".
+            TvlensError: wrong width, layer, site or mode, or no mean for mode "mean".
         """
         mean = self.center if mean is None else mean
-        return removal(
+        return make_ablation_hook(
             model,
             self.basis,
             layer,
@@ -243,8 +246,64 @@ class Subspace(Result):
         )
 
     @staticmethod
-    def _squared(points: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
+    def _squared_norm(points: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
         return points.double().square().sum(-1)
 
-    def _check_like(self, other: "Subspace") -> None:
-        checks.same_width("this subspace", self.basis.T, "the other", other.basis.T)
+    def _check_same_dim(self, other: "Subspace") -> None:
+        checks.check_same_width("this subspace", self.basis.T, "the other", other.basis.T)
+
+
+def _span_axes(vectors: Float[Tensor, "n d"], *, tolerance: float) -> Float[Tensor, "r d"]:
+    """Compute orthonormal axes of the span of vectors.
+
+    Args:
+        tolerance: singular values below this share of the largest are treated as 0.
+
+    Raises:
+        TvlensError: a vector is zero or negligible next to the others.
+    """
+    _, sizes, axes = torch.linalg.svd(vectors, full_matrices=False)
+    norms = vectors.norm(dim=1)
+    is_short = norms <= tolerance * sizes[0]
+    if is_short.any():
+        i = int(is_short.nonzero()[0])
+        raise TvlensError(
+            f"vector {i} is zero next to the others (length {float(norms[i]):.2g}, the longest "
+            f"{float(norms.max()):.2g}): it adds no direction"
+        )
+    return axes[: int((sizes > tolerance * sizes[0]).sum())]
+
+
+def _principal_axes(
+    points: Float[Tensor, "n d"], *, eps: float, rank: int | None, variance: float | None
+) -> Float[Tensor, "r d"]:
+    """Compute the first principal axes of points: `rank` of them, or enough for `variance`.
+
+    Args:
+        eps: machine epsilon of the dtype of the points.
+
+    Raises:
+        TvlensError: the points vary in fewer directions than requested.
+    """
+    # The triangular factor has the same axes and at most d rows.
+    triangular = torch.linalg.qr(points - points.mean(0), mode="r").R
+    _, sizes, axes = torch.linalg.svd(triangular, full_matrices=False)
+    # If the mean is large, rounding errors look like variation.
+    tolerance = eps * torch.maximum(max(points.shape) * sizes[0], points.norm())
+    n_varying = int((sizes > tolerance).sum())
+    if rank is None:
+        rank = _rank_for_variance(variance, sizes[:n_varying])
+    if not 1 <= rank <= n_varying:
+        raise TvlensError(
+            f"rank {rank} is not possible: {len(points)} points vary in {n_varying} directions"
+        )
+    return axes[:rank]
+
+
+def _rank_for_variance(variance: float, sizes: Float[Tensor, " r"]) -> int:
+    """Return the number of leading directions that explain a share of the variance."""
+    if not 0 < variance <= 1:
+        raise TvlensError(f"variance is {variance}: it must lie between 0 and 1")
+    explained = (sizes**2).cumsum(0)
+    # The tolerance allows for rounding if variance is 1.
+    return int((explained < variance * explained[-1:] * (1 - 1e-9)).sum()) + 1

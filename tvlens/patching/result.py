@@ -3,14 +3,19 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError, unknown
 from ..results import Result
-from ..stats import check_level, mean_interval
+from ..stats import (
+    bootstrap_counts,
+    check_level,
+    mean_interval,
+    percentiles,
+    sign_flip_p_value,
+)
 
 _INTERVALS = ("t", "bootstrap")
 
@@ -114,16 +119,9 @@ class PatchResult(Result):
         if size < 2 or method == "t":
             means = mean_interval(self.differences.double().cpu().numpy(), level=level)
             return torch.from_numpy(means).to(self.values)
-        return self._bootstrapped(level, resamples, seed)
-
-    def _bootstrapped(self, level: float, resamples: int, seed: int) -> Float[Tensor, "*axes 2"]:
-        """Percentiles of means over resampled examples."""
-        size = self.values.shape[-1]
-        draws = np.random.default_rng(seed).integers(0, size, (resamples, size))
-        weights = np.stack([np.bincount(d, minlength=size) for d in draws]) / size
-        means = self.differences.double() @ torch.tensor(weights).T
-        tail = (1 - level) / 2
-        ends = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=-1)
+        weights = torch.from_numpy(bootstrap_counts(size, resamples, seed=seed) / size)
+        means = self.differences.double() @ weights.T
+        ends = percentiles(means, tail=(1 - level) / 2)
         return ends.movedim(0, -1).to(self.values.dtype)
 
     def p_value(self, *, permutations: int = 10_000, seed: int = 0) -> Float[Tensor, "*axes"]:
@@ -131,18 +129,9 @@ class PatchResult(Result):
 
         The smallest value possible with n examples is 2 / 2^n.
         """
-        size = self.values.shape[-1]
-        if 2**size <= permutations:
-            flips = 1 - 2 * ((torch.arange(2**size)[:, None] >> torch.arange(size)) & 1)
-            added = 0
-        else:
-            rng = np.random.default_rng(seed)
-            flips, added = torch.tensor(rng.choice([-1, 1], (permutations, size))), 1
-        differences = self.differences.double()
-        null = (differences @ flips.double().T).abs()
-        seen = differences.sum(-1, keepdim=True).abs()
-        hits = (null >= seen * (1 - 1e-12)).sum(-1)
-        return ((hits + added) / (len(flips) + added)).to(self.values.dtype)
+        differences = self.differences.double().numpy()
+        p_values = sign_flip_p_value(differences, permutations=permutations, seed=seed)
+        return torch.as_tensor(p_values).to(self.values.dtype)
 
     def rank_correlation(self, other: "PatchResult") -> float:
         """Spearman correlation with the effects of another result of the same sweep.

@@ -13,7 +13,7 @@ from ... import viz
 from ...activations import collect
 from ...errors import NamedValues
 from ...geometry import Effects, Subspace
-from ...geometry.removal import Mode
+from ...geometry.ablation import Mode
 from ...integers import require_at_least
 from ...models.forward import Batch
 from ...models.loading import model_name

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ... import viz
 from ...errors import NamedValues, TvlensError, unknown
-from ...geometry import Effects, separability, stability
+from ...geometry import Effects, between_cell_variance, two_way_variance
 from ...geometry.cells import Cells
-from ...geometry.shares import between_cells, main_effects, resampled
+from ...geometry.variance import between_cell_share, two_way_shares
 from ...integers import require_at_least
 from ...models.loading import model_name
 from ...saved import Saved
+from ...stats import bootstrap_counts, percentiles
 from .model_predictions import require_compatible
 from .probing import Probes, max_observations, probes, read_probe_states, read_states
 from .simplex_projection import (
@@ -228,11 +229,14 @@ def _estimate_additivity(
 ) -> list[Estimate]:
     """Estimate P0, the share of variance within cells, and P1, the interaction of cell means."""
     options = dict(resamples=resamples, seed=seed)
-    cells = stability(states, probes.task, probes.token, **options)
-    means = separability(states, probes.task, probes.token, **options)
-    low, high = cells.interval("cells").tolist()
+    cells = between_cell_variance(states, probes.task, probes.token, **options)
+    means = two_way_variance(states, probes.task, probes.token, **options)
+    low, high = cells.interval[0].tolist()
     within = 1 - float(cells["cells"]), 1 - high, 1 - low
-    return [within, (float(means["interaction"]), *means.interval("interaction").tolist())]
+    return [
+        within,
+        (float(means["interaction"]), *means.interval[means.index("interaction")].tolist()),
+    ]
 
 
 def _estimate_convexity(
@@ -244,11 +248,11 @@ def _estimate_convexity(
     seed: int,
 ) -> list[Estimate]:
     """Estimate P2, the explained share, and P3, total variation and correlation."""
-    draws = resampled(np.zeros(len(weights), dtype=int), resamples, seed)
+    draws = bootstrap_counts(len(weights), resamples, seed=seed)
     estimates = []
     statistics = _explained_share(projection, weights), *_posterior_agreement(weights, posterior)
     for columns, measure in statistics:
-        low, high = np.quantile(measure(draws @ columns), [0.025, 0.975])
+        low, high = percentiles(measure(draws @ columns))
         estimates.append((float(measure(columns.sum(0)[None])[0]), float(low), float(high)))
     return estimates
 
@@ -293,10 +297,10 @@ def _sample_nulls(
     samples = []
     for _ in range(draws):
         order = torch.from_numpy(rng.permutation(len(states)))
-        tasks = Cells.of(probes.task[order], probes.token)
-        cells = Cells.of(probes.task[order], probes.token[order])
-        within = 1 - between_cells(centered, tasks, ones)[0, 0]
-        sample = [within, main_effects(centered, cells, ones)[0, 2]]
+        tasks = Cells.from_labels(probes.task[order], probes.token)
+        cells = Cells.from_labels(probes.task[order], probes.token[order])
+        within = 1 - between_cell_share(centered, tasks, ones)[0, 0]
+        sample = [within, two_way_shares(centered, cells, ones)[0, 2]]
         for projection, fit in zip(projections, weights, strict=True):
             rotated = projection.rotate_vertices(rng)
             explained = _explained_share(rotated, rotated.fit_weights())

@@ -80,7 +80,7 @@ def project_on_token_simplices(
     Args:
         fitted: other states, with their tasks and tokens, from which the means are computed.
     """
-    cells = Cells.of(fitted.task, fitted.token)
+    cells = Cells.from_labels(fitted.task, fitted.token)
     means = rearrange(cells.means(fitted.values.double()), "task token d -> token task d")
     centre, simplex = means.mean(1), torch.searchsorted(cells.tokens, token)
     return SimplexProjection(states.double() - centre[simplex], means - centre[:, None], simplex)

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import TvlensError
-from ...geometry.shares import resampled
 from ...saved import Saved
+from ...stats import bootstrap_counts
 from ..distributions import normalize_rows
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def cluster_resamples(
     names, cluster = clusters.unique(return_inverse=True)
     if len(names) < 2:
         raise TvlensError("intervals need at least two clusters of prompts")
-    counts = resampled(np.zeros(len(names), dtype=int), resamples, seed)
+    counts = bootstrap_counts(len(names), resamples, seed=seed)
     return torch.from_numpy(counts)[:, cluster]
 
 

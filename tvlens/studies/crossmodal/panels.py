@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ... import viz
-from ...geometry.show import separation_figure
+from ...geometry.show import silhouette_figure
 from ...vectors.show import phase_figure
 from . import paper
 from .conditions import CONDITIONS, OTHER
@@ -160,7 +160,7 @@ def shape(study: "CrossModalStudy") -> list:
         annotate=True,
         title="picture vectors as mixtures of word vectors",
     )
-    by_task, by_modality = (separation_figure(s) for s in (found.by_task, found.by_modality))
+    by_task, by_modality = (silhouette_figure(s) for s in (found.by_task, found.by_modality))
     nulls = viz.row(by_task, by_modality, title="silhouette by task, and by modality")
     return [viz.row(scatter, weights), nulls, cosines]
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...geometry import Subspace, cosine_table, separation, simplex_weights
+from ...geometry import Subspace, cosine_table, silhouette_test, simplex_weights
 from ...geometry.orthogonality import Orthogonality
-from ...geometry.silhouette import Separation
+from ...geometry.silhouette import SilhouetteTest
 from ...vectors import TaskVector
 from .conditions import MODALITIES
 
@@ -36,8 +36,8 @@ class Shape:
     tasks: tuple[str, ...]
     modalities: tuple[str, ...]
     points: Float[Tensor, "vector d_model"]
-    by_task: Separation
-    by_modality: Separation
+    by_task: SilhouetteTest
+    by_modality: SilhouetteTest
     means: tuple[str, ...]
     cosines: Float[Tensor, "mean mean"]
     centred: Float[Tensor, "mean mean"]
@@ -87,8 +87,8 @@ def shape(
         tuple(tasks),
         tuple(modalities),
         points,
-        separation(points, _numbered(tasks), **options),
-        separation(points, _numbered(modalities), **options),
+        silhouette_test(points, _numbered(tasks), **options),
+        silhouette_test(points, _numbered(modalities), **options),
         tuple(f"{name}, {source}" for source in sources for name in names),
         cosine_table(torch.cat(list(by_source.values()))),
         cosine_table(torch.cat([_centred(part) for part in by_source.values()])),

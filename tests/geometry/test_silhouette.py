@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import pairwise_distances, silhouette_score
 
 from tvlens import TvlensError
-from tvlens.geometry import Separation, separation
-from tvlens.geometry.silhouette import silhouettes
+from tvlens.geometry import SilhouetteTest, silhouette_test
+from tvlens.geometry.silhouette import mean_silhouettes
 
 
 @settings(max_examples=60, deadline=None)
@@ -19,7 +19,7 @@ def test_every_silhouette_equals_sklearn(n, k, seed):
     points = rng.integers(0, 3, (n, 2)).astype(float)  # many coincide
     first = np.concatenate([np.arange(k), rng.integers(0, k, n - k)])
     labels = rng.permuted(np.tile(first, (5, 1)), axis=1)
-    ours = silhouettes(pairwise_distances(points), labels)
+    ours = mean_silhouettes(pairwise_distances(points), labels)
     np.testing.assert_allclose(ours, [silhouette_score(points, l) for l in labels], atol=1e-12)
 
 
@@ -30,8 +30,8 @@ def test_clusters_by_task_and_not_by_modality(metric):
     task, modality = np.tile(np.repeat(np.arange(6), 8), 2), np.repeat([0, 1], 48)
     points = rng.standard_normal((6, 20))[task] + 0.3 * rng.standard_normal((96, 20))
     points, task, modality = map(torch.tensor, (points, task, modality))
-    by_task = separation(points, task, metric=metric, null=200)
-    by_modality = separation(points, modality, metric=metric, null=200)
+    by_task = silhouette_test(points, task, metric=metric, null=200)
+    by_modality = silhouette_test(points, modality, metric=metric, null=200)
     wanted = silhouette_score(points.numpy(), task.numpy(), metric=metric)
     assert by_task.silhouette == pytest.approx(wanted)
     assert by_task.silhouette > 0.4 and by_task.p_value == 1 / 201 and by_task.effect_size > 10
@@ -42,7 +42,9 @@ def test_p_values_of_labels_that_say_nothing_are_uniform():
     rng = np.random.default_rng(0)
     labels = torch.arange(30) % 3
     p = [
-        separation(torch.tensor(rng.standard_normal((30, 4))), labels, null=200, seed=s).p_value
+        silhouette_test(
+            torch.tensor(rng.standard_normal((30, 4))), labels, null=200, seed=s
+        ).p_value
         for s in range(200)
     ]
     assert scipy.stats.kstest(p, "uniform").pvalue > 0.01
@@ -51,18 +53,18 @@ def test_p_values_of_labels_that_say_nothing_are_uniform():
 def test_two_pairs_by_enumeration():
     """Four points in two tight pairs: of the three ways to pair them, one is as good."""
     points = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
-    result = separation(points, torch.tensor([0, 0, 1, 1]), null=3000)
+    result = silhouette_test(points, torch.tensor([0, 0, 1, 1]), null=3000)
     assert result.p_value == pytest.approx(1 / 3, abs=0.03)
 
 
 def test_result(tmp_path):
     points = torch.randn(20, 3)
     labels = 10 + 5 * (torch.arange(20) % 2)
-    result = separation(points, labels, null=50, seed=1)
-    assert torch.equal(separation(points, labels, null=50, seed=1).null, result.null)
-    assert not torch.equal(separation(points, labels, null=50, seed=2).null, result.null)
+    result = silhouette_test(points, labels, null=50, seed=1)
+    assert torch.equal(silhouette_test(points, labels, null=50, seed=1).null, result.null)
+    assert not torch.equal(silhouette_test(points, labels, null=50, seed=2).null, result.null)
     result.save(tmp_path / "s.safetensors")
-    again = Separation.load(tmp_path / "s.safetensors")
+    again = SilhouetteTest.load(tmp_path / "s.safetensors")
     assert again.silhouette == result.silhouette and again.p_value == result.p_value
     frame = result.to_dataframe()
     assert frame.silhouette[0] == result.silhouette and frame.p_value[0] == result.p_value
@@ -78,8 +80,8 @@ def test_bad_input(unchecked):
         (points * torch.nan, labels, {}, "NaN"),
         (points, labels, dict(metric="nearness"), "metric 'nearness'"),
         (points, labels, dict(null=1), "null is 1"),
-        (torch.ones(6, 2), labels, {}, "every order of the labels"),
+        (torch.ones(6, 2), labels, {}, "all permutations of the labels"),
     ]
     for where, by, options, message in cases:
         with pytest.raises(TvlensError, match=message):
-            separation(where, by, **options)
+            silhouette_test(where, by, **options)

@@ -4,8 +4,8 @@ import scipy.stats
 import torch
 
 from tvlens import TvlensError
-from tvlens.geometry import Decomposition, separability, stability
-from tvlens.geometry.shares import resampled
+from tvlens.geometry import VarianceDecomposition, between_cell_variance, two_way_variance
+from tvlens.stats import bootstrap_counts
 
 K, V, D = 3, 4, 5
 
@@ -32,7 +32,9 @@ def test_stability_is_one_less_the_share_within():
     h, task, token = h[keep], task[keep], token[keep]
     within = sum(((c - c.mean(0)) ** 2).sum() for c in cells_of(h, task, token) if len(c))
     wanted = 1 - within / ((h - h.mean(0)) ** 2).sum()
-    assert float(stability(h, task, token, resamples=20)["cells"]) == pytest.approx(float(wanted))
+    assert float(between_cell_variance(h, task, token, resamples=20)["cells"]) == pytest.approx(
+        float(wanted)
+    )
 
 
 def test_stability_of_one_dimension_is_eta_squared_of_anova():
@@ -40,7 +42,7 @@ def test_stability_of_one_dimension_is_eta_squared_of_anova():
     groups = [h[task == k, 0].numpy() for k in range(K)]
     f = scipy.stats.f_oneway(*groups).statistic
     between, within = K - 1, len(h) - K
-    share = stability(h, task, resamples=20)
+    share = between_cell_variance(h, task, resamples=20)
     assert float(share["cells"]) == pytest.approx(between * f / (between * f + within))
     # The share less the noise is epsilon squared, the adjusted R^2.
     adjusted = 1 - (1 - float(share["cells"])) * (len(h) - 1) / within
@@ -56,7 +58,7 @@ def test_separability_is_the_two_way_table_of_cell_means():
     theta, nu = m.mean(1) - mu, m.mean(0) - mu
     rest = m - mu - theta[:, None] - nu
     sums = np.array([V * (theta**2).sum(), K * (nu**2).sum(), (rest**2).sum()])
-    result = separability(h, task, token, resamples=20)
+    result = two_way_variance(h, task, token, resamples=20)
     assert result.parts == ("task", "token", "interaction")
     np.testing.assert_allclose(result.shares, sums / sums.sum(), rtol=1e-10)
 
@@ -64,9 +66,9 @@ def test_separability_is_the_two_way_table_of_cell_means():
 def test_additive_states_have_no_interaction():
     h, task, token = design(noise=0)
     h = h + 1e-9 * torch.randn(h.shape, dtype=torch.float64)
-    result = separability(h, task, token, resamples=50)
+    result = two_way_variance(h, task, token, resamples=50)
     assert abs(float(result["interaction"])) < 1e-12
-    assert float(stability(h, task, token, resamples=50)["cells"]) == pytest.approx(1)
+    assert float(between_cell_variance(h, task, token, resamples=50)["cells"]) == pytest.approx(1)
 
 
 def test_noise_is_what_noise_gives():
@@ -75,10 +77,12 @@ def test_noise_is_what_noise_gives():
     for seed in range(60):
         _, task, token = design(each=4)
         h = torch.tensor(np.random.default_rng(seed).standard_normal((len(task), 40)))
-        parts = [f(h, task, token, resamples=200) for f in (stability, separability)]
+        parts = [
+            f(h, task, token, resamples=200) for f in (between_cell_variance, two_way_variance)
+        ]
         got.append(torch.cat([p.shares for p in parts]))
         expected.append(torch.cat([p.noise for p in parts]))
-        low, high = parts[0].interval("cells").tolist()
+        low, high = parts[0].interval[0].tolist()
         holds += low <= 0 <= high
     got, expected = torch.stack(got).mean(0), torch.stack(expected).mean(0)
     torch.testing.assert_close(got, expected, rtol=0.05, atol=0)
@@ -102,11 +106,11 @@ def test_intervals_hold_the_planted_share(interaction):
         h = m[task, token] + torch.tensor(rng.standard_normal((len(task), D)))
         for i, (result, part, true) in enumerate(
             [
-                (stability(h, task, token, resamples=300, seed=seed), "cells", cells),
-                (separability(h, task, token, resamples=300, seed=seed), "interaction", eta),
+                (between_cell_variance(h, task, token, resamples=300, seed=seed), "cells", cells),
+                (two_way_variance(h, task, token, resamples=300, seed=seed), "interaction", eta),
             ]
         ):
-            low, high = result.interval(part).tolist()
+            low, high = result.interval[result.index(part)].tolist()
             held[i] += low <= true <= high
     assert (held >= 50).all(), held
 
@@ -115,47 +119,47 @@ def test_positions_are_as_alone():
     h, task, token = design()
     many = torch.stack([h, 2 * h.roll(5, 0), h.flip(0)], 1)
     tokens = torch.stack([token, token.roll(1), token.flip(0)], 1)
-    for measure in (stability, separability):
+    for measure in (between_cell_variance, two_way_variance):
         result = measure(many, task, tokens, resamples=40)
         assert result.shares.shape == (len(result.parts), 3)
         for i in range(3):
             alone = measure(many[:, i], task, tokens[:, i], resamples=40)
             torch.testing.assert_close(result.shares[:, i], alone.shares)
-            torch.testing.assert_close(result.intervals[:, i], alone.intervals)
+            torch.testing.assert_close(result.interval[:, i], alone.interval)
             torch.testing.assert_close(result.noise[:, i], alone.noise)
 
 
 def test_a_resample_is_the_statistic_of_the_drawn_rows():
     h, task, token = design(each=6)
-    weights = resampled(np.zeros(len(h), dtype=int), 1, seed=3)[0]
+    weights = bootstrap_counts(len(h), 1, seed=3)[0]
     drawn = torch.tensor(np.repeat(np.arange(len(h)), weights.astype(int)))
     assert len(drawn) == len(h)
-    share = stability(h, task, token, resamples=1, seed=3)
-    again = stability(h[drawn], task[drawn], token[drawn], resamples=1)["cells"]
-    torch.testing.assert_close(share.interval("cells")[0], 2 * share["cells"] - again)
+    share = between_cell_variance(h, task, token, resamples=1, seed=3)
+    again = between_cell_variance(h[drawn], task[drawn], token[drawn], resamples=1)["cells"]
+    torch.testing.assert_close(share.interval[0, 0], 2 * share["cells"] - again)
     cell = (task * V + token).numpy()
-    stratified = resampled(cell, 50, seed=0)
+    stratified = bootstrap_counts(len(cell), 50, seed=0, strata=cell)
     assert all((stratified[:, cell == c].sum(1) == 6).all() for c in range(K * V))
 
 
 def test_place_size_and_turn_do_not_matter():
     h, task, token = design(interaction=0.3)
     turn = torch.linalg.qr(torch.randn(D, D, dtype=torch.float64)).Q
-    for measure in (stability, separability):
+    for measure in (between_cell_variance, two_way_variance):
         a, b = (measure(x, task, token, resamples=30) for x in (h, 100 + 7 * h @ turn))
         torch.testing.assert_close(a.shares, b.shares)
-        torch.testing.assert_close(a.intervals, b.intervals)
+        torch.testing.assert_close(a.interval, b.interval)
 
 
 def test_result(tmp_path):
     h, task, token = design()
     for states in (h, torch.stack([h, h.flip(1)], 1)):
-        result = separability(states, task, token, resamples=40, seed=2)
-        assert torch.equal(result.shares, separability(states, task, token, resamples=3).shares)
+        result = two_way_variance(states, task, token, resamples=40, seed=2)
+        assert torch.equal(result.shares, two_way_variance(states, task, token, resamples=3).shares)
         result.save(tmp_path / "d.safetensors")
-        again = Decomposition.load(tmp_path / "d.safetensors")
+        again = VarianceDecomposition.load(tmp_path / "d.safetensors")
         assert again.parts == result.parts and again.settings == result.settings
-        assert torch.equal(again.intervals, result.intervals)
+        assert torch.equal(again.interval, result.interval)
         frame = result.to_dataframe()
         assert list(frame.columns) == ["part", "position", "share", "low", "high", "noise"]
         last = result["interaction"].reshape(-1)[-1]
@@ -169,30 +173,30 @@ def test_bad_input(unchecked):
     h, task, token = design(each=2)
     gap = (task != 1) | (token != 2)
     with pytest.raises(TvlensError, match=r"no sample of task 1 with token 2 \(1 of 12 cells"):
-        separability(h[gap], task[gap], token[gap])
-    stability(h[gap], task[gap], token[gap], resamples=2)
+        two_way_variance(h[gap], task[gap], token[gap])
+    between_cell_variance(h[gap], task[gap], token[gap], resamples=2)
     with pytest.raises(TvlensError, match="every sample is of task 0"):
-        separability(h, 0 * task, token)
+        two_way_variance(h, 0 * task, token)
     with pytest.raises(TvlensError, match="every sample has token 0"):
-        separability(h, task, 0 * token)
+        two_way_variance(h, task, 0 * token)
     with pytest.raises(TvlensError, match="all samples are in one cell"):
-        stability(h, 0 * task)
+        between_cell_variance(h, 0 * task)
     with pytest.raises(TvlensError, match="every cell has one sample"):
-        stability(h[::2], task[::2], token[::2])
+        between_cell_variance(h[::2], task[::2], token[::2])
     with pytest.raises(TvlensError, match="all states are the same"):
-        stability(torch.full_like(h, 0.1), task, token)
+        between_cell_variance(torch.full_like(h, 0.1), task, token)
     with pytest.raises(TvlensError, match="too few samples to resample"):
-        stability(h[:3], torch.tensor([0, 1, 1]))
+        between_cell_variance(h[:3], torch.tensor([0, 1, 1]))
     for options in (dict(resamples=0), dict(level=95)):
         with pytest.raises(TvlensError, match="resamples must be at least 1, and level"):
-            stability(h, task, **options)
+            between_cell_variance(h, task, **options)
     with pytest.raises(TvlensError, match="holds the label -1"):
-        stability(h, task - 1)
+        between_cell_variance(h, task - 1)
     with pytest.raises(TvlensError, match=r"task has shape \[23\]; \[24\] is needed"):
-        stability(h, task[1:])
+        between_cell_variance(h, task[1:])
     many = torch.stack([h, h], 1)
     many[3, 1, 0] = torch.nan
     with pytest.raises(TvlensError, match="position 1: 1 of 120 numbers in h are NaN"):
-        stability(many, task)
+        between_cell_variance(many, task)
     with pytest.raises(TvlensError, match=r"h is \[n, d\] or"):
-        stability(h[:, 0], task)
+        between_cell_variance(h[:, 0], task)
