@@ -1,20 +1,18 @@
 """Linear maps between two models' states at nine penalties, against scikit-learn and numpy.
 
-States as wide and layers as many as BERT-base's. What sharing is worth depends on what is compared,
-so each row says what the other side does:
+Width and number of layers are those of BERT-base. The speed-up depends on what is compared:
 
-- one base layer to the last tuned one, the penalty chosen without refitting: scikit-learn's
-  `RidgeCV`, by its default and by a singular value decomposition, which was the default up to 1.7;
-- the same for every base layer, and for every pair of a base and a tuned layer;
+- one base layer to the last finetuned layer, penalty chosen without refitting: scikit-learn's
+  `RidgeCV`, by its default and by a singular value decomposition, the default up to 1.7;
+- the same for every base layer, and for every pair of a base and a finetuned layer;
 - every base layer at every penalty, fitted afresh each time: `Ridge`;
 - every base layer and every pair of layers, the penalty chosen by five folds, fitted afresh for
   each fold and penalty: `GridSearchCV` of `Ridge`;
 - least squares without bias, the paper's own fit: `numpy.linalg.lstsq`.
 
-All results are checked to be equal. Ours is one run over all that is named; of the other side's
-equal pieces one is timed, and counted as often as it would be needed. Times are CPU seconds of the
-process, so that others on the machine count less, and the better of two rounds. Writes
-out/bench/matrices.json.
+All results are checked for equality. tvlens is timed over the whole task; of the peer's equal
+pieces one is timed and multiplied. Times are CPU seconds of the process, the minimum of two
+rounds. Writes out/bench/matrices.json.
 """
 
 import functools
@@ -31,16 +29,16 @@ from sklearn.model_selection import GridSearchCV, KFold
 
 from tvlens import PairMoments, TaskMatrix
 from tvlens.files import write
-from tvlens.matrices import Ridge
-from tvlens.matrices.folds import Folds
+from tvlens.matrices import FitConfig, RidgePath
+from tvlens.matrices.ridge import Folds
 
 PAIRS, WIDTH, LAYERS, BATCH, FOLDS = 8000, 768, 12, 1600, 5
 ALPHAS = np.logspace(-3, 5, 9)
 ROUNDS = 2
 
 
-def states(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """States of a spread of scales at every base layer; as tuned ones, these mapped, with noise."""
+def generate_states(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Base states with a range of scales, and finetuned states as noisy linear maps of them."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -52,7 +50,7 @@ def states(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.stack(y)
 
 
-def summed(x: torch.Tensor, y: torch.Tensor) -> PairMoments:
+def sum_moments(x: torch.Tensor, y: torch.Tensor) -> PairMoments:
     """Moments of all layers in one pass."""
     moments, rows = PairMoments(), x.shape[-2]
     for begin in range(0, rows, BATCH):
@@ -61,79 +59,83 @@ def summed(x: torch.Tensor, y: torch.Tensor) -> PairMoments:
     return moments
 
 
-def to_last(x: torch.Tensor, y: torch.Tensor) -> TaskMatrix:
-    """Every base layer to the last tuned one, the penalty by GCV; gives the last layer's."""
-    moments = summed(x, y[-1])
+def fit_last_target(x: torch.Tensor, y: torch.Tensor) -> TaskMatrix:
+    """Every base layer to the last finetuned layer, penalty by GCV; returns the last layer's."""
+    moments = sum_moments(x, y[-1])
     return [TaskMatrix.from_moments(moments.pair(i), ridges=ALPHAS) for i in range(len(x))][-1]
 
 
-def to_every(x: torch.Tensor, y: torch.Tensor) -> TaskMatrix:
-    """Every pair of layers: one decomposition per base layer; gives the last pair's."""
-    moments = summed(x, y)
+def fit_every_target(x: torch.Tensor, y: torch.Tensor) -> TaskMatrix:
+    """Every pair of layers: one decomposition per base layer; returns the last pair's."""
+    moments = sum_moments(x, y)
     for i in range(len(x)):
-        solution = Ridge.of(moments.pair(i))
+        path = RidgePath.from_moments(moments.pair(i))
         for j in range(len(y)):
-            found = TaskMatrix.of(solution.to(j), ridges=ALPHAS)
-    return found
+            matrix = TaskMatrix.from_path(path.for_target(j), FitConfig(ridges=ALPHAS))
+    return matrix
 
 
-def at_every_penalty(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
-    """Every base layer at every penalty; gives the last layer's weights."""
-    moments = summed(x, y[-1])
+def fit_every_penalty(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+    """Every base layer at every penalty; returns the last layer's weights."""
+    moments = sum_moments(x, y[-1])
     for i in range(len(x)):
-        solution = Ridge.of(moments.pair(i))
-        found = [solution.weight(ridge) for ridge in ALPHAS]
-    return found
+        path = RidgePath.from_moments(moments.pair(i))
+        weights = [path.weight(ridge) for ridge in ALPHAS]
+    return weights
 
 
-def by_folds(x: torch.Tensor, y: torch.Tensor) -> TaskMatrix:
-    """Every base layer, the penalty by folds in order; gives the last layer's."""
-    parts = [summed(x[:, f], y[-1, f]) for f in folds()]
+def fit_by_folds(x: torch.Tensor, y: torch.Tensor) -> TaskMatrix:
+    """Every base layer, penalty by folds in order; returns the last layer's."""
+    parts = [sum_moments(x[:, f], y[-1, f]) for f in split_folds()]
     for i in range(len(x)):
-        mine = [part.pair(i) for part in parts]
-        found = TaskMatrix.from_moments(mine, ridge="kfold", ridges=ALPHAS)
-    return found
+        folds = [part.pair(i) for part in parts]
+        matrix = TaskMatrix.from_moments(folds, ridge="kfold", ridges=ALPHAS)
+    return matrix
 
 
-def to_every_by_folds(x: torch.Tensor, y: torch.Tensor) -> TaskMatrix:
-    """Every pair of layers, the penalty by folds in order; gives the last pair's."""
-    parts = [summed(x[:, f], y[:, f]) for f in folds()]
+def fit_every_target_by_folds(x: torch.Tensor, y: torch.Tensor) -> TaskMatrix:
+    """Every pair of layers, penalty by folds in order; returns the last pair's."""
+    parts = [sum_moments(x[:, f], y[:, f]) for f in split_folds()]
     for i in range(len(x)):
-        shared = Folds([part.pair(i) for part in parts])
-        solution = Ridge.of(shared.whole)
+        folds = Folds([part.pair(i) for part in parts])
+        path = RidgePath.from_moments(folds.whole)
         for j in range(len(y)):
-            errors = functools.partial(shared.errors, tuned=j)
-            found = TaskMatrix.of(solution.to(j), ridge="kfold", ridges=ALPHAS, folds=errors)
-    return found
+            errors = functools.partial(folds.errors, tuned=j)
+            config = FitConfig(ridge="kfold", ridges=ALPHAS)
+            matrix = TaskMatrix.from_path(path.for_target(j), config, fold_errors=errors)
+    return matrix
 
 
-def least_squares(x: torch.Tensor, y: torch.Tensor) -> TaskMatrix:
-    """Every base layer without bias or penalty; gives the last layer's."""
-    moments = summed(x, y[-1])
+def fit_least_squares(x: torch.Tensor, y: torch.Tensor) -> TaskMatrix:
+    """Every base layer without bias or penalty; returns the last layer's."""
+    moments = sum_moments(x, y[-1])
     options = dict(method="lstsq", bias=False)
     return [TaskMatrix.from_moments(moments.pair(i), **options) for i in range(len(x))][-1]
 
 
-def folds() -> list[slice]:
+def split_folds() -> list[slice]:
     """Equal parts in order, as `KFold` takes them."""
     return [slice(begin, begin + PAIRS // FOLDS) for begin in range(0, PAIRS, PAIRS // FOLDS)]
 
 
-def seconds(way: Callable) -> tuple[float, object]:
-    """CPU seconds of the better round, and what it gave."""
-    spent = []
+def time_call(function: Callable) -> tuple[float, object]:
+    """CPU seconds, the minimum over rounds, and the result."""
+    times = []
     for _ in range(ROUNDS):
         start = time.process_time()
-        found = way()
-        spent.append(time.process_time() - start)
-    return min(spent), found
+        result = function()
+        times.append(time.process_time() - start)
+    return min(times), result
 
 
 def compare(x: torch.Tensor, y: torch.Tensor) -> list[dict]:
-    """All comparisons, from the plainest to the one with most to share."""
+    """All comparisons, from the simplest to the one that shares most work."""
     a, b = x[-1].double().numpy(), y[-1].double().numpy()
     one, layers = x[-1:], len(x)
-    single, every = seconds(lambda: to_last(one, y)), seconds(lambda: to_last(x, y))
+    single, every = (
+        time_call(lambda: fit_last_target(one, y)),
+        time_call(lambda: fit_last_target(x, y)),
+    )
     searched = GridSearchCV(
         PeerRidge(),
         {"alpha": ALPHAS},
@@ -141,8 +143,8 @@ def compare(x: torch.Tensor, y: torch.Tensor) -> list[dict]:
         scoring="neg_mean_squared_error",
     )
     default, svd, fit, search, lstsq = (
-        seconds(way)
-        for way in (
+        time_call(function)
+        for function in (
             lambda: RidgeCV(ALPHAS).fit(a, b),
             lambda: RidgeCV(ALPHAS, gcv_mode="svd").fit(a, b),
             lambda: PeerRidge(ALPHAS[4]).fit(a, b),
@@ -151,75 +153,75 @@ def compare(x: torch.Tensor, y: torch.Tensor) -> list[dict]:
         )
     )
 
-    def row(name: str, mine: tuple, peer: tuple, times: int, check: Callable) -> dict:
-        return said(name, mine[0], times * peer[0], check(mine[1], peer[1]))
+    def row(name: str, ours: tuple, peer: tuple, times: int, check: Callable) -> dict:
+        return report(name, ours[0], times * peer[0], check(ours[1], peer[1]))
 
     return [
-        row("RidgeCV, one layer", single, default, 1, same_choice),
-        row("RidgeCV by SVD, one layer", single, svd, 1, same_choice),
-        row(f"RidgeCV for each of {layers} layers", every, default, layers, same_choice),
-        row(f"RidgeCV by SVD for each of {layers} layers", every, svd, layers, same_choice),
+        row("RidgeCV, one layer", single, default, 1, compare_choice),
+        row("RidgeCV by SVD, one layer", single, svd, 1, compare_choice),
+        row(f"RidgeCV for each of {layers} layers", every, default, layers, compare_choice),
+        row(f"RidgeCV by SVD for each of {layers} layers", every, svd, layers, compare_choice),
         row(
             f"RidgeCV for each of {layers} x {layers} pairs of layers",
-            seconds(lambda: to_every(x, y)),
+            time_call(lambda: fit_every_target(x, y)),
             default,
             layers**2,
-            same_choice,
+            compare_choice,
         ),
         row(
             f"Ridge for each of {layers} layers x {len(ALPHAS)} penalties",
-            seconds(lambda: at_every_penalty(x, y)),
+            time_call(lambda: fit_every_penalty(x, y)),
             fit,
             layers * len(ALPHAS),
-            lambda mine, peer: same(mine[4], peer.coef_.T),
+            lambda ours, peer: compare_weights(ours[4], peer.coef_.T),
         ),
         row(
             f"GridSearchCV of Ridge, {FOLDS} folds, for each of {layers} layers",
-            seconds(lambda: by_folds(x, y)),
+            time_call(lambda: fit_by_folds(x, y)),
             search,
             layers,
-            lambda mine, peer: same_choice(mine, peer.best_estimator_),
+            lambda ours, peer: compare_choice(ours, peer.best_estimator_),
         ),
         row(
             f"the same for each of {layers} x {layers} pairs of layers",
-            seconds(lambda: to_every_by_folds(x, y)),
+            time_call(lambda: fit_every_target_by_folds(x, y)),
             search,
             layers**2,
-            lambda mine, peer: same_choice(mine, peer.best_estimator_),
+            lambda ours, peer: compare_choice(ours, peer.best_estimator_),
         ),
         row(
             "numpy lstsq, one layer",
-            seconds(lambda: least_squares(one, y)),
+            time_call(lambda: fit_least_squares(one, y)),
             lstsq,
             1,
-            lambda mine, peer: same(mine.weight, peer, within=1e-6),
+            lambda ours, peer: compare_weights(ours.weight, peer, tolerance=1e-6),
         ),
         row(
             f"numpy lstsq for each of {layers} layers",
-            seconds(lambda: least_squares(x, y)),
+            time_call(lambda: fit_least_squares(x, y)),
             lstsq,
             layers,
-            lambda mine, peer: same(mine.weight, peer, within=1e-6),
+            lambda ours, peer: compare_weights(ours.weight, peer, tolerance=1e-6),
         ),
     ]
 
 
-def same_choice(mine: TaskMatrix, peer: RidgeCV | PeerRidge) -> float:
-    """Both chose one penalty and found one map: by how much the weights differ."""
-    chosen = peer.alpha_ if hasattr(peer, "alpha_") else peer.alpha
-    assert mine.ridge == chosen, (mine.ridge, chosen)
-    return same(mine.weight, peer.coef_.T)
+def compare_choice(ours: TaskMatrix, peer: RidgeCV | PeerRidge) -> float:
+    """Largest difference of any weight; the chosen penalties must be equal."""
+    alpha = peer.alpha_ if hasattr(peer, "alpha_") else peer.alpha
+    assert ours.ridge == alpha, (ours.ridge, alpha)
+    return compare_weights(ours.weight, peer.coef_.T)
 
 
-def same(mine: torch.Tensor, peer: np.ndarray, within: float = 1e-8) -> float:
+def compare_weights(ours: torch.Tensor, peer: np.ndarray, tolerance: float = 1e-8) -> float:
     """Largest difference of any weight."""
-    found = float(np.abs(mine.numpy() - peer).max())
-    assert found < within, found
-    return found
+    difference = float(np.abs(ours.numpy() - peer).max())
+    assert difference < tolerance, difference
+    return difference
 
 
-def said(name: str, ours_s: float, peer_s: float, difference: float) -> dict:
-    """One comparison, and a line about it."""
+def report(name: str, ours_s: float, peer_s: float, difference: float) -> dict:
+    """Print one comparison and return it as plain data."""
     ratio = peer_s / ours_s
     print(
         f"  {name:54} ours {ours_s:6.2f} s   peer {peer_s:7.1f} s   {ratio:5.1f} times   "
@@ -232,10 +234,10 @@ def said(name: str, ours_s: float, peer_s: float, difference: float) -> dict:
 
 def run(device: str) -> None:
     if device != "cpu":
-        print("  scikit-learn and numpy run on the CPU: so does the comparison")
+        print("  scikit-learn and numpy run on the CPU, and so does the comparison")
     settings = {"pairs": PAIRS, "width": WIDTH, "layers": LAYERS, "penalties": len(ALPHAS)}
     settings |= {"threads": torch.get_num_threads(), "scikit-learn": sklearn.__version__}
     print("  " + ", ".join(f"{name} {value}" for name, value in settings.items()))
-    rows = compare(*states())
+    rows = compare(*generate_states())
     path = write("out/bench/matrices.json", json.dumps(settings | {"rows": rows}, indent=1))
     print(f"  written to {path}")

@@ -90,9 +90,9 @@ def _maps() -> dict[str, object]:
     decide = torch.randn(12, 3)
     rows = (torch.arange(45), torch.arange(45, 65), torch.arange(65, 90))
     whole = matrices.Examples(base, tuned, labels)
-    parts, options = [whole.take(r) for r in rows], dict(head=lambda y: y @ decide.to(y))
+    parts, options = [whole.subset(r) for r in rows], dict(head=lambda y: y @ decide.to(y))
     report = matrices.evaluate(*parts, **options)
-    matrix = report.matrix(parts[0])
+    matrix = report.refit(parts[0])
     moments = matrices.LayerMoments(
         (0, 1), (0, 1), (matrices.PairMoments().update(base, torch.stack([tuned, tuned.relu()])),)
     )
@@ -108,7 +108,7 @@ def _maps() -> dict[str, object]:
         "TaskMatrices": matrices.TaskMatrices(tuple(fitted)),
         "MatrixReport": report,
         "RankCurve": matrices.rank_curve(matrix, parts[1], **options),
-        "SampleCurve": matrices.sample_curve(*parts, **few, **options),
+        "LearningCurve": matrices.learning_curve(*parts, **few, **options),
         "LayerMap": matrices.layer_map(moments),
         "WeightDistance": distance,
     }

@@ -10,8 +10,8 @@ from tvlens.vectors import METHODS
 
 ODD_LABELS = ["", ".", "..", "../../escaped", "/some/where/run", "a/b", "a\\b", "C:x", "a\0b"]
 ODD_LABELS += ["\ud800", ".hidden", "a.", "a ", "a\nb", "CON", "con.txt", "lpt1", "e\u0301"]
-ODD_LABELS += ["report", "Report", "run", "index", "twins", "report.json", "a.lock", "*", "~", "-"]
-ODD_LABELS += ["x" * 300]
+ODD_LABELS += ["report", "Report", "run", "index", "finetuned", "report.json", "a.lock", "*", "~"]
+ODD_LABELS += ["-", "x" * 300]
 
 
 def is_one_component(name):

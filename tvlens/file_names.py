@@ -8,7 +8,7 @@ import unicodedata
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{x}{i}" for x in ("com", "lpt") for i in range(10))}
 _OWN_FILES = {
     *("about", "case", "checkpoints", "checks", "done", "finetune", "index", "metrics", "model"),
-    *("patches", "report", "run", "steps", "training", "twins", "vectors", "views"),
+    *("patches", "report", "run", "steps", "training", "finetuned", "vectors", "views"),
 }
 _OWN_SUFFIXES = (".html", ".json", ".jsonl", ".lock", ".part", ".safetensors", ".unfinished")
 # Most file systems end at 255 bytes, of which suffixes and temporary names need some.

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import scipy.spatial
 import torch
+from random_states import normal
 from sklearn.metrics.pairwise import cosine_similarity
 
 from tvlens import TvlensError
@@ -14,10 +15,6 @@ from tvlens.geometry import (
     procrustes,
     similarity_table,
 )
-
-
-def normal(*shape, seed=0):
-    return torch.tensor(np.random.default_rng([seed, *shape]).standard_normal(shape))
 
 
 def moved(x):

@@ -6,13 +6,10 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_states import normal
 from sklearn.decomposition import PCA
 
 from tvlens import Subspace, TvlensError
-
-
-def normal(*shape, seed=0):
-    return torch.tensor(np.random.default_rng([seed, *shape]).standard_normal(shape))
 
 
 def same(a, b):

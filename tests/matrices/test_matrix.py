@@ -1,55 +1,19 @@
-import itertools
+"""`TaskMatrix` on states and on models, whose finetuned versions have perturbed weights."""
+
+import warnings
 
 import numpy as np
 import pytest
 import scipy.linalg
+import tiny
 import torch
+from finetuned_models import NAMES, make_batches, perturb
+from random_states import normal
 
-from tvlens import PairMoments, TaskMatrix, TvlensError
-from tvlens.geometry import cka as cka_of_states
-from tvlens.matrices import (
-    MatrixReport,
-    TaskMatrices,
-    cka,
-    distance_from_identity,
-    r2,
-    r2_by_dimension,
-    shared,
-)
-from tvlens.stats import share_interval
-
-
-def test_an_accuracys_interval_is_wilsons_and_wider_over_finetunings():
-    """It has a width where every example is right, and holds what finetunings differ by."""
-
-    def report(right):
-        seeds = torch.zeros(len(right), dtype=torch.int64)
-        return MatrixReport(
-            names=("task_matrix",),
-            decisions=1 - right[:, None],
-            labels=torch.zeros(right.shape[1], dtype=torch.int64),
-            layers=(0,),
-            layer=seeds,
-            ridge=seeds.double(),
-            rank=seeds,
-            by_layer=seeds[:, None].double(),
-            by_layer_r2=seeds[:, None].double(),
-            selection="validation",
-            oracle=seeds.double(),
-        )
-
-    draw = torch.Generator().manual_seed(0)
-    one, other = (torch.rand(1, 60, generator=draw) < p for p in (0.9, 0.5))
-    one, other = one.long(), other.long()
-    assert report(one).interval() == share_interval(one[0].numpy())
-    every = report(torch.ones(3, 60, dtype=torch.int64)).interval()
-    assert every == share_interval([1] * 60) and every[0] < 0.95
-    low, high = report(torch.cat([one, other])).interval()
-    assert low <= float(other.double().mean()) and float(one.double().mean()) <= high
-
-
-def normal(*shape, seed=0):
-    return torch.tensor(np.random.default_rng([seed, *shape]).standard_normal(shape))
+import tvlens as tv
+from tvlens import TaskMatrix, TvlensError, deprecation
+from tvlens.matrices import FitConfig, ReadConfig, TaskMatrices, collect_states, fit_models
+from tvlens.models.forward import Batch, run
 
 
 def pairs(n=80, d=7, t=5, rank=None, seed=0, task=1):
@@ -58,7 +22,7 @@ def pairs(n=80, d=7, t=5, rank=None, seed=0, task=1):
     return x, x @ w + 1 + 0.5 * normal(n, t, seed=seed + 100)
 
 
-def test_predictions_keep_shape_and_dtype():
+def test_predict_keeps_shape_and_dtype():
     x, y = pairs()
     matrix = TaskMatrix.from_states(x, y)
     assert matrix.predict(x[0]).shape == (5,)
@@ -73,7 +37,7 @@ def test_predictions_keep_shape_and_dtype():
 
 @pytest.mark.parametrize("ridge", [None, 3.0])
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_best_map_of_each_rank(ridge, bias):
+def test_truncate_is_the_best_map_of_each_rank(ridge, bias):
     """Reduced-rank regression is least squares on the data with the penalty as more rows."""
     x, y = pairs()
     matrix = TaskMatrix.from_states(x, y, ridge=ridge, bias=bias)
@@ -105,87 +69,28 @@ def test_the_best_map_of_each_rank(ridge, bias):
         matrix.truncate(0)
 
 
-def test_spectrum():
+def test_spectrum_is_the_singular_values_of_the_weight():
     matrix = TaskMatrix.from_states(*pairs())
     torch.testing.assert_close(matrix.spectrum(), torch.linalg.svdvals(matrix.weight))
 
 
-def test_procrustes_equals_scipy_and_recovers_a_rotation():
+def test_procrustes_matches_scipy_and_recovers_a_rotation():
     x, _ = pairs()
-    turn = torch.linalg.qr(normal(7, 7)).Q
-    matrix = TaskMatrix.from_states(x, 2.5 * x @ turn + 3, method="procrustes")
-    torch.testing.assert_close(matrix.weight, 2.5 * turn)
+    rotation = torch.linalg.qr(normal(7, 7)).Q
+    matrix = TaskMatrix.from_states(x, 2.5 * x @ rotation + 3, method="procrustes")
+    torch.testing.assert_close(matrix.weight, 2.5 * rotation)
     torch.testing.assert_close(matrix.bias, torch.full((7,), 3.0, dtype=torch.float64))
     y = normal(80, 7, seed=4)
-    wanted, scale = scipy.linalg.orthogonal_procrustes(x.numpy(), y.numpy())
-    found = TaskMatrix.from_states(x, y, method="procrustes", bias=False)
-    np.testing.assert_allclose(found.weight, wanted * scale / (x**2).sum().item(), atol=1e-10)
+    expected, scale = scipy.linalg.orthogonal_procrustes(x.numpy(), y.numpy())
+    result = TaskMatrix.from_states(x, y, method="procrustes", bias=False)
+    np.testing.assert_allclose(result.weight, expected * scale / (x**2).sum().item(), atol=1e-10)
     narrow = TaskMatrix.from_states(x, y[:, :3], method="procrustes")
     gram = narrow.weight.T @ narrow.weight
     torch.testing.assert_close(gram, torch.eye(3).double() * gram[0, 0])
     assert narrow.truncate(2).weight.shape == (7, 3)
 
 
-def test_diagnostics_from_moments_equal_those_of_states():
-    x, y = pairs()
-    y[:, 3] = 2.0
-    fresh_x, fresh_y = pairs(40, seed=3)
-    moments, fresh = PairMoments().update(x, y), PairMoments().update(fresh_x, fresh_y)
-    matrix = TaskMatrix.from_moments(moments)
-    assert cka(moments) == pytest.approx(cka_of_states(x, y))
-    for states, target, m in ((x, y, moments), (fresh_x, fresh_y, fresh)):
-        from sklearn.metrics import r2_score
-
-        guess = matrix.predict(states).numpy()
-        by_dimension = r2_score(target.numpy(), guess, multioutput="raw_values")
-        np.testing.assert_allclose(r2_by_dimension(m, matrix), by_dimension, atol=1e-8)
-        left = ((target.numpy() - guess) ** 2).sum()
-        spread = (target - target.mean(0)).square().sum()
-        assert r2(m, matrix) == pytest.approx(1 - left / float(spread))
-
-
-def test_the_predicted_r2_is_that_of_new_pairs():
-    """And never that of the pairs themselves, which fewer pairs than dimensions fit exactly."""
-    d = 60
-    w = normal(d, 20, seed=2)
-
-    def draw(n, seed):
-        x = normal(n, d, seed=seed)
-        return x, x @ w + 8 * normal(n, 20, seed=seed + 1)
-
-    for n in (50, 300):
-        matrix = TaskMatrix.from_states(*draw(n, 5))
-        new = r2(PairMoments().update(*draw(4000, 11)), matrix)
-        assert matrix.meta["predicted_r2"] == pytest.approx(new, abs=0.12)
-
-
-def test_distance_from_identity():
-    eye = TaskMatrix(torch.eye(4), torch.zeros(4))
-    assert distance_from_identity(eye) == 0
-    assert distance_from_identity(TaskMatrix(3 * torch.eye(4), torch.zeros(4))) == pytest.approx(2)
-    with pytest.raises(TvlensError, match="no identity from 7 to 5"):
-        distance_from_identity(TaskMatrix.from_states(*pairs()))
-
-
-def test_a_shared_matrix_is_the_fit_to_all_the_data_of_its_tasks():
-    data = {f"task {k}": pairs(30 + k, seed=k, task=k) for k in range(4)}
-    moments = {name: PairMoments().update(*xy) for name, xy in data.items()}
-    found = dict(shared(moments, ridge=2.0))
-    subsets = [s for k in range(1, 5) for s in itertools.combinations(data, k)]
-    assert list(found) == subsets and len(subsets) == 15
-    for names in subsets:
-        x, y = (torch.cat([data[name][side] for name in names]) for side in (0, 1))
-        direct = TaskMatrix.from_states(x, y, ridge=2.0)
-        torch.testing.assert_close(found[names].weight, direct.weight)
-        torch.testing.assert_close(found[names].bias, direct.bias)
-        listed = TaskMatrix.from_moments([moments[n] for n in names], ridge=2.0)
-        torch.testing.assert_close(listed.weight, direct.weight)
-    assert [names for names, _ in shared(moments, sizes=4)] == [tuple(data)]
-    with pytest.raises(TvlensError, match="unknown size of a subset '5'"):
-        list(shared(moments, sizes=5))
-
-
-def test_saving(tmp_path):
+def test_save_and_load_keep_every_field(tmp_path):
     matrix = TaskMatrix.from_states(*pairs(), rank=3)
     path = tmp_path / "w.safetensors"
     matrix.save(path)
@@ -206,7 +111,203 @@ def test_saving(tmp_path):
         TaskMatrix.load(path)
 
 
-def test_it_shows_itself():
+def test_repr_html_plots_singular_values():
     matrix = TaskMatrix.from_states(*pairs())
     assert "singular value" in matrix._repr_html_()
     assert repr(matrix).startswith("TaskMatrix(7 to 5, ridge, penalty ")
+
+
+def readout_of(name):
+    return "first" if name in tiny.ENCODERS else "last"
+
+
+@pytest.fixture(params=NAMES)
+def named(request):
+    return request.param
+
+
+def test_fit_equals_the_fit_to_collected_collect_states(named):
+    base, prompts, readout = tiny.model(named), make_batches(named), readout_of(named)
+    tuned = perturb(base)
+    result = TaskMatrix.fit(base, tuned, prompts, readout=readout, progress=False)
+    x = collect_states(base, prompts, readout=readout, progress=False)
+    y = collect_states(tuned, prompts, layers=-1, readout=readout, progress=False)[0]
+    assert isinstance(result, TaskMatrices) and list(result) == [0, 1, 2] and result.targets == [2]
+    for layer in range(3):
+        direct = TaskMatrix.from_states(x[layer], y)
+        assert result[layer].ridge == pytest.approx(direct.ridge, rel=1e-6)
+        torch.testing.assert_close(result[layer].weight, direct.weight, atol=1e-5, rtol=1e-4)
+    one = TaskMatrix.fit(base, tuned, prompts, layers=-2, readout=readout, progress=False)
+    assert isinstance(one, TaskMatrices) and list(one) == [1]
+    torch.testing.assert_close(one[1].weight, result[1].weight, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("readout", ["first", "mean", "last"])
+def test_applied_maps_states_and_skips_the_blocks_between(named, readout):
+    base, prompts = tiny.model(named), make_batches(named)
+    quiet = dict(readout=readout, progress=False)
+    matrices = TaskMatrix.fit(base, perturb(base), prompts, **quiet)
+    reached = collect_states(base, prompts[:1], **quiet)
+    before = run(base, Batch.of(base, prompts[0]))
+    ran = []
+    handles = [
+        block.attn.register_forward_hook(lambda *_, i=i: ran.append(i))
+        for i, block in enumerate(base.blocks)
+    ]
+    for layer in range(3):
+        ran.clear()
+        with matrices.applied(base, layer=layer):
+            left = collect_states(base, prompts[:1], layers=-1, **quiet)[0]
+        expected = matrices[layer].predict(reached[layer])
+        torch.testing.assert_close(left, expected, atol=1e-4, rtol=1e-4)
+        assert ran == list(range(layer + 1))  # the blocks above did not run
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(run(base, Batch.of(base, prompts[0])), before)  # and all is undone
+
+
+def test_applied_is_undone_after_an_exception():
+    base = tiny.model("gpt2")
+    matrix = TaskMatrix(2 * torch.eye(32), torch.zeros(32))
+    before = run(base, Batch.of(base, [[5, 6, 7]]))
+    with pytest.raises(RuntimeError), matrix.applied(base, layer=0):
+        raise RuntimeError
+    torch.testing.assert_close(run(base, Batch.of(base, [[5, 6, 7]])), before)
+
+
+def test_applied_reproduces_a_linear_change_of_the_last_layer():
+    """A model that differs by a linear map of the last block's output is matched exactly."""
+    base, prompts = tiny.model("gpt2"), make_batches("gpt2")
+    weight = torch.randn(32, 32, generator=torch.Generator().manual_seed(1))
+    x = collect_states(base, prompts, layers=-1, readout="last", progress=False)[0]
+    matrix = TaskMatrix.from_states(x, x @ weight)
+    batch = Batch.of(base, prompts[0])
+    hook = ("blocks.2.hook_resid_post", lambda activation, hook: activation @ weight)
+    expected = run(base, batch, hooks=[hook])
+    with matrix.applied(base, layer=2):
+        result = run(base, batch)
+    rows = torch.arange(len(batch))
+    at = batch.lengths - 1
+    torch.testing.assert_close(result[rows, at], expected[rows, at], atol=1e-3, rtol=1e-3)
+
+
+def test_fit_penalty_rules_and_shards_match_from_states():
+    base, prompts = tiny.model("bert"), make_batches("bert", count=2)
+    tuned = perturb(base)
+    x = collect_states(base, prompts, progress=False)
+    y = collect_states(tuned, prompts, progress=False)
+    quiet = dict(progress=False)
+    loo = TaskMatrix.fit(base, tuned, prompts, targets="all", ridge="loo", **quiet)
+    kfold = TaskMatrix.fit(base, tuned, prompts, targets="all", ridge="kfold", folds=4, **quiet)
+    shards = TaskMatrix.fit(base, tuned, prompts, targets="all", ridge=1.0, shard=1, **quiet)
+    n = x.shape[1]
+    for i in range(3):
+        for j in range(3):
+            direct = TaskMatrix.from_states(x[i], y[j], ridge="loo")
+            torch.testing.assert_close(loo[i, j].weight, direct.weight, atol=1e-5, rtol=1e-3)
+            parts = [tv.PairMoments().update(x[i][k:n:4], y[j][k:n:4]) for k in range(4)]
+            direct = TaskMatrix.from_moments(parts, ridge="kfold")
+            torch.testing.assert_close(kfold[i, j].weight, direct.weight, atol=1e-5, rtol=1e-3)
+            direct = TaskMatrix.from_states(x[i], y[j], ridge=1.0)
+            torch.testing.assert_close(shards[i, j].weight, direct.weight, atol=1e-5, rtol=1e-3)
+    with pytest.raises(TvlensError, match="iterated again"):
+        TaskMatrix.fit(base, tuned, iter(prompts), shard=1, **quiet)
+    assert len(TaskMatrix.fit(base, tuned, iter(prompts), ridge="loo", **quiet)) == 3
+
+
+def test_fit_models_runs_the_base_model_once_per_batch():
+    base, prompts = tiny.model("bert"), make_batches("bert", count=2)
+    tuned = {"a": perturb(base, 1), "b": perturb(base, 2)}
+    runs = []
+    handle = base.register_forward_hook(lambda *_: runs.append(1))
+    result = fit_models(base, tuned, prompts, FitConfig(ridge=1.0), ReadConfig(progress=False))
+    handle.remove()
+    assert len(runs) == len(prompts)
+    for name, model in tuned.items():
+        alone = TaskMatrix.fit(base, model, prompts, ridge=1.0, progress=False)
+        for layer in range(3):
+            torch.testing.assert_close(result[name][layer].weight, alone[layer].weight)
+            assert result[name][layer].meta["tuned"] == alone[layer].meta["tuned"]
+
+
+def test_bad_input(tmp_path):
+    base, prompts = tiny.model("bert"), make_batches("bert", count=2)
+    tuned = perturb(base)
+    matrices = TaskMatrix.fit(base, tuned, prompts, progress=False)
+    matrices.save(tmp_path / "w.safetensors")
+    read = TaskMatrices.load(tmp_path / "w.safetensors")
+    batch = Batch.of(base, prompts[0])
+    with read.applied(base, layer=-2):  # what was saved still knows its model
+        run(base, batch)
+    with pytest.raises(TvlensError, match=r"fitted on the weights of.*other_model=True"):
+        read[1].applied(tuned).__enter__()
+    with read[1].applied(tuned, other_model=True):
+        run(tuned, batch)
+    with pytest.raises(TvlensError, match="fitted at layer 1, not at layer 2"):
+        matrices[1].applied(base, layer=2).__enter__()
+    with pytest.raises(TvlensError, match="layer 3 does not exist"):
+        matrices.applied(base, layer=3).__enter__()
+    with pytest.raises(TvlensError, match="no matrix of layer 0; there are layers"):
+        TaskMatrices((matrices[2],)).applied(base, layer=0).__enter__()
+    with pytest.raises(TvlensError, match="maps 5 to 5 dimensions; the states of this model have"):
+        TaskMatrix(torch.eye(5), torch.zeros(5)).applied(base, layer=0).__enter__()
+    with pytest.raises(TvlensError, match="has no layer of its own"):
+        TaskMatrix(torch.eye(32), torch.zeros(32)).applied(base).__enter__()
+    with pytest.raises(TvlensError, match="no batches"):
+        TaskMatrix.fit(base, tuned, [], progress=False)
+    with pytest.raises(TvlensError, match="at least 2 pairs, not 1"):
+        TaskMatrix.fit(base, tuned, [[[5, 6]]], progress=False)
+    with pytest.raises(TvlensError, match="layer 7 does not exist"):
+        TaskMatrix.fit(base, tuned, prompts, layers=7, progress=False)
+    with pytest.raises(TvlensError, match="rule for the ridge penalty"):
+        TaskMatrix.fit(base, tuned, prompts, ridge="best", progress=False)
+    with torch.no_grad():
+        next(tuned.blocks[2].parameters()).fill_(torch.nan)
+    with pytest.raises(TvlensError, match="NaN"):
+        TaskMatrix.fit(base, tuned, prompts, progress=False)
+
+
+def test_fit_refuses_models_with_other_inputs():
+    import transformers as hf
+
+    small, large = (
+        tv.load(hf.ViTModel(hf.ViTConfig(**tiny._SIZE, image_size=size, patch_size=4)))
+        for size in (16, 24)
+    )
+    with pytest.raises(TvlensError, match="differ in image size: 16 and 24"):
+        TaskMatrix.fit(small, large, [torch.randn(2, 3, 16, 16)], progress=False)
+    base = tiny.model("gpt2")
+    other = tiny.copied(base)
+    wide = tv.load(hf.GPT2LMHeadModel(hf.GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=99)))
+    with pytest.raises(TvlensError, match="vocabularies of 384 and 99 tokens"):
+        TaskMatrix.fit(base, wide, [[[5, 6]]], progress=False)
+
+    other.tokenizer = tiny.tokenizer()
+    other.tokenizer.add_tokens(["unheard"])
+    with pytest.raises(TvlensError, match="different tokenizers"):
+        TaskMatrix.fit(base, other, [[[5, 6]]], progress=False)
+
+
+def test_fit_of_one_layer_can_be_applied_without_naming_it():
+    base, prompts = tiny.model("gpt2"), make_batches("gpt2")
+    options = dict(readout="last", progress=False)
+    matrices = TaskMatrix.fit(base, perturb(base), prompts, layers=1, **options)
+    with matrices.applied(base):
+        mapped = collect_states(base, prompts[:1], layers=-1, **options)[0]
+    reached = collect_states(base, prompts[:1], layers=1, **options)[0]
+    torch.testing.assert_close(mapped, matrices[1].predict(reached), atol=1e-4, rtol=1e-4)
+    several = TaskMatrix.fit(base, perturb(base), prompts, **options)
+    with pytest.raises(TvlensError, match="which layer"), several.applied(base):
+        pass
+
+
+def test_attach_is_deprecated_warns_once_and_names_applied(monkeypatch):
+    monkeypatch.setattr(deprecation, "_warned", set())
+    base = tiny.model("gpt2")
+    matrix = TaskMatrix(torch.eye(32), torch.zeros(32), layer=0, target=2)
+    for fitted, name in ((matrix, "TaskMatrix"), (TaskMatrices((matrix,)), "TaskMatrices")):
+        with pytest.warns(DeprecationWarning, match=f"use {name}.applied"):
+            context = fitted.attach(base, layer=0)
+        with warnings.catch_warnings(), context:
+            warnings.simplefilter("error")
+            fitted.attach(base, layer=0)

@@ -3,17 +3,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_states import normal
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, LeaveOneOut, cross_val_predict
 
 from tvlens import PairMoments, TaskMatrix, TvlensError
-from tvlens.matrices import Ridge
-from tvlens.matrices.folds import Folds
-
-
-def normal(*shape, seed=0):
-    return torch.tensor(np.random.default_rng([seed, *shape]).standard_normal(shape))
+from tvlens.matrices import RidgePath
+from tvlens.matrices.ridge import Folds
 
 
 def pairs(n=60, d=8, t=5, noise=1.0, seed=0):
@@ -23,7 +20,7 @@ def pairs(n=60, d=8, t=5, noise=1.0, seed=0):
     return x, x @ w + b + noise * normal(n, t, seed=seed + 1), w, b
 
 
-def gaps(matrix, other):
+def largest_difference(matrix, other):
     weight = np.abs(matrix.weight.numpy() - other.coef_.T).max()
     return max(weight, np.abs(matrix.bias.numpy() - other.intercept_).max())
 
@@ -35,28 +32,28 @@ def gaps(matrix, other):
     exponent=st.floats(-3, 5),
     bias=st.booleans(),
 )
-def test_equals_scikit_learn(n, d, exponent, bias):
+def test_from_moments_matches_scikit_learn(n, d, exponent, bias):
     x, y, *_ = pairs(n, d)
     alpha = 10**exponent
     moments = PairMoments().update(x, y)
     matrix = TaskMatrix.from_moments(moments, ridge=alpha, bias=bias)
-    peer = SklearnRidge(alpha, fit_intercept=bias, solver="svd").fit(x.numpy(), y.numpy())
-    assert gaps(matrix, peer) < 1e-8
+    sklearn_model = SklearnRidge(alpha, fit_intercept=bias, solver="svd").fit(x.numpy(), y.numpy())
+    assert largest_difference(matrix, sklearn_model) < 1e-8
     assert matrix.ridge == alpha
 
 
 @pytest.mark.parametrize("n", [60, 8, 5])
-def test_equals_numpy_least_squares(n):
+def test_least_squares_matches_numpy(n):
     x, y, *_ = pairs(n)
     moments = PairMoments().update(x, y)
-    wanted = np.linalg.lstsq(x.numpy(), y.numpy(), rcond=None)[0]
+    expected = np.linalg.lstsq(x.numpy(), y.numpy(), rcond=None)[0]
     for options in (dict(method="lstsq"), dict(ridge=None), dict(ridge=0.0)):
         matrix = TaskMatrix.from_moments(moments, bias=False, **options)
-        np.testing.assert_allclose(matrix.weight, wanted, atol=1e-6)
+        np.testing.assert_allclose(matrix.weight, expected, atol=1e-6)
         assert not matrix.bias.any() and matrix.ridge == 0
 
 
-def test_a_planted_map_is_recovered():
+def test_every_rule_recovers_a_planted_map():
     x, y, w, b = pairs(noise=0.0)
     for ridge in ("gcv", "loo", "kfold", None):
         matrix = TaskMatrix.from_states(x, y, ridge=ridge)
@@ -65,48 +62,48 @@ def test_a_planted_map_is_recovered():
     torch.testing.assert_close(TaskMatrix.from_states(x, y, ridge=None).bias, b)
 
 
-def test_leave_one_out_by_leaving_one_out():
+def test_leave_one_out_matches_refits():
     x, y, *_ = pairs(20)
-    solution = Ridge.of(PairMoments().update(x, y))
+    path = RidgePath.from_moments(PairMoments().update(x, y))
     ridges = torch.tensor([0.01, 1.0, 100.0], dtype=torch.float64)
-    found = solution.leave_one_out(x, y, ridges)
-    parts = [solution.leave_one_out(x[s], y[s], ridges) for s in (slice(7), slice(7, None))]
-    torch.testing.assert_close(sum(parts), found)
-    for alpha, error in zip(ridges.tolist(), found.tolist(), strict=True):
+    result = path.leave_one_out(x, y, ridges)
+    parts = [path.leave_one_out(x[s], y[s], ridges) for s in (slice(7), slice(7, None))]
+    torch.testing.assert_close(sum(parts), result)
+    for alpha, error in zip(ridges.tolist(), result.tolist(), strict=True):
         guess = cross_val_predict(SklearnRidge(alpha), x.numpy(), y.numpy(), cv=LeaveOneOut())
         assert error == pytest.approx(((guess - y.numpy()) ** 2).sum())
 
 
 @pytest.mark.parametrize(("n", "bias"), [(60, True), (60, False), (6, True)])
-def test_errors_and_degrees_of_freedom_by_definition(n, bias):
+def test_errors_and_freedom_match_their_definition(n, bias):
     x, y, *_ = pairs(n)
-    solution = Ridge.of(PairMoments().update(x, y), bias=bias)
+    path = RidgePath.from_moments(PairMoments().update(x, y), bias=bias)
     for alpha in (0.1, 10.0):
         alphas = torch.tensor([alpha], dtype=torch.float64)
-        peer = SklearnRidge(alpha, fit_intercept=bias).fit(x.numpy(), y.numpy())
-        error = ((peer.predict(x.numpy()) - y.numpy()) ** 2).sum()
-        assert float(solution.errors(alphas)) == pytest.approx(error)
+        sklearn_model = SklearnRidge(alpha, fit_intercept=bias).fit(x.numpy(), y.numpy())
+        error = ((sklearn_model.predict(x.numpy()) - y.numpy()) ** 2).sum()
+        assert float(path.squared_errors(alphas)) == pytest.approx(error)
         z = x - x.mean(0) if bias else x
         hat = z @ torch.linalg.solve(z.T @ z + alpha * torch.eye(8), z.T) + bias / n
         left = n - float(hat.trace())
-        assert float(solution.freedom(alphas)) == pytest.approx(left)
-        assert float(solution.gcv(alphas)) == pytest.approx(n * error / left**2)
+        assert float(path.residual_freedom(alphas)) == pytest.approx(left)
+        assert float(path.gcv(alphas)) == pytest.approx(n * error / left**2)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_errors_on_other_pairs_from_their_moments(bias):
+def test_held_out_errors_match_predictions(bias):
     x, y, *_ = pairs()
     other_x, other_y, *_ = pairs(15, seed=5)
-    solution = Ridge.of(PairMoments().update(x, y), bias=bias)
+    path = RidgePath.from_moments(PairMoments().update(x, y), bias=bias)
     ridges = torch.tensor([0.0, 1.0, 50.0], dtype=torch.float64)
-    found = solution.held_out(PairMoments().update(other_x, other_y), ridges)
-    for ridge, error in zip(ridges.tolist(), found.tolist(), strict=True):
-        weight = solution.weight(ridge)
-        guess = other_x @ weight + solution.intercept(weight)
+    result = path.held_out_errors(PairMoments().update(other_x, other_y), ridges)
+    for ridge, error in zip(ridges.tolist(), result.tolist(), strict=True):
+        weight = path.weight(ridge)
+        guess = other_x @ weight + path.intercept(weight)
         assert error == pytest.approx(float((guess - other_y).square().sum()), rel=1e-8)
 
 
-def test_the_penalty_that_scikit_learn_chooses():
+def test_chosen_penalty_matches_scikit_learn():
     alphas = np.logspace(-3, 5, 9)
     for noise in (0.1, 3.0, 30.0):
         x, y, *_ = pairs(30, noise=noise)
@@ -120,12 +117,12 @@ def test_the_penalty_that_scikit_learn_chooses():
         guess = cross_val_predict(SklearnRidge(alpha), x[order].numpy(), y[order].numpy(), cv=5)
         errors.append(((guess - y[order].numpy()) ** 2).sum())
     assert KFold(5).get_n_splits() == 5
-    found = TaskMatrix.from_moments(parts, ridge="kfold", ridges=alphas)
-    assert found.ridge == alphas[np.argmin(errors)]
+    result = TaskMatrix.from_moments(parts, ridge="kfold", ridges=alphas)
+    assert result.ridge == alphas[np.argmin(errors)]
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_folds_serve_several_targets(bias):
+def test_folds_of_several_targets_match_refits(bias):
     x, y, *_ = pairs(60, 8, 5)
     both = torch.stack([y, y[:, [1, 0, 2, 4, 3]] ** 2])
     parts = [PairMoments().update(x[k::4], both[:, k::4]) for k in range(4)]
@@ -136,28 +133,28 @@ def test_folds_serve_several_targets(bias):
         refitted = torch.zeros(3, dtype=torch.float64)
         for k in range(4):
             rest = [i for i in range(60) if i % 4 != k]
-            solution = Ridge.of(PairMoments().update(x[rest], both[j, rest]), bias=bias)
+            path = RidgePath.from_moments(PairMoments().update(x[rest], both[j, rest]), bias=bias)
             for i, ridge in enumerate(grid.tolist()):
-                weight = solution.weight(ridge)
-                guess = x[k::4] @ weight + solution.intercept(weight)
+                weight = path.weight(ridge)
+                guess = x[k::4] @ weight + path.intercept(weight)
                 refitted[i] += (guess - both[j, k::4]).square().sum()
         torch.testing.assert_close(shared.errors(grid, tuned=j), refitted, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("n", [40, 100, 400])
 @pytest.mark.parametrize("noise", [1.0, 5.0])
-def test_gcv_is_within_one_percent_of_leave_one_out(n, noise):
+def test_gcv_choice_is_within_one_percent_of_leave_one_out(n, noise):
     """By the exact leave-one-out error of what each of them chooses."""
     x, y, *_ = pairs(n, 20, 6, noise=noise)
-    solution = Ridge.of(PairMoments().update(x, y))
-    ridges = solution.grid()
-    exact = solution.leave_one_out(x, y, ridges)
-    chosen = int(solution.gcv(ridges).argmin())
+    path = RidgePath.from_moments(PairMoments().update(x, y))
+    ridges = path.grid()
+    exact = path.leave_one_out(x, y, ridges)
+    chosen = int(path.gcv(ridges).argmin())
     assert float(exact[chosen]) <= 1.01 * float(exact.min())
 
 
 @pytest.mark.parametrize("n", [10, 30, 39, 40, 41, 42, 60])
-def test_ridge_never_explodes_around_as_many_samples_as_dimensions(n):
+def test_ridge_is_stable_near_as_many_samples_as_dimensions(n):
     d = 40
     x, fresh = normal(n, d), normal(500, d, seed=3)
     w = normal(d, 6, seed=4)
@@ -176,7 +173,7 @@ def test_ridge_never_explodes_around_as_many_samples_as_dimensions(n):
 
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(2, 12), d=st.integers(1, 12), factor=st.floats(1e-6, 1e6))
-def test_scaling_the_states_scales_the_map(n, d, factor):
+def test_default_grid_is_scale_free(n, d, factor):
     """The default grid has no scale of its own."""
     x, y = normal(n, d), normal(n, 3, seed=1)
     plain = TaskMatrix.from_states(x, y)
@@ -184,7 +181,7 @@ def test_scaling_the_states_scales_the_map(n, d, factor):
     torch.testing.assert_close(scaled.predict(x * factor), plain.predict(x), rtol=1e-4, atol=1e-4)
 
 
-def test_constant_features_get_no_weight_but_stop_least_squares():
+def test_constant_features_have_no_weight_and_stop_least_squares():
     x, y, *_ = pairs(d=6)
     x[:, 2] = 5.0
     moments = PairMoments().update(x, y)
@@ -193,12 +190,12 @@ def test_constant_features_get_no_weight_but_stop_least_squares():
     with pytest.raises(TvlensError, match=r"1 of 6 base features are constant \(2\)"):
         TaskMatrix.from_moments(moments, method="lstsq")
     # Without a bias a constant feature is one, and nothing is undetermined.
-    wanted = np.linalg.lstsq(x.numpy(), y.numpy(), rcond=None)[0]
-    found = TaskMatrix.from_moments(moments, method="lstsq", bias=False)
-    np.testing.assert_allclose(found.weight, wanted, atol=1e-8)
+    expected = np.linalg.lstsq(x.numpy(), y.numpy(), rcond=None)[0]
+    result = TaskMatrix.from_moments(moments, method="lstsq", bias=False)
+    np.testing.assert_allclose(result.weight, expected, atol=1e-8)
 
 
-def test_bad_input(unchecked):
+def test_bad_input_raises_one_line_errors(unchecked):
     x, y, *_ = pairs()
     moments = PairMoments().update(x, y)
     for options, message in [

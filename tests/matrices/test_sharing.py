@@ -1,30 +1,41 @@
 """One matrix for several tasks, on planted maps."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from random_states import normal
 
 from tvlens import PairMoments, TvlensError
-from tvlens.matrices import Examples, Member, Sharing, TaskMatrix, share
-from tvlens.matrices.examples import decide
-from tvlens.saved import parted, write_tensors
+from tvlens.matrices import (
+    Examples,
+    SharingReport,
+    SharingTask,
+    TaskMatrix,
+    evaluate_sharing,
+    fit_shared_matrices,
+)
+from tvlens.matrices.examples import predict_classes
+from tvlens.results import split_tensors
+from tvlens.saved import write_tensors
 
 
-def member(seed, weight, width=6, layers=2, n=90):
+def make_task(seed, weight, width=6, layers=2, n=90):
     """A task whose tuned states are the last layer's through `weight`; its own random classes."""
     rng = np.random.default_rng(seed)
     head = torch.tensor(rng.standard_normal((width, 3)))
 
-    def decides(states):
+    def classify(states):
         return states @ head.to(states)
 
     parts = []
     for size in (200, 80, n):
         x = torch.tensor(rng.standard_normal((layers, size, width)))
         tuned = x[-1] @ weight
-        parts.append(Examples(x, tuned, decides(tuned).argmax(1)))
-    train, select, test = parts
-    return Member(PairMoments().update(train.base, train.tuned), select, test, decides)
+        parts.append(Examples(x, tuned, classify(tuned).argmax(1)))
+    train, validation, test = parts
+    return SharingTask(PairMoments().update(train.base, train.tuned), validation, test, classify)
 
 
 def weights(count, seed=0, width=6):
@@ -36,26 +47,28 @@ def weights(count, seed=0, width=6):
 def alike():
     """Two tasks of one map and a third of another."""
     one, other = weights(2)
-    return {"a": member(0, one), "b": member(1, one), "c": member(2, other)}
+    return {"a": make_task(0, one), "b": make_task(1, one), "c": make_task(2, other)}
 
 
-def test_tasks_of_one_map_share_it_for_nothing_and_another_does_not(alike):
-    found = share(alike)
-    assert found.layer[:3].tolist() == [1, 1, 1]
-    assert found.accuracy[:3].diagonal().tolist() == pytest.approx([1, 1, 1])
-    assert found.best() == ("a", "b")
-    same, whole = found.place("a", "b"), found.place("a", "b", "c")
-    assert found.lead[same, :2, 0].tolist() == [0, 0]
-    assert (found.lead[whole, :, 2] < 0).all()  # the other map costs every task
+def test_sharing_is_free_for_tasks_of_one_map_only(alike):
+    report = evaluate_sharing(alike)
+    assert report.layer[:3].tolist() == [1, 1, 1]
+    assert report.accuracy[:3].diagonal().tolist() == pytest.approx([1, 1, 1])
+    assert report.best() == ("a", "b")
+    same, whole = report.index("a", "b"), report.index("a", "b", "c")
+    assert report.difference[same, :2, 0].tolist() == [0, 0]
+    assert (report.difference[whole, :, 2] < 0).all()  # the other map costs every task
     # A task's own matrix already decides for a task of the same map, whose data it has not seen.
-    assert found.accuracy[found.place("a"), 1] == 1 and found.accuracy[found.place("a"), 2] < 0.8
-    pairs = found.pairs()
+    assert (
+        report.accuracy[report.index("a"), 1] == 1 and report.accuracy[report.index("a"), 2] < 0.8
+    )
+    pairs = report.pair_differences()
     assert pairs.diagonal().abs().max() == 0 and pairs[0, 1] == 0 > pairs[0, 2]
 
 
-def test_every_number_by_hand(alike):
-    found = share(alike, seed=3)
-    frame = found.to_dataframe()
+def test_every_number_matches_direct_computation(alike):
+    report = evaluate_sharing(alike, seed=3)
+    frame = report.to_dataframe()
     assert len(frame) == 7 * 3 and frame.notna().all().all()
 
     def accuracies(inside, part, layer, ridge):
@@ -63,58 +76,87 @@ def test_every_number_by_hand(alike):
         mine = [m.moments.pair(layer) for m, taken in zip(alike.values(), inside, strict=True)
                 if taken]  # fmt: skip
         matrix = TaskMatrix.from_moments(mine, ridge=ridge)
-        return [
-            float((decide(m.head, matrix.predict(getattr(m, part).at(layer).x), m.test.tuned)
-                   == getattr(m, part).labels).double().mean())
-            for m in alike.values()
-        ]  # fmt: skip
+        scores = []
+        for task in alike.values():
+            examples = getattr(task, part).at_layer(layer)
+            classes = predict_classes(task.head, matrix.predict(examples.x), task.test.tuned)
+            scores.append(float((classes == examples.labels).double().mean()))
+        return scores
 
-    for i, inside in enumerate(found.subsets):
-        layer, ridge = int(found.layer[i]), float(found.ridge[i])
-        assert found.accuracy[i].tolist() == pytest.approx(accuracies(inside, "test", layer, ridge))
-        at_best = accuracies(inside, "select", layer, ridge)
-        assert found.validation[i].tolist() == pytest.approx(at_best)
-        mean = float(found.validation[i][inside].mean())
+    for i, inside in enumerate(report.subsets):
+        layer, ridge = int(report.layer[i]), float(report.ridge[i])
+        assert report.accuracy[i].tolist() == pytest.approx(
+            accuracies(inside, "test", layer, ridge)
+        )
+        at_best = accuracies(inside, "validation", layer, ridge)
+        assert report.validation[i].tolist() == pytest.approx(at_best)
+        mean = float(report.validation[i][inside].mean())
         for other in (0, 1):  # nothing that was offered is better on the subset's own tasks
             for penalty in (ridge / 100, ridge, 100 * ridge):
-                tried = torch.tensor(accuracies(inside, "select", other, penalty))[inside].mean()
+                tried = torch.tensor(accuracies(inside, "validation", other, penalty))[
+                    inside
+                ].mean()
                 assert float(tried) <= mean + 0.02
         for j in range(3):
-            low, high = found.interval[i, j]
-            assert low <= found.accuracy[i, j] <= high
-            lead, below, above = found.lead[i, j].tolist()
-            assert lead == pytest.approx(float(found.accuracy[i, j] - found.accuracy[j, j]))
-            assert below <= lead <= above
+            low, high = report.interval[i, j]
+            assert low <= report.accuracy[i, j] <= high
+            difference, below, above = report.difference[i, j].tolist()
+            assert difference == pytest.approx(float(report.accuracy[i, j] - report.accuracy[j, j]))
+            assert below <= difference <= above
 
 
-def test_pairs_and_the_whole_of_many_tasks(tmp_path):
-    members = {f"task {i}": member(i, w, n=40) for i, w in enumerate(weights(6))}
-    found = share(members)
-    assert found.subsets.sum(1).tolist() == [1] * 6 + [2] * 15 + [6]
+def test_many_tasks_give_pairs_and_the_whole(tmp_path):
+    members = {f"task {i}": make_task(i, w, n=40) for i, w in enumerate(weights(6))}
+    report = evaluate_sharing(members)
+    assert report.subsets.sum(1).tolist() == [1] * 6 + [2] * 15 + [6]
     with pytest.raises(TvlensError, match="only pairs and the whole"):
-        found.place("task 0", "task 1", "task 2")
+        report.index("task 0", "task 1", "task 2")
     with pytest.raises(TvlensError, match="unknown size of a subset '3'"):
-        found.best(3)
-    three = share(members, sizes=(3,))
+        report.best(3)
+    three = evaluate_sharing(members, sizes=(3,))
     assert len(three.best(3)) == 3 and len(three.subsets) == 6 + 20 + 1
-    found.save(tmp_path / "shared.safetensors")
-    again = Sharing.load(tmp_path / "shared.safetensors")
-    assert again.to_dataframe().equals(found.to_dataframe()) and again.best() == found.best()
-    assert "one matrix for 6 tasks" in found._repr_html_()
-    tensors, plain = parted(found)
-    del tensors["lead"]
+    report.save(tmp_path / "shared.safetensors")
+    again = SharingReport.load(tmp_path / "shared.safetensors")
+    assert again.to_dataframe().equals(report.to_dataframe()) and again.best() == report.best()
+    assert "one matrix for 6 tasks" in report._repr_html_()
+    tensors, plain = split_tensors(report)
+    del tensors["difference"]
     old = tmp_path / "old.safetensors"
-    write_tensors(old, tensors, kind="tvlens.Sharing", about=plain)
-    with pytest.raises(TvlensError, match=r"no Sharing \('lead' is missing: .* another"):
-        Sharing.load(old)
+    write_tensors(old, tensors, kind="tvlens.SharingReport", about=plain)
+    with pytest.raises(TvlensError, match=r"'difference' is missing.*tvlens 0.1 wrote it"):
+        SharingReport.load(old)
 
 
-def test_bad_sharing(alike):
+def test_bad_input_raises_one_line_errors(alike):
     with pytest.raises(TvlensError, match="at least 2 tasks, not 1"):
-        share({"a": alike["a"]})
+        evaluate_sharing({"a": alike["a"]})
     with pytest.raises(TvlensError, match="d has states of other base layers than a"):
-        share(alike | {"d": member(9, weights(1)[0], layers=3)})
+        evaluate_sharing(alike | {"d": make_task(9, weights(1)[0], layers=3)})
     with pytest.raises(TvlensError, match="unknown size of a subset '4'"):
-        share(alike, sizes=(4,))
+        evaluate_sharing(alike, sizes=(4,))
     with pytest.raises(TvlensError, match="unknown task 'd'"):
-        share(alike).place("d")
+        evaluate_sharing(alike).index("d")
+
+
+def pairs(n=80, d=7, t=5, rank=None, seed=0, task=1):
+    x = normal(n, d, seed=seed) @ normal(d, d, seed=7) + 2
+    w = normal(d, t, seed=task) if rank is None else normal(d, rank) @ normal(rank, t)
+    return x, x @ w + 1 + 0.5 * normal(n, t, seed=seed + 100)
+
+
+def test_shared_matrix_matches_fit_to_concatenated_tasks():
+    data = {f"task {k}": pairs(30 + k, seed=k, task=k) for k in range(4)}
+    moments = {name: PairMoments().update(*xy) for name, xy in data.items()}
+    matrices = dict(fit_shared_matrices(moments, ridge=2.0))
+    subsets = [s for k in range(1, 5) for s in itertools.combinations(data, k)]
+    assert list(matrices) == subsets and len(subsets) == 15
+    for names in subsets:
+        x, y = (torch.cat([data[name][side] for name in names]) for side in (0, 1))
+        direct = TaskMatrix.from_states(x, y, ridge=2.0)
+        torch.testing.assert_close(matrices[names].weight, direct.weight)
+        torch.testing.assert_close(matrices[names].bias, direct.bias)
+        listed = TaskMatrix.from_moments([moments[n] for n in names], ridge=2.0)
+        torch.testing.assert_close(listed.weight, direct.weight)
+    assert [names for names, _ in fit_shared_matrices(moments, sizes=4)] == [tuple(data)]
+    with pytest.raises(TvlensError, match="unknown size of a subset '5'"):
+        list(fit_shared_matrices(moments, sizes=5))

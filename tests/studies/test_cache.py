@@ -353,36 +353,37 @@ def bert(folder, seed):
     return str(folder)
 
 
-def test_twins_belong_to_their_base_and_rows(tmp_path):
-    """Two bases whose folders have one name, and two sets of one name and size."""
+def test_model_pairs_are_cached_by_base_and_rows(tmp_path):
+    """Two bases whose folders have one name, and two datasets of one name and size."""
 
     def source(base, seed=0, **more):
         options = dict(readout=None, limit=60, seed=0, training={"epochs": 1}, progress=False)
-        return matrices.twins.Source(
-            texts(seed), base, more.get("tuned"), folder=tmp_path / "twins", **options
+        return matrices.model_pair.PairSource(
+            texts(seed), base, more.get("tuned"), folder=tmp_path / "finetuned", **options
         )
 
     one, other = bert(tmp_path / "a" / "model", 0), bert(tmp_path / "b" / "model", 1)
     same = shutil.copytree(one, tmp_path / "c" / "model")
-    keys = [source(one).key, source(other).key, source(one, seed=1).key]
-    keys.append(source(one, tuned=one).key)
-    keys.append(source(one, tuned=other).key)
+    keys = [source(one).content, source(other).content, source(one, seed=1).content]
+    keys.append(source(one, tuned=one).content)
+    keys.append(source(one, tuned=other).content)
     assert len({json.dumps(key) for key in keys}) == len(keys)
-    assert source(str(same)).key["content"] == keys[0]["content"]
+    assert source(str(same)).content["weights"] == keys[0]["weights"]
     # A model object is known by its weights.
-    loaded = source(tv.load(one)).key["content"]
-    assert loaded == source(tv.load(one)).key["content"] != source(tv.load(other)).key["content"]
+    weights = source(tv.load(one)).content["weights"]
+    assert weights == source(tv.load(one)).content["weights"]
+    assert weights != source(tv.load(other)).content["weights"]
 
     places = set()
     for made in (source(one), source(one), source(other), source(one, seed=1)):
-        made.twins()
-        places = {path.name for path in (tmp_path / "twins").iterdir()}
+        made.load_pair()
+        places = {path.name for path in (tmp_path / "finetuned").iterdir()}
     assert len(places) == 3
 
 
-def test_cases_belong_to_their_source(tmp_path, count, monkeypatch):
+def test_dataset_results_are_cached_by_their_model_pair(tmp_path, count, monkeypatch):
     monkeypatch.setitem(matrices.PRESETS, "tiny", matrices.Preset(None, 40, 1, (0,)))
-    studied = count(matrices.study, "study")
+    studied = count(matrices.study, "analyze_dataset")
     one, other = bert(tmp_path / "a" / "model", 0), bert(tmp_path / "b" / "model", 1)
     options = dict(preset="tiny", folder=tmp_path / "out", progress=False)
 
@@ -399,9 +400,8 @@ def test_cases_belong_to_their_source(tmp_path, count, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(matrices.case.LayerMap, "save", interrupted)
+        patched.setattr(matrices.DatasetResult, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             made(one, one)
-    assert made(other, other) == 0, "a failed save leaves the old case whole"
-    assert not list((tmp_path / "out" / "texts").glob(".case*"))
+    assert made(other, other) == 0, "a failed save leaves the old result complete"
     assert made(one, one) == 1

@@ -79,8 +79,8 @@ def matrices(base: Any, tuned: Any, x: Tensor, y: Tensor) -> None:
     assert_type(matrix, tv.TaskMatrix)
     moments = tv.PairMoments().update(x, y)
     assert_type(tv.TaskMatrix.from_moments(moments, ridge=0.1, method="ridge"), tv.TaskMatrix)
-    assert_type(tv.TaskMatrix.fit(base, tuned, [["a"]], layers="all", targets="last"), Any)
-    assert_type(tv.matrices.states(base, [["a"]], layers=-1, readout="mean"), Tensor)
+    assert_type(tv.TaskMatrix.fit(base, tuned, [["a"]], layers=3), tv.matrices.TaskMatrices)
+    assert_type(tv.matrices.collect_states(base, [["a"]], layers=-1, readout="mean"), Tensor)
     assert_type(tv.finetune("minilm-l6", *parts(), folder="out"), tv.training.Finetuned)
     assert_type(tv.stats.bootstrap_interval(np.zeros(3)), tuple[float, float])
 
@@ -111,5 +111,5 @@ def mistakes(model: Any, task: tv.Task, vector: tv.TaskVector, x: Tensor) -> Non
     tv.bayes.Dice(tasks=3, faces=6).sample(4, 16, split="test")  # type: ignore[arg-type]
     tv.training.Shape(context=64, vocab=6, norm="batch")  # type: ignore[arg-type]
     tv.TaskMatrix.from_states(x, x, ridge="cv")  # type: ignore[arg-type]
-    tv.matrices.states(model, [["a"]], readout="median")  # type: ignore[arg-type]
+    tv.matrices.collect_states(model, [["a"]], readout="median")  # type: ignore[arg-type]
     task.split(seed=0) + 1  # type: ignore[operator]

@@ -48,15 +48,16 @@ def matrix(
 ) -> None:
     """Fit task matrices: linear maps from a base model to its finetuned version."""
     from ..studies import matrices as study
+    from ..studies.claims import summarize_claims
 
     options = {"preset": preset, "readout": readout, "selection": selection, "seed": seed}
     options |= {"seeds": seeds, "lora": lora}
     with interruptible():
         result = study.run(base, tuned, data, folder=out, **options)
-    shown = ["dataset", "layer", "base_probe", "task_matrix", "low", "high", "finetuned"]
-    shown += ["share_of_gap", "lead", "lead_low", "lead_high", "verdict"]
-    table = result.to_dataframe()[shown]
+    columns = ["dataset", "layer", "probe", "task_matrix", "low", "high", "finetuned"]
+    columns += ["gap_recovered", "difference", "difference_low", "difference_high", "verdict"]
+    table = result.to_dataframe()[columns]
     print(table.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.2f}"))
-    for claim in result.claims():
-        print(f"{claim.verdict:8} {claim.claim} ({claim.found})")
+    for claim in summarize_claims(result.claims, over="dataset"):
+        print(f"{claim['verdict']:12} {claim['statement']}")
     print_output_paths(out, open_page=open_page)

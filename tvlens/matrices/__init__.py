@@ -1,7 +1,8 @@
-"""Task matrices: affine maps from a base model's states to those of its finetuned twin."""
+"""Task matrices: affine maps from a base model's states to those of a finetuned model."""
 
-from .baselines import BASELINES, Setting
-from .curves import RankCurve, SampleCurve, rank_curve, sample_curve
+from . import show as show
+from .baselines import BASELINES, BaselineData
+from .curves import LearningCurve, RankCurve, learning_curve, rank_curve
 from .diagnostics import (
     LayerMap,
     WeightDistance,
@@ -14,45 +15,45 @@ from .diagnostics import (
 )
 from .evaluation import evaluate
 from .examples import Examples
-from .gathering import LayerMoments, gather
-from .layers import TaskMatrices
-from .matrix import TaskMatrix
+from .matrix import FitConfig, TaskMatrices, TaskMatrix, fit_models
 from .moments import PairMoments
-from .readout_states import states
-from .report import Difference, MatrixReport, pooled
-from .ridge import Ridge
-from .sharing import Member, Sharing, share
-from .subsets import shared
+from .reading import LayerMoments, ReadConfig, collect_moments, collect_states
+from .report import Difference, MatrixReport, pool_reports
+from .ridge import RidgePath
+from .sharing import SharingReport, SharingTask, evaluate_sharing, fit_shared_matrices
 
 __all__ = [
     "BASELINES",
+    "BaselineData",
     "Difference",
     "Examples",
+    "FitConfig",
     "LayerMap",
     "LayerMoments",
+    "LearningCurve",
     "MatrixReport",
-    "Member",
     "PairMoments",
     "RankCurve",
-    "Ridge",
-    "SampleCurve",
-    "Setting",
-    "Sharing",
+    "ReadConfig",
+    "RidgePath",
+    "SharingReport",
+    "SharingTask",
     "TaskMatrices",
     "TaskMatrix",
     "WeightDistance",
     "cka",
+    "collect_moments",
+    "collect_states",
     "distance_from_identity",
     "evaluate",
-    "gather",
+    "evaluate_sharing",
+    "fit_models",
+    "fit_shared_matrices",
     "layer_map",
-    "pooled",
+    "learning_curve",
+    "pool_reports",
     "r2",
     "r2_by_dimension",
     "rank_curve",
-    "sample_curve",
-    "share",
-    "shared",
-    "states",
     "weight_distance",
 ]

@@ -10,41 +10,34 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..saved import Saved
+from ..results import Result
 from ..stats import share_interval
 from .evaluation import evaluate
-from .examples import Examples, Head, decide
+from .examples import Examples, Head, predict_classes
 from .matrix import TaskMatrix
-from .rank import check_rank
-from .report import MatrixReport, pooled
+from .report import MatrixReport, pool_reports
+from .ridge import check_rank
 
 if TYPE_CHECKING:
     import pandas
 
 
 @dataclass(frozen=True)
-class SampleCurve:
-    """What a task matrix and its baselines do with few or many training examples.
+class LearningCurve(Result):
+    """Accuracy of a task matrix and its baselines against the number of training examples.
 
     Attributes:
         sizes: numbers of training examples.
-        reports: one for each size, pooled over draws of the examples.
+        reports: one for each size, pooled over random subsets of the examples.
     """
 
     sizes: tuple[int, ...]
     reports: tuple[MatrixReport, ...]
 
     def __repr__(self) -> str:
-        found = ", ".join(
-            f"{size}: {report.accuracy():.3f}"
-            for size, report in zip(self.sizes, self.reports, strict=True)
-        )
-        return f"SampleCurve({found})"
-
-    def _repr_html_(self) -> str:
-        from .show import sample_figure
-
-        return sample_figure(self)._repr_html_()
+        pairs = zip(self.sizes, self.reports, strict=True)
+        accuracies = ", ".join(f"{size}: {report.accuracy:.3f}" for size, report in pairs)
+        return f"LearningCurve({accuracies})"
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per size and method, as in `MatrixReport.to_dataframe`, with `train`."""
@@ -56,21 +49,21 @@ class SampleCurve:
         return pd.concat(frames, ignore_index=True)
 
 
-def sample_curve(
+def learning_curve(
     train: Examples,
-    select: Examples,
+    validation: Examples,
     test: Examples,
     *,
     head: Head,
     sizes: Sequence[int],
     seeds: Sequence[int] = (0, 1, 2),
     **options: Any,
-) -> SampleCurve:
-    """Evaluate with growing parts of train; every label keeps its share, and at least one example.
+) -> LearningCurve:
+    """Evaluate with subsets of train, stratified by label, with at least one example per label.
 
     Args:
         sizes: numbers of training examples.
-        seeds: one draw of the examples for each.
+        seeds: one random subset for each.
         options: as in `evaluate`.
 
     Raises:
@@ -82,30 +75,31 @@ def sample_curve(
         _check_size(size, train)
     reports = []
     for size in sizes:
-        drawn = [
-            evaluate(train.take(rows), select, test, head=head, seed=seed, **options)
-            for seed in seeds
-            for rows in [subset(train.labels, size, seed=seed)]
-        ]
-        reports.append(pooled(drawn))
-    return SampleCurve(tuple(sizes), tuple(reports))
+        by_seed = []
+        for seed in seeds:
+            part = train.subset(stratified_subset(train.labels, size, seed=seed))
+            by_seed.append(evaluate(part, validation, test, head=head, seed=seed, **options))
+        reports.append(pool_reports(by_seed))
+    return LearningCurve(tuple(sizes), tuple(reports))
 
 
-def subset(labels: Int[Tensor, " n"], size: int, *, seed: int = 0) -> Int[Tensor, " size"]:
-    """Rows of a random part in which every label has its share, and at least one row.
+def stratified_subset(
+    labels: Int[Tensor, " n"], size: int, *, seed: int = 0
+) -> Int[Tensor, " size"]:
+    """Rows of a random subset, stratified by label, with at least one row per label.
 
-    Subsets of one seed are nested: a larger one holds the smaller.
+    Subsets of one seed are nested: a larger one contains the smaller.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     shuffled = labels.cpu().numpy()[order]
-    # How far down its own label's list each row stands, as a share; the first ones come first.
-    place = np.empty(len(order))
+    # Relative position of each row among those of its label; the first of each label come first.
+    position = np.empty(len(order))
     for label in np.unique(shuffled):
-        mine = np.flatnonzero(shuffled == label)
-        place[mine] = (np.arange(len(mine)) + rng.uniform()) / len(mine)
-        place[mine[0]] = -1
-    return torch.from_numpy(order[np.argsort(place, kind="stable")[:size]])
+        rows = np.flatnonzero(shuffled == label)
+        position[rows] = (np.arange(len(rows)) + rng.uniform()) / len(rows)
+        position[rows[0]] = -1
+    return torch.from_numpy(order[np.argsort(position, kind="stable")[:size]])
 
 
 def _check_size(size: int, train: Examples) -> None:
@@ -118,17 +112,17 @@ def _check_size(size: int, train: Examples) -> None:
 
 
 @dataclass(frozen=True)
-class RankCurve(Saved):
-    """What the best matrix of each rank does.
+class RankCurve(Result):
+    """Accuracy of the best matrix of each rank.
 
     Attributes:
-        ranks: from low to high.
-        accuracy: on the given part.
+        ranks: in ascending order.
+        accuracy: on the given examples.
         interval: its 95% Wilson interval over examples.
-        agreement: share of examples decided as the finetuned model does.
-        r2: of the predicted states there.
-        finetuned: the finetuned model's accuracy.
-        settings: layer and penalty.
+        agreement: share of examples to which the finetuned model assigns the same class.
+        r2: R^2 of the predicted states.
+        finetuned: accuracy of the finetuned model.
+        settings: layer, penalty and number of examples.
     """
 
     ranks: tuple[int, ...]
@@ -142,11 +136,6 @@ class RankCurve(Saved):
     def __repr__(self) -> str:
         best = float(self.accuracy.max())
         return f"RankCurve(ranks {self.ranks[0]} to {self.ranks[-1]}, best accuracy {best:.3f})"
-
-    def _repr_html_(self) -> str:
-        from .show import rank_figure
-
-        return rank_figure(self)._repr_html_()
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per rank: accuracy, low, high, agreement, r2."""
@@ -165,56 +154,54 @@ class RankCurve(Saved):
 
 def rank_curve(
     matrix: TaskMatrix,
-    part: Examples,
+    examples: Examples,
     *,
     head: Head,
     ranks: Sequence[int] | None = None,
-    seed: int = 0,
 ) -> RankCurve:
-    """Accuracy of a matrix cut to each rank, all from one decomposition.
+    """Accuracy of a matrix truncated to each rank, from one decomposition.
 
     Args:
-        matrix: knows its layer (`MatrixReport.matrix` and `TaskMatrix.fit` give such).
-        part: examples to decide on.
+        matrix: with a layer, as `MatrixReport.refit` and `TaskMatrix.fit` return it.
+        examples: examples to score on.
         ranks: by default 1, 2, 4, ... and the full rank.
-        seed: without effect, as intervals are computed and not drawn.
 
     Raises:
         TvlensError: a matrix without a layer, or an impossible rank.
     """
     if matrix.layer is None:
-        raise TvlensError("this matrix knows no layer: use dataclasses.replace(matrix, layer=...)")
-    x, y, labels = part.at(matrix.layer)
+        raise TvlensError("this matrix has no layer: use dataclasses.replace(matrix, layer=...)")
+    x, y, labels = examples.at_layer(matrix.layer)
     full = min(matrix.weight.shape)
-    ranks = _doubling(full) if ranks is None else sorted(set(ranks))
+    ranks = _powers_of_two(full) if ranks is None else sorted(set(ranks))
     for rank in ranks:
         check_rank(rank, matrix.weight)
     axes = matrix.axes[1]
-    whole = matrix.predict(x.double())
     center = matrix.predict(matrix.center if matrix.center is not None else 0 * x[0].double())
-    coordinates = (whole - center) @ axes
-    truth, told = y.double(), decide(head, y, y)
-    spread = (truth - truth.mean(0)).square().sum()
-    rows, ends = [], []
+    coordinates = (matrix.predict(x.double()) - center) @ axes
+    y_true, finetuned_classes = y.double(), predict_classes(head, y, y)
+    scatter = (y_true - y_true.mean(0)).square().sum()
+    rows, intervals = [], []
     for rank in ranks:
-        guess = coordinates[:, :rank] @ axes[:, :rank].T + center
-        decided = decide(head, guess, y)
-        right = (decided == labels.cpu()).double()
-        r2 = 1 - float((truth - guess).square().sum() / spread)
-        rows.append((float(right.mean()), float((decided == told).double().mean()), r2))
-        ends.append(share_interval(right.numpy()))
+        prediction = coordinates[:, :rank] @ axes[:, :rank].T + center
+        classes = predict_classes(head, prediction, y)
+        is_right = (classes == labels.cpu()).double()
+        agreement = float((classes == finetuned_classes).double().mean())
+        r2 = 1 - float((y_true - prediction).square().sum() / scatter)
+        rows.append((float(is_right.mean()), agreement, r2))
+        intervals.append(share_interval(is_right.numpy()))
     columns = torch.tensor(rows, dtype=torch.float64).T
     return RankCurve(
         tuple(ranks),
         accuracy=columns[0],
-        interval=torch.tensor(ends, dtype=torch.float64),
+        interval=torch.tensor(intervals, dtype=torch.float64),
         agreement=columns[1],
         r2=columns[2],
-        finetuned=float((told == labels.cpu()).double().mean()),
-        settings={"layer": matrix.layer, "ridge": matrix.ridge, "n": len(part)},
+        finetuned=float((finetuned_classes == labels.cpu()).double().mean()),
+        settings={"layer": matrix.layer, "ridge": matrix.ridge, "n": len(examples)},
     )
 
 
-def _doubling(full: int) -> list[int]:
+def _powers_of_two(full: int) -> list[int]:
     """1, 2, 4, ... and the full rank."""
     return sorted({min(2**k, full) for k in range(full.bit_length() + 1)})

@@ -1,4 +1,4 @@
-"""What moments and weights tell about twins: R^2, CKA, maps over layers, distances."""
+"""Diagnostics from moments and weights: R^2, CKA, layer maps, distances."""
 
 import functools
 from collections.abc import Iterable
@@ -10,31 +10,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from ..saved import Saved
-from .folds import Folds
-from .gathering import LayerMoments
+from ..results import Result
 from .matrix import TaskMatrix
 from .moments import PairMoments
-from .penalty import Rule, penalty
-from .ridge import Ridge
-from .solve import predicted_r2
+from .reading import LayerMoments
+from .ridge import Folds, PenaltyRule, RidgePath, choose_penalty
 
 if TYPE_CHECKING:
     import pandas
 
 
 def cka(moments: PairMoments) -> float:
-    """Linear centred kernel alignment of the two sides, from 0 to 1.
+    """Linear centered kernel alignment (CKA) of base and finetuned states, from 0 to 1.
 
     Raises:
-        TvlensError: one side does not vary.
+        TvlensError: the states of one side do not vary.
 
-    Source: Kornblith et al. 2019, equation 5, on the side of the features.
+    Source: Kornblith et al. 2019, equation 5, in the space of features.
     """
-    own = moments.xx.norm() * moments.yy.norm()
-    if not own:
+    norms = moments.xx.norm() * moments.yy.norm()
+    if not norms:
         raise TvlensError("one side's states are all the same: no CKA")
-    return float(moments.xy.square().sum() / own)
+    return float(moments.xy.square().sum() / norms)
 
 
 def squared_errors(moments: PairMoments, matrix: TaskMatrix) -> Float[Tensor, " d_tuned"]:
@@ -46,40 +43,40 @@ def squared_errors(moments: PairMoments, matrix: TaskMatrix) -> Float[Tensor, " 
 
 
 def r2_by_dimension(moments: PairMoments, matrix: TaskMatrix) -> Float[Tensor, " d_tuned"]:
-    """R^2 of a matrix for every tuned dimension, on the pairs it was fitted to or on others.
+    """R^2 of a matrix for every finetuned dimension, on the given pairs.
 
-    A dimension that does not vary has 1 where it is predicted exactly and 0 otherwise, as in
+    A dimension that does not vary has R^2 1 if it is predicted exactly and 0 otherwise, as in
     scikit-learn.
     """
-    errors, spread = squared_errors(moments, matrix), moments.yy.diagonal()
-    size = spread + moments.count * moments.mean_y.square()
-    still = spread <= 1e-24 * size
-    exact = (errors <= 1e-20 * size).to(spread)
-    return torch.where(still, exact, 1 - errors / torch.where(still, 1.0, spread))
+    errors, scatter = squared_errors(moments, matrix), moments.yy.diagonal()
+    squares = scatter + moments.count * moments.mean_y.square()
+    is_constant = scatter <= 1e-24 * squares
+    is_exact = (errors <= 1e-20 * squares).to(scatter)
+    return torch.where(is_constant, is_exact, 1 - errors / torch.where(is_constant, 1.0, scatter))
 
 
 def r2(moments: PairMoments, matrix: TaskMatrix) -> float:
-    """R^2 of a matrix over all dimensions together; below 0 where the mean does better.
+    """R^2 of a matrix over all dimensions together; below 0 if the mean does better.
 
     Raises:
-        TvlensError: the tuned states do not vary.
+        TvlensError: the finetuned states do not vary.
     """
-    spread = float(moments.yy.trace())
-    if not spread:
-        raise TvlensError("the tuned states are all the same: no R^2")
-    return 1 - float(squared_errors(moments, matrix).sum()) / spread
+    scatter = float(moments.yy.trace())
+    if not scatter:
+        raise TvlensError("the finetuned states are all the same: no R^2")
+    return 1 - float(squared_errors(moments, matrix).sum()) / scatter
 
 
 @dataclass(frozen=True)
-class LayerMap(Saved):
-    """How well each tuned layer follows from each base layer.
+class LayerMap(Result):
+    """How well each finetuned layer is predicted from each base layer.
 
     Attributes:
         layers: base layers, the rows.
-        targets: tuned layers, the columns.
-        r2: R^2 of the best ridge map; on held-out pairs, or as cross-validation expects it.
+        targets: finetuned layers, the columns.
+        r2: R^2 of the best ridge map, on held-out pairs or as cross-validation predicts it.
         cka: linear CKA of the pairs the maps were fitted to.
-        settings: what made it.
+        settings: ridge, bias, and how R^2 was estimated.
     """
 
     layers: tuple[int, ...]
@@ -91,11 +88,6 @@ class LayerMap(Saved):
     def __repr__(self) -> str:
         best = float(self.r2.max())
         return f"LayerMap({len(self.layers)} x {len(self.targets)} layers, best R^2 {best:.3f})"
-
-    def _repr_html_(self) -> str:
-        from .show import map_figure
-
-        return map_figure(self)._repr_html_()
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per pair of layers: layer, target, r2, cka."""
@@ -110,22 +102,22 @@ def layer_map(
     moments: LayerMoments | Iterable[LayerMoments],
     *,
     held_out: LayerMoments | None = None,
-    ridge: Rule | float | None = "gcv",
+    ridge: PenaltyRule | float | None = "gcv",
     bias: bool = True,
 ) -> LayerMap:
-    """R^2 and CKA of every base layer with every tuned layer.
+    """R^2 and CKA of every base layer with every finetuned layer.
+
+    One eigendecomposition per base layer.
 
     Args:
-        moments: from `gather(..., targets="all")`; or one after the other for shards of base
-            layers, as a generator, so that only one shard is held.
-        held_out: moments of other examples, on which R^2 is taken; by default it is what
-            generalised cross-validation expects.
+        moments: from `collect_moments(..., targets="all")`; or a generator of those of shards of
+            base layers, of which only one is in memory at a time.
+        held_out: moments of other examples, on which R^2 is computed; by default it is
+            predicted by generalized cross-validation.
         ridge: "gcv", "kfold" or a number.
 
-    Cost: one eigendecomposition per base layer.
-
     Raises:
-        TvlensError: no moments, or tuned states that do not vary.
+        TvlensError: no moments, or finetuned states that do not vary.
     """
     shards = [moments] if isinstance(moments, LayerMoments) else moments
     rows, layers, targets = [], [], ()
@@ -133,39 +125,40 @@ def layer_map(
         targets = shard.targets
         for layer in shard.layers:
             layers.append(layer)
-            rows.append(_row(shard, layer, held_out, ridge, bias))
+            rows.append(_map_layer(shard, layer, held_out, ridge, bias))
     if not rows:
         raise TvlensError("no moments to map")
     values = torch.tensor(rows, dtype=torch.float64)
-    settings = {"ridge": ridge, "bias": bias, "r2": "held out" if held_out else "expected (GCV)"}
+    settings = {"ridge": ridge, "bias": bias, "r2": "held out" if held_out else "predicted (GCV)"}
     return LayerMap(tuple(layers), targets, values[..., 0], values[..., 1], settings)
 
 
-def _row(
+def _map_layer(
     shard: LayerMoments,
     layer: int,
     held_out: LayerMoments | None,
-    ridge: Rule | float | None,
+    ridge: PenaltyRule | float | None,
     bias: bool,
 ) -> list[tuple[float, float]]:
-    folds, found = Folds(shard.parts(layer), bias), []
-    solution = Ridge.of(folds.whole, bias=bias)
+    """R^2 and CKA of one base layer with every target."""
+    folds, row = Folds(shard.parts(layer), bias), []
+    layer_path = RidgePath.from_moments(folds.whole, bias=bias)
     for j, target in enumerate(shard.targets):
-        here = solution.to(j)
-        chosen = penalty(here, ridge, folds=functools.partial(folds.errors, tuned=j))
+        path = layer_path.for_target(j)
+        penalty = choose_penalty(path, ridge, fold_errors=functools.partial(folds.errors, tuned=j))
         if held_out is None:
-            score = predicted_r2(here, chosen)
+            score = path.predicted_r2(penalty)
         else:
             other = held_out.pair(layer, target)
-            errors = here.held_out(other, torch.tensor([chosen]).to(here.values))
+            errors = path.held_out_errors(other, torch.tensor([penalty]).to(path.values))
             score = 1 - float(errors[0]) / float(other.yy.trace())
         if score is None:
             raise TvlensError(
-                f"no R^2 from base layer {layer} to tuned layer {target}: the map interpolates, "
-                "or the states do not vary"
+                f"no R^2 from base layer {layer} to finetuned layer {target}: the map "
+                "interpolates, or the states do not vary"
             )
-        found.append((score, cka(folds.whole.pair(tuned=j))))
-    return found
+        row.append((score, cka(folds.whole.pair(tuned=j))))
+    return row
 
 
 def distance_from_identity(matrix: TaskMatrix) -> float:
@@ -181,14 +174,14 @@ def distance_from_identity(matrix: TaskMatrix) -> float:
 
 
 @dataclass(frozen=True)
-class WeightDistance(Saved):
-    """The task vector of the weights, tuned - base, by its length.
+class WeightDistance(Result):
+    """Norm of the weight-space task vector, finetuned - base.
 
     Attributes:
-        norm: Euclidean length over all shared parameters.
-        relative: the same as a share of the base weights' length.
-        by_layer: length in every block.
-        relative_by_layer: the same as a share of the block's own length.
+        norm: Euclidean norm over all shared parameters.
+        relative: the same divided by the norm of the base weights.
+        by_layer: norm in every block.
+        relative_by_layer: the same divided by the norm of the block.
         left_out: parameters that only one model has, or of different shapes (such as heads).
     """
 
@@ -201,11 +194,6 @@ class WeightDistance(Saved):
     def __repr__(self) -> str:
         return f"WeightDistance({self.norm:.4g}, {self.relative:.2%} of the base weights)"
 
-    def _repr_html_(self) -> str:
-        from .show import distance_figure
-
-        return distance_figure(self)._repr_html_()
-
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per block: layer, norm, relative."""
         import pandas as pd
@@ -216,37 +204,37 @@ class WeightDistance(Saved):
 
 
 def weight_distance(base: Any, tuned: Any) -> WeightDistance:
-    """How far finetuning moved the weights.
+    """Distance of the weights of two models.
 
     Raises:
         TvlensError: the models share no parameter.
 
-    Source: Ilharco et al. 2023 (the task vector of weights).
+    Source: Ilharco et al. 2023 (task vectors of weights).
     """
-    moved, own, left_out = _squares(_trunk(base), _trunk(tuned))
-    if not moved:
+    changes, norms, left_out = _square_norms(_get_trunk(base), _get_trunk(tuned))
+    if not changes:
         raise TvlensError("the two models have no parameter in common")
-    blocks = [_squares(a, b)[:2] for a, b in zip(base.blocks, tuned.blocks, strict=False)]
-    by_layer = torch.tensor([[sum(m), sum(o)] for m, o in blocks], dtype=torch.float64).sqrt()
+    blocks = [_square_norms(a, b)[:2] for a, b in zip(base.blocks, tuned.blocks, strict=False)]
+    by_layer = torch.tensor([[sum(c), sum(n)] for c, n in blocks], dtype=torch.float64).sqrt()
     return WeightDistance(
-        norm=sum(moved) ** 0.5,
-        relative=(sum(moved) / sum(own)) ** 0.5,
+        norm=sum(changes) ** 0.5,
+        relative=(sum(changes) / sum(norms)) ** 0.5,
         by_layer=by_layer[:, 0],
         relative_by_layer=by_layer[:, 0] / by_layer[:, 1],
         left_out=tuple(left_out),
     )
 
 
-def _trunk(model: Any) -> Any:
-    """The model without its head, as Hugging Face names it: heads call their trunks differently."""
+def _get_trunk(model: Any) -> Any:
+    """The model without its head, whose parameters have the same names under any head."""
     source = getattr(model, "original_model", model)
     return getattr(source, "base_model", source)
 
 
-def _squares(base: Any, tuned: Any) -> tuple[list[float], list[float], list[str]]:
-    """Squared lengths of what moved and of the base, over shared parameters; names of the rest."""
+def _square_norms(base: Any, tuned: Any) -> tuple[list[float], list[float], list[str]]:
+    """Squared norms of the changes and of the base, by shared parameter; names of the others."""
     a, b = ({n: p.detach() for n, p in m.named_parameters()} for m in (base, tuned))
     shared = [name for name in a if name in b and a[name].shape == b[name].shape]
-    moved = [float((b[n].double() - a[n].double()).square().sum()) for n in shared]
-    own = [float(a[n].double().square().sum()) for n in shared]
-    return moved, own, [name for name in {**a, **b} if name not in shared]
+    changes = [float((b[n].double() - a[n].double()).square().sum()) for n in shared]
+    norms = [float(a[n].double().square().sum()) for n in shared]
+    return changes, norms, [name for name in {**a, **b} if name not in shared]

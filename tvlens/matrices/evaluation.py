@@ -1,6 +1,7 @@
-"""`evaluate`: layer, penalty and rank chosen on one part, everything scored once on another."""
+"""`evaluate`: layer, penalty and rank chosen on validation, everything scored once on test."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -8,20 +9,38 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError, unknown
-from .baselines import BASELINES, Setting, ridge_probe, ridge_probe_accuracy
-from .examples import Examples, Head, Pairs, check_parts, decide
+from .baselines import BASELINES, BaselineData, ridge_probe, ridge_probe_accuracy
+from .examples import Examples, Head, LayerExamples, check_parts, predict_classes
 from .moments import PairMoments
-from .penalty import check_rule
-from .rank import check_rank, output_axes
 from .report import MATRIX, MatrixReport
-from .ridge import COARSE_GRID, Ridge
+from .ridge import COARSE_GRID, RidgePath, check_penalty, check_rank, output_axes
 
 Selection = Literal["validation", "oracle"]
 SELECTIONS = get_args(Selection)
 
+# A baseline whose layer is chosen separately from the matrix's.
+_BEST_LAYER_PROBE = "ridge_probe_best_layer"
 
-class Candidate(NamedTuple):
-    """One way to build the matrix, and how it does on the part that chooses."""
+
+@dataclass(frozen=True)
+class _Search:
+    """What is searched, at every layer.
+
+    Attributes:
+        ridges: penalties; None for decades around the mean eigenvalue.
+        ranks: ranks; None is the full matrix.
+        bias: whether the map has a bias.
+        head: from finetuned states to logits.
+    """
+
+    ridges: Sequence[float] | None
+    ranks: Sequence[int | None]
+    bias: bool
+    head: Head
+
+
+class _Candidate(NamedTuple):
+    """One matrix of the search, with its scores on one part of the data."""
 
     accuracy: float
     r2: float
@@ -32,7 +51,7 @@ class Candidate(NamedTuple):
 
 def evaluate(
     train: Examples,
-    select: Examples,
+    validation: Examples,
     test: Examples,
     *,
     head: Head,
@@ -41,62 +60,68 @@ def evaluate(
     bias: bool = True,
     selection: Selection = "validation",
     baselines: Sequence[str] | None = None,
-    others: Mapping[str, Int[Tensor, " n"]] | None = None,
+    other_predictions: Mapping[str, Int[Tensor, " n"]] | None = None,
     seed: int = 0,
 ) -> MatrixReport:
-    """Fit task matrices to every layer, choose one, and set it beside its baselines on test.
+    """Fit task matrices at every layer, choose one, and compare it with baselines on test.
 
     Args:
-        train: what matrices and probes are fitted to.
-        select: what layer, penalty and rank (and the probes' penalties) are chosen on: highest
-            accuracy, then highest R^2.
-        test: decided on once, by the chosen matrix and by every baseline at its layer.
+        train: examples that matrices and probes are fitted to.
+        validation: examples on which layer, penalty and rank (and the probes' penalties) are
+            chosen: highest accuracy, then highest R^2.
+        test: examples that the chosen matrix and every baseline at its layer are scored on, once.
         head: the finetuned model from its last block's states to logits.
         ridges: penalties to choose from; by default decades around the mean eigenvalue.
-        ranks: ranks to choose from; None is the whole matrix.
-        bias: whether the map has one.
+        ranks: ranks to choose from; None is the full matrix.
+        bias: whether the map has a bias.
         selection: "validation"; or "oracle", which chooses on test, as the paper does.
-        baselines: names out of `BASELINES`, and "ridge_probe_own_layer", a probe whose layer is
-            chosen for itself; all by default.
-        others: decisions on test that were made elsewhere, by name.
-        seed: of the permuted pairs.
+        baselines: names in `BASELINES`, and "ridge_probe_best_layer", a probe whose layer is
+            chosen separately; all by default.
+        other_predictions: predicted test classes of further methods, by name.
+        seed: seed of the permuted pairs.
 
     Raises:
-        TvlensError: parts that do not fit together, labels that train lacks, an unknown
-            selection, baseline, rank or penalty.
+        TvlensError: parts that do not fit together, labels that are missing in train, an unknown
+            selection or baseline, or an impossible rank or penalty.
     """
-    check_parts(train, select, test)
+    check_parts(train, validation, test)
     if selection not in SELECTIONS:
         raise unknown("selection", selection, SELECTIONS)
-    named = _baselines(train, baselines)
+    methods = _choose_baselines(train, baselines)
     ridges = None if ridges is None else sorted(map(float, ridges))
     for ridge in ridges or ():
-        check_rule(ridge)
-    judge = test if selection == "oracle" else select
-    # The same maps judged on test too: by how much choosing there, as the paper does, flatters.
-    found, on_test = zip(
+        check_penalty(ridge)
+    search = _Search(ridges, ranks, bias, head)
+    selector = test if selection == "oracle" else validation
+    # The same maps are scored on test too: how much choosing there, as the paper does, flatters.
+    candidates, on_test = zip(
         *(
-            candidates
+            scores
             for layer in train.layers
-            for candidates in _candidates(train, (judge, test), layer, head, ridges, ranks, bias)
+            for scores in _search_layer(train, (selector, test), layer, search)
         ),
         strict=True,
     )
     # Of equals the earlier layer, the larger penalty and the lower rank come first.
-    best = max(found, key=lambda c: (c.accuracy, c.r2, -c.layer))
-    tops = [max(c for c in found if c.layer == layer) for layer in train.layers]
-    setting = Setting(*(part.at(best.layer) for part in (train, judge, test)), head, seed)  # type: ignore[call-arg]
-    decisions = {MATRIX: _decided(setting, best, bias)}
-    for name in named:
-        decisions[name] = (
-            _probe_at_own_layer(train, judge, test, setting)
-            if name == _OWN
-            else BASELINES[name](setting)
+    best = max(candidates, key=lambda c: (c.accuracy, c.r2, -c.layer))
+    tops = [max(c for c in candidates if c.layer == layer) for layer in train.layers]
+    data = _at_layer(best.layer, train, selector, test, head=head, seed=seed)
+    predictions = {MATRIX: _predict_with(best, data, bias)}
+    for name in methods:
+        predictions[name] = (
+            _predict_best_layer_probe(train, selector, test, head)
+            if name == _BEST_LAYER_PROBE
+            else BASELINES[name](data)
         )
-    decisions |= {name: _checked(name, other, test) for name, other in (others or {}).items()}
+    for name, prediction in (other_predictions or {}).items():
+        if len(prediction) != len(test):
+            raise TvlensError(
+                f"{name} has {len(prediction)} predictions for {len(test)} test examples"
+            )
+        predictions[name] = prediction
     return MatrixReport(
-        names=tuple(decisions),
-        decisions=torch.stack([d.cpu().long() for d in decisions.values()])[None],
+        methods=tuple(predictions),
+        predictions=torch.stack([p.cpu().long() for p in predictions.values()])[None],
         labels=test.labels.cpu().long(),
         layers=train.layers,
         layer=torch.tensor([best.layer]),
@@ -105,100 +130,94 @@ def evaluate(
         by_layer=torch.tensor([[top.accuracy for top in tops]], dtype=torch.float64),
         by_layer_r2=torch.tensor([[top.r2 for top in tops]], dtype=torch.float64),
         selection=selection,
-        oracle=torch.tensor([max(c.accuracy for c in on_test)], dtype=torch.float64),
+        oracle_accuracy=torch.tensor([max(c.accuracy for c in on_test)], dtype=torch.float64),
         settings={
-            "n": {"train": len(train), "select": len(select), "test": len(test)},
+            "n": {"train": len(train), "validation": len(validation), "test": len(test)},
             "bias": bias,
             "seeds": [seed],
         },
     )
 
 
-_OWN = "ridge_probe_own_layer"
+def _at_layer(
+    layer: int, train: Examples, validation: Examples, test: Examples, *, head: Head, seed: int = 0
+) -> BaselineData:
+    train_examples, *others = (part.at_layer(layer) for part in (train, validation, test))
+    return BaselineData(train_examples, *others, head=head, seed=seed)
 
 
-def _baselines(train: Examples, names: Sequence[str] | None) -> list[str]:
-    known = [*BASELINES, _OWN]
+def _choose_baselines(train: Examples, names: Sequence[str] | None) -> list[str]:
+    available = [*BASELINES, _BEST_LAYER_PROBE]
     if names is None:
-        square = train.base.shape[-1] == train.tuned.shape[-1]
-        return [n for n in known if square or n not in ("identity", "mean_shift")]
+        is_square = train.base.shape[-1] == train.tuned.shape[-1]
+        return [n for n in available if is_square or n not in ("identity", "mean_shift")]
     for name in names:
-        if name not in known:
-            raise unknown("baseline", name, known)
+        if name not in available:
+            raise unknown("baseline", name, available)
     return list(names)
 
 
-def _candidates(
-    train: Examples,
-    judges: Sequence[Examples],
-    layer: int,
-    head: Head,
-    ridges: Iterable[float] | None,
-    ranks: Sequence[int | None],
-    bias: bool,
-) -> Iterator[tuple[Candidate, ...]]:
-    """Every penalty and rank at one layer, from one decomposition, on each of several parts."""
-    solution = Ridge.of(PairMoments().update(*train.at(layer)[:2]), bias=bias)
-    offered = solution.grid(COARSE_GRID).tolist() if ridges is None else list(ridges)
-    parts = [judge.at(layer) for judge in judges]
-    states, sizes = torch.cat([pairs.x for pairs in parts]), [len(pairs.x) for pairs in parts]
-    for ridge in reversed(offered):
-        for rank, guess in _predictions(solution, ridge, ranks, states):
+def _search_layer(
+    train: Examples, parts: Sequence[Examples], layer: int, search: _Search
+) -> Iterator[tuple[_Candidate, ...]]:
+    """Every penalty and rank at one layer, from one decomposition, scored on each of the parts."""
+    x, y, _ = train.at_layer(layer)
+    path = RidgePath.from_moments(PairMoments().update(x, y), bias=search.bias)
+    ridges = path.grid(COARSE_GRID).tolist() if search.ridges is None else list(search.ridges)
+    examples = [part.at_layer(layer) for part in parts]
+    states, sizes = torch.cat([part.x for part in examples]), [len(part.x) for part in examples]
+    for ridge in reversed(ridges):
+        for rank, prediction in _predict_by_rank(path, ridge, search.ranks, states):
             yield tuple(
-                Candidate(*_quality(own, pairs, head, train.tuned), layer, ridge, rank)
-                for own, pairs in zip(guess.split(sizes), parts, strict=True)
+                _Candidate(*_score(predicted, part, search.head, train.tuned), layer, ridge, rank)
+                for predicted, part in zip(prediction.split(sizes), examples, strict=True)
             )
 
 
-def _quality(
-    guess: Float[Tensor, "n d_tuned"], pairs: Pairs, head: Head, like: Float[Tensor, "..."]
+def _score(
+    prediction: Float[Tensor, "n d_tuned"],
+    examples: LayerExamples,
+    head: Head,
+    like: Float[Tensor, "..."],
 ) -> tuple[float, float]:
     """Accuracy and R^2 of predicted states."""
-    truth = pairs.y.double()
-    spread = (truth - truth.mean(0)).square().sum()
-    if not spread:
-        raise TvlensError("the tuned states of a part that judges are all the same")
-    right = decide(head, guess, like) == pairs.labels.cpu()
-    return float(right.double().mean()), 1 - float((truth - guess).square().sum() / spread)
+    y = examples.y.double()
+    scatter = (y - y.mean(0)).square().sum()
+    if not scatter:
+        raise TvlensError("the finetuned states of a part are all the same: nothing to choose by")
+    is_right = predict_classes(head, prediction, like) == examples.labels.cpu()
+    r2 = 1 - float((y - prediction).square().sum() / scatter)
+    return float(is_right.double().mean()), r2
 
 
-def _predictions(
-    solution: Ridge,
-    ridge: float,
-    ranks: Sequence[int | None],
-    states: Float[Tensor, "n d_base"],
+def _predict_by_rank(
+    path: RidgePath, ridge: float, ranks: Sequence[int | None], states: Float[Tensor, "n d_base"]
 ) -> Iterator[tuple[int, Float[Tensor, "n d_tuned"]]]:
-    """Predicted states by rank, 0 for the whole matrix; one decomposition for all ranks."""
-    weight = solution.weight(ridge)
-    whole = (states.to(weight) - solution.moments.mean_x) @ weight
-    mean = solution.moments.mean_y
-    reduced = [rank for rank in ranks if rank is not None]
-    if reduced:
-        axes = output_axes(solution.factor(ridge))[1]
-        coordinates = whole @ axes
-    for rank in sorted(reduced):
+    """Predicted states by rank (0 for the full matrix), from one decomposition."""
+    weight = path.weight(ridge)
+    centered = (states.to(weight) - path.moments.mean_x) @ weight
+    mean = path.moments.mean_y
+    reduced_ranks = [rank for rank in ranks if rank is not None]
+    if reduced_ranks:
+        axes = output_axes(path.factor(ridge))[1]
+        coordinates = centered @ axes
+    for rank in sorted(reduced_ranks):
         check_rank(rank, weight)
         yield rank, coordinates[:, :rank] @ axes[:, :rank].T + mean
-    if len(reduced) < len(ranks):
-        yield 0, whole + mean
+    if len(reduced_ranks) < len(ranks):
+        yield 0, centered + mean
 
 
-def _decided(setting: Setting, best: Candidate, bias: bool) -> Int[Tensor, " n"]:
-    """Decisions on test of the chosen matrix."""
-    solution = Ridge.of(PairMoments().update(*setting.train[:2]), bias=bias)
-    ranks = [best.rank or None]
-    ((_, guess),) = _predictions(solution, best.ridge, ranks, setting.test.x)
-    return decide(setting.head, guess, setting.train.y)
+def _predict_with(candidate: _Candidate, data: BaselineData, bias: bool) -> Int[Tensor, " n"]:
+    """Test classes predicted by one matrix of the search."""
+    path = RidgePath.from_moments(PairMoments().update(data.train.x, data.train.y), bias=bias)
+    ranks = [candidate.rank or None]
+    ((_, states),) = _predict_by_rank(path, candidate.ridge, ranks, data.test.x)
+    return predict_classes(data.head, states, data.train.y)
 
 
-def _probe_at_own_layer(
-    train: Examples, judge: Examples, test: Examples, setting: Setting
+def _predict_best_layer_probe(
+    train: Examples, validation: Examples, test: Examples, head: Head
 ) -> Int[Tensor, " n"]:
-    settings = [Setting(train.at(l), judge.at(l), test.at(l), setting.head) for l in train.layers]
-    return ridge_probe(max(settings, key=ridge_probe_accuracy))
-
-
-def _checked(name: str, decisions: Int[Tensor, " n"], test: Examples) -> Int[Tensor, " n"]:
-    if len(decisions) != len(test):
-        raise TvlensError(f"{name} has {len(decisions)} decisions for {len(test)} test examples")
-    return decisions
+    layers = [_at_layer(layer, train, validation, test, head=head) for layer in train.layers]
+    return ridge_probe(max(layers, key=ridge_probe_accuracy))

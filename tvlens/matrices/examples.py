@@ -1,4 +1,4 @@
-"""`Examples`: states of base and tuned model with their labels, a part of the data each."""
+"""`Examples`: base and finetuned states with their labels, for one part of the data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..errors import TvlensError
 
-# From states of the tuned model's last block to logits: final norm and classifier.
+# From states after the finetuned model's last block to logits: final norm and classifier.
 Head = Callable[[Float[Tensor, "n d_tuned"]], Float[Tensor, "n classes"]]
 
 
-class Pairs(NamedTuple):
-    """Base states at one layer, tuned states and labels of the same inputs."""
+class LayerExamples(NamedTuple):
+    """Base states at one layer, finetuned states and labels of the same inputs."""
 
     x: Float[Tensor, "n d_base"]
     y: Float[Tensor, "n d_tuned"]
@@ -24,13 +24,16 @@ class Pairs(NamedTuple):
 
 @dataclass(frozen=True)
 class Examples:
-    """One part of the data: to fit to, to choose by, or to test on.
+    """One part of the data: training, validation or test.
 
     Attributes:
-        base: readout states of the base model at every layer, as `states` gives them.
-        tuned: readout states of the tuned model after its last block.
+        base: readout states of the base model at every layer, as `collect_states` returns them.
+        tuned: readout states of the finetuned model after its last block.
         labels: class numbers, as the head numbers them.
         layers: which base layers these are; 0, 1, ... by default.
+
+    Raises:
+        TvlensError: different numbers of examples, fewer than 2, NaN states, or negative labels.
     """
 
     base: Float[Tensor, "layer n d_base"]
@@ -41,15 +44,15 @@ class Examples:
     def __post_init__(self) -> None:
         counts = {"base": self.base.shape[1], "tuned": len(self.tuned), "labels": len(self.labels)}
         if len(set(counts.values())) > 1:
-            said = ", ".join(f"{name} {count}" for name, count in counts.items())
-            raise TvlensError(f"different numbers of examples: {said}")
+            listing = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise TvlensError(f"different numbers of examples: {listing}")
         if len(self) < 2:
             raise TvlensError(f"at least 2 examples are needed, not {len(self)}")
         for name in ("base", "tuned"):
-            bad = ~getattr(self, name).isfinite()
-            if bad.any():
-                where = bad.nonzero()[0].tolist()
-                raise TvlensError(f"the {name} states hold NaN or infinity, first at {where}")
+            is_bad = ~getattr(self, name).isfinite()
+            if is_bad.any():
+                first = is_bad.nonzero()[0].tolist()
+                raise TvlensError(f"the {name} states hold NaN or infinity, first at {first}")
         if (self.labels < 0).any():
             raise TvlensError(f"labels start at 0; there is {int(self.labels.min())}")
         layers = self.layers or tuple(range(len(self.base)))
@@ -60,24 +63,24 @@ class Examples:
     def __len__(self) -> int:
         return self.base.shape[1]
 
-    def at(self, layer: int) -> Pairs:
-        """The pairs of one base layer.
+    def at_layer(self, layer: int) -> LayerExamples:
+        """The examples with the base states of one layer.
 
         Raises:
-            TvlensError: states of that layer are not at hand.
+            TvlensError: no states of that layer.
         """
         if layer not in self.layers:
             raise TvlensError(f"no states of layer {layer}; there are {list(self.layers)}")
-        return Pairs(self.base[self.layers.index(layer)], self.tuned, self.labels)
+        return LayerExamples(self.base[self.layers.index(layer)], self.tuned, self.labels)
 
-    def take(self, rows: Int[Tensor, " k"]) -> "Examples":
-        """Some of the examples."""
+    def subset(self, rows: Int[Tensor, " k"]) -> "Examples":
+        """The examples of these rows."""
         return Examples(self.base[:, rows], self.tuned[rows], self.labels[rows], self.layers)
 
 
-def check_parts(train: Examples, select: Examples, test: Examples) -> None:
-    """Raise TvlensError unless the parts fit together and train knows every label."""
-    for name, part in (("select", select), ("test", test)):
+def check_parts(train: Examples, validation: Examples, test: Examples) -> None:
+    """Raise TvlensError unless the parts fit together and every label occurs in train."""
+    for name, part in (("validation", validation), ("test", test)):
         if part.layers != train.layers:
             raise TvlensError(f"{name} has layers {part.layers}, train has {train.layers}")
         for side in ("base", "tuned"):
@@ -89,13 +92,18 @@ def check_parts(train: Examples, select: Examples, test: Examples) -> None:
             raise TvlensError(f"labels of {name} that train lacks: {missing}")
 
 
-def decide(
+def predict_classes(
     head: Head, states: Float[Tensor, "n d_tuned"], like: Float[Tensor, "..."]
 ) -> Int[Tensor, " n"]:
-    """The class with the largest logit, given states in the dtype that the head knows.
+    """The class with the largest logit.
+
+    Args:
+        head: from states to logits.
+        states: states to classify.
+        like: a tensor with the dtype and device that the head expects.
 
     Raises:
-        TvlensError: the head gives something else than one finite logit per class.
+        TvlensError: the head does not return one finite logit per class.
     """
     with torch.no_grad():
         logits = head(states.to(like))

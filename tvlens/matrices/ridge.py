@@ -1,35 +1,42 @@
-"""`Ridge`: every ridge regression between two spaces of states, from one eigendecomposition."""
+"""Ridge regression between two spaces of states: every penalty from one eigendecomposition.
 
-from collections.abc import Sequence
+`RidgePath` holds the decomposition, `Folds` cross-validates it, `choose_penalty` applies a rule to
+both. Reduced-rank and Procrustes solutions of the same moments are at the end.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import TvlensError
-from .moments import PairMoments
-from .rows import gram
+from ..errors import TvlensError, unknown
+from .moments import PairMoments, gram
+
+PenaltyRule = Literal["gcv", "loo", "kfold"]
+PENALTY_RULES = get_args(PenaltyRule)
 
 # Penalties to choose from, in units of the mean eigenvalue of X'X.
 GRID = tuple(10 ** (k / 4) for k in range(-40, 17))
-# Scoring one costs a pass over the states there: only whole decades.
+# Whole decades, where scoring a penalty costs a pass over the states.
 COARSE_GRID = GRID[8::4]
 
 
 @dataclass(frozen=True)
-class Ridge:
-    """The solutions W(r) = (X'X + r)^-1 X'Y for every penalty r >= 0.
+class RidgePath:
+    """The ridge solutions W(r) = (X'X + r)^-1 X'Y for every penalty r >= 0.
 
     With X'X = V S V' and C = V'X'Y, W(r) = V (S + r)^-1 C. At r = 0 it is the least-squares
-    solution of least norm. A constant feature has no part in X'X, and gets weight 0.
+    solution of minimal norm. A constant feature does not contribute to X'X and has weight 0.
 
     Attributes:
-        moments: the pairs; about the origin where the map has no bias.
-        bias: whether the map has one. It is not penalised.
-        values: eigenvalues of X'X above rounding, ascending.
+        moments: moments of the pairs; about the origin if the map has no bias.
+        bias: whether the map has a bias, which is not penalized.
+        values: eigenvalues of X'X above rounding error, ascending.
         vectors: their eigenvectors.
     """
 
@@ -39,7 +46,7 @@ class Ridge:
     vectors: Float[Tensor, "d_base r"]
 
     @classmethod
-    def of(cls, moments: PairMoments, *, bias: bool = True) -> "Ridge":
+    def from_moments(cls, moments: PairMoments, *, bias: bool = True) -> "RidgePath":
         """Decompose the moments of one base layer.
 
         Raises:
@@ -50,27 +57,27 @@ class Ridge:
             raise TvlensError(f"a linear map needs at least 2 pairs, not {moments.count}")
         if moments.mean_x.ndim > 1:
             raise TvlensError("these moments stack several base layers: take one with pair(base=)")
-        size = moments.xx.diagonal() + moments.count * moments.mean_x.square()
-        moments = moments if bias else moments.about_origin()
-        if float(moments.xx.diagonal().max()) <= 1e-24 * float(size.max()):
+        squares = moments.xx.diagonal() + moments.count * moments.mean_x.square()
+        moments = moments if bias else moments.uncentered()
+        if float(moments.xx.diagonal().max()) <= 1e-24 * float(squares.max()):
             raise TvlensError(f"all {moments.count} base states are the same: nothing to map from")
         values, vectors = torch.linalg.eigh(moments.xx)
-        # What lies below the rounding of the largest eigenvalue is no direction of the data.
-        width = max(moments.count, len(values))
-        kept = values > width * torch.finfo(values.dtype).eps * values[-1]
-        # Centring spends one pair, and n pairs span no more than n directions.
-        kept[: max(0, len(values) - (moments.count - bias))] = False
-        return cls(moments, bias, values[kept], vectors[:, kept])
+        # Eigenvalues below the rounding error of the largest one are no directions of the data.
+        size = max(moments.count, len(values))
+        is_kept = values > size * torch.finfo(values.dtype).eps * values[-1]
+        # Centering uses one pair, and n pairs span at most n directions.
+        is_kept[: max(0, len(values) - (moments.count - bias))] = False
+        return cls(moments, bias, values[is_kept], vectors[:, is_kept])
 
-    def to(self, tuned: int) -> "Ridge":
-        """The same decomposition, towards one of several stacked targets."""
-        return Ridge(self.moments.pair(tuned=tuned), self.bias, self.values, self.vectors)
+    def for_target(self, index: int) -> "RidgePath":
+        """The same decomposition, for one of several stacked finetuned layers."""
+        return RidgePath(self.moments.pair(tuned=index), self.bias, self.values, self.vectors)
 
     @cached_property
     def cross(self) -> Float[Tensor, "r d_tuned"]:
         """C = V'X'Y."""
         if self.moments.mean_y.ndim > 1:
-            raise TvlensError("these moments stack several targets: take one with to(tuned)")
+            raise TvlensError("these moments stack several targets: take one with for_target")
         return self.vectors.T @ self.moments.xy
 
     def grid(self, units: Sequence[float] = GRID) -> Float[Tensor, " k"]:
@@ -83,34 +90,48 @@ class Ridge:
         return self.vectors @ (self.cross / (self.values + ridge)[:, None])
 
     def intercept(self, weight: Float[Tensor, "d_base d_tuned"]) -> Float[Tensor, " d_tuned"]:
-        """The bias that goes with a weight: it maps mean to mean."""
+        """The bias of a weight: it maps mean to mean."""
         return self.moments.mean_y - self.moments.mean_x @ weight
 
     def factor(self, ridge: float) -> Float[Tensor, "r d_tuned"]:
         """(S + r)^-1/2 C, whose top right singular vectors span the best map of reduced rank."""
         return self.cross / (self.values + ridge).sqrt()[:, None]
 
-    def errors(self, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    def squared_errors(self, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
         """Sum of squared residuals over pairs and dimensions at each penalty."""
-        # As a sum of what cannot be negative: tr Y'Y less the fitted part would cancel.
-        added = self._size * ridges[:, None] ** 2
+        # A sum of nonnegative terms: tr Y'Y minus the fitted part would cancel.
+        added = self._cross_squares * ridges[:, None] ** 2
         added = added / (self.values * (self.values + ridges[:, None]) ** 2)
-        return self._unreachable + added.sum(1)
+        return self._least_squares_error + added.sum(1)
 
-    def freedom(self, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-        """Degrees of freedom left to the residuals at each penalty: n - df."""
+    def residual_freedom(self, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+        """Residual degrees of freedom at each penalty: n - df."""
         lost = (ridges[:, None] / (self.values + ridges[:, None])).sum(1)
-        return self._spare + lost
+        return self._least_squares_freedom + lost
 
     def gcv(self, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-        """Generalised cross-validation, n SSE / (n - df)^2: squared error per pair, no second pass.
+        """Generalized cross-validation score n SSE / (n - df)^2 at each penalty.
+
+        It estimates the squared error per pair from the moments alone.
 
         Source: Golub, Heath and Wahba 1979, equation 1.4.
         """
-        freedom = self.freedom(ridges)
-        score = self.moments.count * self.errors(ridges) / freedom.square()
-        # Without a penalty, n pairs in n dimensions leave no residual to judge by.
+        freedom = self.residual_freedom(ridges)
+        score = self.moments.count * self.squared_errors(ridges) / freedom.square()
+        # Without a penalty, n pairs in n dimensions leave no residual.
         return torch.where(freedom > 1e-12 * self.moments.count, score, torch.inf)
+
+    def predicted_r2(self, ridge: float) -> float | None:
+        """R^2 that generalized cross-validation expects on new pairs.
+
+        Below 0 if the map does worse than the mean; None if it interpolates its pairs, or the
+        finetuned states do not vary.
+        """
+        score = float(self.gcv(torch.tensor([ridge]).to(self.values))[0])
+        moments = self.moments
+        freedom = moments.count - self.bias
+        mean_score = moments.count * float(moments.yy.trace()) / freedom**2
+        return 1 - score / mean_score if mean_score and score < float("inf") else None
 
     def leave_one_out(
         self,
@@ -118,99 +139,288 @@ class Ridge:
         y: Float[Tensor, "n d_tuned"],
         ridges: Float[Tensor, " k"],
     ) -> Float[Tensor, " k"]:
-        """Sum of squared errors of these pairs, each predicted from all others, exactly.
+        """Exact leave-one-out error: each of these pairs predicted from all others.
 
         Args:
-            x, y: all the pairs of the moments or some of them; sums over parts add up.
+            x, y: all pairs of the moments or some of them; sums over parts add up.
 
         Source: Allen 1974 (PRESS): e_i / (1 - h_i).
         """
         z = (x.to(self.vectors) - self.moments.mean_x) @ self.vectors
         y = y.to(self.vectors) - self.moments.mean_y
-        squares, found = z.square(), []
+        squares, errors = z.square(), []
         for ridge in ridges:
-            shrunk = 1 / (self.values + ridge)
-            leverage = self.bias / self.moments.count + squares @ shrunk
-            left = (y - (z * shrunk) @ self.cross).square().sum(1) / (1 - leverage).square()
-            found.append(left.sum())
-        return torch.stack(found)
+            shrinkage = 1 / (self.values + ridge)
+            leverage = self.bias / self.moments.count + squares @ shrinkage
+            residual = (y - (z * shrinkage) @ self.cross).square().sum(1)
+            errors.append((residual / (1 - leverage).square()).sum())
+        return torch.stack(errors)
 
-    def spread(self, moments: PairMoments) -> Float[Tensor, "r r"]:
-        """V'X'XV of other pairs, centered on the mean of these.
+    def project_scatter(self, moments: PairMoments) -> Float[Tensor, "r r"]:
+        """V'X'XV of other pairs about the mean of these.
 
-        It is all that `held_out` needs of their base states, for any target.
+        It is all that held-out errors need of the base states, for any target.
         """
-        moments = moments if self.bias else moments.about_origin()
-        moved = self._moved(moments)
-        turned = self.vectors.T @ moments.xx @ self.vectors
-        return turned.addr_(moved, moved, alpha=moments.count)
+        moments = moments if self.bias else moments.uncentered()
+        shift = self._project_shift(moments)
+        scatter = self.vectors.T @ moments.xx @ self.vectors
+        return scatter.addr_(shift, shift, alpha=moments.count)
 
-    def held_out(self, moments: PairMoments, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-        """Sum of squared errors on other pairs at each penalty, from their moments alone.
+    def held_out_errors(
+        self, moments: PairMoments, ridges: Float[Tensor, " k"]
+    ) -> Float[Tensor, " k"]:
+        """Sum of squared errors on other pairs at each penalty, from their moments alone."""
+        scatter = self.project_scatter(moments)
+        moments = moments if self.bias else moments.uncentered()
+        held_out = _HeldOut(
+            moments,
+            self.vectors.T @ moments.xy,
+            moments.mean_y - self.moments.mean_y,
+            scatter,
+        )
+        return self._errors_on(held_out, self.cross, ridges)
 
-        A quadratic in 1 / (S + r), whose coefficients are computed once for all penalties.
-        """
-        spread = self.spread(moments)
-        moments = moments if self.bias else moments.about_origin()
-        theirs, shift = self.vectors.T @ moments.xy, moments.mean_y - self.moments.mean_y
-        return self._missed(moments, self.cross, theirs, shift, spread, ridges)
-
-    def left_out(
+    def fold_errors(
         self,
         whole: PairMoments,
-        held: PairMoments,
+        fold: PairMoments,
         ridges: Float[Tensor, " k"],
         *,
-        spread: Float[Tensor, "r r"],
+        scatter: Float[Tensor, "r r"],
     ) -> Float[Tensor, " k"]:
-        """What `held_out` says of a fold, where this decomposition is of the whole without it.
+        """`held_out_errors` of a fold, where this decomposition is of the whole without it.
 
         Args:
-            whole: moments of all pairs, towards any target; about the origin without a bias.
-            held: the same of the fold.
-            spread: what the method of this name gives for the fold.
+            whole: moments of all pairs, for any target; about the origin without a bias.
+            fold: moments of the fold, likewise.
+            scatter: `project_scatter` of the fold.
         """
-        theirs, shift = self.vectors.T @ held.xy, held.mean_y - whole.mean_y
-        left = whole.count - held.count
-        # C of what is left is the difference, with the shift of the means.
-        cross = (self.vectors.T @ whole.xy).sub_(theirs)
-        between = (held.mean_x - whole.mean_x) @ self.vectors
-        cross.addr_(between, shift, alpha=-whole.count * held.count / left)
-        return self._missed(held, cross, theirs, whole.count / left * shift, spread, ridges)
+        fold_cross, shift = self.vectors.T @ fold.xy, fold.mean_y - whole.mean_y
+        count = whole.count - fold.count
+        # C of the rest is the difference, corrected for the shift of the means.
+        cross = (self.vectors.T @ whole.xy).sub_(fold_cross)
+        base_shift = (fold.mean_x - whole.mean_x) @ self.vectors
+        cross.addr_(base_shift, shift, alpha=-whole.count * fold.count / count)
+        held_out = _HeldOut(fold, fold_cross, whole.count / count * shift, scatter)
+        return self._errors_on(held_out, cross, ridges)
 
-    def _missed(
-        self,
-        held: PairMoments,
-        cross: Float[Tensor, "r d_tuned"],
-        theirs: Float[Tensor, "r d_tuned"],
-        shift: Float[Tensor, " d_tuned"],
-        spread: Float[Tensor, "r r"],
-        ridges: Float[Tensor, " k"],
+    def _errors_on(
+        self, held_out: "_HeldOut", cross: Float[Tensor, "r d_tuned"], ridges: Float[Tensor, " k"]
     ) -> Float[Tensor, " k"]:
-        """Squared errors on other pairs: their own C, the shift of their means, their spread."""
-        shrunk = 1 / (self.values + ridges[:, None])
-        linear = einsum(theirs, cross, "direction d_tuned, direction d_tuned -> direction")
-        linear += held.count * self._moved(held) * (cross @ shift)
-        square = gram(cross.T).mul_(spread)
-        constant = held.yy.trace() + held.count * shift @ shift
-        return constant - 2 * shrunk @ linear + ((shrunk @ square) * shrunk).sum(1)
+        """A quadratic in 1 / (S + r), whose coefficients are computed once for all penalties."""
+        moments, shift = held_out.moments, held_out.shift
+        shrinkage = 1 / (self.values + ridges[:, None])
+        linear = einsum(held_out.cross, cross, "direction d_tuned, direction d_tuned -> direction")
+        linear += moments.count * self._project_shift(moments) * (cross @ shift)
+        square = gram(cross.T).mul_(held_out.scatter)
+        constant = moments.yy.trace() + moments.count * shift @ shift
+        return constant - 2 * shrinkage @ linear + ((shrinkage @ square) * shrinkage).sum(1)
 
-    def _moved(self, moments: PairMoments) -> Float[Tensor, " r"]:
-        """How far the mean of other base states lies from that of these."""
+    def _project_shift(self, moments: PairMoments) -> Float[Tensor, " r"]:
+        """Difference of the means of other base states and of these, in the eigenbasis."""
         return (moments.mean_x - self.moments.mean_x) @ self.vectors
 
     @property
-    def _spare(self) -> int:
-        """Pairs that no direction and no bias can fit."""
+    def _least_squares_freedom(self) -> int:
+        """Residual degrees of freedom without a penalty."""
         return self.moments.count - self.bias - len(self.values)
 
     @cached_property
-    def _size(self) -> Float[Tensor, " r"]:
-        """Squared lengths of the rows of C."""
+    def _cross_squares(self) -> Float[Tensor, " r"]:
+        """Squared norms of the rows of C."""
         return self.cross.square().sum(1)
 
     @cached_property
-    def _unreachable(self) -> Float[Tensor, ""]:
-        """Squared residuals of least squares; exactly none where it interpolates."""
-        rest = self.moments.yy.trace() - (self._size / self.values).sum()
-        return rest.clamp_min(0) * (self._spare > 0)
+    def _least_squares_error(self) -> Float[Tensor, ""]:
+        """Squared residuals of least squares; exactly 0 if it interpolates."""
+        rest = self.moments.yy.trace() - (self._cross_squares / self.values).sum()
+        return rest.clamp_min(0) * (self._least_squares_freedom > 0)
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Pairs that a map was not fitted to, in the eigenbasis of those that it was fitted to.
+
+    Attributes:
+        moments: their moments.
+        cross: their V'X'Y.
+        shift: difference of the means of the finetuned states.
+        scatter: their V'X'XV, as `RidgePath.project_scatter` returns it.
+    """
+
+    moments: PairMoments
+    cross: Float[Tensor, "r d_tuned"]
+    shift: Float[Tensor, " d_tuned"]
+    scatter: Float[Tensor, "r r"]
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Folds of the pairs of one base layer; their decompositions serve all targets.
+
+    Attributes:
+        parts: moments of each fold; targets can be stacked.
+        bias: whether the maps have a bias.
+    """
+
+    parts: Sequence[PairMoments]
+    bias: bool = True
+
+    @cached_property
+    def whole(self) -> PairMoments:
+        """Moments of all folds together.
+
+        Raises:
+            TvlensError: there are no folds.
+        """
+        if not self.parts:
+            raise TvlensError("no moments to fit a matrix to")
+        return PairMoments.total(self.parts)
+
+    def errors(
+        self, ridges: Float[Tensor, " k"], *, tuned: int | None = None
+    ) -> Float[Tensor, " k"]:
+        """Squared error of each fold under the map fitted to all others, summed, by penalty.
+
+        Args:
+            tuned: index of the target if several are stacked.
+
+        Raises:
+            TvlensError: fewer than two folds with pairs in them, or several targets and no index.
+        """
+        whole, *folds = (part.pair(tuned=tuned) for part in (self.whole, *self._filled))
+        if whole.mean_y.ndim > 1:
+            raise TvlensError("these moments stack several targets: take one with pair(tuned=)")
+        if not self.bias:
+            whole, *folds = (part.uncentered() for part in (whole, *folds))
+        each = zip(folds, self._paths, self._scatters, strict=True)
+        costs = [path.fold_errors(whole, fold, ridges, scatter=s) for fold, path, s in each]
+        return sum(costs[1:], start=costs[0])
+
+    @cached_property
+    def _filled(self) -> list[PairMoments]:
+        filled = [part for part in self.parts if part.count]
+        if len(filled) < 2:
+            raise TvlensError(
+                f"ridge='kfold' needs the moments of at least 2 folds, not {len(filled)}: give "
+                "them as a list, or use TaskMatrix.from_states or .fit with folds="
+            )
+        return filled
+
+    @cached_property
+    def _paths(self) -> list[RidgePath]:
+        """Decompositions without each fold, which do not depend on the target."""
+        any_target = 0 if self.whole.mean_y.ndim > 1 else None
+        whole, *folds = (part.pair(tuned=any_target) for part in (self.whole, *self._filled))
+        return [RidgePath.from_moments(whole - fold, bias=self.bias) for fold in folds]
+
+    @cached_property
+    def _scatters(self) -> list[Float[Tensor, "r r"]]:
+        """Scatter of the base states of each fold, in the eigenbasis of the others."""
+        return [path.project_scatter(f) for path, f in zip(self._paths, self._filled, strict=True)]
+
+
+def check_penalty(ridge: PenaltyRule | float | None) -> None:
+    """Raise TvlensError unless this is a penalty, a rule that chooses one, or None."""
+    if isinstance(ridge, str):
+        if ridge not in PENALTY_RULES:
+            raise unknown("rule for the ridge penalty", ridge, PENALTY_RULES)
+    elif ridge is not None and not 0 <= ridge < float("inf"):
+        raise TvlensError(f"the ridge penalty must be 0 or more and finite, not {ridge}")
+
+
+def choose_penalty(
+    path: RidgePath,
+    ridge: PenaltyRule | float | None,
+    *,
+    ridges: Iterable[float] | None = None,
+    fold_errors: Callable[[Float[Tensor, " k"]], Float[Tensor, " k"]] | None = None,
+    pairs: Iterable[tuple[Float[Tensor, "n d_base"], Float[Tensor, "n d_tuned"]]] | None = None,
+) -> float:
+    """The penalty to use, given or chosen by a rule.
+
+    Args:
+        ridge: a number; None for least squares; "gcv", "loo" (exact leave-one-out, which needs
+            the states again) or "kfold".
+        ridges: penalties to choose from; by default a grid in units of the mean eigenvalue.
+        fold_errors: errors of held-out folds at given penalties, for "kfold" (`Folds.errors`).
+        pairs: the states, for "loo".
+
+    Raises:
+        TvlensError: unknown rule, negative penalty, or missing folds or pairs.
+    """
+    check_penalty(ridge)
+    if not isinstance(ridge, str):
+        return float(ridge or 0.0)
+    if ridge == "gcv":
+        candidates = path.grid() if ridges is None else _candidates(path, ridges)
+        scores = path.gcv(candidates)
+    elif ridge == "loo":
+        if pairs is None:
+            raise TvlensError(
+                "leave-one-out needs the states again: use TaskMatrix.from_states or .fit, or "
+                "ridge='gcv', which needs the moments only"
+            )
+        candidates = _candidates(path, ridges)
+        scores = sum(path.leave_one_out(x, y, candidates) for x, y in pairs)
+    else:
+        candidates = _candidates(path, ridges)
+        if fold_errors is None:
+            raise TvlensError("ridge='kfold' needs folds: give their moments, or use another rule")
+        scores = fold_errors(candidates)
+    # The largest of equally good penalties: it is the more conservative map.
+    best = (scores <= scores.min() * (1 + 1e-9)).nonzero().max()
+    return float(candidates[best])
+
+
+def _candidates(path: RidgePath, ridges: Iterable[float] | None) -> Float[Tensor, " k"]:
+    if ridges is None:
+        return path.grid(COARSE_GRID)
+    candidates = sorted(map(float, ridges))
+    for ridge in candidates:
+        check_penalty(ridge)
+    if not candidates:
+        raise TvlensError("no penalties to choose from")
+    return torch.tensor(candidates, dtype=torch.float64).to(path.values)
+
+
+def output_axes(
+    factor: Float[Tensor, "r d_tuned"],
+) -> tuple[Float[Tensor, " d_tuned"], Float[Tensor, "d_tuned d_tuned"]]:
+    """Explained squares along the output directions of a map, and these directions as columns.
+
+    Both in descending order; the first r directions span the best map of rank r.
+
+    Source: Izenman 1975; with a ridge penalty Mukherjee and Zhu 2011.
+    """
+    squares, axes = torch.linalg.eigh(factor.T @ factor)
+    return squares.flip(0).clamp_min(0), axes.flip(1)
+
+
+def check_rank(rank: int, weight: Float[Tensor, "d_base d_tuned"]) -> None:
+    """Raise TvlensError unless the weight can have this rank."""
+    if not 1 <= rank <= min(weight.shape):
+        raise TvlensError(
+            f"rank {rank} is not possible for a map from {weight.shape[0]} to {weight.shape[1]} "
+            f"dimensions: choose 1 to {min(weight.shape)}"
+        )
+
+
+def fit_procrustes(moments: PairMoments) -> Float[Tensor, "d_base d_tuned"]:
+    """Orthogonal Procrustes: the W = s R of least squared error, with R'R = I or RR' = I.
+
+    Args:
+        moments: moments of one pair of layers; about the origin for a map without a bias.
+
+    Raises:
+        TvlensError: base states that are all the same.
+
+    Source: Schoenemann 1966; Gower 1975 (the scale s).
+    """
+    if not float(moments.xx.trace()):
+        raise TvlensError(f"all {moments.count} base states are the same: nothing to rotate")
+    u, singular_values, vt = torch.linalg.svd(moments.xy, full_matrices=False)
+    rotation = u @ vt
+    # If dimensions are lost, only the retained part counts.
+    retained = float((rotation.T @ moments.xx @ rotation).trace())
+    return rotation * (singular_values.sum() / retained)

@@ -1,26 +1,21 @@
-"""Pictures of task matrices and of what they do."""
-
-from typing import TYPE_CHECKING
+"""Figures of task matrices and of their results."""
 
 import torch
 
 from .. import viz
-from .report import MATRIX
+from ..results import register_figure
+from .curves import LearningCurve, RankCurve
+from .diagnostics import LayerMap, WeightDistance
+from .matrix import TaskMatrices, TaskMatrix
+from .report import MATRIX, MatrixReport
+from .sharing import SharingReport
 
-if TYPE_CHECKING:
-    from .curves import RankCurve, SampleCurve
-    from .diagnostics import LayerMap, WeightDistance
-    from .layers import TaskMatrices
-    from .matrix import TaskMatrix
-    from .report import MatrixReport
-    from .sharing import Sharing
-
-# Method -> what a reader sees.
+# Method -> its label in figures.
 METHOD_LABELS = {
     MATRIX: "task matrix",
     "finetuned": "finetuned model",
     "ridge_probe": "ridge probe, same layer",
-    "ridge_probe_own_layer": "ridge probe, best layer",
+    "ridge_probe_best_layer": "ridge probe, best layer",
     "logistic_probe": "logistic probe, same layer",
     "identity": "finetuned head, W = I",
     "mean_shift": "finetuned head, mean shift",
@@ -31,39 +26,40 @@ METHOD_LABELS = {
     "lora": "low-rank adapters (LoRA)",
 }
 
-# Methods that a curve has room for.
+# Methods shown in learning curves.
 _CURVES = (MATRIX, "ridge_probe", "logistic_probe", "identity", "permuted")
 
 
-def label(name: str) -> str:
-    """What a reader sees for a method."""
-    return METHOD_LABELS.get(name, name.replace("_", " "))
+def method_label(method: str) -> str:
+    """The label of a method in figures."""
+    return METHOD_LABELS.get(method, method.replace("_", " "))
 
 
-def matrix_figure(matrix: "TaskMatrix") -> viz.Figures:
+@register_figure(TaskMatrix)
+def matrix_figure(matrix: TaskMatrix) -> viz.Figures:
     """The singular values, and how much the best map of each rank explains."""
-    values, share = matrix.spectrum(), matrix.explained_by_rank()
-    ranks = range(1, len(values) + 1)
-    shown = {"x": ranks, "x_title": "rank", "doublings": True}
+    values, explained = matrix.spectrum(), matrix.explained_by_rank()
+    axis = {"x": range(1, len(values) + 1), "x_title": "rank", "doublings": True}
     return viz.row(
-        viz.lines({"W": values}, y_title="singular value", title=repr(matrix), **shown),
+        viz.lines({"W": values}, y_title="singular value", title=repr(matrix), **axis),
         viz.lines(
-            {"W": share[: len(values)]},
+            {"W": explained[: len(values)]},
             y_title="share of what W explains",
             title="maps of lower rank",
             y_domain=(0, 1),
-            **shown,
+            **axis,
         ),
     )
 
 
-def layers_figure(matrices: "TaskMatrices") -> viz.Figure:
-    """R^2 that cross-validation expects, by base layer."""
+@register_figure(TaskMatrices)
+def layers_figure(matrices: TaskMatrices) -> viz.Figure:
+    """R^2 predicted by cross-validation, by base layer."""
     frame = matrices.to_dataframe().dropna(subset="predicted_r2")
     if frame.empty:
         return viz.table(matrices.to_dataframe().to_dict("records"), title=repr(matrices))
     curves = {
-        f"to tuned layer {target}": [
+        f"to finetuned layer {target}": [
             rows.set_index("layer").predicted_r2.get(layer, float("nan")) for layer in matrices
         ]
         for target, rows in frame.groupby("target")
@@ -72,81 +68,89 @@ def layers_figure(matrices: "TaskMatrices") -> viz.Figure:
         curves,
         x=list(matrices),
         x_title="base layer",
-        y_title="expected R^2 (GCV)",
-        title="how well tuned states follow from base states",
+        y_title="predicted R^2 (GCV)",
+        title="R^2 of finetuned states given base states",
     )
 
 
-def map_figure(found: "LayerMap") -> viz.Figures:
+@register_figure(LayerMap)
+def map_figure(layer_map: LayerMap) -> viz.Figures:
     """R^2 of every pair of layers, beside their CKA."""
-    shown = {"rows": found.layers, "columns": found.targets}
-    shown |= {"row_title": "base layer", "column_title": "tuned layer"}
-    how = found.settings.get("r2", "")
+    axes = {"rows": layer_map.layers, "columns": layer_map.targets}
+    axes |= {"row_title": "base layer", "column_title": "finetuned layer"}
+    estimate = layer_map.settings.get("r2", "")
     return viz.row(
-        viz.heatmap(found.r2, value_title="R^2", title=f"linear maps, R^2 {how}", **shown),
-        viz.heatmap(found.cka, value_title="CKA", title="similarity without a map", **shown),
+        viz.heatmap(layer_map.r2, value_title="R^2", title=f"linear maps, R^2 {estimate}", **axes),
+        viz.heatmap(layer_map.cka, value_title="CKA", title="similarity without a map", **axes),
     )
 
 
-def distance_figure(distance: "WeightDistance") -> viz.Figure:
-    """How far each block moved, as a share of its own length."""
+@register_figure(WeightDistance)
+def distance_figure(distance: WeightDistance) -> viz.Figure:
+    """Relative change of each block's weights."""
     return viz.lines(
         {"block": distance.relative_by_layer},
         x_title="block",
-        y_title="moved, share of its length",
+        y_title="relative change",
         rules={"all weights": distance.relative},
-        title="how far finetuning moved the weights",
+        title="relative change of the weights by finetuning",
     )
 
 
-def layer_figure(report: "MatrixReport") -> viz.Figure:
-    """Accuracy by layer on the part that chose, with the test result and its reference lines."""
-    low, high = report.interval(MATRIX)
-    oracle = report.selection == "oracle"
-    chosen = sorted(report.layer.tolist())[len(report.layer) // 2]
-    curve = "task matrix, " + ("test part (oracle)" if oracle else "validation part")
-    rules = {label(n): report.accuracy(n) for n in ("finetuned", "majority") if n in report.names}
+def layer_figure(report: MatrixReport) -> viz.Figure:
+    """Accuracy by layer on the part used for the choice, with test result and references."""
+    is_oracle = report.selection == "oracle"
+    layer = sorted(report.layer.tolist())[len(report.layer) // 2]
+    curve = "task matrix, " + ("test part (oracle)" if is_oracle else "validation part")
+    rules = {
+        method_label(m): report.accuracies[m]
+        for m in ("finetuned", "majority")
+        if m in report.methods
+    }
     return viz.lines(
         {curve: report.by_layer.mean(0)},
         x=list(report.layers),
         x_title="base layer",
         y_title="accuracy",
         rules=rules,
-        marks={"task matrix, test": (chosen, report.accuracy(MATRIX), low, high)},
-        title="where the matrix works",
-        caption="Layer, penalty and rank were chosen on the test part: flattering numbers."
-        if oracle
+        marks={"task matrix, test": (layer, report.accuracy, *report.interval)},
+        title="accuracy by layer",
+        caption="Layer, penalty and rank were chosen on the test part, which flatters the numbers."
+        if is_oracle
         else "Layer, penalty and rank were chosen on the validation part.",
     )
 
 
-def method_figure(report: "MatrixReport") -> viz.Figure:
+def method_figure(report: MatrixReport) -> viz.Figure:
     """Test accuracy of every method, with intervals over examples and seeds."""
-    rows = [(label(n), report.accuracy(n), *report.interval(n)) for n in report.names]
+    rows = [(method_label(m), report.accuracies[m], *report.intervals[m]) for m in report.methods]
     return viz.intervals(rows, x_title="accuracy, test part", title="against baselines")
 
 
-def report_figure(report: "MatrixReport") -> viz.Figures:
-    """What a report shows in a notebook."""
+@register_figure(MatrixReport)
+def report_figure(report: MatrixReport) -> viz.Figures:
+    """Accuracy by layer, and against baselines."""
     return viz.row(layer_figure(report), method_figure(report))
 
 
-def sample_figure(curve: "SampleCurve") -> viz.Figure:
+@register_figure(LearningCurve)
+def learning_figure(curve: LearningCurve) -> viz.Figure:
     """Accuracy against the number of training examples."""
-    names = [n for n in _CURVES if n in curve.reports[0].names]
-    ends = {n: torch.tensor([r.interval(n) for r in curve.reports]) for n in names}
+    methods = [m for m in _CURVES if m in curve.reports[0].methods]
+    ends = {m: torch.tensor([r.intervals[m] for r in curve.reports]) for m in methods}
     return viz.lines(
-        {label(n): [r.accuracy(n) for r in curve.reports] for n in names},
+        {method_label(m): [r.accuracies[m] for r in curve.reports] for m in methods},
         x=list(curve.sizes),
         x_title="training examples",
         doublings=True,
         y_title="accuracy, test part",
-        bands={label(n): (e[:, 0], e[:, 1]) for n, e in ends.items()},
-        title="few or many examples",
+        bands={method_label(m): (e[:, 0], e[:, 1]) for m, e in ends.items()},
+        title="learning curve",
     )
 
 
-def rank_figure(curve: "RankCurve") -> viz.Figure:
+@register_figure(RankCurve)
+def rank_figure(curve: RankCurve) -> viz.Figure:
     """Accuracy, agreement and R^2 against the rank."""
     return viz.lines(
         {
@@ -160,31 +164,32 @@ def rank_figure(curve: "RankCurve") -> viz.Figure:
         y_title="share",
         bands={"accuracy": (curve.interval[:, 0], curve.interval[:, 1])},
         rules={"finetuned model": curve.finetuned},
-        title="rank against accuracy",
+        title="accuracy by rank",
     )
 
 
-def sharing_figure(found: "Sharing") -> viz.Figure | viz.Figures:
-    """Own matrix and one for all, task by task; and what every partner gives or takes."""
-    order = sorted(range(len(found.tasks)), key=lambda i: -float(found.lead[-1, i, 0]))
+@register_figure(SharingReport)
+def sharing_figure(report: SharingReport) -> viz.Figure | viz.Figures:
+    """Own matrix and one for all, by task; and the effect of every partner."""
+    order = sorted(range(len(report.tasks)), key=lambda i: -float(report.difference[-1, i, 0]))
     rows, groups = [], []
     for i in order:
-        for place, group in ((i, "its own matrix"), (-1, "one matrix for all")):
-            value = float(found.accuracy[place, i])
-            rows.append((found.tasks[i], value, *found.interval[place, i].tolist()))
+        for index, group in ((i, "its own matrix"), (-1, "one matrix for all")):
+            accuracy = float(report.accuracy[index, i])
+            rows.append((report.tasks[i], accuracy, *report.interval[index, i].tolist()))
             groups.append(group)
-    title = f"one matrix for {len(found.tasks)} tasks"
-    every = viz.intervals(rows, groups=groups, x_title="accuracy, test part", title=title)
-    if len(found.tasks) == 2:
-        return every
+    title = f"one matrix for {len(report.tasks)} tasks"
+    by_task = viz.intervals(rows, groups=groups, x_title="accuracy, test part", title=title)
+    if len(report.tasks) == 2:
+        return by_task
     partners = viz.heatmap(
-        found.pairs(),
-        rows=found.tasks,
-        columns=found.tasks,
-        row_title="task that decides",
-        column_title="shares its matrix with",
-        value_title="lead over its own",
+        report.pair_differences(),
+        rows=report.tasks,
+        columns=report.tasks,
+        row_title="task that is scored",
+        column_title="task that shares its matrix",
+        value_title="difference to its own matrix",
         diverging=True,
-        title="what a partner gives or takes",
+        title="effect of sharing with one task",
     )
-    return viz.row(every, partners)
+    return viz.row(by_task, partners)

@@ -1,4 +1,4 @@
-"""The study of task matrices on planted problems with tiny twins."""
+"""The study of task matrices on planted datasets with tiny models."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ import tvlens as tv
 from tvlens import LabelledDataset, TvlensError
 from tvlens.models import classify
 from tvlens.studies import matrices as study
-from tvlens.studies.matrices.claims import verdicts
+from tvlens.studies.matrices.claims import group_by_verdict
 from tvlens.training import load_finetuned
 
 # One worker makes the study, once.
@@ -43,7 +43,7 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(base, tmp_path_factory):
+def study_run(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     presets = pytest.MonkeyPatch()
     presets.setitem(study.PRESETS, "tiny", PRESET)
@@ -53,108 +53,106 @@ def made(base, tmp_path_factory):
     presets.undo()
 
 
-def test_one_table_over_all_datasets(made):
-    found, _, _, folder = made
-    table = found.to_dataframe()
+def test_run_writes_one_table_over_all_datasets(study_run):
+    result, _, _, folder = study_run
+    table = result.to_dataframe()
     assert list(table.dataset) == ["planted", "again"]
-    for name, case in found.cases.items():
-        line = table.set_index("dataset").loc[name]
-        report = case.report
-        assert line.task_matrix == pytest.approx(float((report.decisions[0, 0] == report.labels)
-                                                       .double().mean()))  # fmt: skip
-        assert line.low <= line.task_matrix <= line.high
-        assert line.lead == pytest.approx(line.task_matrix - line.base_probe)
-        assert case.matrix.layer == line.layer and len(report.labels) == line.test
-        # No choice on the test part can be beaten by one that did not see it.
-        assert line.oracle >= line.task_matrix and line.seeds == 1
-        assert case.layers.r2.shape == (3, 3) and case.samples.sizes[-1] == line.train
+    for name, dataset in result.datasets.items():
+        row = table.set_index("dataset").loc[name]
+        report = dataset.report
+        is_right = report.predictions[0, 0] == report.labels
+        assert row.task_matrix == pytest.approx(float(is_right.double().mean()))
+        assert row.low <= row.task_matrix <= row.high
+        assert row.difference == pytest.approx(row.task_matrix - row.probe)
+        assert dataset.matrix.layer == row.layer and len(report.labels) == row.test
+        # A choice on the test part cannot be worse there than one on other examples.
+        assert row.oracle >= row.task_matrix and row.seeds == 1
+        assert dataset.layers.r2.shape == (3, 3) and dataset.samples.sizes[-1] == row.train
 
-    def never(constant):
+    def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
     written = (folder / "report.json").read_text()
-    numbers = json.loads(written, parse_constant=never)
-    assert list(numbers["datasets"]) == ["planted", "again"] and len(numbers["claims"]) == 7
+    numbers = json.loads(written, parse_constant=refuse)
+    assert list(numbers["datasets"]) == ["planted", "again"] and len(numbers["claims"]) == 2 * 7
     (shared,) = numbers["sharing"].values()
     assert shared["tasks"] == ["planted", "again"] and len(shared["rows"]) == 6
-    own = {r["task"]: r for r in shared["rows"] if r["shared_by"] == r["task"]}
-    assert all(row["lead"] == 0 and row["inside"] for row in own.values())
-    assert "lead of the task matrix over the probe" in (folder / "index.html").read_text()
+    single = {r["task"]: r for r in shared["rows"] if r["shared_by"] == r["task"]}
+    assert all(row["difference"] == 0 and row["inside"] for row in single.values())
+    assert "task matrix minus probe" in (folder / "index.html").read_text()
 
 
-def test_every_dataset_has_one_verdict(made):
-    cases = list(made[0].cases.values())
+def test_every_dataset_has_one_verdict_per_method(study_run):
+    results = list(study_run[0].datasets.values())
     for other in ("ridge_probe", "finetuned", "permuted"):
-        assert sum(map(len, verdicts(cases, other).values())) == len(cases)
+        assert sum(map(len, group_by_verdict(results, other).values())) == len(results)
 
 
-def test_finished_datasets_are_not_studied_again(made, base, monkeypatch):
-    found, sets, options, _ = made
+def test_cached_datasets_are_not_computed_again(study_run, base, monkeypatch):
+    result, sets, options, _ = study_run
 
-    def never(*_, **__):
-        raise AssertionError("made again")
+    def refuse(*_, **__):
+        raise AssertionError("computed again")
 
-    monkeypatch.setattr(study.study, "study", never)
-    monkeypatch.setattr(study.twins, "made_twins", never)
+    monkeypatch.setattr(study.study, "analyze_dataset", refuse)
+    monkeypatch.setattr(study.model_pair, "finetune_pair", refuse)
     again = study.run(base, data=sets, **options)
-    assert again.to_dataframe().equals(found.to_dataframe())
-    assert json.dumps([c._asdict() for c in again.claims()]) == json.dumps(
-        [c._asdict() for c in found.claims()]
-    )
-    with pytest.raises(AssertionError, match="made again"):
+    assert again.to_dataframe().equals(result.to_dataframe())
+    assert again.claims == result.claims
+    with pytest.raises(AssertionError, match="computed again"):
         study.run(base, data=sets, **options | {"seed": 1})
 
 
-def test_several_finetunings_are_pooled(made, base, tmp_path):
+def test_several_finetunings_are_pooled(study_run, base, tmp_path):
     """The first is the one that was made alone; intervals are over finetunings too."""
-    found, sets, options, there = made
-    folder = shutil.copytree(there, tmp_path / "seeds")
+    result, sets, options, first_folder = study_run
+    folder = shutil.copytree(first_folder, tmp_path / "seeds")
     again = study.run(base, data=sets[0], seeds=2, **options | {"folder": folder})
-    line, report = again.to_dataframe().iloc[0], again.cases["planted"].report
-    assert len(list((folder / "twins").glob("planted-*"))) == 2 and line.seeds == 2
-    alone = found.cases["planted"].report
-    assert torch.equal(report.decisions[:1], alone.decisions)
-    right = (report.decisions == report.labels).double().mean(-1)
-    assert line.task_matrix == pytest.approx(float(right[:, 0].mean()))
-    assert line.finetuned == pytest.approx(float(right[:, report.names.index("finetuned")].mean()))
-    assert line.low <= line.task_matrix <= line.high
+    row, report = again.to_dataframe().iloc[0], again.datasets["planted"].report
+    assert len(list((folder / "finetuned").glob("planted-*"))) == 2 and row.seeds == 2
+    single = result.datasets["planted"].report
+    assert torch.equal(report.predictions[:1], single.predictions)
+    accuracy = (report.predictions == report.labels).double().mean((0, 2))
+    assert row.task_matrix == pytest.approx(float(accuracy[0]))
+    finetuned = float(accuracy[report.methods.index("finetuned")])
+    assert row.finetuned == pytest.approx(finetuned)
+    assert row.low <= row.task_matrix <= row.high
     assert not again.sharing and "finetuned 2 times" in (folder / "index.html").read_text()
 
 
-def test_adapters_beside_the_matrix(made, base, tmp_path):
+def test_lora_is_reported_beside_the_matrix(study_run, base, tmp_path):
     pytest.importorskip("peft")
-    _, sets, options, _ = made
-    found = study.run(base, data=sets[0], lora=2, **options | {"folder": tmp_path})
-    report = found.cases["planted"].report
-    (place,) = (p for p in (tmp_path / "twins").iterdir()
+    _, sets, options, _ = study_run
+    result = study.run(base, data=sets[0], lora=2, **options | {"folder": tmp_path})
+    report = result.datasets["planted"].report
+    (adapted,) = (p for p in (tmp_path / "finetuned").iterdir()
                 if load_finetuned(p).settings["lora"] == 2)  # fmt: skip
     test = sets[0].split(0)[2]
     assert len(test) == len(report.labels)
-    decided = classify(load_finetuned(place).model(), test.inputs).argmax(1)
-    assert torch.equal(decided, report.decisions[0, report.names.index("lora")])
-    assert found.to_dataframe().lora[0] == pytest.approx(report.accuracy("lora"))
+    classes = classify(load_finetuned(adapted).model(), test.inputs).argmax(1)
+    assert torch.equal(classes, report.predictions[0, report.methods.index("lora")])
+    assert result.to_dataframe().lora[0] == pytest.approx(report.accuracies["lora"])
     assert "LoRA of rank 2" in (tmp_path / "index.html").read_text()
 
 
-def test_a_twin_at_hand(made, base, tmp_path):
-    """A classifier decides by its own head, a twin without one by a probe of its last states."""
-    _, sets, options, folder = made
-    (place,) = (folder / "twins").glob("planted-*")
-    own = options | {"folder": tmp_path / "own"}
-    found = study.run(base, str(place), sets[0], **own)
-    assert found.cases["planted"].facts["decides"] == "classifier"
-    assert found.cases["planted"].facts["readout"] == "mean"
-    assert found.cases["planted"].report.accuracy() == made[0].cases["planted"].report.accuracy()
+def test_run_accepts_a_finetuned_model(study_run, base, tmp_path):
+    """A classifier has its own head; a model without one is read by a probe of its last states."""
+    _, sets, options, folder = study_run
+    (finetuned,) = (folder / "finetuned").glob("planted-*")
+    given = options | {"folder": tmp_path / "given"}
+    result = study.run(base, str(finetuned), sets[0], **given).datasets["planted"]
+    assert result.facts["head"] == "classifier" and result.facts["readout"] == "mean"
+    assert result.report.accuracy == study_run[0].datasets["planted"].report.accuracy
     bare = study.run(base, base, sets[0], **options | {"folder": tmp_path / "bare"})
-    case = bare.cases["planted"]
-    assert case.facts["decides"].startswith("ridge probe")
-    # A twin that is the base itself: the map from its last layer is the identity.
-    assert case.layers.r2[2, 2] > 0.999
-    assert case.facts["weights moved"] == 0
+    result = bare.datasets["planted"]
+    assert result.facts["head"].startswith("ridge probe")
+    # The finetuned model is the base itself: the map from its last layer is the identity.
+    assert result.layers.r2[2, 2] > 0.999
+    assert result.facts["weight_distance"] == 0
 
 
-def test_bad_input(made, base, tmp_path):
-    _, sets, options, _ = made
+def test_bad_input_raises_one_line_errors(study_run, base, tmp_path):
+    _, sets, options, _ = study_run
     with pytest.raises(TvlensError, match="unknown preset 'quik': did you mean 'quick'"):
         study.run(base, data=sets, **options | {"preset": "quik"})
     with pytest.raises(TvlensError, match="unknown dataset of a tuned model 'plantd'"):

@@ -1,6 +1,7 @@
-"""Task matrices in place of finetuning, on many datasets (arXiv 2512.14880)."""
+"""Task matrices instead of finetuning, on many datasets (arXiv 2512.14880)."""
 
-from .claims import Claim
+from . import page as page
+from .dataset import DatasetResult
 from .study import BASES, PRESETS, MatrixStudy, Preset, run
 
-__all__ = ["BASES", "PRESETS", "Claim", "MatrixStudy", "Preset", "run"]
+__all__ = ["BASES", "PRESETS", "DatasetResult", "MatrixStudy", "Preset", "run"]

@@ -1,81 +1,53 @@
 """One matrix for all datasets of a base model, in the study of task matrices."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from ...errors import TvlensError
-from ...matrices import Member, Sharing, share
-from ...models.digest import text_digest
-from .case import Case, member
-from .rows import records
-from .twins import Source
+from ...file_names import file_name
+from ...matrices import SharingReport, SharingTask, evaluate_sharing
+from ..cache import cached
+from .dataset import DatasetResult, collect_sharing_task
+from .model_pair import PairSource
 
 
-def shared_by_base(
-    cases: Mapping[str, Case],
-    sources: Mapping[str, Source],
-    members: Mapping[str, Member],
+def share_by_base(
+    results: Mapping[str, DatasetResult],
+    sources: Mapping[str, PairSource],
+    tasks: Mapping[str, SharingTask],
     *,
     folder: Path,
     seed: int,
-    **reading: Any,
-) -> dict[str, Sharing]:
-    """What datasets of one base model make of one matrix, by base model; kept in the folder.
+) -> dict[str, SharingReport]:
+    """One matrix for all datasets of each base model, by base model; cached in the folder.
 
     Args:
-        members: what is at hand from studying the datasets; states of the others are read again.
+        results: result of every dataset.
+        sources: model pairs of every dataset.
+        tasks: what was collected for datasets that were not cached; the others are run again.
+        folder: folder of the cache.
+        seed: seed of the bootstrap.
     """
     groups: dict[tuple[str, str], list[str]] = {}
-    for name, case in cases.items():
-        groups.setdefault((case.facts["base"], case.facts["readout"]), []).append(name)
-    found: dict[str, Sharing] = {}
+    for name, result in results.items():
+        groups.setdefault((result.facts["base"], result.facts["readout"]), []).append(name)
+    reports: dict[str, SharingReport] = {}
     for (base, readout), names in groups.items():
         if len(names) < 2:
             continue
-        keys = json.dumps([[sources[name].key for name in names], readout, seed])
-        place = folder / f"sharing-{text_digest(keys)[:12]}.safetensors"
-        title = base if base not in found else f"{base}, {readout} state"
-        shared = _kept(place)
-        if shared is None:
-            shared = share(
-                {
-                    name: members.get(name)
-                    or member(sources[name].twins(), sources[name].parts, **reading)
-                    for name in names
-                },
-                seed=seed,
-            )
-            shared.save(place)
-        found[title] = shared
-    return found
+        title = base if base not in reports else f"{base}, {readout} state"
 
+        def compute(names: list[str] = names) -> SharingReport:
+            members = {
+                name: tasks.get(name)
+                or collect_sharing_task(sources[name].load_pair(), sources[name].parts)
+                for name in names
+            }
+            return evaluate_sharing(members, seed=seed)
 
-def _kept(place: Path) -> Sharing | None:
-    try:
-        return Sharing.load(place)
-    except TvlensError:
-        return None
-
-
-def shared_numbers(found: Sharing) -> dict[str, Any]:
-    """All of it as JSON."""
-    best = found.best()
-    return {
-        "tasks": list(found.tasks),
-        "best_pair": {"tasks": list(best), **mean_lead(found, *best)},
-        "all": mean_lead(found, *found.tasks),
-        "rows": records(found.to_dataframe()),
-    }
-
-
-def mean_lead(found: Sharing, *tasks: str) -> dict[str, float]:
-    """Lead of the matrix these tasks share over their own ones, as means over the tasks."""
-    place = found.place(*tasks)
-    mine = found.subsets[place]
-    return {
-        "accuracy": float(found.accuracy[place, mine].mean()),
-        "own": float(found.accuracy[: len(found.tasks)].diagonal()[mine].mean()),
-        "lead": float(found.lead[place, mine, 0].mean()),
-    }
+        reports[title] = cached(
+            folder / f"sharing-{file_name(base)}-{readout}.safetensors",
+            {"sources": [sources[n].content for n in names], "readout": readout, "seed": seed},
+            compute,
+            load=SharingReport.load,
+        )
+    return reports

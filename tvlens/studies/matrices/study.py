@@ -1,8 +1,8 @@
-"""Does a linear map stand in for finetuning? Task matrices on many datasets, each beside a probe.
+"""Does a linear map replace finetuning? Task matrices on many datasets, each beside a probe.
 
-The third study, after "Task Matrices: Linear Maps for Cross-Model Finetuning Transfer" (arXiv
-2512.14880). Unlike there, layer, penalty and rank are chosen on a validation part, and the probe
-reads the same layer as the matrix.
+Reproduces "Task Matrices: Linear Maps for Cross-Model Finetuning Transfer" (arXiv 2512.14880).
+Unlike the paper, layer, penalty and rank are chosen on a validation part, and the probe reads the
+same layer as the matrix.
 """
 
 import os
@@ -18,28 +18,36 @@ from ...file_names import file_name
 from ...files import check_folder
 from ...folder_lock import one_writer
 from ...labelled import HUB_DATASETS, LabelledDataset
+from ...matrices import SharingReport, SharingTask
 from ...matrices.evaluation import SELECTIONS, Selection
 from ...matrices.report import MATRIX
-from ...matrices.sharing import Sharing
 from ...models.readouts import ReadoutName
 from ...training.lora import check_lora
-from ...viz import Page
+from ..cache import cached
+from ..claims import Claim
 from ..report import StudyReport
-from .case import Case, study
-from .claims import PROBE, Claim, claims
-from .rows import numbers, row
-from .sharing import shared_by_base, shared_numbers
-from .twins import Source
+from .claims import dataset_claims
+from .dataset import DatasetResult, analyze_dataset
+from .model_pair import PairSource
+from .sharing import share_by_base
+from .tables import PROBE, dataset_numbers, dataset_row, sharing_numbers
 
 if TYPE_CHECKING:
     import pandas
 
-# The base that a twin is finetuned from where none is given.
+# The base model that is finetuned by default, by kind of dataset.
 BASES = {"text": "minilm-l6", "image": "dinov2-small-56"}
 
 
 class Preset(NamedTuple):
-    """How much is done: sets, rows of the training part, epochs of finetuning, seeds of curves."""
+    """Size of the study.
+
+    Attributes:
+        data: datasets; None for all packaged ones.
+        limit: maximal number of training rows.
+        epochs: epochs of finetuning.
+        seeds: seeds of the random subsets of the learning curves.
+    """
 
     data: tuple[str, ...] | None
     limit: int | None
@@ -59,45 +67,39 @@ class MatrixStudy(StudyReport):
     """Task matrices on several datasets.
 
     Attributes:
-        cases: by dataset.
+        datasets: results by dataset.
         sharing: one matrix for all datasets of a base model, by base model; for bases of two
             datasets or more.
-        settings: what made them.
+        settings: settings and versions.
     """
 
-    cases: dict[str, Case]
-    sharing: dict[str, Sharing]
+    datasets: dict[str, DatasetResult]
+    sharing: dict[str, SharingReport]
     settings: dict
 
     def __repr__(self) -> str:
-        wins = [case.report.difference(MATRIX, PROBE).verdict for case in self.cases.values()]
-        counted = ", ".join(f"{kind} {wins.count(kind)}" for kind in ("wins", "ties", "loses"))
-        return f"MatrixStudy({len(wins)} datasets; against the same-layer probe: {counted})"
+        results = self.datasets.values()
+        verdicts = [result.report.difference(MATRIX, PROBE).verdict for result in results]
+        counts = ", ".join(f"{kind} {verdicts.count(kind)}" for kind in ("wins", "ties", "loses"))
+        return f"MatrixStudy({len(verdicts)} datasets; against the same-layer probe: {counts})"
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per dataset: sizes, layer, accuracies, share of the gap, lead over the probe."""
+        """One row per dataset: sizes, layer, accuracies, recovered gap, difference to the probe."""
         import pandas as pd
 
-        rows = [row(case) for case in self.cases.values()]
-        return pd.DataFrame(rows).astype({"share_of_gap": float})
+        rows = [dataset_row(result) for result in self.datasets.values()]
+        return pd.DataFrame(rows).astype({"gap_recovered": float})
 
-    def claims(self) -> list[Claim]:  # type: ignore[override]
-        """What the paper claims, beside what was found here."""
-        return claims(list(self.cases.values()))
+    @property
+    def claims(self) -> list[Claim]:
+        """The claims of the paper, tested on each dataset."""
+        return [claim for result in self.datasets.values() for claim in dataset_claims(result)]
 
-    def page(self) -> Page:
-        """The report page."""
-        from .page import page
-
-        return page(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All numbers and settings, as plain data."""
+    def numbers(self) -> dict[str, Any]:
+        """All numbers, as plain data."""
         return {
-            "settings": self.settings,
-            "claims": [claim._asdict() for claim in self.claims()],
-            "datasets": {name: numbers(case) for name, case in self.cases.items()},
-            "sharing": {base: shared_numbers(found) for base, found in self.sharing.items()},
+            "datasets": {name: dataset_numbers(r) for name, r in self.datasets.items()},
+            "sharing": {base: sharing_numbers(r) for base, r in self.sharing.items()},
         }
 
 
@@ -114,83 +116,88 @@ def run(
     seeds: int = 1,
     lora: int | None = None,
     folder: str | os.PathLike = "out/matrices",
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> MatrixStudy:
     """Fit, choose, test and compare the task matrices of several datasets.
 
     Args:
-        base: model, zoo name, folder or hub id; by default one for texts and one for pictures.
-        tuned: its finetuned twin: model, name or folder, or one for each dataset by name. By
-            default a twin is finetuned on each dataset, and kept in the folder.
+        base: model, zoo name, folder or hub id; by default one for texts and one for images.
+        tuned: its finetuned version: model, name or folder, or one for each dataset by name. By
+            default the base is finetuned on each dataset, and the result is saved in the folder.
         data: `LabelledDataset.names()` or datasets of your own; by default those of the preset.
-        preset: "quick" (three small sets of texts, 250 training rows each) or "full".
-        readout: "first", "mean" or "last", for twins that are given; by default what the twin's
-            folder says, or "mean" for texts without a classifier and "first" otherwise.
+        preset: "quick" (three small text datasets, 250 training rows each) or "full".
+        readout: "first", "mean" or "last", if `tuned` is given; by default that of its folder, or
+            "mean" for texts without a classifier and "first" otherwise.
         selection: "validation"; or "oracle", which chooses on the test part, as the paper does.
-        seed: of splits and draws, and of the first finetuning.
-        seeds: how often each twin is finetuned, on the same parts; intervals are then over
-            examples and finetunings.
+        seed: seed of splits and random subsets, and of the first finetuning.
+        seeds: number of finetunings on the same parts; intervals then include their variation.
         lora: finetune adapters of this rank too, with the same examples and epochs; needs peft.
-        folder: where finished datasets are kept, so that an interrupted run goes on from there,
-            and where page and JSON are written.
+        folder: where results are cached, so that an interrupted run resumes, and where page and
+            JSON are written.
+        progress: whether to show progress bars; by default on a terminal.
 
     Raises:
-        TvlensError: unknown names, models that are no twins, a base model without a name to
-            finetune it by, several seeds of a twin that is given, or peft missing.
+        TvlensError: unknown names, models that read different inputs, a base model without a name
+            to finetune it by, several seeds of a finetuned model that is given, or peft missing.
     """
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     if selection not in SELECTIONS:
         raise unknown("selection", selection, SELECTIONS)
-    chosen = PRESETS[preset]
-    sets = _sets(data, chosen)
-    _check(base, tuned, sets, seeds, lora)
+    size = PRESETS[preset]
+    datasets = _load_datasets(data, size)
+    _check_models(base, tuned, datasets, seeds, lora)
     folder = Path(folder)
     check_folder(folder)
     sources = {
-        name: Source(
-            one,
-            base or BASES[one.kind],
-            _of(tuned, name),
+        name: PairSource(
+            dataset,
+            base or BASES[dataset.kind],
+            tuned.get(name) if isinstance(tuned, Mapping) else tuned,
             readout,
-            limit=chosen.limit,
+            limit=size.limit,
             seed=seed,
-            training=dict(epochs=chosen.epochs, batch_size=16),
-            folder=folder / "twins",
+            training=dict(epochs=size.epochs, batch_size=16),
+            folder=folder / "finetuned",
             progress=progress,
         )
-        for name, one in sets.items()
+        for name, dataset in datasets.items()
     }
-    asked = {"preset": preset, "selection": selection, "seeds": seeds, "lora": lora}
-    draws = [seed + s for s in chosen.seeds]
-    cases, members = {}, {}
-    for name, source in tqdm(sources.items(), "datasets", disable=not progress):
-        key = source.key | asked | {"draws": draws}
-        cases[name] = Case.kept(folder / file_name(name), name, key)
-        if cases[name] is None:
-            twins = [source.twins(k) for k in range(seeds)]
-            adapters = [source.adapted(lora, k) for k in range(seeds)] if lora else []
-            options = dict(selection=selection, draws=draws, adapters=adapters, **_READING)
-            cases[name], members[name] = study(twins, name, source.parts, **options)
-            facts = dict(base=key["base"], tuned=key["tuned"] or "finetuned here", lora=lora)
-            cases[name].facts.update(facts)
-            cases[name].save(folder / file_name(name), key)
-    settings = asked | {"seed": seed, "limit": chosen.limit, "epochs": chosen.epochs}
-    settings["versions"] = next(iter(cases.values())).facts["versions"]
-    sharing = shared_by_base(cases, sources, members, folder=folder, seed=seed, **_READING)
-    found = MatrixStudy(cases, sharing, settings)
-    found.save(folder)
-    return found
+    options = {"preset": preset, "selection": selection, "seeds": seeds, "lora": lora}
+    curve_seeds = [seed + s for s in size.seeds]
+    results: dict[str, DatasetResult] = {}
+    tasks: dict[str, SharingTask] = {}
+    disable = None if progress is None else not progress
+    for name, source in tqdm(sources.items(), "datasets", disable=disable):
+
+        def analyze(name: str = name, source: PairSource = source) -> DatasetResult:
+            pairs = [source.load_pair(k) for k in range(seeds)]
+            adapters = [source.load_pair(k, lora=lora) for k in range(seeds)] if lora else []
+            result, tasks[name] = analyze_dataset(
+                pairs, source.parts, adapters=adapters, selection=selection, seeds=curve_seeds
+            )
+            models = {k: source.content[k] for k in ("base", "tuned")}
+            result.facts.update(models, tuned=models["tuned"] or "finetuned here", lora=lora)
+            return result
+
+        results[name] = cached(
+            folder / f"{file_name(name)}.safetensors",
+            source.content | options | {"curve_seeds": curve_seeds},
+            analyze,
+            load=DatasetResult.load,
+        )
+    settings = options | {"seed": seed, "limit": size.limit, "epochs": size.epochs}
+    settings["versions"] = next(iter(results.values())).facts["versions"]
+    sharing = share_by_base(results, sources, tasks, folder=folder, seed=seed)
+    study = MatrixStudy(results, sharing, settings)
+    study.save(folder)
+    return study
 
 
-# How states are read.
-_READING = {"batch_size": 32, "progress": False}
-
-
-def _check(
-    base: Any, tuned: Any, sets: Mapping[str, LabelledDataset], seeds: int, lora: int | None
+def _check_models(
+    base: Any, tuned: Any, datasets: Mapping[str, LabelledDataset], seeds: int, lora: int | None
 ) -> None:
-    """Raise TvlensError where it is not said what to compare."""
+    """Raise TvlensError unless the model pairs are well-defined."""
     if any(isinstance(model, str) and not model.strip() for model in (base, tuned)):
         raise TvlensError("the name of a model is empty: give a zoo name, a hub id or a folder")
     if seeds < 1:
@@ -201,26 +208,22 @@ def _check(
     if (tuned is None or lora) and base is not None and not isinstance(base, str | os.PathLike):
         raise TvlensError("to finetune a base model, give its name or folder in place of itself")
     for name in tuned if isinstance(tuned, Mapping) else ():
-        if name not in sets:
-            raise unknown("dataset of a tuned model", name, sets)
+        if name not in datasets:
+            raise unknown("dataset of a tuned model", name, datasets)
 
 
-def _sets(data: Any, preset: Preset) -> dict[str, LabelledDataset]:
-    """The sets by name."""
+def _load_datasets(data: Any, preset: Preset) -> dict[str, LabelledDataset]:
+    """The datasets by name."""
     if data is None:
         data = preset.data or LabelledDataset.names()
-    listed = [data] if isinstance(data, str | LabelledDataset) else list(data)
-    if not listed:
+    entries = [data] if isinstance(data, str | LabelledDataset) else list(data)
+    if not entries:
         raise TvlensError("no dataset to study")
-    sets = [one if isinstance(one, LabelledDataset) else _load(one) for one in listed]
-    return {one.name: one for one in sets}
+    datasets = [e if isinstance(e, LabelledDataset) else _load_dataset(e) for e in entries]
+    return {dataset.name: dataset for dataset in datasets}
 
 
-def _load(name: str) -> LabelledDataset:
-    """A packed set, or one that `datasets` reads: a preset of it, a hub id, or a folder."""
-    elsewhere = name in HUB_DATASETS or "/" in name or Path(name).is_dir()
-    return LabelledDataset.from_dataset(name) if elsewhere else LabelledDataset.load(name)
-
-
-def _of(tuned: Any, name: str) -> Any:
-    return tuned.get(name) if isinstance(tuned, Mapping) else tuned
+def _load_dataset(name: str) -> LabelledDataset:
+    """A packaged dataset, or one that `datasets` reads: a hub dataset or a folder."""
+    is_external = name in HUB_DATASETS or "/" in name or Path(name).is_dir()
+    return LabelledDataset.from_dataset(name) if is_external else LabelledDataset.load(name)

@@ -1,0 +1,101 @@
+"""Results of the study of task matrices as table rows and as JSON."""
+
+from typing import Any
+
+from ...matrices import SharingReport
+from ...matrices.report import MATRIX
+from .dataset import LORA, DatasetResult
+
+PROBE = "ridge_probe"
+
+
+def dataset_row(result: DatasetResult) -> dict[str, Any]:
+    """The row of one dataset in the table of all."""
+    report, facts = result.report, result.facts
+    low, high = report.interval
+    difference = report.difference(MATRIX, PROBE)
+    probe_low, probe_high = report.intervals[PROBE]
+    return {
+        "dataset": result.name,
+        "kind": facts["kind"],
+        "classes": facts["classes"],
+        "train": facts["train"],
+        "test": facts["test"],
+        "seeds": len(report.layer),
+        "layer": int(report.layer.median()),
+        "rank": int(report.rank[0]) or min(result.matrix.weight.shape),
+        "probe": report.accuracies[PROBE],
+        "probe_low": probe_low,
+        "probe_high": probe_high,
+        "task_matrix": report.accuracy,
+        "low": low,
+        "high": high,
+        "finetuned": report.accuracies["finetuned"],
+        "gap_recovered": _gap_recovered(result),
+        "difference": difference.value,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "verdict": difference.verdict,
+        "identity": report.accuracies.get("identity"),
+        "permuted": report.null,
+        "lora": report.accuracies.get(LORA),
+        "agreement": report.agreement(),
+        "oracle": float(report.oracle_accuracy.mean()),
+    }
+
+
+def _gap_recovered(result: DatasetResult) -> float | None:
+    """Share of the gap from probe to finetuned model, if the finetuned model is clearly better."""
+    gap = result.report.difference("finetuned", PROBE)
+    return result.report.gap_recovered() if gap.low > 0 else None
+
+
+def dataset_numbers(result: DatasetResult) -> dict[str, Any]:
+    """All numbers of one dataset as JSON."""
+    report = result.report
+    return {
+        "result": dataset_row(result),
+        "facts": result.facts,
+        "seeds": {
+            "layer": report.layer.tolist(),
+            "rank": report.rank.tolist(),
+            "accuracy": report.accuracies_by_seed,
+        },
+        "methods": to_records(report.to_dataframe()),
+        "by_layer": {
+            "layers": list(report.layers),
+            "accuracy": report.by_layer.mean(0).tolist(),
+            "r2": report.by_layer_r2.mean(0).tolist(),
+        },
+        "ranks": to_records(result.ranks.to_dataframe()),
+        "spectrum": result.matrix.spectrum().tolist(),
+        "layer_pairs_r2": result.layers.r2.tolist(),
+        "samples": to_records(result.samples.to_dataframe()),
+    }
+
+
+def sharing_numbers(report: SharingReport) -> dict[str, Any]:
+    """All numbers of one matrix for several datasets as JSON."""
+    best = report.best()
+    return {
+        "tasks": list(report.tasks),
+        "best_pair": {"tasks": list(best), **mean_difference(report, *best)},
+        "all": mean_difference(report, *report.tasks),
+        "rows": to_records(report.to_dataframe()),
+    }
+
+
+def mean_difference(report: SharingReport, *tasks: str) -> dict[str, float]:
+    """Accuracy of the matrix that these tasks share and of their own, as means over the tasks."""
+    index = report.index(*tasks)
+    is_inside = report.subsets[index]
+    return {
+        "accuracy": float(report.accuracy[index, is_inside].mean()),
+        "own": float(report.accuracy[: len(report.tasks)].diagonal()[is_inside].mean()),
+        "difference": float(report.difference[index, is_inside, 0].mean()),
+    }
+
+
+def to_records(frame: Any) -> list[dict]:
+    """Rows of a data frame as JSON, which has no NaN."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
