@@ -12,9 +12,9 @@ from .measure import compare
 
 def run(device: str) -> None:
     model = tv.load("smollm2-135m", device=device)
-    train, select, _ = tv.Task.load("singular-plural").split(seed=0)
+    train, validation, _ = tv.Task.load("singular-plural").split(seed=0)
     vector = tv.extract(model, train)
-    prompts = [build(model.tokenizer, TEMPLATES["qa"], [], x, y) for x, y in select.pairs[:6]]
+    prompts = [build(model.tokenizer, TEMPLATES["qa"], [], x, y) for x, y in validation.pairs[:6]]
     layers = range(model.cfg.n_layers)
 
     def ours() -> torch.Tensor:

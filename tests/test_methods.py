@@ -10,9 +10,9 @@ import torch
 import tvlens as tv
 from tvlens import Task, TaskVector, TvlensError
 from tvlens.tasks import TEMPLATES, build, contexts, plain
-from tvlens.vectors.function import function, written_by
-from tvlens.vectors.methods import Draw
-from tvlens.vectors.vector import written
+from tvlens.vectors.function_vectors import function, sum_of_heads
+from tvlens.vectors.methods import ExtractionContext
+from tvlens.vectors.vector import apply_vector
 
 pytestmark = [
     pytest.mark.tl3,
@@ -80,14 +80,14 @@ def test_in_context_is_the_first_principal_direction(causal, task):
     cosine = torch.cosine_similarity(vector.values.double(), torch.tensor(first), dim=-1)
     torch.testing.assert_close(cosine, torch.ones(3).double(), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(vector.norms, sides[0].norm(dim=-1).mean(1), rtol=1e-4, atol=1e-4)
-    assert vector.mode == "turn"
+    assert vector.mode == "add_preserving_norm"
 
 
-def test_modes():
+def test_each_mode_of_applying_a_vector():
     state, value = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([4.0, 3.0])
-    assert torch.equal(written(state, value, "replace"), value.expand(2, 2))
-    assert torch.equal(written(state, value, "add"), state + value)
-    turned = written(state, value, "turn")
+    assert torch.equal(apply_vector(state, value, "replace"), value.expand(2, 2))
+    assert torch.equal(apply_vector(state, value, "add"), state + value)
+    turned = apply_vector(state, value, "add_preserving_norm")
     torch.testing.assert_close(turned.norm(dim=-1), state.norm(dim=-1))
     torch.testing.assert_close(
         torch.cosine_similarity(turned, state + value, dim=-1), torch.ones(2)
@@ -96,7 +96,7 @@ def test_modes():
 
 def test_the_heads_of_a_function_vector(causal, task):
     """Effects against plain forwards with hooks; the vector against z @ W_O."""
-    draw = Draw.of(
+    context = ExtractionContext.draw(
         causal,
         task,
         TEMPLATES["qa"],
@@ -107,7 +107,7 @@ def test_the_heads_of_a_function_vector(causal, task):
         batch_size=2,
         progress=False,
     )
-    values, about = function(draw, heads=3, trials=3)
+    values, about = function(context, heads=3, trials=3)
     effects = torch.tensor(about["effects"])
     assert effects.shape == (3, 4) and len(about["heads"]) == 3
     ranked = effects.flatten().argsort(descending=True)[:3].tolist()
@@ -118,7 +118,7 @@ def test_the_heads_of_a_function_vector(causal, task):
 def test_what_heads_write_is_what_the_output_matrix_gives(causal):
     means = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
     heads = [(0, 1), (2, 3), (2, 0)]
-    found = written_by(causal, means, heads)
+    found = sum_of_heads(causal, means, heads)
     if hasattr(causal.blocks[0], "ln1_post"):
         # A norm follows: what the heads write together is not a sum of matrix products.
         return
@@ -128,14 +128,14 @@ def test_what_heads_write_is_what_the_output_matrix_gives(causal):
 
 def test_indirect_effects_equal_plain_forwards(causal, task):
     from tvlens.tasks import shuffled_labels
-    from tvlens.vectors.function import indirect_effects
+    from tvlens.vectors.function_vectors import indirect_effects
 
-    draw = Draw.of(
+    context = ExtractionContext.draw(
         causal, task, TEMPLATES["qa"], shots=3, count=2, site="resid_post",
         seed=0, batch_size=2, progress=False,
     )  # fmt: skip
     means = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
-    result = indirect_effects(draw, means, trials=3)
+    result = indirect_effects(context, means, trials=3)
     for i, (shown, query) in enumerate(contexts(task, shots=3, count=3, seed=1)):
         prompt = build(causal.tokenizer, TEMPLATES["qa"], shuffled_labels(shown, seed=i), *query)
         tokens = torch.tensor([prompt.tokens])
@@ -174,8 +174,8 @@ def test_any_function_of_a_draw_is_a_method(task):
 @pytest.mark.parametrize("method", ["function", "difference", "in-context", "instruction"])
 def test_every_method_is_evaluated_in_its_own_mode(method):
     model = tiny.model("llama")
-    train, select, test = Task.load("singular-plural").subset(range(40)).split(seed=0)
+    train, validation, test = Task.load("singular-plural").subset(range(40)).split(seed=0)
     vector = tv.extract(model, train, method=method, shots=2, contexts=4)
-    report = tv.evaluate(model, vector, select=select, test=test)
+    report = tv.evaluate(model, vector, validation=validation, test=test)
     assert report.meta["mode"] == vector.mode
     assert set(report.controls) == {"random", "wrong_task", "shuffled_labels", "most_common"}

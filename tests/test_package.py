@@ -32,6 +32,7 @@ INTERNAL = {
     "files",
     "folder_lock",
     "integers",
+    "progress",
     "results",
     "saved",
     "signals",

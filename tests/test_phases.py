@@ -5,7 +5,7 @@ from tvlens import TvlensError
 from tvlens.models.forward import Batch, run
 from tvlens.tasks import Template, build
 from tvlens.vectors import Phases, phases
-from tvlens.vectors.lens import lens
+from tvlens.vectors.logit_lens import logit_lens
 
 pytestmark = pytest.mark.tl3
 
@@ -39,7 +39,7 @@ def test_states_are_read_as_the_librarys_lens_reads_them(causal, prompts):
         wanted = tool.logit_readout(causal, states, return_type="logits").values
     except ValueError as error:
         pytest.skip(f"the library's lens does not read this model: {error}")
-    torch.testing.assert_close(lens(causal, states), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logit_lens(causal, states), wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_a_planted_order_is_seen(tmp_path):

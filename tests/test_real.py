@@ -29,8 +29,8 @@ def readme(tmp_path_factory):
     split = tv.Task.split
 
     def split_smaller(task, **options):
-        train, select, test = split(task, **options)
-        return train, select.subset(range(16)), test.subset(range(min(40, len(test))))
+        train, validation, test = split(task, **options)
+        return train, validation.subset(range(16)), test.subset(range(min(40, len(test))))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tv.Task, "split", split_smaller)
@@ -56,11 +56,11 @@ def check_report(report, least):
 
 @pytest.mark.parametrize(("name", "least"), [("irregular-past", 0.55), ("first-letter", 0.55)])
 def test_task_vectors_work_on_smollm2(smollm2, wrong, name, least):
-    train, select, test = tv.Task.load(name).split(seed=0)
+    train, validation, test = tv.Task.load(name).split(seed=0)
     vector = tv.extract(smollm2, train, shots=6, contexts=20, seed=0)
     others = [other for other in wrong if other.meta["kind"] != vector.meta["kind"]]
     # Enough to choose one of 30 layers, and for shares whose interval is .15 to either side.
-    parts = dict(select=select.subset(range(24)), test=test.subset(range(40)))
+    parts = dict(validation=validation.subset(range(24)), test=test.subset(range(40)))
     check_report(tv.evaluate(smollm2, vector, **parts, wrong=others), least)
 
 
@@ -136,11 +136,13 @@ def test_tiny_vlm_names_images_of_the_held_out_artist(tiny_vlm):
 def test_a_vector_out_of_words_works_on_flags(tiny_vlm, wrong):
     """Luo et al. 2024: from text to image, against every control."""
     (task,) = tv.studies.crossmodal.pictured(["country-capital"])
-    train, select, test = task.split(seed=0)
-    select, test = select.subset(range(8)), test.subset(range(30))
+    train, validation, test = task.split(seed=0)
+    validation, test = validation.subset(range(8)), test.subset(range(30))
     vector = tv.extract(tiny_vlm, train, shots=5, contexts=8)
     others = [other for other in wrong if other.name != "country-capital"]
-    report = tv.evaluate(tiny_vlm, vector, select=select, test=test, modality="image", wrong=others)
+    report = tv.evaluate(
+        tiny_vlm, vector, validation=validation, test=test, modality="image", wrong=others
+    )
     assert report.zero_shot == 0 and report.accuracy >= 0.15
     assert max(report.controls["random"], report.controls["wrong_task"]) <= 0.05
     assert report.interval[0] > 0.05 and 18 <= report.layer <= 25

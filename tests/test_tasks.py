@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvlens import Task, TvlensError
+from tvlens import Task, TvlensError, deprecation
 
 NAMES = Task.names()
 
@@ -90,7 +90,7 @@ def test_the_same_word_stands_in_one_part(seed):
 
 def test_an_empty_part_is_an_error():
     task = Task("tiny", (("a", "b"), ("c", "d")))
-    with pytest.raises(TvlensError, match="tiny has 2 pairs: extract/select/test would be"):
+    with pytest.raises(TvlensError, match="tiny has 2 pairs: extract/validation/test would be"):
         task.split()
 
 
@@ -187,3 +187,11 @@ def test_null_in_json_is_as_good_as_nothing(tmp_path):
     path.write_text(json.dumps(PAIRS | {"images": None, "texts": None, "kind": None}))
     task = Task.load(str(path))
     assert (task.images, task.texts, task.kind) == ({}, True, "")
+
+
+def test_split_accepts_select_as_a_deprecated_name_of_validation(monkeypatch):
+    monkeypatch.setattr(deprecation, "_warned", set())
+    task = Task("letters", [(letter, letter.upper()) for letter in "abcdefghij"])
+    with pytest.warns(DeprecationWarning, match=r"use split\(validation=\)"):
+        parts = task.split(extract=0.3, select=0.4)
+    assert parts == task.split(extract=0.3, validation=0.4)

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -6,12 +8,12 @@ import tiny
 import torch
 
 import tvlens as tv
-from tvlens import Task, TaskVector, TvlensError
+from tvlens import Task, TaskVector, TvlensError, deprecation
 from tvlens.tasks import TEMPLATES, build, contexts
 from tvlens.vectors import Row, score, top_tokens
-from tvlens.vectors.evaluation import _few_shot
-from tvlens.vectors.lens import vector_logits
-from tvlens.vectors.sweep import layer_sweep
+from tvlens.vectors.evaluation import _Evaluation
+from tvlens.vectors.logit_lens import vector_logits
+from tvlens.vectors.scoring import layer_sweep
 
 pytestmark = pytest.mark.tl3
 
@@ -90,7 +92,7 @@ def test_scores_equal_greedy_decoding_one_row_at_a_time(causal, parts):
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot")
-@pytest.mark.parametrize("mode", ["replace", "add", "turn"])
+@pytest.mark.parametrize("mode", ["replace", "add", "add_preserving_norm"])
 def test_a_layer_sweep_is_the_scores_of_its_rows(causal, parts, mode):
     """The shared passes of the engine against one written row per layer and prompt."""
     prompts = [build(causal.tokenizer, TEMPLATES["qa"], [], x, y) for x, y in parts[2].pairs[:6]]
@@ -111,12 +113,12 @@ def test_a_layer_sweep_is_the_scores_of_its_rows(causal, parts, mode):
 
 def test_a_baseline_spares_the_conditions_without_a_vector(parts, monkeypatch):
     model = tiny.model("llama")
-    train, select, test = parts
+    train, validation, test = parts
     state, other = (
         tv.extract(model, train, method=method, shots=2, contexts=3)
         for method in ("state", "difference")
     )
-    options = dict(select=select, test=test, wrong=[other * 0.5])
+    options = dict(validation=validation, test=test, wrong=[other * 0.5])
     alone = tv.evaluate(model, other, **options)
     first = tv.evaluate(model, state, **options)
     assert tv.evaluate(model, other, baseline=first, **options).to_json() == alone.to_json()
@@ -142,15 +144,18 @@ def _greedy(model, tokens, vector, layer, count):
 def test_a_planted_vector_is_found_at_its_layer(parts):
     """A vector that makes one token likely from layer 1 on only: evaluation finds the layer."""
     model = tiny.model("llama")
-    _, select, test = parts
-    constant = tuple((x, " cat") for x, _ in (*select, *test))
-    select, test = Task("c", constant[: len(select)]), Task("c", constant[len(select) :])
+    _, validation, test = parts
+    constant = tuple((x, " cat") for x, _ in (*validation, *test))
+    validation, test = (
+        Task("c", constant[: len(validation)]),
+        Task("c", constant[len(validation) :]),
+    )
     target = build(model.tokenizer, TEMPLATES["qa"], [], "x", "cat").answer[0]
     values = torch.zeros(3, 32)
     prompt = torch.tensor([build(model.tokenizer, TEMPLATES["qa"], [], "dog").tokens])
     values[1] = _steer(model, prompt, target, layer=1)
     vector = TaskVector(values, meta={"model": tv.models.model_name(model), "task": "c"})
-    report = tv.evaluate(model, vector, select=select, test=test, wrong=vector * 0.0)
+    report = tv.evaluate(model, vector, validation=validation, test=test, wrong=vector * 0.0)
     assert report.layer == 1
     assert report.accuracy > 0.9 > 0.1 >= max(report.zero_shot, report.controls["random"])
 
@@ -174,10 +179,10 @@ def _steer(model, prompt, target, *, layer):
 
 
 def test_a_report_has_every_control_and_survives_a_file(causal, parts, tmp_path):
-    train, select, test = parts
+    train, validation, test = parts
     vector = tv.extract(causal, train, shots=2, contexts=3)
     other = tv.extract(causal, Task.load("antonym").subset(range(12)), shots=2, contexts=3)
-    report = tv.evaluate(causal, vector, select=select, test=test, wrong=[other, other])
+    report = tv.evaluate(causal, vector, validation=validation, test=test, wrong=[other, other])
     assert list(report.conditions) == [
         "zero_shot", "vector", "few_shot", "random", "wrong_task", "shuffled_labels", "most_common"
     ]  # fmt: skip
@@ -190,7 +195,7 @@ def test_a_report_has_every_control_and_survives_a_file(causal, parts, tmp_path)
     report.save(tmp_path / "r.safetensors")
     again = tv.vectors.VectorReport.load(tmp_path / "r.safetensors")
     assert json.loads(json.dumps(again.to_json())) == json.loads(json.dumps(report.to_json()))
-    same = tv.evaluate(causal, vector, select=select, test=test, wrong=[other, other])
+    same = tv.evaluate(causal, vector, validation=validation, test=test, wrong=[other, other])
     assert same.to_json() == report.to_json()
 
 
@@ -198,9 +203,9 @@ def test_a_first_token_that_all_answers_share_is_said(parts):
     """Numbers begin with a space of their own: every first token is right, whatever the task."""
     model = tiny.model("llama")
     years = Task("years", [(w, str(2001 + i)) for i, w in enumerate("abcdefghijklmnopqrst")])
-    train, select, test = years.split(seed=0)
+    train, validation, test = years.split(seed=0)
     vector = tv.extract(model, train, shots=2, contexts=2)
-    options = dict(select=select, test=test, wrong=vector)
+    options = dict(validation=validation, test=test, wrong=vector)
     report = tv.evaluate(model, vector, **options)
     assert report.shared_first_token == " " and report.controls["most_common"] == 1.0
     assert report.conditions["most_common"].full < 1
@@ -210,9 +215,9 @@ def test_a_first_token_that_all_answers_share_is_said(parts):
     assert again.note == report.note
     # A line end in front of the answer is the prompt's, and the answers' first digits are theirs.
     letters = Task("letters", [(w, "abc"[i % 3] + w) for i, (w, _) in enumerate(years)])
-    train, select, test = letters.split(seed=0)
+    train, validation, test = letters.split(seed=0)
     vector = tv.extract(model, train, shots=2, contexts=2, template="{x} is\n{y}\n")
-    report = tv.evaluate(model, vector, select=select, test=test, wrong=vector)
+    report = tv.evaluate(model, vector, validation=validation, test=test, wrong=vector)
     assert report.shared_first_token is None and report.note == ""
     assert "same token" not in repr(report)
 
@@ -221,42 +226,53 @@ def test_a_line_end_before_the_answer_is_no_answer(causal):
     """An untrained model knows no answer: it scores what its one favourite token gives it, and not
     the 1.00 of a line end that follows every question."""
     task = Task("t", list(zip("abcdefghijklmnopqrst", "bcdefghijklmnopqrsta", strict=True)))
-    train, select, test = task.split(seed=0)
+    train, validation, test = task.split(seed=0)
     vector = tv.extract(causal, train, shots=2, contexts=2, template="<u>{x}<a>\n{y}")
     assert all(prompt.endswith("<a>\n") for prompt in vector.meta["prompts"])
-    report = tv.evaluate(causal, vector, select=select, test=test, wrong=vector)
+    report = tv.evaluate(causal, vector, validation=validation, test=test, wrong=vector)
     assert report.zero_shot < 0.5 and report.conditions["most_common"].first < 0.5
 
 
 def test_one_label_is_no_task(parts):
     model = tiny.model("gpt2")
-    train, select, test = parts
+    train, validation, test = parts
     same = Task("same", [(x, "yes") for x, _ in train])
     vector = tv.extract(model, same, shots=2, contexts=2)
     with pytest.raises(TvlensError, match="all examples of same have the label 'yes'"):
-        tv.evaluate(model, vector, select=select, test=test)
+        tv.evaluate(model, vector, validation=validation, test=test)
 
 
 def test_a_single_shot_is_shuffled_too(parts):
     model = tiny.model("gpt2")
     train, _, test = parts
     vector = tv.extract(model, train, shots=1, contexts=2)
-    prompts = _few_shot(model, TEMPLATES["qa"], vector, test, 0, "text", vector.examples)
+    evaluation = _Evaluation(
+        model,
+        vector,
+        template=TEMPLATES["qa"],
+        mode="replace",
+        modality="text",
+        demonstrations=vector.examples,
+        seed=0,
+        batch_tokens=512,
+        progress=False,
+    )
+    prompts = evaluation._few_shot(test)
     for right, wrong in zip(prompts["few_shot"], prompts["shuffled_labels"], strict=True):
         assert right.text != wrong.text
 
 
 def test_parts_that_overlap_are_an_error(parts):
     model = tiny.model("gpt2")
-    train, select, test = parts
+    train, validation, test = parts
     vector = tv.extract(model, train, shots=2, contexts=2)
-    with pytest.raises(TvlensError, match="the vector's examples and select share"):
-        tv.evaluate(model, vector, select=train, test=test)
-    with pytest.raises(TvlensError, match="select and test share"):
-        tv.evaluate(model, vector, select=select, test=select)
+    with pytest.raises(TvlensError, match="the vector's examples and validation share"):
+        tv.evaluate(model, vector, validation=train, test=test)
+    with pytest.raises(TvlensError, match="validation and test share"):
+        tv.evaluate(model, vector, validation=validation, test=validation)
     again = Task("again", [(x.upper(), y.upper()) for x, y in train])
     with pytest.raises(TvlensError, match="examples and test share"):
-        tv.evaluate(model, vector, select=select, test=again)
+        tv.evaluate(model, vector, validation=validation, test=again)
 
 
 def test_save_and_load_keep_provenance(tmp_path, parts):
@@ -390,7 +406,7 @@ def test_what_cannot_be_extracted_is_named(unchecked, parts, options, message):
     ("options", "message"),
     [
         (dict(vector=torch.rand(3, 32)), "vector must be a TaskVector.*not Tensor"),
-        (dict(select=None), "select must be a Task, not NoneType"),
+        (dict(validation=None), "validation must be a Task, not NoneType"),
         (dict(test="antonym"), "test must be a Task, not str"),
         (dict(wrong=3), "wrong must be a TaskVector.*not int"),
         (dict(wrong=TaskVector(torch.rand(2, 32))), "the vector has 2 layers of width 32"),
@@ -402,7 +418,9 @@ def test_what_cannot_be_extracted_is_named(unchecked, parts, options, message):
 )
 def test_what_cannot_be_evaluated_is_named(unchecked, parts, options, message):
     model = tiny.model("gpt2")
-    given = dict(vector=vector_of(model), select=parts[1], test=parts[2], wrong=vector_of(model))
+    given = dict(
+        vector=vector_of(model), validation=parts[1], test=parts[2], wrong=vector_of(model)
+    )
     with pytest.raises(TvlensError, match=message):
         tv.evaluate(model, **given | options)
 
@@ -435,3 +453,33 @@ def test_processed_weights_are_told_apart():
     assert tv.models.is_processed(folded) and not tv.models.is_processed(raw)
     vector = tv.extract(folded, Task.load("antonym").subset(range(9)), shots=2, contexts=2)
     assert vector.meta["processed"] is True
+
+
+def test_evaluate_accepts_select_as_a_deprecated_name_of_validation(monkeypatch, parts):
+    monkeypatch.setattr(deprecation, "_warned", set())
+    model, (_, validation, test) = tiny.model("gpt2"), parts
+    options = dict(test=test, wrong=vector_of(model))
+    with pytest.warns(DeprecationWarning, match=r"use evaluate\(validation=\)"):
+        renamed = tv.evaluate(model, vector_of(model), select=validation, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a second use does not warn
+        again = tv.evaluate(model, vector_of(model), select=validation, **options)
+    assert renamed.to_json() == again.to_json()
+    assert (
+        renamed.to_json()
+        == tv.evaluate(model, vector_of(model), validation=validation, **options).to_json()
+    )
+
+
+def test_mode_turn_is_a_deprecated_name_of_add_preserving_norm(monkeypatch, tmp_path):
+    monkeypatch.setattr(deprecation, "_warned", set())
+    model = tiny.model("gpt2")
+    vector = vector_of(model)
+    with pytest.warns(DeprecationWarning, match='use mode="add_preserving_norm"'):
+        _, renamed = vector.hook(model, 1, mode="turn")
+    _, current = vector.hook(model, 1, mode="add_preserving_norm")
+    states = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(renamed(states, None), current(states, None))
+    old = dataclasses.replace(vector, meta=vector.meta | {"mode": "turn"})
+    old.save(tmp_path / "old.safetensors")
+    assert tv.TaskVector.load(tmp_path / "old.safetensors").mode == "add_preserving_norm"

@@ -1,4 +1,4 @@
-"""`collect`: stream the asked sites, at the asked positions, over many prompts."""
+"""`collect`: activations at given sites and positions over many prompts, in bounded memory."""
 
 import contextlib
 import json
@@ -13,7 +13,6 @@ import torch
 import xxhash
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .errors import TvlensError
 from .field_checks import check_value
@@ -23,8 +22,10 @@ from .models.families import weight_dtype
 from .models.forward import Batch, check_runnable, run
 from .models.hooks import read_at, without_logits
 from .models.prompts import Prompts, read_prompts
+from .progress import progress_bar
 from .saved import reading
-from .sites import Layers, Site, SiteName, parse_site, sites
+from .sites import Layers, Site, SiteName, parse_site
+from .sites import sites as sites_of
 
 # safetensors' names of the dtypes that activations come in.
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -73,12 +74,12 @@ class Activations(Mapping):
     def stack(self, name: str) -> Float[Tensor, "layer prompt position ..."]:
         """All collected layers of one component, in order of layer."""
         name, named = parse_site(name)
-        found = sorted((k for k in self if k.split(".")[0] == name), key=_layer)
+        keys = sorted((k for k in self if k.split(".")[0] == name), key=_layer)
         if named is not None:
-            found = [key for key in found if _layer(key) == named]
-        if not found:
+            keys = [key for key in keys if _layer(key) == named]
+        if not keys:
             raise TvlensError(f"{name} was not collected; there is {', '.join(self)}")
-        return torch.stack([self.tensors[k] for k in found])
+        return torch.stack([self.tensors[k] for k in keys])
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, verify: bool = True) -> "Activations":
@@ -110,13 +111,13 @@ class Activations(Mapping):
 def collect(
     model: Any,
     prompts: Prompts,
-    wanted: SiteName | str | Site | Sequence[str | Site] = "resid_post",
+    sites: SiteName | str | Site | Sequence[str | Site] = "resid_post",
     *,
     layers: Layers = "all",
     positions: Integers | None = None,
     batch_size: int = 16,
     file: str | os.PathLike | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Activations:
     """Collect activations over many prompts, holding one batch of them at a time.
 
@@ -126,12 +127,13 @@ def collect(
             tokenizer's output with its attention mask, built prompts (with images or without),
             images, or the input vectors of a model that reads vectors. See `read_prompts` for
             what counts as padding.
-        wanted: component names (at `layers`), hook names and sites.
+        sites: component names (at `layers`), hook names and sites.
         layers: "all", one layer or several, for component names.
         positions: one position or several, negative ones from the end of each prompt; all of
             them by default.
         batch_size: prompts per forward pass. Cost: len(prompts) / batch_size forwards, only up
             to the last asked layer.
+        progress: show a progress bar; by default on a terminal.
         file: write to this safetensors file, in bounded memory, and map it.
 
     Raises:
@@ -140,45 +142,45 @@ def collect(
     """
     check_runnable(model)
     batch_size = as_integer(batch_size, name="batch_size", minimum=1)
-    addresses = _addresses(model, wanted, layers)
+    addresses = _resolve_sites(model, sites, layers)
     rows = read_prompts(model, prompts)
-    everything = Batch.of(model, rows, process_images=False)
-    shapes = {str(s): _stored_shape(model, s, everything, positions) for s in addresses}
+    all_prompts = Batch.of(model, rows, process_images=False)
+    shapes = {str(s): _stored_shape(model, s, all_prompts, positions) for s in addresses}
     dtype = weight_dtype(model)
     if file is not None:
         if os.path.isdir(file):
             raise TvlensError(f"file={str(file)!r} is a folder: give the name of a file in it")
         check_folder(Path(file).parent)
     storage = _in_memory if file is None else _in_file
-    with storage(shapes, dtype, everything.lengths, file) as values:
-        starts = range(0, len(everything), batch_size)
-        for start in tqdm(starts, desc="collecting", disable=None if progress else True):
+    with storage(shapes, dtype, all_prompts.lengths, file) as values:
+        starts = range(0, len(all_prompts), batch_size)
+        for start in progress_bar(starts, desc="collecting", progress=progress):
             part = slice(start, start + batch_size)
             batch = Batch.of(model, rows[part])
             for site, activation in _stream(model, batch, addresses, positions).items():
                 target = values[site][part]
                 target[tuple(slice(n) for n in activation.shape)] = activation
     if file is None:
-        return Activations(values, everything.lengths)
+        return Activations(values, all_prompts.lengths)
     return Activations.load(file, verify=False)
 
 
-def _addresses(model: Any, wanted: Any, layers: Any) -> list[Site]:
+def _resolve_sites(model: Any, sites: Any, layers: Any) -> list[Site]:
     """Every asked address, resolved on the model, each once."""
-    items = [wanted] if isinstance(wanted, str | Site) else wanted
+    items = [sites] if isinstance(sites, str | Site) else sites
     if not isinstance(items, Iterable) or not all(isinstance(i, str | Site) for i in items):
-        raise TvlensError(f"sites are names or `Site`s, one or several, not {wanted!r}")
-    found: dict[str, Site] = {}
+        raise TvlensError(f"sites are names or `Site`s, one or several, not {sites!r}")
+    resolved: dict[str, Site] = {}
     for item in items:
         for site in (
-            [item.on(model)] if isinstance(item, Site) else sites(model, item, layers=layers)
+            [item.on(model)] if isinstance(item, Site) else sites_of(model, item, layers=layers)
         ):
             if site.position is not None:
                 raise TvlensError(f"{site}: give positions to collect, not to a site")
-            found[str(site)] = site
-    if not found:
+            resolved[str(site)] = site
+    if not resolved:
         raise TvlensError("no site to collect")
-    return list(found.values())
+    return list(resolved.values())
 
 
 def _stored_shape(
@@ -196,7 +198,7 @@ def _stored_shape(
 def _stream(
     model: Any, batch: Batch, addresses: Sequence[Site], positions: Integers | None
 ) -> dict[str, Tensor]:
-    """Run one batch and keep the asked sites at the asked positions, on the CPU."""
+    """Run one batch and return the activations at the given sites and positions, on the CPU."""
     absolute = None if positions is None else batch.positions(positions)
     activations: dict[str, Tensor] = {}
     rows = torch.arange(len(batch))[:, None]
@@ -274,15 +276,15 @@ def _in_file(
 
 def _file_checksum(path: str | os.PathLike, checksum: str) -> str:
     """A digest of a file's bytes, with the checksum in its header blanked."""
-    found = xxhash.xxh3_128()
+    digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         size = file.read(8)
         header = file.read(int.from_bytes(size, "little"))
         blank = _NO_CHECKSUM.encode()
-        found.update(size + header.replace(checksum.encode(), blank, 1))
+        digest.update(size + header.replace(checksum.encode(), blank, 1))
         while part := file.read(1 << 24):
-            found.update(part)
-    return found.hexdigest()
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _key(site: object) -> str:

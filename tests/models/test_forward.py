@@ -27,12 +27,12 @@ def test_a_model_in_training_mode_is_refused_everywhere(name):
     model = tiny.copied(tiny.model(name))
     tiny.give_tokenizer(model)
     task = tv.Task("doubled", [(f"a{i}", f"b{i}") for i in range(20)])
-    train, select, test = task.split(seed=0)
+    train, validation, test = task.split(seed=0)
     vector = tv.extract(model, train, shots=2, contexts=2)
     calls = [
         lambda: tv.collect(model, SIDES[0], progress=False),
         lambda: tv.extract(model, train, shots=2, contexts=2),
-        lambda: tv.evaluate(model, vector, select=select, test=test, wrong=vector),
+        lambda: tv.evaluate(model, vector, validation=validation, test=test, wrong=vector),
         lambda: tv.patch(model, *SIDES, site="z", metric=METRIC),
         lambda: tv.attribute(model, *SIDES, site="z", metric=METRIC),
         lambda: tv.patch_paths(model, *SIDES, receiver="logits", metric=METRIC),

@@ -140,7 +140,7 @@ def test_evaluation_from_images_to_texts_and_back():
     wrong = tv.extract(model, other, shots=2, contexts=2)
     for modality, asked in (("text", "image"), ("image", "text")):
         vector = tv.extract(model, parts[0], shots=2, contexts=2, modality=modality)
-        options = dict(select=parts[1], test=parts[2], wrong=wrong, modality=asked)
+        options = dict(validation=parts[1], test=parts[2], wrong=wrong, modality=asked)
         report = tv.evaluate(model, vector, demonstrations=parts[0], **options)
         assert report.meta["modality"] == asked
         assert set(report.controls) >= {"random", "wrong_task"}

@@ -91,7 +91,7 @@ def test_tasks_with_images(task, tmp_path):
     assert Task("t", PAIRS, images=PICTURES, texts=False).modalities == ("image",)
     some = task.subset([0, 2])
     assert set(some.images) == {"cat", "bus"}
-    parts = Task("t", PAIRS * 1, images=PICTURES).split(extract=0.4, select=0.2)
+    parts = Task("t", PAIRS * 1, images=PICTURES).split(extract=0.4, validation=0.2)
     assert [set(p.images) for p in parts] == [{x for x, _ in p} for p in parts]
     bare = Task("t", PAIRS).with_images({"dog": PICTURES["dog"], "cow": PICTURES["cat"]})
     assert bare.pairs == (("dog", "dogs"),)

@@ -17,14 +17,14 @@ def vectors() -> None:
     assert_type(model, Any)  # TransformerLens's own model, with all its methods
     task = tv.Task.load("singular-plural")
     assert_type(task, tv.Task)
-    train, select, test = task.split(seed=0)
+    train, validation, test = task.split(seed=0)
     assert_type(test, tv.Task)
 
     vector = tv.extract(model, train, method="state", shots=6, contexts=20, seed=0)
     assert_type(vector, tv.TaskVector)
     assert_type(vector.values, Tensor)
     assert_type(vector * 2 + vector, tv.TaskVector)
-    report = tv.evaluate(model, vector, select=select, test=test, mode="add")
+    report = tv.evaluate(model, vector, validation=validation, test=test, mode="add")
     assert_type(report, tv.vectors.VectorReport)
     assert_type(report.accuracy, float)
     assert_type(report.layer, int)
@@ -96,8 +96,8 @@ def mistakes(model: Any, task: tv.Task, vector: tv.TaskVector, x: Tensor) -> Non
     tv.extract(model, "singular-plural")  # type: ignore[arg-type]
     tv.extract(model, task, method="stat")  # type: ignore[arg-type]
     tv.extract(model, task, shot=6)  # type: ignore[call-arg]
-    tv.evaluate(model, vector, select=task)  # type: ignore[call-arg]
-    tv.evaluate(model, vector, select=task, test=task, mode="ad")  # type: ignore[arg-type]
+    tv.evaluate(model, vector, validation=task)  # type: ignore[call-arg]
+    tv.evaluate(model, vector, validation=task, test=task, mode="ad")  # type: ignore[arg-type]
     vector.accuracy  # type: ignore[attr-defined]  # noqa: B018
     vector.applied(model, layer="20")  # type: ignore[arg-type]
     vector.hook(model, 20, mode="rotate")  # type: ignore[arg-type]

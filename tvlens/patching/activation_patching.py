@@ -28,7 +28,7 @@ def patch(
     max_memory: float | None = None,
     verify: float = 0.01,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> PatchResult:
     """Run `corrupted` with single activations taken from `clean`, one patch at a time.
 

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ..errors import TvlensError
 from ..integers import as_integer
 from ..models.loading import model_name
+from ..progress import progress_bar
 from .base_run import has_shared_prefix
 from .batched import batched, first_position
 from .comparison import Comparison
@@ -84,7 +85,7 @@ def run_sweep(
     batch_tokens: int = 512,
     verify: float = 0.01,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> SweepValues:
     """The metrics with each cell's part written in; a part equal to the model's own is not run.
 
@@ -107,7 +108,7 @@ def run_sweep(
     sample = _draw_sample(len(order), len(setup.base.prompts), verify, seed)
     for engine in _engines(model, setup, cells):
         try:
-            with tqdm(total=len(order), desc="patching", disable=None if progress else True) as bar:
+            with progress_bar(total=len(order), desc="patching", progress=progress) as bar:
                 values, difference = _run_engine(
                     model, setup, engine, cells, parts, sample, batch_tokens, bar
                 )

@@ -40,7 +40,7 @@ def patch_paths(
     batch_tokens: int = 512,
     verify: float = 0.01,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> PatchResult:
     """Patch sender heads into what one receiver alone reads: the edge, and nothing beside it.
 

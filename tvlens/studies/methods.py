@@ -181,9 +181,9 @@ def check(
 
 
 def _parts(task: Task, items: int, seed: int) -> tuple[Task, Task, Task]:
-    train, select, test = task.split(seed=seed)
-    select, test = (part.subset(range(min(items, len(part)))) for part in (select, test))
-    return train, select, test
+    train, validation, test = task.split(seed=seed)
+    validation, test = (part.subset(range(min(items, len(part)))) for part in (validation, test))
+    return train, validation, test
 
 
 def _file(place: Path | None, task: str, method: str, suffix: str) -> Path | None:
@@ -211,10 +211,10 @@ def _report(
     place: Path | None,
 ) -> VectorReport:
     """One task's report; its wrong tasks are others of the study, of another kind."""
-    vector, (_, select, test) = vectors[name][method], parts
+    vector, (_, validation, test) = vectors[name][method], parts
     others = [by[method] for by in vectors.values() if by[method].meta["kind"] != parts[0].kind]
     wrong = others[:_WRONG]
-    options = dict(select=select, test=test, wrong=wrong, seed=seed)
+    options = dict(validation=validation, test=test, wrong=wrong, seed=seed)
     return cached(
         _file(place, name, method, ".json"),
         {"model": model, "vector": vector, **options},

@@ -145,8 +145,8 @@ def run(
     for name, (train, _, _) in tqdm(parts.items(), "extracting", disable=not progress):
         vectors[name] = extract(model, train, **options | {"template": form})
     reports = {}
-    for name, (_, select, test) in tqdm(parts.items(), "evaluating", disable=not progress):
-        reports[name] = _evaluate(model, vectors, name, select, test, seed, folder)
+    for name, (_, validation, test) in tqdm(parts.items(), "evaluating", disable=not progress):
+        reports[name] = _evaluate(model, vectors, name, validation, test, seed, folder)
 
     layer = int(torch.tensor([r.layer for r in reports.values()]).median())
     at_layer = torch.stack([v.values[layer] for v in vectors.values()])
@@ -176,7 +176,7 @@ def _evaluate(
     model: Any,
     vectors: dict[str, TaskVector],
     name: str,
-    select: Task,
+    validation: Task,
     test: Task,
     seed: int,
     folder: str | os.PathLike | None,
@@ -185,7 +185,7 @@ def _evaluate(
     vector = vectors[name]
     wrong = [v for v in vectors.values() if v.meta["kind"] != vector.meta["kind"]][:4] or None
     file = None if folder is None else Path(folder) / f"{file_name(name)}.json"
-    options = dict(select=select, test=test, wrong=wrong, seed=seed)
+    options = dict(validation=validation, test=test, wrong=wrong, seed=seed)
     return cached(
         file,
         {"model": model, "vector": vector, **options},

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..deprecation import warn_renamed
 from ..errors import TvlensError, unknown
 from ..files import write
 from .image import MODALITIES, Image, Modality, Source
@@ -200,7 +201,12 @@ class Task:
         return replace(self, pairs=pairs, images={x: images[x] for x, _ in pairs})
 
     def split(
-        self, *, seed: int = 0, extract: float = 0.35, select: float = 0.2
+        self,
+        *,
+        seed: int = 0,
+        extract: float = 0.35,
+        validation: float = 0.2,
+        select: float | None = None,
     ) -> tuple["Task", "Task", "Task"]:
         """Three disjoint parts: to extract from, to choose the layer on, and to test on once.
 
@@ -209,11 +215,15 @@ class Task:
 
         Args:
             seed: the same seed gives the same parts.
-            extract, select: shares of the pairs; the rest is the test part.
+            extract, validation: shares of the pairs; the rest is the test part.
+            select: deprecated name of `validation`.
 
         Raises:
             TvlensError: a part would be empty.
         """
+        if select is not None:
+            warn_renamed("split(select=)", "split(validation=)")
+            validation = select
         groups: dict[str, list[int]] = {}
         for i, (x, _) in enumerate(self.pairs):
             groups.setdefault(normalize(x), []).append(i)
@@ -221,7 +231,7 @@ class Task:
         drawn = [list(groups.values())[i] for i in order]
         # A cut inside a group moves to its beginning.
         before = np.cumsum([len(group) for group in drawn])
-        cuts = round(extract * len(self)), round((extract + select) * len(self))
+        cuts = round(extract * len(self)), round((extract + validation) * len(self))
         first, second = np.searchsorted(before, cuts, side="right")
         parts = [
             [i for group in some for i in group]
@@ -230,7 +240,7 @@ class Task:
         if any(len(part) == 0 for part in parts):
             sizes = "/".join(str(len(part)) for part in parts)
             raise TvlensError(
-                f"{self.name} has {len(self)} pairs: extract/select/test would be {sizes}, "
+                f"{self.name} has {len(self)} pairs: extract/validation/test would be {sizes}, "
                 "and none may be empty"
             )
         subsets = [self.subset(part) for part in parts]

@@ -3,8 +3,7 @@
 from . import show as show
 from .evaluation import evaluate
 from .extraction import METHODS, extract
-from .layer_phases import Phases, phases
-from .lens import top_tokens
+from .logit_lens import Phases, phases, top_tokens
 from .report import VectorReport
 from .scoring import Row, Scores, score
 from .vector import TaskVector

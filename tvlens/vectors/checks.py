@@ -1,13 +1,13 @@
-"""What `extract` and `evaluate` were given, checked before any work."""
+"""Validation of the arguments of `extract` and `evaluate`, before any work."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import TvlensError, unknown
+from ..errors import TvlensError
 from ..integers import as_integer
 from ..sites import COMPONENTS, component
 from ..tasks import Task, Template
-from .vector import MODES, TaskVector
+from .vector import TaskVector
 
 
 def check_task(task: Any, *, name: str) -> None:
@@ -36,12 +36,6 @@ def check_vector(vector: Any, *, name: str) -> None:
         )
 
 
-def check_mode(mode: Any) -> None:
-    """Raise TvlensError for a way of writing that does not exist."""
-    if mode not in MODES:
-        raise unknown("mode", mode, MODES)
-
-
 def vector_site(site: Any) -> str:
     """The component that a vector is read from at every layer.
 
@@ -49,10 +43,10 @@ def vector_site(site: Any) -> str:
         TvlensError: no such component, one with a layer, or one that is not as wide as the model.
     """
     name = component(site)
-    fitting = [c for c, (_, axes) in COMPONENTS.items() if axes == ("pos", "d_model")]
-    if name not in fitting:
+    candidates = [c for c, (_, axes) in COMPONENTS.items() if axes == ("pos", "d_model")]
+    if name not in candidates:
         raise TvlensError(
-            f"{name} is not one vector of the model's width: choose from {', '.join(fitting)}"
+            f"{name} is not one vector of the model's width: choose from {', '.join(candidates)}"
         )
     return name
 

@@ -1,12 +1,14 @@
 """`evaluate`: choose the layer on one part, score on another, beside every control."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Float
 
+from ..deprecation import warn_renamed
 from ..errors import TvlensError
 from ..integers import as_integer
 from ..models import processor_or_tokenizer
@@ -14,13 +16,12 @@ from ..models.forward import check_runnable
 from ..stats import share_interval
 from ..tasks import Modality, Pair, Prompt, Shown, Task, Template, build, shuffled_labels
 from ..tasks.task import normalize
-from .checks import check_mode, check_task, check_vector, read_template, wrong_vectors
+from .checks import check_task, check_vector, read_template, wrong_vectors
 from .conditions import constant_answer, random_like, shared_first_token, zero_shot
 from .extraction import METHODS, extract
 from .report import Condition, VectorReport
-from .scoring import Row, score
-from .sweep import layer_sweep, score_writes
-from .vector import Mode, TaskVector
+from .scoring import Row, layer_sweep, score, score_writes
+from .vector import Mode, TaskVector, read_mode
 
 # How many random directions stand behind the random control.
 _RANDOM_DRAWS = 5
@@ -35,7 +36,7 @@ def evaluate(
     model: Any,
     vector: TaskVector,
     *,
-    select: Task,
+    validation: Task | None = None,
     test: Task,
     wrong: TaskVector | Sequence[TaskVector] | None = None,
     template: str | Template | None = None,
@@ -44,20 +45,21 @@ def evaluate(
     modality: Modality | None = None,
     demonstrations: Task | None = None,
     seed: int = 0,
-    batch_tokens: int = 2048,
-    progress: bool = False,
+    batch_tokens: int = 512,
+    progress: bool | None = None,
+    select: Task | None = None,
 ) -> VectorReport:
-    """Write the vector into zero-shot prompts: layer chosen on `select`, scored on `test`.
+    """Apply the vector to zero-shot prompts: choose the layer on `validation`, score on `test`.
 
     Args:
         model: the model the vector comes from.
-        select: items on which the layer is chosen (highest first-token accuracy; ties go to the
+        validation: items on which the layer is chosen (highest first-token accuracy; ties go to the
             higher full-answer accuracy, then to the earlier layer).
         test: items scored once, at that layer.
         wrong: vectors of other tasks; by default two catalogue tasks of other kinds, extracted
             the same way.
         template: as in `extract`; the vector's own by default.
-        mode: "replace", "add" or "turn"; by default as the vector's method does.
+        mode: "replace", "add" or "add_preserving_norm"; by default that of the vector's method.
         baseline: a report of another vector of the same examples on the same test items, whose
             conditions without a vector are taken over instead of being run again.
         modality: how queries show their inputs: "text" or "image"; as in extraction by default.
@@ -65,8 +67,10 @@ def evaluate(
             were shown as images, for the few-shot conditions.
         seed: of demonstrations and random vectors.
         batch_tokens: tokens per forward.
+        progress: show a progress bar; by default on a terminal.
+        select: deprecated name of `validation`.
 
-    Cost: a layer sweep of the selection items (see `layer_sweep`), the last tokens of about
+    Cost: a layer sweep of the validation items (see `layer_sweep`), the last tokens of about
     10 x test short prompts from the chosen layer up, and 2 x test few-shot prompts.
 
     Raises:
@@ -76,98 +80,153 @@ def evaluate(
     check_vector(vector, name="vector")
     vector.check(model)
     check_runnable(model)
-    for name, part in {"select": select, "test": test}.items():
+    if select is not None:
+        warn_renamed("evaluate(select=)", "evaluate(validation=)")
+        validation = select if validation is None else validation
+    for name, part in {"validation": validation, "test": test}.items():
         check_task(part, name=name)
     seed = as_integer(seed, name="seed", minimum=0)
     batch_tokens = as_integer(batch_tokens, name="batch_tokens", minimum=1)
     wrong = wrong_vectors(wrong, model)
     if baseline is not None and not isinstance(baseline, VectorReport):
         raise TvlensError(f"baseline must be a VectorReport, not {type(baseline).__name__}")
-    _check_disjoint(vector, select, test)
+    _check_disjoint(vector, validation, test)
     _check_labels(vector)
-    made = Template.restore(vector.meta.get("template", "qa"))
-    template = read_template(template) if template else made
-    mode = mode or vector.mode
-    check_mode(mode)
-
-    def right(prompts: Sequence[Prompt]) -> np.ndarray:
-        rows = [Row(prompt) for prompt in prompts]
-        found = score(model, rows, batch_tokens=batch_tokens, progress=progress)
-        return torch.stack([found.first, found.full], dim=-1).double().numpy()
-
-    def right_under(prompts: Sequence[Prompt], writes: Sequence[tuple[int, Tensor]]) -> np.ndarray:
-        found = score_writes(model, vector.site, writes, prompts, mode=mode, progress=progress)
-        return found.double().numpy()
-
-    asked = modality or vector.meta.get("query", "text")
-    shots = _shots(vector, demonstrations)
-    queries = zero_shot(model, template, select, asked)
-    sweep = layer_sweep(model, vector, queries, mode=mode, progress=progress).double().numpy()
-    means = sweep.mean(axis=0)
-    layer = max(range(len(means)), key=lambda l: (means[l, 0], means[l, 1], -l))
-    wrong = _wrong_vectors(model, vector, wrong, seed)
-    settings = _settings(vector, select, test, wrong, template, mode, seed) | {"modality": asked}
-    known = _taken_over(baseline, settings)
-    outcomes = _outcomes(
-        right, right_under, model, vector, layer, template, test, wrong, seed, known, asked, shots
+    evaluation = _Evaluation(
+        model,
+        vector,
+        template=read_template(template or Template.restore(vector.meta.get("template", "qa"))),
+        mode=read_mode(mode or vector.mode),
+        modality=modality or vector.meta.get("query", "text"),
+        demonstrations=_demonstrations(vector, demonstrations),
+        seed=seed,
+        batch_tokens=batch_tokens,
+        progress=progress,
     )
-    found = {name: _condition(name, outcomes[name]) for name in outcomes} | known
+    sweep = evaluation.sweep_layers(validation)
+    by_layer = sweep.mean(axis=0)
+    layer = max(range(len(by_layer)), key=lambda l: (by_layer[l, 0], by_layer[l, 1], -l))
+    wrong = _wrong_vectors(model, vector, wrong, seed)
+    settings = evaluation.settings(validation, test, wrong)
+    reused = _reused_conditions(baseline, settings)
+    correct = evaluation.score_vectors(layer, test, wrong)
+    if not reused:
+        correct |= evaluation.score_baselines(test)
+    conditions = {name: _condition(name, correct[name]) for name in correct} | reused
     intervals = [share_interval(column) for column in sweep[:, :, 0].T]
     return VectorReport(
         task=vector.name,
         layer=layer,
-        by_layer=torch.tensor(means[:, 0]),
+        by_layer=torch.tensor(by_layer[:, 0]),
         by_layer_interval=torch.tensor(intervals, dtype=torch.float64),
-        conditions={name: found[name] for name in _CONDITIONS if name in found},
+        conditions={name: conditions[name] for name in _CONDITIONS if name in conditions},
         meta=settings,
         shared_first_token=shared_first_token(
-            processor_or_tokenizer(model), zero_shot(model, template, test, asked)
+            processor_or_tokenizer(model), evaluation.queries(test)
         ),
     )
 
 
-def _outcomes(
-    right: Callable,
-    right_under: Callable,
-    model: Any,
-    vector: TaskVector,
-    layer: int,
-    template: Template,
-    test: Task,
-    wrong: Sequence[TaskVector],
-    seed: int,
-    known: dict[str, Condition],
-    asked: str,
-    shots: Sequence[Shown],
-) -> dict[str, np.ndarray]:
-    """Right or wrong under every condition not yet known, `[item, repeat, first/full]`."""
-    queries = zero_shot(model, template, test, asked)
-    written = {
-        "vector": [vector.values[layer]],
-        "random": random_like(
-            vector.values[layer], np.random.default_rng(seed), count=_RANDOM_DRAWS
-        ),
-        "wrong_task": [other.values[layer] for other in wrong],
-    }
-    writes = [(layer, value) for values in written.values() for value in values]
-    ends = np.cumsum([len(values) for values in written.values()])
-    by_name = np.split(right_under(queries, writes), ends[:-1], axis=1)
-    outcomes = dict(zip(written, by_name, strict=True))
-    if known:
-        return outcomes
-    outcomes["zero_shot"] = right(queries)[:, None]
-    if vector.examples:
-        for name, prompts in _few_shot(model, template, vector, test, seed, asked, shots).items():
-            outcomes[name] = right(prompts)[:, None]
-        constant = constant_answer(
-            processor_or_tokenizer(model), template, vector.examples, queries
-        )
-        outcomes["most_common"] = constant[:, None]
-    return outcomes
+@dataclass(frozen=True, kw_only=True)
+class _Evaluation:
+    """A vector and how its items are asked and scored.
+
+    Attributes:
+        modality: how queries show their inputs.
+        demonstrations: the vector's examples, as shown in few-shot prompts.
+    """
+
+    model: Any = field(kw_only=False)
+    vector: TaskVector = field(kw_only=False)
+    template: Template
+    mode: Mode
+    modality: Modality
+    demonstrations: Sequence[Shown]
+    seed: int
+    batch_tokens: int
+    progress: bool | None
+
+    def queries(self, task: Task) -> list[Prompt]:
+        """The zero-shot prompt of every item."""
+        return zero_shot(self.model, self.template, task, self.modality)
+
+    def sweep_layers(self, task: Task) -> Float[np.ndarray, "item layer first_full"]:
+        """Correctness of the answers with the vector applied at each layer."""
+        options = dict(mode=self.mode, progress=self.progress)
+        sweep = layer_sweep(self.model, self.vector, self.queries(task), **options)
+        return sweep.double().numpy()
+
+    def score_vectors(
+        self, layer: int, test: Task, wrong: Sequence[TaskVector]
+    ) -> dict[str, Float[np.ndarray, "item vector first_full"]]:
+        """Correctness under the vector, random vectors and vectors of other tasks."""
+        vector = self.vector.values[layer]
+        rng = np.random.default_rng(self.seed)
+        vectors = {
+            "vector": [vector],
+            "random": random_like(vector, rng, count=_RANDOM_DRAWS),
+            "wrong_task": [other.values[layer] for other in wrong],
+        }
+        writes = [(layer, value) for values in vectors.values() for value in values]
+        options = dict(mode=self.mode, progress=self.progress)
+        correct = score_writes(self.model, self.vector.site, writes, self.queries(test), **options)
+        ends = np.cumsum([len(values) for values in vectors.values()])
+        parts = np.split(correct.double().numpy(), ends[:-1], axis=1)
+        return dict(zip(vectors, parts, strict=True))
+
+    def score_baselines(self, test: Task) -> dict[str, Float[np.ndarray, "item 1 first_full"]]:
+        """Correctness without a vector: zero-shot, few-shot, shuffled labels, constant answer."""
+        queries = self.queries(test)
+        prompts = {"zero_shot": queries}
+        if self.vector.examples:
+            prompts |= self._few_shot(test)
+        correct = {name: self._score(rows)[:, None] for name, rows in prompts.items()}
+        if self.vector.examples:
+            reader = processor_or_tokenizer(self.model)
+            constant = constant_answer(reader, self.template, self.vector.examples, queries)
+            correct["most_common"] = constant[:, None]
+        return correct
+
+    def settings(self, validation: Task, test: Task, wrong: Sequence[TaskVector]) -> dict:
+        """What a report records of the evaluation."""
+        return {
+            "vector": self.vector.meta,
+            "site": self.vector.site,
+            "template": self.template.demonstration,
+            "mode": self.mode,
+            "seed": self.seed,
+            "validation": [list(pair) for pair in validation],
+            "test": [list(pair) for pair in test],
+            "wrong_tasks": [other.name for other in wrong],
+            "random_draws": _RANDOM_DRAWS,
+            "modality": self.modality,
+        }
+
+    def _score(self, prompts: Sequence[Prompt]) -> Float[np.ndarray, "prompt first_full"]:
+        rows = [Row(prompt) for prompt in prompts]
+        options = dict(batch_tokens=self.batch_tokens, progress=self.progress)
+        scores = score(self.model, rows, **options)
+        return torch.stack([scores.first, scores.full], dim=-1).double().numpy()
+
+    def _few_shot(self, test: Task) -> dict[str, list[Prompt]]:
+        """Prompts with demonstrations from the vector's own examples, labels right and shuffled."""
+        examples = self.demonstrations
+        shots = min(self.vector.meta.get("shots", 6), len(examples))
+        labels = [y for _, y in examples]
+        reader = processor_or_tokenizer(self.model)
+        few, shuffled = [], []
+        for i, pair in enumerate(test):
+            x, y = test.shown(pair, self.modality)
+            rng = np.random.default_rng([self.seed, i])
+            chosen = [examples[j] for j in rng.choice(len(examples), shots, replace=False)]
+            few.append(build(reader, self.template, chosen, x, y))
+            mislabelled = shuffled_labels(chosen, labels=labels, seed=self.seed + i)
+            shuffled.append(build(reader, self.template, mislabelled, x, y))
+        return {"few_shot": few, "shuffled_labels": shuffled}
 
 
-def _taken_over(baseline: VectorReport | None, settings: dict) -> dict[str, Condition]:
-    """The conditions of another report that no vector takes part in."""
+def _reused_conditions(baseline: VectorReport | None, settings: dict) -> dict[str, Condition]:
+    """The conditions of another report that do not depend on its vector."""
     if baseline is None:
         return {}
     for key in ("test", "template", "seed"):
@@ -179,8 +238,8 @@ def _taken_over(baseline: VectorReport | None, settings: dict) -> dict[str, Cond
     return {n: c for n, c in baseline.conditions.items() if n in _WITHOUT_VECTOR}
 
 
-def _shots(vector: TaskVector, task: Task | None) -> list[Shown]:
-    """The vector's examples as demonstrations, shown as in extraction."""
+def _demonstrations(vector: TaskVector, task: Task | None) -> list[Shown]:
+    """The vector's examples as demonstrations, with inputs as in extraction."""
     if vector.meta.get("modality", "text") == "text":
         return list(vector.examples)
     if task is None:
@@ -189,29 +248,6 @@ def _shots(vector: TaskVector, task: Task | None) -> list[Shown]:
             "extracted from"
         )
     return [task.shown(pair, "image") for pair in vector.examples]
-
-
-def _few_shot(
-    model: Any,
-    template: Template,
-    vector: TaskVector,
-    test: Task,
-    seed: int,
-    asked: str,
-    examples: Sequence[Shown],
-) -> dict[str, list[Prompt]]:
-    """Prompts with demonstrations from the vector's own examples, labels right and shuffled."""
-    shots = min(vector.meta.get("shots", 6), len(examples))
-    labels = [y for _, y in examples]
-    few, shuffled = [], []
-    for i, pair in enumerate(test):
-        x, y = test.shown(pair, asked)
-        drawn = np.random.default_rng([seed, i]).choice(len(examples), shots, replace=False)
-        shown = [examples[j] for j in drawn]
-        few.append(build(processor_or_tokenizer(model), template, shown, x, y))
-        mixed = shuffled_labels(shown, labels=labels, seed=seed + i)
-        shuffled.append(build(processor_or_tokenizer(model), template, mixed, x, y))
-    return {"few_shot": few, "shuffled_labels": shuffled}
 
 
 def _wrong_vectors(
@@ -251,14 +287,14 @@ def _condition(name: str, right: np.ndarray) -> Condition:
     )
 
 
-def _check_disjoint(vector: TaskVector, select: Task, test: Task) -> None:
+def _check_disjoint(vector: TaskVector, validation: Task, test: Task) -> None:
     parts = {
         "the vector's examples": {x for x, _ in vector.examples},
-        "select": {x for x, _ in select},
+        "validation": {x for x, _ in validation},
         "test": {x for x, _ in test},
     }
     names = list(parts)
-    tasks: tuple[Iterable[Pair], ...] = (vector.examples, select, test)
+    tasks: tuple[Iterable[Pair], ...] = (vector.examples, validation, test)
     alike = {
         name: {(normalize(x), normalize(y)): x for x, y in pairs}
         for name, pairs in zip(names, tasks, strict=True)
@@ -282,25 +318,3 @@ def _check_labels(vector: TaskVector) -> None:
             f"all examples of {vector.name or 'the vector'} have the label {min(labels)!r}: there "
             "is no task to tell from a constant, and labels cannot be shuffled; give two labels"
         )
-
-
-def _settings(
-    vector: TaskVector,
-    select: Task,
-    test: Task,
-    wrong: Sequence[TaskVector],
-    template: Template,
-    mode: Mode,
-    seed: int,
-) -> dict:
-    return {
-        "vector": vector.meta,
-        "site": vector.site,
-        "template": template.demonstration,
-        "mode": mode,
-        "seed": seed,
-        "select": [list(pair) for pair in select],
-        "test": [list(pair) for pair in test],
-        "wrong_tasks": [other.name for other in wrong],
-        "random_draws": _RANDOM_DRAWS,
-    }

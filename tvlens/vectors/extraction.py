@@ -1,6 +1,6 @@
 """`extract`: from a task's examples to its task vector."""
 
-from importlib import metadata
+import importlib.metadata
 from typing import Any, Literal
 
 from ..errors import unknown
@@ -10,11 +10,11 @@ from ..models.loading import is_processed, model_name
 from ..sites import SiteName
 from ..tasks import Modality, Task, Template
 from .checks import check_task, extraction_counts, read_template, vector_site
-from .function import function
-from .methods import Draw, Method, difference, in_context, instruction, state
+from .function_vectors import function
+from .methods import ExtractionContext, Method, difference, in_context, instruction, state
 from .vector import TaskVector
 
-# What `extract` knows by name; any function of a `Draw` will do as well.
+# What `extract` knows by name; any function of an `ExtractionContext` will do as well.
 MethodName = Literal["state", "function", "difference", "in-context", "instruction"]
 METHODS: dict[str, Method] = {
     "state": state,
@@ -38,7 +38,7 @@ def extract(
     query: Modality | None = None,
     seed: int = 0,
     batch_size: int = 16,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> TaskVector:
     """Extract a task's vector from few-shot contexts.
 
@@ -67,7 +67,7 @@ def extract(
     counts = extraction_counts(shots=shots, contexts=contexts, seed=seed, batch_size=batch_size)
     shots, contexts, seed, batch_size = counts.values()
     template = read_template(template)
-    draw = Draw.of(
+    context = ExtractionContext.draw(
         model,
         task,
         template,
@@ -80,22 +80,22 @@ def extract(
         batch_size=batch_size,
         progress=progress,
     )
-    values, about = (METHODS[method] if isinstance(method, str) else method)(draw)
+    values, metadata = (METHODS[method] if isinstance(method, str) else method)(context)
     meta = provenance(model, task) | {
-        "method": method if isinstance(method, str) else _name(method),
+        "method": method if isinstance(method, str) else _method_name(method),
         "template": template.demonstration,
         "shots": shots,
         "contexts": contexts,
         "modality": modality,
         "query": query or modality,
         "seed": seed,
-        "prompts": [prompt.text for prompt in draw.prompts()],
+        "prompts": [prompt.text for prompt in context.prompts()],
     }
-    return TaskVector(values.float(), draw.site, meta | about)
+    return TaskVector(values.float(), context.site, meta | metadata)
 
 
-def _name(method: Method) -> str:
-    """What a method given as a function is called."""
+def _method_name(method: Method) -> str:
+    """The name of a method given as a function."""
     return getattr(getattr(method, "func", method), "__name__", "custom")
 
 
@@ -108,10 +108,10 @@ def provenance(model: Any, task: Task | None = None) -> dict:
         "processed": is_processed(model),
         "dtype": str(weight_dtype(model)).removeprefix("torch."),
         "versions": {name: _version(name) for name in packages},
-    } | ({} if task is None else _about(task))
+    } | ({} if task is None else _task_metadata(task))
 
 
-def _about(task: Task) -> dict:
+def _task_metadata(task: Task) -> dict:
     return {
         "task": task.name,
         "kind": task.kind,
@@ -121,6 +121,6 @@ def _about(task: Task) -> dict:
 
 def _version(package: str) -> str:
     try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
         return "not installed"

@@ -1,8 +1,8 @@
-"""Does the model give the right answer, with a vector written in or not? Many rows at once.
+"""Scoring: whether a model answers correctly, with a vector applied or without.
 
-A row is a prompt with, perhaps, a vector written at one layer at the query's delimiter. Rows of
-all layers ride in the same forward passes, so a sweep over layers costs as many forwards as its
-rows fill batches, and not one forward per layer.
+`score` takes rows, each a prompt and perhaps a vector at one layer, in shared forward passes.
+`layer_sweep` applies one vector at every layer and shares the computation below it by the patching
+engines.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,16 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..errors import TvlensError
 from ..models.forward import Batch, logits_at
 from ..models.hooks import Hook, write_at
+from ..patching.comparison import compare
+from ..patching.engines import run_sweep
+from ..patching.metrics import Metric
+from ..progress import progress_bar
 from ..sites import Site, SiteName
 from ..tasks import Prompt
-from .vector import Mode, written
+from .vector import Mode, TaskVector, apply_vector, read_mode
 
 
 @dataclass(frozen=True)
@@ -39,17 +43,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Scores:
-    """Right or wrong, one entry per row.
+    """Correctness of answers, one entry per row.
 
     Attributes:
         first: the answer's first token is the most likely one.
         full: greedy decoding gives every token of the answer.
-        said: the most likely token at the delimiter, whether right or not.
+        predicted: the most likely token at the delimiter.
     """
 
     first: Bool[Tensor, " row"]
     full: Bool[Tensor, " row"]
-    said: Int[Tensor, " row"]
+    predicted: Int[Tensor, " row"]
 
 
 def score(
@@ -58,8 +62,8 @@ def score(
     *,
     site: SiteName | str = "resid_post",
     mode: Mode = "replace",
-    batch_tokens: int = 2048,
-    progress: bool = False,
+    batch_tokens: int = 512,
+    progress: bool | None = None,
 ) -> Scores:
     """Score many rows; each batch holds about `batch_tokens` tokens, padding included.
 
@@ -68,29 +72,81 @@ def score(
     """
     if not rows:
         raise TvlensError("no rows to score")
+    mode = read_mode(mode)
     for row in rows:
         if not row.prompt.answer:
             raise TvlensError(f"prompt {row.prompt.text!r} was built without its answer")
     first, full = (torch.zeros(len(rows), dtype=torch.bool) for _ in range(2))
-    said = torch.zeros(len(rows), dtype=torch.long)
-    with tqdm(total=len(rows), desc="scoring", disable=None if progress else True) as bar:
-        for chunk in _chunks(rows, batch_tokens):
-            right, said[chunk] = _right(model, [rows[i] for i in chunk], site, mode)
-            first[chunk], full[chunk] = right[:, 0], right.all(dim=1)
+    predicted = torch.zeros(len(rows), dtype=torch.long)
+    with progress_bar(total=len(rows), desc="scoring", progress=progress) as bar:
+        for chunk in _split_rows(rows, batch_tokens):
+            correct, predicted[chunk] = _answer_correct(model, [rows[i] for i in chunk], site, mode)
+            first[chunk], full[chunk] = correct[:, 0], correct.all(dim=1)
             bar.update(len(chunk))
-    return Scores(first, full, said)
+    return Scores(first, full, predicted)
 
 
-def lenient(said: str, answer: str) -> bool:
+def layer_sweep(
+    model: Any,
+    vector: TaskVector,
+    prompts: Sequence[Prompt],
+    *,
+    mode: Mode | None = None,
+    batch_tokens: int = 512,
+    progress: bool | None = None,
+) -> Float[Tensor, "prompt layer first_full"]:
+    """Whether the model answers with the vector written at each layer: first token, whole answer.
+
+    Cost: one forward of the prompts, and for every layer and prompt the answer's own tokens from
+    that layer up; the patching engine shares the rest.
+
+    Raises:
+        TvlensError: a prompt without an answer.
+    """
+    unanswered = next((prompt for prompt in prompts if not prompt.answer), None)
+    if unanswered is not None:
+        raise TvlensError(f"prompt {unanswered.text!r} was built without its answer")
+    options = dict(batch_tokens=batch_tokens, progress=progress)
+    writes = list(enumerate(vector.values))
+    return score_writes(
+        model, vector.site, writes, prompts, mode=read_mode(mode or vector.mode), **options
+    )
+
+
+def score_writes(
+    model: Any,
+    site: SiteName | str,
+    writes: Sequence[tuple[int, Float[Tensor, " d_model"]]],
+    prompts: Sequence[Prompt],
+    *,
+    mode: Mode,
+    batch_tokens: int = 512,
+    progress: bool | None = None,
+) -> Float[Tensor, "prompt write first_full"]:
+    """Whether the model answers under each write, a layer and a vector: first token, whole answer.
+
+    The vector is written at the query's delimiter. Cost: as `layer_sweep`, for every write.
+    """
+    correct = torch.zeros(len(prompts), len(writes), 2)
+    options = dict(batch_tokens=batch_tokens, progress=progress)
+    for length in sorted({len(prompt.answer) for prompt in prompts}):
+        members = [i for i, prompt in enumerate(prompts) if len(prompt.answer) == length]
+        alike = [prompts[i] for i in members]
+        # With answers of one length the delimiter stands equally far from each end.
+        correct[members] = _score_one_length(model, site, writes, alike, mode, **options)
+    return correct
+
+
+def lenient(prediction: str, answer: str) -> bool:
     """Whether one of the two begins with the other, as in Luo et al. 2024: "C" is Canberra.
 
     Source: the evaluation code of "Task Vectors are Cross-Modal".
     """
-    said, answer = said.strip(), answer.strip()
-    return bool(said) and (answer.startswith(said) or said.startswith(answer))
+    prediction, answer = prediction.strip(), answer.strip()
+    return bool(prediction) and (answer.startswith(prediction) or prediction.startswith(answer))
 
 
-def _right(
+def _answer_correct(
     model: Any, rows: Sequence[Row], site: str, mode: Mode
 ) -> tuple[Bool[Tensor, "row answer"], Int[Tensor, " row"]]:
     """Which tokens of each answer the model predicts, and its first predicted token.
@@ -105,12 +161,12 @@ def _right(
     )
     positions = delimiter[:, None] + torch.arange(answers.shape[1])
     inside = positions.clamp(max=int(batch.lengths.max()) - 1)
-    logits = logits_at(model, batch, inside, hooks=_writes(model, rows, delimiter, site, mode))
+    logits = logits_at(model, batch, inside, hooks=_write_hooks(model, rows, delimiter, site, mode))
     likeliest = logits.argmax(-1).cpu()
     return (likeliest == answers) | (answers == -1), likeliest[:, 0]
 
 
-def _writes(
+def _write_hooks(
     model: Any, rows: Sequence[Row], delimiter: Int[Tensor, " row"], site: str, mode: Mode
 ) -> list[Hook]:
     """One hook per layer at which any row is written to."""
@@ -121,7 +177,7 @@ def _writes(
 
     def edit(indices: list[int]) -> Callable[[Tensor], Tensor]:
         values = torch.stack([rows[i].vector for i in indices])
-        return lambda states: written(states, values.to(states), mode)
+        return lambda states: apply_vector(states, values.to(states), mode)
 
     return [
         write_at(Site(site, layer).hook(model), ((indices, delimiter[indices]), edit(indices)))
@@ -129,7 +185,7 @@ def _writes(
     ]
 
 
-def _chunks(rows: Sequence[Row], batch_tokens: int) -> list[list[int]]:
+def _split_rows(rows: Sequence[Row], batch_tokens: int) -> list[list[int]]:
     """Indices of rows, alike in length, in batches of about `batch_tokens` tokens."""
     lengths = [len(row.prompt.tokens) + len(row.prompt.answer) for row in rows]
     order = sorted(range(len(rows)), key=lengths.__getitem__)
@@ -140,3 +196,51 @@ def _chunks(rows: Sequence[Row], batch_tokens: int) -> list[list[int]]:
             chunks.append([])
         chunks[-1].append(i)
     return chunks
+
+
+def _score_one_length(
+    model: Any,
+    site: SiteName | str,
+    writes: Sequence[tuple[int, Float[Tensor, " d_model"]]],
+    prompts: Sequence[Prompt],
+    mode: Mode,
+    *,
+    batch_tokens: int,
+    progress: bool | None,
+) -> Float[Tensor, "prompt write first_full"]:
+    answers = torch.tensor([prompt.answer for prompt in prompts])
+    length = answers.shape[1]
+    compared = compare(
+        model,
+        "zero",
+        [prompt.answered() for prompt in prompts],
+        site=site,
+        metric={
+            "first": _correct_metric(answers, 1),
+            "full": _correct_metric(answers, length),
+        },
+        layers=sorted({layer for layer, _ in writes}),
+        heads=None,
+        positions=-length,
+        seed=0,
+    )
+    by_layer = {cell.layer: cell for cell in compared.grid.cells}
+    cells = [by_layer[layer] for layer, _ in writes]
+    states = [compared.own(cell) for cell in cells]
+    parts = [
+        apply_vector(state, vector.to(state), mode)
+        for state, (_, vector) in zip(states, writes, strict=True)
+    ]
+    sweep = run_sweep(model, compared, cells, parts, batch_tokens=batch_tokens, progress=progress)
+    return rearrange(sweep.values, "metric write prompt -> prompt write metric").cpu()
+
+
+def _correct_metric(answers: Tensor, count: int) -> Metric:
+    """1 where the first `count` tokens of an answer are the likeliest ones, else 0."""
+
+    def metric(logits: Float[Tensor, "prompt pos vocab"]) -> Float[Tensor, " prompt"]:
+        target = answers[:, :count].to(logits.device)
+        return (logits[:, :count].argmax(-1) == target).all(1).float()
+
+    metric.positions = range(-answers.shape[1], 0)  # type: ignore[attr-defined]
+    return metric

@@ -4,7 +4,7 @@ import torch
 
 from .. import viz
 from ..results import register_figure
-from .layer_phases import Phases
+from .logit_lens import Phases
 from .report import VectorReport
 from .vector import TaskVector
 

@@ -4,12 +4,13 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..deprecation import warn_renamed
 from ..errors import TvlensError, unknown
 from ..field_checks import check_value
 from ..integers import Integer, Integers, as_integers
@@ -20,25 +21,44 @@ from ..results import Result
 from ..saved import reading
 from ..sites import Site
 
-Mode = Literal["replace", "add", "turn"]
+Mode = Literal["replace", "add", "add_preserving_norm"]
 MODES = get_args(Mode)
 
 
-def written(
-    state: Float[Tensor, "*#row d_model"], value: Float[Tensor, "*#row d_model"], mode: Mode
+# Deprecated name of "add_preserving_norm".
+_FORMER_MODE = "turn"
+
+
+def read_mode(mode: str) -> Mode:
+    """A mode of writing, checked; the deprecated name "turn" is accepted with a warning.
+
+    Raises:
+        TvlensError: no such mode.
+    """
+    if mode == _FORMER_MODE:
+        warn_renamed(f'mode="{_FORMER_MODE}"', 'mode="add_preserving_norm"', stacklevel=4)
+        return "add_preserving_norm"
+    if mode not in MODES:
+        raise unknown("mode", mode, MODES)
+    return cast(Mode, mode)
+
+
+def apply_vector(
+    state: Float[Tensor, "*#row d_model"], vector: Float[Tensor, "*#row d_model"], mode: Mode
 ) -> Float[Tensor, "*#row d_model"]:
-    """A state with a vector written in.
+    """Apply a vector to a state.
 
     Args:
-        mode: "replace" the state (Hendel et al. 2023), "add" to it (Todd et al. 2024), or "turn"
-            it: add, and give it back its length (Liu et al. 2023).
+        mode: "replace" the state (Hendel et al. 2023), "add" the vector to it (Todd et al. 2024),
+            or "add_preserving_norm": add it and rescale the sum to the state's norm (Liu et al.
+            2023).
     """
     if mode == "replace":
-        return value.expand_as(state)
-    moved = state + value
+        return vector.expand_as(state)
+    total = state + vector
     if mode == "add":
-        return moved
-    return moved * (state.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True))
+        return total
+    return total * (state.norm(dim=-1, keepdim=True) / total.norm(dim=-1, keepdim=True))
 
 
 @dataclass(frozen=True)
@@ -77,9 +97,10 @@ class TaskVector(Result):
         return self.meta.get("task", "")
 
     @property
-    def mode(self) -> str:
-        """How it is written into a model unless told otherwise."""
-        return self.meta.get("mode", "replace")
+    def mode(self) -> Mode:
+        """How it is written into a model by default."""
+        mode = self.meta.get("mode", "replace")
+        return "add_preserving_norm" if mode == _FORMER_MODE else mode
 
     @property
     def examples(self) -> list[tuple[str, str]]:
@@ -146,12 +167,12 @@ class TaskVector(Result):
 
         Args:
             layer: where to write it; negative layers count from the last.
-            mode: "replace" the activation, "add" to it, or "turn" it (add and keep its length);
-                by default as the vector's method does.
+            mode: "replace" the activation, "add" to it, or "add_preserving_norm"; by default that
+                of the vector's method.
             scale: factor on the vector.
             positions: one position for all rows (negative: from the end of the tensor, right for
                 prompts of one length), or one absolute position per row.
-            other_model: allow a model of another name, as when vectors move between twins.
+            other_model: allow a model of another name, such as a finetuned one.
 
         Raises:
             TvlensError: wrong width, layer, mode or model, or the hook never fired.
@@ -171,9 +192,7 @@ class TaskVector(Result):
         positions: Integers = -1,
     ) -> Hook:
         """The (name, function) pair that `applied` installs, for `model.run_with_hooks`."""
-        mode = mode or self.mode
-        if mode not in MODES:
-            raise unknown("mode", mode, MODES)
+        mode = read_mode(mode or self.mode)
         site = Site(self.site, layer).on(model)
         if site.axes != ("batch", "pos", "d_model"):
             raise TvlensError(f"{site.component} is not one vector of the model's width")
@@ -187,7 +206,7 @@ class TaskVector(Result):
             return row_positions(positions, activation)
 
         def edit(state: Tensor) -> Tensor:
-            return written(state, vector.to(state), mode)
+            return apply_vector(state, vector.to(state), mode)
 
         return write_at(site.hook(model), (select, edit))
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from ...tasks import Prompt, Task, Template
 from ...vectors import Row, TaskVector, score
 from ...vectors.conditions import constant_answer, random_like, zero_shot
-from ...vectors.scoring import lenient
-from ...vectors.sweep import layer_sweep
+from ...vectors.scoring import layer_sweep, lenient
 from .sources import CHOSEN, Draws, few_shot, others
 
 # How an answer counts as right: its first token, all of it, or as the paper does.
@@ -138,7 +137,7 @@ def right(model: Any, rows: Mapping[str, Sequence[Row]], items: int) -> dict[str
     """Which rows are right, by every measure; all conditions ride in the same batches."""
     every = [row for part in rows.values() for row in part]
     found = score(model, every)
-    spoken = model.tokenizer.batch_decode(found.said[:, None].tolist())
+    spoken = model.tokenizer.batch_decode(found.predicted[:, None].tolist())
     whole = model.tokenizer.batch_decode([list(row.prompt.answer) for row in every])
     alike = torch.tensor([lenient(*pair) for pair in zip(spoken, whole, strict=True)])
     measured = torch.stack([found.first, found.full, alike], dim=-1).double()

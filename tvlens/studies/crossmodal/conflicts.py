@@ -85,7 +85,7 @@ def _measured(
         return None
     shares = []
     for rows in ([Row(p) for p in prompts], [Row(p, layer, value) for p in prompts]):
-        hits = (score(model, rows).said[:, None] == wanted)[differ].double()
+        hits = (score(model, rows).predicted[:, None] == wanted)[differ].double()
         shares.append(
             {
                 name: (float(column.mean()), *share_interval(column.numpy()))

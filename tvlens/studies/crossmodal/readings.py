@@ -11,7 +11,7 @@ from ...activations import collect
 from ...patching import PatchResult, log_probability, patch
 from ...tasks import Prompt, Task, Template
 from ...vectors.conditions import zero_shot
-from ...vectors.layer_phases import Phases, phases
+from ...vectors.logit_lens import Phases, phases
 from .image_tasks import task_words
 from .result import TaskResult
 from .seeded import Seeded

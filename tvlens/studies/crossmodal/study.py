@@ -16,7 +16,7 @@ from ...models import model_name, processor_or_tokenizer
 from ...patching import PatchResult
 from ...tasks import Prompt, Task, Template
 from ...vectors.extraction import provenance
-from ...vectors.layer_phases import Phases
+from ...vectors.logit_lens import Phases
 from ...viz import Page
 from ..report import StudyReport
 from .claims import Claim, claims

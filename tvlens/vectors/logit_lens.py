@@ -1,4 +1,4 @@
-"""What the last token is about, layer by layer: the input, then the task, then the answer."""
+"""The logit lens: what states and vectors decode to at each layer, alone and as phases."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,50 @@ from torch import Tensor
 
 from ..activations import collect
 from ..errors import TvlensError
+from ..models.forward import Batch, logits_at
+from ..models.hooks import replace_at
 from ..results import Result
+from ..sites import Site
 from ..stats import bootstrap_interval
-from ..tasks import Prompt
-from .lens import lens
+from ..tasks import Prompt, beginning_token
+from .vector import TaskVector
 
 if TYPE_CHECKING:
     import pandas
 
 # States whose logits are held at once: 256 rows of a large vocabulary are some hundred MB.
-_TOGETHER = 256
+_STATES_AT_ONCE = 256
+
+
+def logit_lens(model: Any, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+    """Logits of states put in place of the last state (the logit lens).
+
+    The head is the model's own, on any architecture and version: every state takes the place of
+    the last block's output in one row of a forward pass of one token.
+
+    Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
+    """
+    last = Site("resid_post", model.cfg.n_layers - 1).hook(model)
+    batch = Batch.of(model, [[beginning_token(model.tokenizer)]] * len(states))
+
+    hook = replace_at(last, lambda activation: states[:, None].to(activation))
+    first = torch.zeros(len(batch), 1, dtype=torch.long)
+    return logits_at(model, batch, first, hooks=[hook])[:, 0].float().cpu()
+
+
+def vector_logits(model: Any, vector: TaskVector) -> Float[Tensor, "layer vocab"]:
+    """Logits of each layer's vector alone, by the lens."""
+    vector.check(model, other_model=True)
+    return logit_lens(model, vector.values)
+
+
+def top_tokens(model: Any, vector: TaskVector, *, k: int = 8) -> list[list[tuple[str, float]]]:
+    """The k most likely tokens of each layer's vector alone, with probabilities."""
+    top = vector_logits(model, vector).softmax(-1).topk(k)
+    return [
+        [(model.tokenizer.decode([t]), p) for t, p in zip(tokens, probabilities, strict=True)]
+        for tokens, probabilities in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -52,11 +86,11 @@ class Phases(Result):
 
     def intervals(self, *, seed: int = 0) -> Float[Tensor, "group layer 2"]:
         """95% bootstrap intervals of `mean` over prompts."""
-        found = [
+        ends = [
             [bootstrap_interval(prompts, seed=seed) for prompts in layers.numpy()]
             for layers in self.closeness
         ]
-        return torch.tensor(found, dtype=torch.float64)
+        return torch.tensor(ends, dtype=torch.float64)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per group and layer: the mean reciprocal rank."""
@@ -72,7 +106,7 @@ def phases(
     words: Sequence[Mapping[str, Sequence[str]]],
     *,
     batch_size: int = 16,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Phases:
     """Read the state at each prompt's last token, after every block, by the logit lens.
 
@@ -91,15 +125,15 @@ def phases(
     if len(words) != len(prompts) or not prompts:
         raise TvlensError(f"{len(words)} entries of words for {len(prompts)} prompts")
     groups = tuple(words[0])
-    if any(tuple(one) != groups for one in words):
+    if any(tuple(entry) != groups for entry in words):
         raise TvlensError(f"every prompt needs words of the same groups: {', '.join(groups)}")
-    ids = [[_first_tokens(model.tokenizer, one[group]) for group in groups] for one in words]
-    found = collect(
+    ids = [[_first_tokens(model.tokenizer, entry[group]) for group in groups] for entry in words]
+    activations = collect(
         model, prompts, "resid_post", positions=-1, batch_size=batch_size, progress=progress
     )
-    states = found.stack("resid_post")[:, :, 0]
-    parts = states.split(max(1, _TOGETHER // len(prompts)))
-    logits = (lens(model, part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts)
+    states = activations.stack("resid_post")[:, :, 0]
+    parts = states.split(max(1, _STATES_AT_ONCE // len(prompts)))
+    logits = (logit_lens(model, part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts)
     closeness = [_closeness(layer, ids) for part in logits for layer in part]
     return Phases(groups, torch.stack(closeness, dim=1).double())
 

@@ -16,12 +16,12 @@ from ..models.hooks import read_at, replace_at
 from ..patching import PatchResult, patch, probability
 from ..sites import Site
 from ..tasks import Prompt, beginning_token, contexts, shuffled_labels
-from .methods import Draw, Extracted
+from .methods import Extraction, ExtractionContext
 
 Heads = Sequence[tuple[int, int]]
 
 
-def function(draw: Draw, *, heads: int = 10, trials: int = 25) -> Extracted:
+def function(context: ExtractionContext, *, heads: int = 10, trials: int = 25) -> Extraction:
     """Sum of what the task's strongest heads write on average, to be added after any block.
 
     Heads are ranked by their causal indirect effect: how much more likely the right answer gets in
@@ -34,74 +34,76 @@ def function(draw: Draw, *, heads: int = 10, trials: int = 25) -> Extracted:
 
     Cost: two forwards of the contexts, and an exact sweep over all heads at the last position.
     """
-    right = answered(draw.model, draw.prompts())
-    means = mean_outputs(draw, right)
-    effects = indirect_effects(draw, means, trials=trials)
+    correct = correctly_answered(context.model, context.prompts())
+    means = mean_head_outputs(context, correct)
+    effects = indirect_effects(context, means, trials=trials)
     width = means.shape[1]
     order = effects.effect.flatten().topk(min(heads, effects.effect.numel())).indices.tolist()
-    chosen = [(i // width, i % width) for i in order]
-    vector = written_by(draw.model, means, chosen)
-    about = {
+    strongest = [(i // width, i % width) for i in order]
+    vector = sum_of_heads(context.model, means, strongest)
+    metadata = {
         "mode": "add",
-        "heads": [list(head) for head in chosen],
+        "heads": [list(head) for head in strongest],
         "effects": effects.effect.tolist(),
         # A single trial has no interval.
         "effects_interval": effects.interval().tolist() if trials > 1 else None,
         "trials": trials,
-        "answered": len(right),
+        "answered": len(correct),
     }
-    return vector.expand(draw.model.cfg.n_layers, -1).clone(), about
+    return vector.expand(context.model.cfg.n_layers, -1).clone(), metadata
 
 
-def answered(model: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
+def correctly_answered(model: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts whose first answer token is the likeliest; all of them where none is."""
     batch = Batch.of(model, prompts)
     best = logits_at(model, batch, batch.positions(-1))[:, 0].argmax(-1).tolist()
-    right = [p for p, token in zip(prompts, best, strict=True) if p.answer[0] == token]
-    return right or list(prompts)
+    correct = [p for p, token in zip(prompts, best, strict=True) if p.answer[0] == token]
+    return correct or list(prompts)
 
 
-def mean_outputs(draw: Draw, prompts: Sequence[Prompt]) -> Float[Tensor, "layer head d_head"]:
+def mean_head_outputs(
+    context: ExtractionContext, prompts: Sequence[Prompt]
+) -> Float[Tensor, "layer head d_head"]:
     """Every head's mean output at the last token, before the output matrix."""
-    found = collect(
-        draw.model,
+    activations = collect(
+        context.model,
         prompts,
         "z",
         positions=-1,
-        batch_size=draw.batch_size,
-        progress=draw.progress,
+        batch_size=context.batch_size,
+        progress=context.progress,
     )
-    return found.stack("z")[:, :, 0].mean(1)
+    return activations.stack("z")[:, :, 0].mean(1)
 
 
 def indirect_effects(
-    draw: Draw, means: Float[Tensor, "layer head d_head"], *, trials: int = 25
+    context: ExtractionContext, means: Float[Tensor, "layer head d_head"], *, trials: int = 25
 ) -> PatchResult:
     """What each head's mean output does to the right answer's probability under shuffled labels."""
-    shots = len(draw.drawn[0][0])
+    shots = len(context.contexts[0][0])
     # Other contexts than those that the means come from.
-    drawn = contexts(draw.task, shots=shots, count=trials, seed=draw.seed + 1)
-    labels = [y for _, y in draw.task]
+    drawn = contexts(context.task, shots=shots, count=trials, seed=context.seed + 1)
+    labels = [y for _, y in context.task]
     prompts = [
-        draw.prompt(shuffled_labels(shown, labels=labels, seed=i), query)
+        context.prompt(shuffled_labels(shown, labels=labels, seed=i), query)
         for i, (shown, query) in enumerate(drawn)
     ]
-    source = {Site("z", l).hook(draw.model): mean[None, None] for l, mean in enumerate(means)}
+    source = {Site("z", l).hook(context.model): mean[None, None] for l, mean in enumerate(means)}
     return patch(
-        draw.model,
+        context.model,
         source,
         prompts,
         site="z",
         positions=-1,
         metric=probability([prompt.answer[0] for prompt in prompts]),
-        progress=draw.progress,
+        progress=context.progress,
     )
 
 
-def written_by(
+def sum_of_heads(
     model: Any, outputs: Float[Tensor, "layer head d_head"], heads: Heads
 ) -> Float[Tensor, " d_model"]:
-    """What the chosen heads add to the residual stream when every head gives `outputs`.
+    """The sum that the chosen heads add to the residual stream when every head outputs `outputs`.
 
     The model's own attention layers write it, with and without these heads: that is the sum of
     z @ W_O over them, and right also where a norm or a factor follows.
@@ -109,11 +111,11 @@ def written_by(
     chosen = torch.zeros(outputs.shape[:2], dtype=torch.bool)
     for layer, head in heads:
         chosen[layer, head] = True
-    written = _attention_writes(model, outputs, without=chosen)
-    return (written[:, 0] - written[:, 1]).sum(0)
+    outputs_of_layers = _attention_outputs(model, outputs, without=chosen)
+    return (outputs_of_layers[:, 0] - outputs_of_layers[:, 1]).sum(0)
 
 
-def _attention_writes(
+def _attention_outputs(
     model: Any, outputs: Tensor, *, without: Bool[Tensor, "layer head"]
 ) -> Float[Tensor, "layer two d_model"]:
     """Every attention layer's output, given all heads' outputs and without some of them."""

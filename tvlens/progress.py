@@ -1,0 +1,18 @@
+"""`progress_bar`: one rule for when a progress bar is shown."""
+
+from typing import Any
+
+from tqdm.auto import tqdm
+
+
+def progress_bar(*args: Any, progress: bool | None = None, **options: Any) -> tqdm:
+    """A tqdm bar that is shown according to the argument `progress` of tvlens' functions.
+
+    Args:
+        args, options: for `tqdm`.
+        progress: True shows the bar and False hides it; None shows it on a terminal, unless
+            another bar is being shown.
+    """
+    nested = progress is None and len(getattr(tqdm, "_instances", ())) > 0
+    hidden = True if progress is False or nested else None if progress is None else False
+    return tqdm(*args, disable=hidden, **options)
