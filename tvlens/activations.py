@@ -1,4 +1,11 @@
-"""`collect`: activations at given sites and positions over many prompts, in bounded memory."""
+"""`collect`: activations at given sites and positions over many prompts, in bounded memory.
+
+Example:
+    >>> model = tv.load("smollm2-135m")
+    >>> states = tv.activations.collect(model, ["Q: cat A:"], ["z", "mlp_out"], positions=-1)
+    >>> len(states) == 2 * model.cfg.n_layers
+    True
+"""
 
 import contextlib
 import json
@@ -139,6 +146,12 @@ def collect(
     Raises:
         TvlensError: unknown site, a hook that never fires, a prompt beyond the context length,
             padding that cannot be told from the text, a model in training mode.
+
+    Example:
+        >>> model = tv.load("smollm2-135m")
+        >>> states = tv.collect(model, ["Q: cat A:", "Q: dog A:"], "resid_post", positions=-1)
+        >>> states.stack("resid_post").shape == (model.cfg.n_layers, 2, 1, model.cfg.d_model)
+        True
     """
     check_runnable(model)
     batch_size = as_integer(batch_size, name="batch_size", minimum=1)

@@ -1,4 +1,9 @@
-"""One exception type for everything a caller can put right, and the wording of "did you mean"."""
+"""One exception type for everything a caller can put right, and the wording of "did you mean".
+
+Example:
+    >>> print(tv.errors.unknown("task", "antonim", ["antonym", "gerund"]))
+    unknown task 'antonim': did you mean 'antonym'?
+"""
 
 import difflib
 import itertools
@@ -9,7 +14,15 @@ Value = TypeVar("Value")
 
 
 class TvlensError(ValueError):
-    """A mistake in the input that tvlens can name; the command line shows it in one line."""
+    """A mistake in the input that tvlens can name; the command line shows it in one line.
+
+    Example:
+        >>> try:
+        ...     tv.Task.load("singular-plurl")
+        ... except tv.TvlensError as error:
+        ...     print(error)
+        unknown task 'singular-plurl': did you mean 'singular-plural' ...
+    """
 
 
 def unknown(kind: str, name: object, choices: Iterable[str], *, hint: str = "") -> TvlensError:

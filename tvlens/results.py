@@ -91,7 +91,7 @@ def register_figure(result_type: type) -> Callable[[FigureFunction], FigureFunct
     """Decorate the function that draws a type of result: `result.figure(**options)` calls it.
 
     Example:
-        >>> @register_figure(VectorReport)
+        >>> @register_figure(VectorReport)  # doctest: +SKIP
         ... def report_figure(report: VectorReport) -> viz.Figures: ...
     """
 

@@ -1,4 +1,10 @@
-"""`Site`: the address of an activation by component, layer, head and position."""
+"""`Site`: the address of an activation by component, layer, head and position.
+
+Example:
+    >>> model = tv.load("smollm2-135m")
+    >>> "resid_post" in tv.sites.available(model)
+    True
+"""
 
 import re
 import weakref
@@ -134,6 +140,13 @@ class Site:
             `Site("blocks.5.hook_resid_pre")`.
         head: one head, or every head. Keys and values of grouped-query models have fewer heads.
         position: one position, or every one; negative ones count from the end of each prompt.
+
+    Example:
+        >>> model = tv.load("smollm2-135m")
+        >>> tv.Site("resid_post", 1).hook(model)
+        'blocks.1.hook_resid_post'
+        >>> print(tv.Site("z", 1, head=2))
+        z.1 head 2
     """
 
     component: str

@@ -1,4 +1,10 @@
-"""Confidence intervals, bootstrap resampling and p-values."""
+"""Confidence intervals, bootstrap resampling and p-values.
+
+Example:
+    >>> low, high = tv.stats.share_interval([1, 1, 1, 0])
+    >>> round(low, 2), round(high, 2)
+    (0.3, 0.95)
+"""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,11 @@
-"""Task families with known distributions, Bayesian references, and checks of models."""
+"""Task families with known distributions, Bayesian references, and checks of models.
+
+Example:
+    >>> family = tv.bayes.Dice(tasks=3, faces=6, seed=0)
+    >>> data = family.sample(4, 16, seed=0)
+    >>> tv.bayes.retrieval(family, data).posterior.shape
+    torch.Size([4, 16, 3])
+"""
 
 from .checks import (
     Ablation,

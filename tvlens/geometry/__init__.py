@@ -1,4 +1,10 @@
-"""Geometry of task representations: subspaces, convex weights, effects, variance, similarity."""
+"""Geometry of task representations: subspaces, convex weights, effects, variance, similarity.
+
+Example:
+    >>> vectors = torch.eye(3)
+    >>> tv.geometry.simplex_weights(torch.ones(1, 3) / 3, vectors)
+    tensor([[0.3333, 0.3333, 0.3333]])
+"""
 
 from . import show as show
 from .effects import Effects, balanced_effects, joint_effects

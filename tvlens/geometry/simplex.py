@@ -30,6 +30,11 @@ def simplex_weights(
     Raises:
         TvlensError: widths differ, a value is NaN, or the vertices are affinely dependent, so that
             weights are not unique.
+
+    Example:
+        >>> vertices = torch.eye(3)
+        >>> tv.simplex_weights(torch.tensor([[0.5, 0.25, 0.25]]), vertices)
+        tensor([[0.5000, 0.2500, 0.2500]])
     """
     checks.check_same_width("points", points, "vertices", vertices)
     v = checks.as_float64("vertices", vertices).to(points.device)

@@ -28,6 +28,11 @@ class Subspace(Result):
         basis: orthonormal columns.
         center: mean of the points that `pca` was fitted to, otherwise None. Projections ignore
             it; `ablated` uses it as the replacement of mode "mean".
+
+    Example:
+        >>> subspace = tv.Subspace.span(torch.eye(3)[:2])
+        >>> subspace.angles(tv.Subspace.span(torch.eye(3)[1:]))
+        tensor([0.0000, 1.5708])
     """
 
     basis: Float[Tensor, "d r"]

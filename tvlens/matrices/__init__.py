@@ -1,4 +1,11 @@
-"""Task matrices: affine maps from a base model's states to those of a finetuned model."""
+"""Task matrices: affine maps from a base model's states to those of a finetuned model.
+
+Example:
+    >>> x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    >>> moments = tv.matrices.PairMoments().update(x, 2 * x)
+    >>> tv.matrices.TaskMatrix.from_moments(moments, ridge="gcv").weight.shape
+    torch.Size([4, 4])
+"""
 
 from . import show as show
 from .baselines import BASELINES, BaselineData

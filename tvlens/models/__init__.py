@@ -1,4 +1,10 @@
-"""Any model with named hook points, and the zoo of weights that come as packages."""
+"""Any model with named hook points, and the zoo of weights that come as packages.
+
+Example:
+    >>> model = tv.load("smollm2-135m")
+    >>> tv.models.model_name(model)
+    'smollm2-135m'
+"""
 
 from .classification_head import classify, head
 from .families import Family, family

@@ -55,6 +55,12 @@ def load(
     Raises:
         TvlensError: no such model, damaged files, the hub cannot be reached, options for a loaded
             model, or a device or dtype that does not exist.
+
+    Example:
+        >>> model = tv.load("smollm2-135m")
+        >>> logits, cache = model.run_with_cache("Q: cat A:")
+        >>> cache["blocks.0.hook_resid_post"].shape[-1] == model.cfg.d_model
+        True
     """
     check_device(device)
     dtype = read_dtype(dtype)

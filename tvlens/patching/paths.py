@@ -63,6 +63,15 @@ def patch_paths(
             model whose norms follow its residual sums.
 
     Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1.
+
+    Example:
+        >>> model = tv.load("smollm2-135m")
+        >>> clean, corrupted = ["Q: cat A:", "Q: dog A:"], ["Q: red A:", "Q: bus A:"]
+        >>> metric = tv.logit_difference("a", "b")
+        >>> options = dict(receiver=tv.Site("q", 1, head=0), positions=-1, metric=metric)
+        >>> result = tv.patch_paths(model, clean, corrupted, **options)
+        >>> result.axes
+        ('layer', 'head')
     """
     check_runnable(model)
     if family(model).is_post_norm:

@@ -39,6 +39,15 @@ class PatchResult(Result):
         attention: patterns of the heads with the largest effect on that prompt,
             `[destination, source]` by "L<layer>H<head>"; heads only.
         settings: what made it.
+
+    Example:
+        >>> model = tv.load("smollm2-135m")
+        >>> clean, corrupted = ["Q: cat A:", "Q: dog A:"], ["Q: red A:", "Q: bus A:"]
+        >>> metric = tv.logit_difference("a", "b")
+        >>> options = dict(site="resid_post", positions=-1, metric=metric)
+        >>> result = tv.patch(model, clean, corrupted, **options)
+        >>> list(result.to_dataframe().columns)
+        ['layer', 'effect', 'low', 'high', 'p_value']
     """
 
     former_names: ClassVar = ("tvlens.patch",)

@@ -1,4 +1,10 @@
-"""Tasks as input-output pairs, and prompts whose token positions are known by construction."""
+"""Tasks as input-output pairs, and prompts whose token positions are known by construction.
+
+Example:
+    >>> task = tv.tasks.Task("plural", [(c + "at", c + "ats") for c in "bcfhmprsv"])
+    >>> [len(part) for part in task.split(seed=0)]
+    [...]
+"""
 
 from .image import Image, Modality
 from .prompt import Pair, Prompt, beginning_token, build, contexts, plain

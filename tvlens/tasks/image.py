@@ -25,6 +25,12 @@ class Image:
     Attributes:
         name: the input of the task's pair; errors and results refer to the image by it.
         source: a file, the bytes of one, `uint8` pixels, or a PIL image.
+
+    Example:
+        >>> import numpy as np
+        >>> image = tv.Image("snow", np.full((4, 4, 3), 255, np.uint8))
+        >>> image.read_pixels().shape
+        (4, 4, 3)
     """
 
     name: str

@@ -34,6 +34,13 @@ class Task:
         images: input -> its picture, where it has one: a file, pixels `uint8 [height, width, 3]`
             or a PIL image. Every input may have a picture, be a text, or both.
         texts: whether inputs can be shown as texts; if not, they only name their pictures.
+
+    Example:
+        >>> task = tv.Task("plural", [("cat", "cats"), ("dog", "dogs")])
+        >>> len(task), task.pairs[0]
+        (2, ('cat', 'cats'))
+        >>> len(tv.Task.load("singular-plural")) > 100
+        True
     """
 
     name: str

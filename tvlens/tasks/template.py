@@ -22,6 +22,10 @@ class Template:
             label, because tokenisers write it as part of the next word (" Paris" is one token);
             all other white space there, such as a line end or a tab, belongs to the delimiter.
         name: of a built-in template.
+
+    Example:
+        >>> tv.Template("{x} -> {y}\n").delimiter
+        ' ->'
     """
 
     demonstration: str

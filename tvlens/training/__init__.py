@@ -1,4 +1,17 @@
-"""Small transformers trained from scratch and encoders finetuned, as TransformerLens models."""
+"""Small transformers trained from scratch and encoders finetuned, as TransformerLens models.
+
+Example:
+    >>> family = tv.bayes.Dice(tasks=3, faces=6, seed=0)
+    >>> run = tv.training.train(
+    ...     tv.training.Shape(context=8, vocab=6),
+    ...     lambda seed: family.sample(4, 9, seed=seed).tokens,
+    ...     steps=2,
+    ...     folder="run",
+    ...     progress=False,
+    ... )
+    >>> len(run.metrics) > 0
+    True
+"""
 
 from .conversion import to_transformer_lens
 from .data import step_seed

@@ -77,6 +77,17 @@ def finetune(
         TvlensError: the parts differ in classes or one holds the other, settings out of range, an
             encoder or readout that cannot be opened afterwards, a loss that is not finite, or a
             folder that holds another run.
+
+    Example:
+        >>> texts = [f"{word} {i}" for i in range(20) for word in ("cat", "red")]
+        >>> labels = [0, 1] * 20
+        >>> dataset = tv.LabelledDataset("topic", texts, labels, ["animal", "color"])
+        >>> train, validation, test = dataset.split(seed=0)
+        >>> finetuned = tv.finetune(
+        ...     "minilm-l6", train, validation, folder="topic", epochs=1, progress=False
+        ... )
+        >>> tv.load("topic").cfg.n_layers == tv.load("minilm-l6").cfg.n_layers
+        True
     """
     images = train.kind == "image"
     readout = readout or ("first" if images else "mean")

@@ -1,4 +1,12 @@
-"""Task vectors: extract them, write them into a model, evaluate them against controls."""
+"""Task vectors: extract them, write them into a model, evaluate them against controls.
+
+Example:
+    >>> model = tv.load("smollm2-135m")
+    >>> train, *_ = tv.Task.load("singular-plural").split(seed=0)
+    >>> vector = tv.vectors.extract(model, train, method="difference", shots=2, contexts=3)
+    >>> vector.mode
+    'add'
+"""
 
 from . import show as show
 from .evaluation import evaluate

@@ -76,6 +76,17 @@ def evaluate(
     Raises:
         TvlensError: parts that overlap or are empty, a vector of another model, a baseline on
             other items, or examples with a single label, which leave nothing to shuffle.
+
+    Example:
+        >>> model = tv.load("smollm2-135m")
+        >>> task = tv.Task.load("singular-plural").subset(range(30))
+        >>> train, validation, test = task.split(seed=0)
+        >>> vector = tv.extract(model, train, shots=2, contexts=4)
+        >>> report = tv.evaluate(model, vector, select=validation, test=test)
+        >>> 0 <= report.interval[0] <= report.accuracy <= report.interval[1] <= 1
+        True
+        >>> sorted(report.controls)
+        ['most_common', 'random', 'shuffled_labels', 'wrong_task']
     """
     check_vector(vector, name="vector")
     vector.check(model)

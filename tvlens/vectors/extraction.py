@@ -59,6 +59,13 @@ def extract(
 
     Raises:
         TvlensError: unknown method, template or site; too few examples; too long a prompt.
+
+    Example:
+        >>> model = tv.load("smollm2-135m")
+        >>> train, *_ = tv.Task.load("singular-plural").split(seed=0)
+        >>> vector = tv.extract(model, train, shots=2, contexts=4)
+        >>> vector.values.shape == (model.cfg.n_layers, model.cfg.d_model)
+        True
     """
     check_runnable(model)
     check_task(task, name="task")

@@ -70,6 +70,12 @@ class TaskVector(Result):
         site: the component it was read from and is written to.
         meta: provenance, as JSON: model, task, method, template, shots, seed, examples, prompts,
             versions.
+
+    Example:
+        >>> vector = tv.TaskVector(torch.ones(2, 4), "resid_post", {"task": "plural"})
+        >>> vector.save("plural.safetensors")
+        >>> tv.TaskVector.load("plural.safetensors").norms
+        tensor([2., 2.])
     """
 
     former_names: ClassVar = ("tvlens",)

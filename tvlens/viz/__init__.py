@@ -2,6 +2,11 @@
 
 Knows no other part of tvlens. Importing it is cheap: PyTorch, CircuitsVis and vl-convert are
 imported when a figure needs them.
+
+Example:
+    >>> figure = tv.viz.heatmap([[0.0, 1.0]], rows=["a"], columns=["x", "y"])
+    >>> figure.kind
+    'vega'
 """
 
 from .charts import histogram, intervals

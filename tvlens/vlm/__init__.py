@@ -1,4 +1,10 @@
-"""A small vision-language model: its images, its architecture and its training."""
+"""A small vision-language model: its images, its architecture and its training.
+
+Example:
+    >>> pack = tv.vlm.ImagePack.load()
+    >>> "apple" in " ".join(pack.names)
+    True
+"""
 
 from . import show as show
 from .captions import CaptionPrompt

@@ -27,6 +27,11 @@ class ImagePack:
         kinds: "animal", "food", "flag", "object" or "plant".
         artists: who drew it.
         files: PNG files with an alpha channel.
+
+    Example:
+        >>> pack = tv.ImagePack.load()
+        >>> len(pack) == len(pack.names)
+        True
     """
 
     names: tuple[str, ...]

@@ -129,6 +129,10 @@ def train_vlm(
 
     Raises:
         TvlensError: the folder holds a run of other settings, or a loss is not finite.
+
+    Example:
+        >>> run = tv.train_vlm("out/tiny-vlm", epochs=10)  # doctest: +SKIP
+        >>> model = tv.load("out/tiny-vlm/model")  # doctest: +SKIP
     """
     check_device(device)
     images, folder = images or ImagePack.load(), Path(folder)
