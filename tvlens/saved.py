@@ -4,8 +4,10 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -82,6 +84,20 @@ def read_tensors(
             if name not in tensors and name not in (about or {}):
                 raise TvlensError(f"no {name!r} in it")
     return tensors, about
+
+
+def read_entry(entry: Path, load: Callable[[Path], Made]) -> Made | None:
+    """What an entry of a cache holds; None if it is missing or damaged.
+
+    Damage is said in one line on standard error.
+    """
+    if not entry.exists():
+        return None
+    try:
+        return load(entry)
+    except TvlensError as error:
+        print(f"tvlens: {error}; it is computed again", file=sys.stderr)
+        return None
 
 
 def content_checksum(tensors: Mapping[str, Tensor], about: Any) -> str:

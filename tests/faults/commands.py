@@ -244,18 +244,25 @@ def _vision(work: Path) -> list[Command]:
     """Training of a tiny vision-language model, and the study of vectors across modalities."""
     import transformers as hf
 
-    from tvlens.models.tiny_vlm import Form
     from tvlens.studies import crossmodal
-    from tvlens.training.naming import train_vlm
+    from tvlens.vlm import ImagePack, TinyVLMConfig, train_vlm
 
     vit = hf.ViTConfig(**tiny._SIZE, image_size=16, patch_size=4)
     torch.manual_seed(0)
     hf.ViTModel(vit, add_pooling_layer=False).save_pretrained(work / "vision")
-    places = {"language": str(work / "language"), "vision": str(work / "vision")}
-    form = Form(**places, layers=(1, 2), tokens=2, placeholder="<empty_output>")
-    images = tv.Pictures.load().where(names=["lion", "tiger", "banana", "France", "hammer", "rose"])
-    options = {"form": form, "pictures": images, "unseen": 0.4, "view_count": 2}
-    options |= {"epochs": 3, "progress": False}
+    models = {"language_model": str(work / "language"), "vision_model": str(work / "vision")}
+    options = {
+        "config": TinyVLMConfig(
+            **models, layers=(1, 2), tokens_per_image=2, placeholder="<empty_output>"
+        ),
+        "images": ImagePack.load().where(
+            names=["lion", "tiger", "banana", "France", "hammer", "rose"]
+        ),
+        "held_out_share": 0.4,
+        "views": 2,
+        "epochs": 3,
+        "progress": False,
+    }
 
     def train(out: Path) -> Callable[[], object]:
         return lambda: train_vlm(out, **options)

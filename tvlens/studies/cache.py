@@ -10,7 +10,6 @@ import glob
 import json
 import os
 import shutil
-import sys
 import types
 import uuid
 import weakref
@@ -22,10 +21,9 @@ import numpy as np
 import xxhash
 from torch import Tensor, nn
 
-from ..errors import TvlensError
 from ..models.digest import tensor_digest, text_digest, weights_digest
 from ..models.loading import is_processed, model_name
-from ..saved import read_tensors, write_tensors
+from ..saved import read_entry, read_tensors, write_tensors
 from ..tasks import Task
 from ..vectors import TaskVector
 
@@ -112,17 +110,6 @@ def entry_path(path: Path, load: Callable[[Path], Any], content: Mapping[str, An
     """Where the cache keeps the result of some content: `plural.json` as `plural-3f0a....json`."""
     key = content_key(getattr(load, "__qualname__", ""), **content)
     return path.with_name(f"{path.stem}-{key[:_KEY_LENGTH]}{path.suffix}")
-
-
-def read_entry(entry: Path, load: Callable[[Path], Result]) -> Result | None:
-    """What an entry holds; None if there is none, or a damaged one, which is said in one line."""
-    if not entry.exists():
-        return None
-    try:
-        return load(entry)
-    except TvlensError as error:
-        print(f"tvlens: {error}; it is computed again", file=sys.stderr)
-        return None
 
 
 def write_entry(entry: Path, result: Any, save: Callable[[Any, Path], Any] | None = None) -> None:

@@ -18,6 +18,7 @@ from ..models.boot import tokenizer_of
 from ..models.damage import load_weights
 from ..models.loading import folder_of
 from ..models.processor import preprocess_images
+from ..saved import read_tensors, write_tensors
 from .model import (
     MULTIMODAL_MODELS,
     MultimodalModel,
@@ -166,12 +167,10 @@ def build_processor(model: MultimodalModel, tokenizer: Any) -> TinyVLMProcessor:
 
 def save_checkpoint(projector: Projector, config: TinyVLMConfig, folder: str | os.PathLike) -> None:
     """Write the config and the projector; the frozen parts are saved by name only."""
-    from safetensors.torch import save_file
-
     with replacing_folder(folder) as temporary:
         # The projector is trained on states in half precision.
         weights = {name: value.half() for name, value in projector.state_dict().items()}
-        save_file(weights, temporary / WEIGHTS_FILE)
+        write_tensors(temporary / WEIGHTS_FILE, weights)
         content = {"format": _FORMAT} | asdict(config)
         (temporary / CONFIG_FILE).write_text(json.dumps(content, indent=1))
 
@@ -188,18 +187,15 @@ def load_checkpoint(
     Raises:
         TvlensError: the folder holds no such model.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     try:
         config = _read_config(folder / CONFIG_FILE)
-        weights = load_file(folder / WEIGHTS_FILE)
+        weights, _ = read_tensors(folder / WEIGHTS_FILE, kind="", what="projector")
         hidden_size, d_in = weights["inner.weight"].shape
         d_model = len(weights["outer.bias"]) // config.tokens_per_image
         projector = Projector(d_in, hidden_size, config.tokens_per_image, d_model)
         projector.load_state_dict(weights)
-    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
         raise TvlensError(f"{folder} holds no tiny-vlm ({one_line(error)})") from error
     model, tokenizer = build_model(config, projector=projector, **options)
     return model, build_processor(model, tokenizer)

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import TvlensError
 from ..files import write
 from ..models.processor import preprocess_images
-from ..saved import write_tensors
+from ..saved import read_entry, read_tensors, write_tensors
 from .augmentation import States, render_on_white, render_random_view, same_category_pairs
 from .captions import TEMPLATES, CaptionPrompt, NameIds, name_ids
 from .image_pack import HELD_OUT_ARTIST, ImagePack
@@ -130,14 +129,22 @@ def encode_views(
     chunks = []
     for start in tqdm(starts, desc=f"encoding {folder.name}", disable=None if progress else True):
         path = folder / f"from-{start:06d}.safetensors"
-        if not path.exists():
+        chunk = read_entry(path, _read_states)
+        if chunk is None:
             rows = range(start, min(start + _IMAGES_PER_FILE, len(images)))
-            states = [
-                _encode_image(encoder, images.read_pixels(row), (seed, row), count) for row in rows
-            ]
-            write_tensors(path, {"states": torch.stack(states)})
-        chunks.append(load_file(path)["states"])
+            chunk = torch.stack(
+                [
+                    _encode_image(encoder, images.read_pixels(row), (seed, row), count)
+                    for row in rows
+                ]
+            )
+            write_tensors(path, {"states": chunk})
+        chunks.append(chunk)
     return torch.cat(chunks)
+
+
+def _read_states(path: Path) -> States:
+    return read_tensors(path, kind="", what="states of images", needs=["states"])[0]["states"]
 
 
 def _encode_image(
