@@ -6,6 +6,7 @@ import pytest
 import scipy.stats
 import tiny
 import torch
+from helpers import fail_if_called
 
 import tvlens as tv
 from tvlens import PatchResult, TvlensError
@@ -105,16 +106,12 @@ def test_equals_transformer_lens_patching(name):
     torch.testing.assert_close(ours.values.mean(-1), heads, rtol=1e-4, atol=1e-5)
 
 
-def never(*_, **__):
-    raise AssertionError("a slower way was taken")
-
-
 @pytest.mark.parametrize("name", RESUMES)
 def test_tree_attention_runs_where_it_is_exact(name, monkeypatch):
     model = tiny.model(name)
     clean, corrupted = pair()
-    monkeypatch.setattr(engines, "batched", never)
-    monkeypatch.setattr(engines, "full_forward", never)
+    monkeypatch.setattr(engines, "batched", fail_if_called)
+    monkeypatch.setattr(engines, "full_forward", fail_if_called)
     result = tv.patch(model, clean, corrupted, site="z", metric=METRIC, positions=-1)
     assert result.settings["engine"] == "tree_attention"
 
@@ -125,7 +122,7 @@ def test_batched_rows_begin_at_their_layer(name, monkeypatch):
     clean, corrupted = pair()
     options = dict(site="mlp_out", metric=METRIC, positions=-1, verify=0)
     tv.patch(model, clean, corrupted, **options)
-    monkeypatch.setattr(engines, "full_forward", never)
+    monkeypatch.setattr(engines, "full_forward", fail_if_called)
     ran = []
     with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda a, hook: ran.append(len(a)))]):
         result = tv.patch(model, clean, corrupted, layers=[2], **options)
@@ -273,8 +270,8 @@ def test_what_is_equal_already_is_not_run(monkeypatch):
     clean, corrupted = pair()
     corrupted[:, :-1] = clean[:, :-1]
 
-    monkeypatch.setattr(engines, "tree_attention", never)
-    monkeypatch.setattr(engines, "batched", never)
+    monkeypatch.setattr(engines, "tree_attention", fail_if_called)
+    monkeypatch.setattr(engines, "batched", fail_if_called)
     result = tv.patch(model, clean, corrupted, site="resid_pre", positions=range(11), metric=METRIC)
     assert not result.effect.any()
 
@@ -370,10 +367,10 @@ def test_statistics_and_files(tmp_path):
     result = tv.patch(model, clean, corrupted, site="head_out", metric=METRIC, positions=-1)
     torch.testing.assert_close(result.effect, (result.values - result.baseline).mean(-1))
     for method in ("t", "bootstrap"):
-        ends = result.interval(method=method, seed=1)
+        ends = result.confidence_interval(method=method, seed=1)
         assert bool((ends[..., 0] <= result.effect + 1e-6).all())
         assert bool((result.effect <= ends[..., 1] + 1e-6).all())
-    ends = result.interval()
+    ends = result.interval
     assert bool((ends[..., 0] <= result.effect + 1e-6).all())
     assert bool((result.effect <= ends[..., 1] + 1e-6).all())
     # The exact sign-flip test against scipy's own.
@@ -409,7 +406,7 @@ def test_the_default_interval_covers_as_its_docstring_says(size, skewed):
     for values, mean, wanted in ((normal, 0, 0.95), (exponential, 1, skewed)):
         axes = ("layer",), {"layer": list(range(20_000))}
         result = PatchResult(values, *axes, torch.zeros(size).double(), None, "z")
-        low, high = result.interval().T
+        low, high = result.interval.T
         covered = float(((low <= mean) & (mean <= high)).double().mean())
         assert covered == pytest.approx(wanted, abs=0.011)
 
@@ -419,7 +416,7 @@ def test_one_example_has_no_interval():
     axes = ("layer",), {"layer": [0, 1, 2]}
     result = PatchResult(torch.ones(3, 1), *axes, torch.zeros(1), None, "z")
     for method in ("t", "bootstrap"):
-        assert bool(result.interval(method=method).isnan().all())
+        assert bool(result.confidence_interval(method=method).isnan().all())
     frame = result.to_dataframe()
     assert frame.low.isna().all() and frame.high.isna().all() and frame.effect.tolist() == [1.0] * 3
     assert "data-tvlens" in result._repr_html_()

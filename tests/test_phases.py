@@ -48,7 +48,7 @@ def test_a_planted_order_is_seen(tmp_path):
         closeness[group, layer] = torch.tensor([1.0, 0.5, 1.0, 0.5])
     found = Phases(("input", "task", "answer"), closeness)
     assert found.peaks == [1, 4, 8] and "task peaks at layer 4" in repr(found)
-    low, high = found.intervals()[1, 4].tolist()
+    low, high = found.interval[1, 4].tolist()
     assert 0.5 <= low < 0.75 < high <= 1
     table = found.to_dataframe()
     assert len(table) == 27 and table["value"].max() == 0.75

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
+from helpers import fail_if_called
 
 from tvlens import TvlensError, files
 from tvlens.models import convert, zoo
@@ -60,10 +61,7 @@ def test_get_converts_once_with_provenance(small, monkeypatch):
     assert json.loads((path / "tvlens.json").read_text())["wheels"][0]["version"] == "1.0"
     assert zoo.at_hand("tiny")
 
-    def never(*_):
-        raise AssertionError("fetched twice")
-
-    monkeypatch.setattr(zoo, "_download", never)
+    monkeypatch.setattr(zoo, "_download", fail_if_called)
     assert zoo.get("tiny") == path
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from helpers import fail_if_called
 
 import tvlens as tv
 from tvlens import Task, TvlensError
@@ -225,10 +226,7 @@ def test_the_study_writes_its_page_and_goes_on_from_its_folder(tmp_path, monkeyp
     text = (tmp_path / "index.html").read_text()
     assert "With scrambled weights" in text and "NaN" not in (tmp_path / "report.json").read_text()
 
-    def never(*args, **options):
-        raise AssertionError("made again")
-
-    monkeypatch.setattr(study.study, "retrieval_check", never)
+    monkeypatch.setattr(study.study, "retrieval_check", fail_if_called)
     again = study.run(model, [TASKS], folder=tmp_path, progress=False, **SMALL)
     assert again.claims() == claims
     with pytest.raises(AssertionError, match="made again"):

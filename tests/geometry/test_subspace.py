@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from helpers import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_states import normal

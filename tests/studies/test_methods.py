@@ -4,6 +4,7 @@ import json
 
 import pytest
 import tiny
+from helpers import fail_if_called
 
 from tvlens import Task, TvlensError
 from tvlens.studies import methods
@@ -48,11 +49,8 @@ def test_run_evaluates_every_method_on_every_task(small):
 def test_run_reads_cached_vectors_and_reports(small, tasks, monkeypatch):
     study, _, options = small
 
-    def never(*_, **__):
-        raise AssertionError("made again")
-
-    monkeypatch.setattr(methods, "extract", never)
-    monkeypatch.setattr(methods, "evaluate", never)
+    monkeypatch.setattr(methods, "extract", fail_if_called)
+    monkeypatch.setattr(methods, "evaluate", fail_if_called)
     again = methods.run(tiny.model("llama"), tasks, methods=["state", "function"], **options)
     assert again.accuracy.tolist() == study.accuracy.tolist()
     # Other settings are other work.

@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+from helpers import fail_if_called
 
 import tvlens as tv
 from tvlens import TvlensError
@@ -29,10 +30,7 @@ def test_run_compares_tasks(made):
 def test_run_reads_cached_reports(made, monkeypatch):
     result, _, tasks, options = made
 
-    def never(*_, **__):
-        raise AssertionError("evaluated again")
-
-    monkeypatch.setattr(study, "evaluate", never)
+    monkeypatch.setattr(study, "evaluate", fail_if_called)
     again = study.run(tiny.model("llama"), tasks, **options)
     assert again.reports["antonym"].to_json() == result.reports["antonym"].to_json()
     with pytest.raises(AssertionError, match="evaluated again"):

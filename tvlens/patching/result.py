@@ -102,7 +102,12 @@ class PatchResult(Result):
             raise TvlensError("clean and corrupted prompts give the same metric: nothing to share")
         return self.effect / gap.reshape((*gap.shape, *[1] * (self.effect.ndim - gap.ndim)))
 
-    def interval(
+    @property
+    def interval(self) -> Float[Tensor, "*axes 2"]:
+        """95% t interval of the effect over examples; both ends are NaN for a single example."""
+        return self.confidence_interval()
+
+    def confidence_interval(
         self,
         *,
         level: float = 0.95,
@@ -110,7 +115,7 @@ class PatchResult(Result):
         resamples: int = 2000,
         seed: int = 0,
     ) -> Float[Tensor, "*axes 2"]:
-        """Interval of the effect over examples; both ends are NaN for a single example.
+        """Compute an interval of the effect over examples; NaN for a single example.
 
         A 95% t interval covers the mean of normal effects .95 of the time at any number of
         examples, and that of exponential ones .88, .90 and .92 of the time at 5, 10 and 20; the
@@ -118,8 +123,10 @@ class PatchResult(Result):
         exponential ones.
 
         Args:
-            method: "t" (Student's, the default) or "bootstrap" (percentile).
-            resamples, seed: of the bootstrap.
+            level: confidence level, between 0 and 1.
+            method: "t" (Student's t) or "bootstrap" (percentiles of resampled means).
+            resamples: number of bootstrap samples.
+            seed: seed of the bootstrap.
         """
         if method not in _INTERVALS:
             raise unknown("interval method", method, _INTERVALS)
@@ -165,7 +172,7 @@ class PatchResult(Result):
         index = pd.MultiIndex.from_product(
             [self.coordinates[a] for a in self.axes] or [[0]], names=self.axes or ["patch"]
         )
-        ends = self.interval().reshape(-1, 2)
+        ends = self.interval.reshape(-1, 2)
         columns = {"effect": self.effect, "p_value": self.p_value()}
         frame = pd.DataFrame({k: v.reshape(-1).tolist() for k, v in columns.items()}, index=index)
         frame.insert(1, "low", ends[:, 0].tolist())

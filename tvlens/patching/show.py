@@ -44,7 +44,7 @@ def _map(result: PatchResult) -> viz.Figure:
 
 def _curve(result: PatchResult) -> viz.Figure:
     (axis,) = result.axes
-    ends = result.interval()
+    ends = result.interval
     known = not ends.isnan().any()  # a single example has no interval
     return viz.lines(
         {"effect": result.effect},

@@ -46,7 +46,7 @@ def function(context: ExtractionContext, *, heads: int = 10, trials: int = 25) -
         "heads": [list(head) for head in strongest],
         "effects": effects.effect.tolist(),
         # A single trial has no interval.
-        "effects_interval": effects.interval().tolist() if trials > 1 else None,
+        "effects_interval": effects.interval.tolist() if trials > 1 else None,
         "trials": trials,
         "answered": len(correct),
     }

@@ -84,13 +84,13 @@ class Phases(Result):
         """The layer at which each group stands highest."""
         return self.mean.argmax(-1).tolist()
 
-    def intervals(self, *, seed: int = 0) -> Float[Tensor, "group layer 2"]:
+    @property
+    def interval(self) -> Float[Tensor, "group layer 2"]:
         """95% bootstrap intervals of `mean` over prompts."""
-        ends = [
-            [bootstrap_interval(prompts, seed=seed) for prompts in layers.numpy()]
-            for layers in self.closeness
+        intervals = [
+            [bootstrap_interval(prompts) for prompts in layers.numpy()] for layers in self.closeness
         ]
-        return torch.tensor(ends, dtype=torch.float64)
+        return torch.tensor(intervals, dtype=torch.float64)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per group and layer: the mean reciprocal rank."""

@@ -98,7 +98,7 @@ def head_figure(vector: TaskVector) -> viz.Figure:
 @register_figure(Phases)
 def phase_figure(found: Phases, *, title: str = "what the last token is about") -> viz.Figure:
     """Mean reciprocal rank of every group of words over depth, with intervals over prompts."""
-    ends = found.intervals()
+    ends = found.interval
     return viz.lines(
         dict(zip(found.groups, found.mean, strict=True)),
         x_title="layer",

@@ -5,6 +5,7 @@ import pytest
 import tiny
 import tiny_vision
 import torch
+from helpers import fail_if_called
 
 import tvlens as tv
 from tvlens import Task, TvlensError
@@ -62,11 +63,8 @@ def test_every_condition_is_there_with_its_interval(study, tasks):
 def test_an_interrupted_run_goes_on(study, vlm, tasks, monkeypatch):
     found, options = study
 
-    def never(*_, **__):
-        raise AssertionError("this was kept")
-
     for place in ("sources.extract", "seeded.sweeps", "seeded.outcomes"):
-        monkeypatch.setattr(f"tvlens.studies.crossmodal.{place}", never)
+        monkeypatch.setattr(f"tvlens.studies.crossmodal.{place}", fail_if_called)
     again = crossmodal.run(vlm, tasks, **options)
     assert again.to_dataframe().equals(found.to_dataframe())
 

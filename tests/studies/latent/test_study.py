@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import fail_if_called
 
 import tvlens as tv
 from tvlens import TvlensError
@@ -116,10 +117,7 @@ def test_a_verdict_counts_seeds():
 def test_finished_cells_are_never_made_again(made, monkeypatch):
     found, folder = made
 
-    def never(*_, **__):
-        raise AssertionError("made again")
-
-    monkeypatch.setattr(cell, "train", never)
+    monkeypatch.setattr(cell, "train", fail_if_called)
     options = dict(folder=folder, jobs=1, progress=False)
     again = latent.run("tiny", **options)
     assert again.claims == found.claims

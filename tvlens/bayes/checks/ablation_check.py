@@ -18,7 +18,7 @@ from ...integers import require_at_least
 from ...models.forward import Batch
 from ...models.loading import model_name
 from ...saved import Saved
-from ...stats import bootstrap_interval
+from ...stats import bootstrap_interval, permutation_p_value
 from ..pool import Split
 from ..sequences import Data
 from .model_predictions import (
@@ -88,7 +88,7 @@ class Ablation(Saved):
     def p_value(self) -> NamedValues[float]:
         """Share of random subspaces of the same rank whose removal costs at least as much."""
         pairs = zip(self.null, self.mean.values(), strict=True)
-        p_values = ((1 + int((null >= mean).sum())) / (1 + len(null)) for null, mean in pairs)
+        p_values = (permutation_p_value(null, mean) for null, mean in pairs)
         return NamedValues({"split": self.splits}, p_values)
 
     def to_dataframe(self) -> "pandas.DataFrame":

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ... import viz
 from ...geometry.show import orthogonality_figure
+from ...stats import percentiles
 
 if TYPE_CHECKING:
     from .ablation_check import Ablation
@@ -60,7 +61,7 @@ def _measures() -> tuple[str, ...]:
 def measure_figure(result: "Representation", measure: str) -> viz.Figure:
     """Plot one measure with its interval and the central 95% of its null."""
     null = result.null[measure]
-    ends = torch.quantile(null, torch.tensor([0.025, 0.975], dtype=null.dtype), dim=1)
+    ends = percentiles(null, axis=1)
     return viz.lines(
         {measure: result[measure], "null": null.mean(1)},
         x=result.observations,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import TvlensError
 from ...saved import Saved
-from ...stats import bootstrap_counts
+from ...stats import bootstrap_counts, percentiles
 from ..distributions import normalize_rows
 
 if TYPE_CHECKING:
@@ -100,14 +100,13 @@ def agreement(
     y = normalize_rows(reference.double(), name="reference").cpu()
     sums = _sums(x, y)
     counts = cluster_resamples(clusters, len(y), resamples=resamples, seed=seed).to(sums)
-    low_high = torch.tensor([0.025, 0.975], dtype=sums.dtype)
     boot = counts @ sums  # [*layer draw sum]
     permuted = _permuted(x, y, null, seed)
     return Agreement(
         _correlation(sums.sum(-2)),
-        torch.quantile(_correlation(boot), low_high, dim=-1).movedim(0, -1),
+        percentiles(_correlation(boot)).movedim(0, -1),
         _distance(sums.sum(-2)),
-        torch.quantile(_distance(boot), low_high, dim=-1).movedim(0, -1),
+        percentiles(_distance(boot)).movedim(0, -1),
         _correlation(permuted),
         _distance(permuted),
         float((y - 1 / y.shape[-1]).abs().sum(-1).mean() / 2),

@@ -13,6 +13,7 @@ from torch import Tensor
 from ... import viz
 from ...errors import NamedValues
 from ...saved import Saved
+from ...stats import percentiles
 from .posterior_agreement import Agreement, agreement, cluster_resamples
 
 if TYPE_CHECKING:
@@ -197,6 +198,5 @@ def _compute_residual_share(
 ) -> ResidualShare:
     counts = cluster_resamples(clusters, squared_norm.shape[-1], resamples=1000, seed=0)
     boot = (squared_residual @ counts.T) / (squared_norm @ counts.T)
-    ends = torch.tensor([0.025, 0.975], dtype=boot.dtype)
     values = squared_residual.sum(-1) / squared_norm.sum(-1)
-    return ResidualShare(values, torch.quantile(boot, ends, dim=-1).T)
+    return ResidualShare(values, percentiles(boot).T)
