@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.spatial
 import torch
-from random_states import normal
+from helpers import normal
 from sklearn.metrics.pairwise import cosine_similarity
 
 from tvlens import TvlensError

@@ -7,7 +7,6 @@ import torch
 from helpers import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_states import normal
 from sklearn.decomposition import PCA
 
 from tvlens import Subspace, TvlensError

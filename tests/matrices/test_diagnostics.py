@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 from finetuned_models import make_batches, perturb
-from random_states import normal
+from helpers import normal
 
 from tvlens import PairMoments, TaskMatrix, TvlensError
 from tvlens.geometry import cka as cka_of_states

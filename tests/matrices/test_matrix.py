@@ -8,7 +8,7 @@ import scipy.linalg
 import tiny
 import torch
 from finetuned_models import NAMES, make_batches, perturb
-from random_states import normal
+from helpers import normal
 
 import tvlens as tv
 from tvlens import TaskMatrix, TvlensError, deprecation

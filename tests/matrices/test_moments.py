@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from helpers import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_states import normal
 
 from tvlens import PairMoments, TvlensError
 from tvlens.matrices.moments import gram

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from helpers import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_states import normal
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, LeaveOneOut, cross_val_predict

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from random_states import normal
+from helpers import normal
 
 from tvlens import PairMoments, TvlensError
 from tvlens.matrices import (
