@@ -133,9 +133,9 @@ def test_tiny_vlm_names_images_of_the_held_out_artist(tiny_vlm):
         assert accuracy >= threshold, f"{kind}: {accuracy:.2f} of {len(some)}"
 
 
-def test_a_vector_out_of_words_works_on_flags(tiny_vlm, wrong):
+def test_text_vector_works_on_flag_images(tiny_vlm, wrong):
     """Luo et al. 2024: from text to image, against every control."""
-    (task,) = tv.studies.crossmodal.pictured(["country-capital"])
+    (task,) = tv.studies.crossmodal.load_image_tasks(["country-capital"])
     train, validation, test = task.split(seed=0)
     validation, test = validation.subset(range(8)), test.subset(range(30))
     vector = tv.extract(tiny_vlm, train, shots=5, contexts=8)

@@ -17,7 +17,8 @@ from tvlens import LabelledDataset, Task
 from tvlens.models import digest
 from tvlens.models.digest import weights_digest
 from tvlens.studies import cache, crossmodal, matrices, methods, mixtures, vectors
-from tvlens.studies.crossmodal.sources import Draws, vectors_of
+from tvlens.studies.crossmodal import seed_run
+from tvlens.studies.crossmodal.conditions import ExtractionConfig
 from tvlens.tasks import Template
 from tvlens.vectors import VectorReport
 from tvlens.vectors.report import Condition
@@ -193,24 +194,24 @@ def test_cross_modal_vectors_belong_to_what_made_them(tmp_path, count):
     """Another template, artist, instruction or training of a model of the same name."""
     model = tiny_vision.model.__wrapped__("tiny-vlm")
     noto, other = (
-        crossmodal.pictured(["animal-class"], artist=artist)[0]
+        crossmodal.load_image_tasks(["animal-class"], artist=artist)[0]
         for artist in (HELD_OUT_ARTIST, "twemoji")
     )
     shared = [x for x, _ in noto if x in other.images][:8]
     noto, other = (
         task.subset([i for i, (x, _) in enumerate(task) if x in shared]) for task in (noto, other)
     )
-    draws = Draws(shots=2, sets=1, contexts=2, template="Q: {x}\nA: {y}\n\n", seed=0)
-    calls = count(crossmodal.sources, "extract")
+    config = ExtractionConfig(shots=2, sets=1, contexts=2, template="Q: {x}\nA: {y}\n\n", seed=0)
+    calls = count(seed_run, "extract")
 
-    def made(task=noto, draws=draws):
+    def made(task=noto, config=config):
         calls.clear()
-        found = vectors_of(model, task, draws, folder=tmp_path)
-        return len(calls), found["image"].values, found["instruction"].values
+        vectors = seed_run.extract_vectors(model, task, config, folder=tmp_path)
+        return len(calls), vectors["image"].values, vectors["instruction"].values
 
     first = made()
-    assert first[0] == 4 and made()[0] == 0, "words, pictures, shuffled labels, instruction"
-    assert made(draws=replace(draws, template="{x} -> {y}\n"))[0] == 4
+    assert first[0] == 4 and made()[0] == 0, "text, image, shuffled labels, instruction"
+    assert made(config=replace(config, template="{x} -> {y}\n"))[0] == 4
     assert made()[0] == 4  # one file a name: the first ones are gone
     by_other = made(other)
     assert by_other[0] == 4 and not torch.equal(by_other[1], first[1])
@@ -226,30 +227,31 @@ def test_cross_modal_vectors_belong_to_what_made_them(tmp_path, count):
 def test_cross_modal_outcomes_belong_to_what_made_them(tmp_path, monkeypatch):
     """What is measured is no matter here."""
     model = tiny_vision.model.__wrapped__("tiny-vlm")
-    tasks = [task.subset(range(14)) for task in crossmodal.pictured(["animal-class", "food-color"])]
-    draws = Draws(shots=2, sets=1, contexts=2, template="{x}: {y}\n", seed=0)
-    place, calls = crossmodal.seeded, []
+    tasks = crossmodal.load_image_tasks(["animal-class", "food-color"])
+    tasks = [task.subset(range(14)) for task in tasks]
+    config = ExtractionConfig(shots=2, sets=1, contexts=2, template="{x}: {y}\n", seed=0)
+    calls = []
 
-    def sweeps(*_):
+    def sweep_layers(*_):
         calls.append("sweeps")
         return {"text to image": torch.zeros(2, 2)}
 
-    def outcomes(*_):
+    def score_conditions(*_):
         calls.append("outcomes")
-        return {asked: {"random": torch.zeros(3, 1, 3)} for asked in crossmodal.study.MODALITIES}
+        return {query: {"random": torch.zeros(3, 1, 3)} for query in ("image", "text")}
 
-    monkeypatch.setattr(place, "sweeps", sweeps)
-    monkeypatch.setattr(place, "outcomes", outcomes)
+    monkeypatch.setattr(seed_run, "sweep_layers", sweep_layers)
+    monkeypatch.setattr(seed_run, "score_conditions", score_conditions)
 
-    def made(draws=draws):
+    def made(config=config):
         calls.clear()
-        options = dict(most=(2, 3), folder=tmp_path, progress=False)
-        place.seeded(model, tasks, draws, **options)
+        options = dict(max_items=(2, 3), folder=tmp_path, progress=False)
+        seed_run.run_seed(model, tasks, config, **options)
         return calls.count("sweeps"), calls.count("outcomes")
 
     assert made() == (2, 2)
     assert made() == (0, 0)
-    other = replace(draws, template="{x} -> {y}\n")
+    other = replace(config, template="{x} -> {y}\n")
     assert made(other) == (2, 2)
     with changed(model):
         assert made(other) == (2, 2)

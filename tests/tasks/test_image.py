@@ -203,3 +203,9 @@ def test_more_images_than_the_context_holds(task):
     prompt = build(model.processor, TEMPLATES["qa"], many, "cat", "cats")
     with pytest.raises(TvlensError, match=r"prompt 0 has 6\d\d tokens, \d+ of them for 15 images"):
         tv.collect(model, [prompt], progress=False)
+
+
+def test_render_thumbnail_keeps_the_aspect_ratio():
+    wide = Image("wide", np.zeros((50, 200, 3), np.uint8))
+    with Pillow.open(io.BytesIO(wide.render_thumbnail(size=40))) as opened:
+        assert opened.size == (40, 10)

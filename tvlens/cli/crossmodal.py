@@ -13,6 +13,7 @@ from .options import (
     OpenOption,
     OutputOption,
     ShotsOption,
+    print_claims,
     print_output_paths,
     seed_option,
 )
@@ -57,8 +58,7 @@ def crossmodal(
     table = shown.pivot(index="condition", columns="task", values="first")
     table = table.reindex(list(dict.fromkeys(shown["condition"])))
     print(table.to_string(na_rep="", float_format=lambda v: f"{v:.2f}"))
-    for claim in result.claims():
-        print(f"{claim.verdict:8} {claim.claim} ({claim.found})")
+    print_claims(result.claims)
     print_output_paths(out, open_page=open_page)
 
 

@@ -1,7 +1,8 @@
-"""What is asked under which condition, and what of it is right."""
+"""The conditions of the study: what the model reads in each, and its accuracy."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,16 +10,17 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from ...tasks import Prompt, Task, Template
+from ...models import processor_or_tokenizer
+from ...stats import share_interval
+from ...tasks import Prompt, Task, Template, build, shuffled_labels
 from ...vectors import Row, TaskVector, score
 from ...vectors.conditions import constant_answer, random_like, zero_shot
 from ...vectors.scoring import layer_sweep, lenient
-from .sources import CHOSEN, Draws, few_shot, others
 
-# How an answer counts as right: its first token, all of it, or as the paper does.
+# Criteria of a correct answer: its first token, all of it, or the lenient one of the paper.
 MEASURES = ("first", "exact", "lenient")
 
-# Condition -> what a reader sees; {same} and {other} are modalities of the demonstrations.
+# Condition -> its label; {same} and {other} are the modalities of the demonstrations.
 CONDITIONS = {
     "no_context": "no context",
     "same_few_shot": "few-shot, {same}s",
@@ -27,8 +29,8 @@ CONDITIONS = {
     "other_patch": "vector of {other}s (xPatch)",
     "instruction": "instruction in the prompt",
     "instruction_patch": "vector of the instruction",
-    "ensemble_patch": "vector of words and instruction",
-    "one_set_patch": "vector of one set of words",
+    "ensemble_patch": "mean of text and instruction vectors",
+    "one_set_patch": "vector of one set of texts",
     "language_model_patch": "vector of the language model",
     "random": "random vector",
     "wrong_task": "wrong task's vector",
@@ -38,111 +40,303 @@ CONDITIONS = {
 }
 
 MODALITIES = ("image", "text")
-OTHER = {"image": "text", "text": "image"}
-_RANDOM = 3
+OTHER_MODALITY = {"image": "text", "text": "image"}
 
+# Sources whose layer is chosen; the others are written at the layer of the text vector.
+LAYER_SOURCES = ("text", "image", "instruction", "ensemble")
+
+# Few-shot accuracy with text that a task needs in order to count: without it there is no transfer.
+MIN_TEXT_ACCURACY = 0.4
+
+_RANDOM_VECTORS = 3
+
+# Vectors by source, and these by task.
+Vectors = Mapping[str, TaskVector]
+VectorsByTask = Mapping[str, Vectors]
+# Whether each answer is correct, by measure.
 Outcome = Float[Tensor, "item repeat measure"]
 
 
-def sweeps(
-    model: Any, vectors: Mapping[str, TaskVector], select: Task, template: str
+class TaskSplit(NamedTuple):
+    """Disjoint parts of a task: to extract from, to choose layers on, and to test on."""
+
+    train: Task
+    validation: Task
+    test: Task
+
+
+@dataclass(frozen=True)
+class ExtractionConfig:
+    """How vectors are extracted.
+
+    Attributes:
+        shots: demonstrations per context.
+        sets: number of sets of contexts whose vectors are averaged.
+        contexts: contexts per set.
+        template: written form of a demonstration.
+        seed: of the draws.
+    """
+
+    shots: int
+    sets: int
+    contexts: int
+    template: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class ConditionResult:
+    """Accuracy under one condition.
+
+    Attributes:
+        accuracies: by measure ("first", "exact", "lenient").
+        intervals: 95% Wilson intervals over items, by measure; each item's seeds are averaged
+            first.
+        by_seed: first-token accuracy in every seed.
+        count: scored rows.
+    """
+
+    accuracies: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    by_seed: list[float]
+    count: int
+
+    @property
+    def accuracy(self) -> float:
+        """First-token accuracy."""
+        return self.accuracies["first"]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the first-token accuracy."""
+        return self.intervals["first"]
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.accuracy:.2f} [{low:.2f}, {high:.2f}]"
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task under every condition.
+
+    Attributes:
+        name: of the task.
+        conditions: by modality of the query and condition.
+        by_layer: first-token accuracy on the validation part, by "source to query", mean of seeds.
+        sizes: pairs in the train, validation and test parts.
+    """
+
+    name: str
+    conditions: dict[str, dict[str, ConditionResult]]
+    by_layer: dict[str, list[float]]
+    sizes: tuple[int, int, int]
+
+    @property
+    def has_constant_answer(self) -> bool:
+        """Whether all test answers begin with one token, so that accuracy says nothing."""
+        return self.conditions["text"]["most_common"].accuracy == 1
+
+    @property
+    def is_solved_with_text(self) -> bool:
+        """Whether few-shot accuracy with text reaches `MIN_TEXT_ACCURACY`, and answers differ."""
+        accuracy = self.conditions["text"]["same_few_shot"].accuracy
+        return accuracy >= MIN_TEXT_ACCURACY and not self.has_constant_answer
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, as plain data."""
+        return asdict(self) | {"is_solved_with_text": self.is_solved_with_text}
+
+
+def sweep_layers(
+    model: Any, vectors: Vectors, validation: Task, template: str
 ) -> dict[str, Float[Tensor, "item layer"]]:
-    """First-token accuracy of every source's vector at every layer, as "source to query"."""
-    found = {}
-    for asked in MODALITIES:
-        prompts = zero_shot(model, Template.restore(template), select, asked)
-        for source in CHOSEN:
+    """First-token accuracy of every source's vector at every layer, by "source to query"."""
+    correct = {}
+    for query in MODALITIES:
+        prompts = zero_shot(model, Template.restore(template), validation, query)
+        for source in LAYER_SOURCES:
             if source in vectors:
-                found[f"{source} to {asked}"] = layer_sweep(model, vectors[source], prompts)[..., 0]
-    return found
+                sweep = layer_sweep(model, vectors[source], prompts)
+                correct[f"{source} to {query}"] = sweep[..., 0]
+    return correct
 
 
-def outcomes(
+def score_conditions(
     model: Any,
-    name: str,
-    vectors: Mapping[str, Mapping[str, TaskVector]],
-    parts: tuple[Task, Task, Task],
+    split: TaskSplit,
+    vectors: VectorsByTask,
     layers: Mapping[str, int],
-    draws: Draws,
+    config: ExtractionConfig,
 ) -> dict[str, dict[str, Outcome]]:
-    """Every condition on the test part, by modality of the query."""
-    train, _, test = parts
-    found = {}
-    for asked in MODALITIES:
-        bare = zero_shot(model, Template.restore(draws.template), test, asked)
-        rows = prompted(model, asked, train, test, bare, draws)
-        rows |= patched(asked, vectors, name, bare, layers, draws.seed)
-        found[asked] = right(model, rows, len(test))
-        form = Template.restore(draws.template)
-        hits = torch.tensor(constant_answer(model.tokenizer, form, train.pairs, bare))
-        # Leniently a constant is right where its first token is.
-        found[asked]["most_common"] = hits[:, None, [0, 1, 0]]
-    return found
+    """Score every condition on the test part.
+
+    Args:
+        model: the vision-language model.
+        split: of the task.
+        vectors: of all tasks; those of other tasks serve as controls.
+        layers: where to write, by "source to query".
+        config: of the extraction.
+
+    Returns:
+        Outcomes by modality of the query and condition.
+    """
+    train, _, test = split
+    template = Template.restore(config.template)
+    outcomes = {}
+    for query in MODALITIES:
+        bare = zero_shot(model, template, test, query)
+        rows = prompt_rows(model, split, bare, query, config)
+        rows |= vector_rows(test.name, vectors, bare, query, layers, seed=config.seed)
+        outcomes[query] = score_rows(model, rows, len(test))
+        constant = torch.tensor(constant_answer(model.tokenizer, template, train.pairs, bare))
+        # By the lenient measure a constant is correct where its first token is.
+        outcomes[query]["most_common"] = constant[:, None, [0, 1, 0]]
+    return outcomes
 
 
-def prompted(
-    model: Any, asked: str, train: Task, test: Task, bare: Sequence[Prompt], draws: Draws
+def prompt_rows(
+    model: Any, split: TaskSplit, bare: Sequence[Prompt], query: str, config: ExtractionConfig
 ) -> dict[str, list[Row]]:
-    """The conditions in which the prompt alone tells the task."""
-    other = OTHER[asked]
-    shown = {
+    """The conditions in which the prompt alone specifies the task."""
+    train, _, test = split
+    other = OTHER_MODALITY[query]
+    options = {"query": query, "config": config}
+    prompts = {
         "no_context": bare,
-        "same_few_shot": few_shot(model, draws, train, test, shown=asked, asked=asked),
-        "other_few_shot": few_shot(model, draws, train, test, shown=other, asked=asked),
-        "shuffled_few_shot": few_shot(
-            model, draws, train, test, shown=other, asked=asked, shuffle=True
+        "same_few_shot": few_shot_prompts(model, train, test, shown=query, **options),
+        "other_few_shot": few_shot_prompts(model, train, test, shown=other, **options),
+        "shuffled_few_shot": few_shot_prompts(
+            model, shuffle_labels(train, config.seed), test, shown=other, **options
         ),
     }
     if test.instruction:
-        told = zero_shot(
-            model, Template.restore(draws.template), test, asked, instruction=test.instruction
+        template = Template.restore(config.template)
+        prompts["instruction"] = zero_shot(
+            model, template, test, query, instruction=test.instruction
         )
-        shown["instruction"] = told
-    return {key: [Row(prompt) for prompt in prompts] for key, prompts in shown.items()}
+    return {condition: [Row(prompt) for prompt in rows] for condition, rows in prompts.items()}
 
 
-def patched(
-    asked: str,
-    vectors: Mapping[str, Mapping[str, TaskVector]],
+def vector_rows(
     name: str,
+    vectors: VectorsByTask,
     bare: Sequence[Prompt],
+    query: str,
     layers: Mapping[str, int],
+    *,
     seed: int,
 ) -> dict[str, list[Row]]:
-    """The conditions in which a vector alone tells the task: item by item, repeat by repeat."""
-    own, across = vectors[name], layers[f"{OTHER[asked]} to {asked}"]
-    words = layers[f"text to {asked}"]
-    value = own[OTHER[asked]].values[across]
-    written: dict[str, tuple[Any, Any]] = {
-        "same_patch": (layers[f"{asked} to {asked}"], [own[asked]]),
-        "other_patch": (across, [own[OTHER[asked]]]),
-        "instruction_patch": (layers.get(f"instruction to {asked}"), [own.get("instruction")]),
-        "ensemble_patch": (layers.get(f"ensemble to {asked}"), [own.get("ensemble")]),
-        "one_set_patch": (words, [own["one set"]]),
-        "language_model_patch": (words, [own.get("language model")]),
-        "wrong_task": (across, others(vectors, name, OTHER[asked])),
-        "shuffled_patch": (words, [own["shuffled"]]),
+    """The conditions in which a vector alone specifies the task: by item, then by repeat."""
+    by_source, other = vectors[name], OTHER_MODALITY[query]
+    text_layer, other_layer = layers[f"text to {query}"], layers[f"{other} to {query}"]
+
+    def available(source: str) -> list[TaskVector]:
+        return [by_source[source]] if source in by_source else []
+
+    # Condition -> layer, and the vectors of its repeats.
+    writes = {
+        "same_patch": (layers[f"{query} to {query}"], available(query)),
+        "other_patch": (other_layer, available(other)),
+        "instruction_patch": (layers.get(f"instruction to {query}"), available("instruction")),
+        "ensemble_patch": (layers.get(f"ensemble to {query}"), available("ensemble")),
+        "one_set_patch": (text_layer, available("one set")),
+        "language_model_patch": (text_layer, available("language model")),
+        "wrong_task": (other_layer, wrong_task_vectors(vectors, name, other)),
+        "shuffled_patch": (text_layer, available("shuffled")),
     }
     rows = {
-        key: [Row(prompt, layer, one.values[layer]) for prompt in bare for one in some]
-        for key, (layer, some) in written.items()
-        if some and some[0] is not None
+        condition: [Row(prompt, layer, v.values[layer]) for prompt in bare for v in repeats]
+        for condition, (layer, repeats) in writes.items()
+        if repeats
     }
-    drawn = random_like(value, np.random.default_rng(seed), count=_RANDOM)
-    rows["random"] = [Row(prompt, across, one) for prompt in bare for one in drawn]
+    rng = np.random.default_rng(seed)
+    random = random_like(by_source[other].values[other_layer], rng, count=_RANDOM_VECTORS)
+    rows["random"] = [Row(prompt, other_layer, v) for prompt in bare for v in random]
     return rows
 
 
-def right(model: Any, rows: Mapping[str, Sequence[Row]], items: int) -> dict[str, Outcome]:
-    """Which rows are right, by every measure; all conditions ride in the same batches."""
-    every = [row for part in rows.values() for row in part]
-    found = score(model, every)
-    spoken = model.tokenizer.batch_decode(found.predicted[:, None].tolist())
-    whole = model.tokenizer.batch_decode([list(row.prompt.answer) for row in every])
-    alike = torch.tensor([lenient(*pair) for pair in zip(spoken, whole, strict=True)])
-    measured = torch.stack([found.first, found.full, alike], dim=-1).double()
-    parts = measured.split([len(part) for part in rows.values()])
+def wrong_task_vectors(vectors: VectorsByTask, name: str, source: str) -> list[TaskVector]:
+    """Vectors of up to four other tasks from the same source, of another kind where possible."""
+    kind = vectors[name][source].meta["kind"]
+    others = [v[source] for task, v in vectors.items() if task != name and source in v]
+    other_kinds = [v for v in others if v.meta["kind"] != kind]
+    return (other_kinds or others)[:4]
+
+
+def score_rows(model: Any, rows: Mapping[str, Sequence[Row]], items: int) -> dict[str, Outcome]:
+    """Score the rows of all conditions in common batches, by every measure."""
+    all_rows = [row for condition in rows.values() for row in condition]
+    scores = score(model, all_rows)
+    predictions = model.tokenizer.batch_decode(scores.predicted[:, None].tolist())
+    answers = model.tokenizer.batch_decode([list(row.prompt.answer) for row in all_rows])
+    is_lenient = [lenient(*pair) for pair in zip(predictions, answers, strict=True)]
+    correct = torch.stack([scores.first, scores.full, torch.tensor(is_lenient)], dim=-1).double()
+    parts = correct.split([len(condition) for condition in rows.values()])
     return {
-        key: rearrange(part, "(item row) measure -> item row measure", item=items)
-        for key, part in zip(rows, parts, strict=True)
+        condition: rearrange(part, "(item repeat) measure -> item repeat measure", item=items)
+        for condition, part in zip(rows, parts, strict=True)
     }
+
+
+def few_shot_prompts(
+    model: Any, train: Task, test: Task, *, shown: str, query: str, config: ExtractionConfig
+) -> list[Prompt]:
+    """Every test item after demonstrations drawn for it from the train part.
+
+    Args:
+        model: whose processor builds the prompts.
+        train: demonstrations.
+        test: queries.
+        shown: modality of the demonstrations.
+        query: modality of the queries.
+        config: of the extraction.
+    """
+    template = Template.restore(config.template)
+    prompts = []
+    for i, pair in enumerate(test):
+        rng = np.random.default_rng([config.seed, i])
+        indices = rng.choice(len(train), config.shots, False)
+        demonstrations = [train.shown(train.pairs[j], shown) for j in indices]
+        processor = processor_or_tokenizer(model)
+        prompts.append(build(processor, template, demonstrations, *test.shown(pair, query)))
+    return prompts
+
+
+def shuffle_labels(train: Task, seed: int) -> Task:
+    """The same inputs with labels of other inputs, none of them correct.
+
+    Raises:
+        TvlensError: a task with one label.
+    """
+    order = np.random.default_rng(seed).permutation(len(train))
+    donors = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+    pairs = tuple((x, train.pairs[donors[i]][1]) for i, (x, _) in enumerate(train))
+    if any(a == b for a, b in zip(pairs, train, strict=True)):
+        labels = [y for _, y in train]
+        pairs = tuple(shuffled_labels(train.pairs, labels=labels, seed=seed))
+    return replace(train, pairs=pairs)
+
+
+def summarize_outcomes(
+    items: Sequence[Sequence[str]], outcomes: Sequence[Outcome]
+) -> ConditionResult:
+    """Summarize one condition over seeds.
+
+    Args:
+        items: names of the test items of every seed.
+        outcomes: of every seed.
+    """
+    means = [outcome.mean(1) for outcome in outcomes]
+    by_item: dict[str, list[np.ndarray]] = {}
+    for names, rows in zip(items, means, strict=True):
+        for name, row in zip(names, rows.numpy(), strict=True):
+            by_item.setdefault(name, []).append(row)
+    values = np.stack([np.mean(rows, axis=0) for rows in by_item.values()])
+    intervals = [share_interval(column) for column in values.T]
+    return ConditionResult(
+        dict(zip(MEASURES, values.mean(0).tolist(), strict=True)),
+        dict(zip(MEASURES, intervals, strict=True)),
+        [float(rows[:, 0].mean()) for rows in means],
+        sum(outcome.shape[0] * outcome.shape[1] for outcome in outcomes),
+    )

@@ -1,4 +1,4 @@
-"""Tasks whose inputs are words and pictures, and the words that name what a task asks for."""
+"""Tasks whose inputs are shown as text or as images."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ from ...errors import TvlensError
 from ...tasks import Task
 from ...vlm.image_pack import HELD_OUT_ARTIST, ImagePack
 
-# The paper's tasks, in the form that facts about pictured things allow.
-SIX = ("country-capital", "country-language", "animal-class", "animal-young")
-SIX += ("food-color", "food-flavor")
-ALL = (*SIX, "country-currency", "country-region", "country-demonym")
+# The paper's tasks, as far as their inputs can be drawn.
+SIX_TASKS = ("country-capital", "country-language", "animal-class", "animal-young")
+SIX_TASKS += ("food-color", "food-flavor")
+ALL_TASKS = (*SIX_TASKS, "country-currency", "country-region", "country-demonym")
 
-# Words that name what each task asks for: what the middle layers should be about.
-_WORDS = {
+# Words that name what each task asks for.
+_TASK_WORDS = {
     "country-capital": ("capital", "city"),
     "country-currency": ("currency", "money"),
     "country-language": ("language", "languages"),
@@ -25,35 +25,36 @@ _WORDS = {
 }
 
 
-def pictured(
+def load_image_tasks(
     tasks: Sequence[str | Task], *, images: ImagePack | None = None, artist: str = HELD_OUT_ARTIST
 ) -> list[Task]:
-    """Tasks with a picture of every input; inputs without one are left out.
+    """Load tasks and add an image to every input; inputs without an image are dropped.
 
     Args:
-        tasks: names or tasks; those that bring pictures of their own keep them.
-        pictures: named drawings; the pack by default.
-        artist: whose hand is shown; by default the one that no training of ours sees.
+        tasks: names or tasks; tasks that have images keep their own.
+        images: of named categories; the packaged ones by default.
+        artist: whose images are used; by default the one who is absent from training.
 
     Raises:
-        TvlensError: no task, twice the same name, or inputs of which none is drawn.
+        TvlensError: no task, two tasks of one name, or a task without any input in `images`.
     """
-    chosen = [task if isinstance(task, Task) else Task.load(task) for task in tasks]
-    names = [task.name for task in chosen]
-    if not chosen:
+    loaded = [task if isinstance(task, Task) else Task.load(task) for task in tasks]
+    names = [task.name for task in loaded]
+    if not loaded:
         raise TvlensError("no task to study")
     if len(set(names)) < len(names):
         raise TvlensError("two tasks have the same name")
-    drawn = None
-    found = []
-    for task in chosen:
-        if "image" not in task.modalities:
-            drawn = drawn or (images or ImagePack.load()).where(artist=artist)
-            task = task.with_images(drawn.match(x for x, _ in task))
-        found.append(task)
-    return found
+    if all("image" in task.modalities for task in loaded):
+        return loaded
+    by_artist = (images or ImagePack.load()).where(artist=artist)
+    return [
+        task
+        if "image" in task.modalities
+        else task.with_images(by_artist.match(x for x, _ in task))
+        for task in loaded
+    ]
 
 
 def task_words(task: Task) -> tuple[str, ...]:
-    """Words for what a task asks; for a task of one's own, the parts of its name."""
-    return _WORDS.get(task.name) or tuple(task.name.replace("_", "-").split("-"))
+    """Words that name what a task asks for; by default the parts of the task's name."""
+    return _TASK_WORDS.get(task.name) or tuple(task.name.replace("_", "-").split("-"))

@@ -1,4 +1,4 @@
-"""Does a task move from words to pictures? Every condition of the paper, on one model."""
+"""`run`: tests whether task vectors transfer between text and image queries in one model."""
 
 import os
 from collections.abc import Sequence
@@ -6,132 +6,135 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from jaxtyping import Float
-from torch import Tensor
-
 from ...errors import TvlensError, unknown
 from ...files import check_folder
 from ...folder_lock import one_writer
 from ...models import model_name, processor_or_tokenizer
 from ...patching import PatchResult
-from ...tasks import Prompt, Task, Template
+from ...tasks import Task, Template
 from ...vectors.extraction import provenance
 from ...vectors.logit_lens import Phases
-from ...viz import Page
+from ...vlm.image_pack import HELD_OUT_ARTIST
+from ..claims import Claim
 from ..report import StudyReport
-from .claims import Claim, claims
-from .conditions import MODALITIES
-from .conflicts import Conflict, conflicts
-from .image_tasks import ALL, SIX, pictured
-from .readings import gallery_of, heads_of, phases_of, reading_of
-from .result import Share, TaskResult, mean_by_layer, summarised
-from .seeded import Seeded, seeded
-from .shape import Shape, shape
-from .sources import Draws
+from .analyses import (
+    Conflict,
+    PromptAlignment,
+    VectorGeometry,
+    align_prompt,
+    compare_vectors,
+    compute_phases,
+    find_conflicts,
+    patch_heads,
+    render_thumbnails,
+)
+from .claims import make_claims
+from .conditions import (
+    MODALITIES,
+    ConditionResult,
+    ExtractionConfig,
+    TaskResult,
+    summarize_outcomes,
+)
+from .image_tasks import ALL_TASKS, SIX_TASKS, load_image_tasks
+from .seed_run import SeedRun, mean_by_layer, run_seed
 
 if TYPE_CHECKING:
     import pandas
 
 
 class Preset(NamedTuple):
-    """How much is done.
+    """The size of a study.
 
     Attributes:
-        tasks: asked where none are given.
-        seeds: how many.
-        selected, tested: the most items of the selection and of the test part.
-        sets, contexts: a vector is the mean of so many sets of so many contexts each.
+        tasks: default tasks.
+        seeds: number of seeds.
+        validation_items: most items of a task's validation part.
+        test_items: most items of a task's test part.
+        sets: number of sets of contexts whose vectors are averaged.
+        contexts: contexts per set.
     """
 
     tasks: tuple[str, ...]
     seeds: int
-    selected: int
-    tested: int
+    validation_items: int
+    test_items: int
     sets: int
     contexts: int
 
 
 PresetName = Literal["quick", "six", "full"]
 PRESETS: dict[PresetName, Preset] = {
-    "quick": Preset(SIX[:3], 1, 6, 16, 2, 4),
-    "six": Preset(SIX, 1, 16, 40, 3, 4),
-    "full": Preset(ALL, 3, 20, 60, 4, 5),
+    "quick": Preset(SIX_TASKS[:3], 1, 6, 16, 2, 4),
+    "six": Preset(SIX_TASKS, 1, 16, 40, 3, 4),
+    "full": Preset(ALL_TASKS, 3, 20, 60, 4, 5),
 }
 
 
 @dataclass(frozen=True)
 class CrossModalStudy(StudyReport):
-    """One model's tasks in words and pictures.
+    """Transfer of task vectors between text and images in one model.
 
     Attributes:
         tasks: results by task.
-        layers: where vectors are written, by "source to query": best on the selection parts, the
-            mean over tasks; of the first seed.
-        conflicts: what prompts ask against what vectors carry.
-        shape: all vectors together; None for a single task.
-        phases: by modality of the demonstrations and the query.
-        heads: patching of every head's output, from few-shot words into a bare picture.
-        prompt: a few-shot prompt with pictures; `words` are its tokens as texts.
-        alignment: cosine of each token's state with the words' vector, both less the mean state.
-        gallery: by task, inputs and their pictures' PNG files.
-        settings: everything needed to run it again.
+        layers: where vectors are written, by "source to query": the best mean over tasks on the
+            validation parts; of the first seed.
+        conflicts: demonstrations of one task against the vector of another.
+        geometry: of all vectors; None for one task.
+        phases: by modality of demonstrations and query.
+        heads: patching of every head's output, from few-shot texts into a bare image query.
+        alignment: a few-shot prompt with images and a text vector.
+        thumbnails: by task, inputs and the PNG files of their images.
+        settings: everything that is needed to run the study again.
     """
 
     tasks: dict[str, TaskResult]
     layers: dict[str, int]
     conflicts: list[Conflict]
-    shape: Shape | None
+    geometry: VectorGeometry | None
     phases: dict[str, Phases]
     heads: PatchResult
-    prompt: Prompt
-    words: list[str]
-    alignment: Float[Tensor, " pos"]
-    gallery: dict[str, list[tuple[str, bytes]]]
+    alignment: PromptAlignment
+    thumbnails: dict[str, list[tuple[str, bytes]]]
     settings: dict
 
     def __repr__(self) -> str:
-        able = [t.name for t in self.tasks.values() if t.able]
-        verdicts = [claim.verdict for claim in self.claims()]
+        solved = sum(task.is_solved_with_text for task in self.tasks.values())
+        verdicts = [claim.verdict for claim in self.claims]
         return (
-            f"CrossModalStudy({len(self.tasks)} tasks, {len(able)} of them done in words; "
+            f"CrossModalStudy({len(self.tasks)} tasks, {solved} of them solved with text; "
             f"{verdicts.count('holds')} of {len(verdicts)} claims hold)"
         )
 
-    def claims(self) -> list[Claim]:  # type: ignore[override]
-        """What the paper claims, beside what was found here."""
-        return claims(self)
+    @property
+    def claims(self) -> list[Claim]:
+        """The paper's claims with this model's numbers."""
+        return make_claims(self.tasks.values(), self.geometry, self.phases, self.conflicts)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per task, query and condition: accuracies with intervals."""
+        """One row per task, query and condition: accuracies, and the first-token interval."""
         import pandas as pd
 
         return pd.DataFrame(
-            {"task": name, "able": task.able, "query": asked, "condition": condition}
-            | {measure: share.value[measure] for measure in share.value}
-            | {"low": share.low["first"], "high": share.high["first"], "n": share.count}
+            {"task": name, "is_solved_with_text": task.is_solved_with_text}
+            | {"query": query, "condition": condition}
+            | result.accuracies
+            | {"low": result.interval[0], "high": result.interval[1], "count": result.count}
             for name, task in self.tasks.items()
-            for asked, shares in task.shares.items()
-            for condition, share in shares.items()
+            for query, conditions in task.conditions.items()
+            for condition, result in conditions.items()
         )
 
-    def page(self) -> Page:
-        """The report page."""
-        from .page import page
-
-        return page(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All numbers and settings, as plain data."""
+    def numbers(self) -> dict[str, Any]:
+        """All numbers except the vectors, as plain data."""
         return {
-            "settings": self.settings,
-            "claims": [claim._asdict() for claim in self.claims()],
             "layers": self.layers,
-            "tasks": {name: task.to_json() for name, task in self.tasks.items()},
+            "tasks": {name: task.to_dict() for name, task in self.tasks.items()},
             "conflicts": [conflict._asdict() for conflict in self.conflicts],
-            "shape": None if self.shape is None else self.shape.to_json(),
+            "geometry": None if self.geometry is None else self.geometry.to_dict(),
             "phases": {
-                name: dict(zip(found.groups, found.mean.tolist(), strict=True))
-                for name, found in self.phases.items()
+                modality: dict(zip(result.groups, result.mean.tolist(), strict=True))
+                for modality, result in self.phases.items()
             },
             "heads": self.heads.effect.tolist(),
         }
@@ -146,27 +149,29 @@ def run(
     language_model: Any = None,
     template: str | Template = "qa",
     shots: int = 5,
-    artist: str | None = None,
+    artist: str = HELD_OUT_ARTIST,
     seed: int = 0,
     folder: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> CrossModalStudy:
-    """Extract vectors from words and pictures, and write each into queries of the other.
+    """Extract vectors from text and image prompts, and write each into queries of the other.
 
     Args:
         model: a vision-language model that `load` gives, such as "tiny-vlm".
-        tasks: names, or tasks with or without pictures; by default those of the preset.
-        preset: "quick" (three tasks), "six" (the paper's, in the form that pictured things
-            allow), "full" (nine tasks, three seeds), or one of your own.
-        language_model: the plain language model behind it, whose vectors are moved in as well.
-        template, shots: as in `extract`.
-        artist: whose drawings of the pack are shown; by default the one that no training saw.
+        tasks: names, or tasks with or without images; by default those of the preset.
+        preset: "quick" (three tasks), "six" (the paper's six, as far as their inputs can be
+            drawn), "full" (nine tasks, three seeds), or a `Preset`.
+        language_model: the language model behind `model`, whose vectors are transferred too.
+        template: as in `extract`.
+        shots: as in `extract`.
+        artist: whose packaged images are shown; by default the one absent from training.
         seed: of splits, draws and intervals; further seeds of the preset follow it.
-        folder: where vectors and outcomes are kept, so that an interrupted run goes on from
-            there, and where the page and the JSON are written.
+        folder: where vectors and outcomes are cached, so that an interrupted run continues, and
+            where the page and the JSON are written.
+        progress: show progress bars.
 
     Raises:
-        TvlensError: a model that reads no images, unknown names, too small tasks.
+        TvlensError: a model that reads no images, unknown names, or too small tasks.
     """
     if isinstance(preset, str) and preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
@@ -174,59 +179,68 @@ def run(
         raise TvlensError(
             f"{model_name(model)} reads text alone: give a vision-language model, such as tiny-vlm"
         )
-    chosen = PRESETS[preset] if isinstance(preset, str) else preset
-    shown = pictured(tasks or chosen.tasks, **({"artist": artist} if artist else {}))
+    size = PRESETS[preset] if isinstance(preset, str) else preset
+    loaded = load_image_tasks(tasks or size.tasks, artist=artist)
     folder = None if folder is None else Path(folder)
     if folder is not None:
         check_folder(folder)
-    form = Template.of(template).demonstration
-    options = {"language_model": language_model, "folder": folder, "progress": progress}
-    options["most"] = (chosen.selected, chosen.tested)
+    demonstration = Template.of(template).demonstration
     runs = [
-        seeded(model, shown, Draws(shots, chosen.sets, chosen.contexts, form, s), **options)
-        for s in range(seed, seed + chosen.seeds)
+        run_seed(
+            model,
+            loaded,
+            ExtractionConfig(shots, size.sets, size.contexts, demonstration, one),
+            max_items=(size.validation_items, size.test_items),
+            language_model=language_model,
+            folder=folder,
+            progress=progress,
+        )
+        for one in range(seed, seed + size.seeds)
     ]
     first = runs[0]
     results = {
         task.name: TaskResult(
             task.name,
-            _shares(task.name, runs),
-            mean_by_layer([one.swept[task.name] for one in runs]),
-            tuple(len(part) for part in first.parts[task.name]),
+            _summarize_conditions(task.name, runs),
+            mean_by_layer([run.sweeps[task.name] for run in runs]),
+            tuple(len(part) for part in first.splits[task.name]),
         )
-        for task in shown
+        for task in loaded
     }
+    layer = first.layers["text to image"]
     study = CrossModalStudy(
-        results,
-        first.layers,
-        conflicts(model, first.parts, first.vectors, first.layers["text to image"], first.draws),
-        shape(first.vectors, first.layers["text to image"], sets=chosen.sets, seed=seed),
-        {name: phases_of(model, first, name) for name in MODALITIES},
-        heads_of(model, first, results),
-        *reading_of(model, first),
-        {task.name: gallery_of(task) for task in shown},
-        settings=asdict(first.draws)
-        | {
+        tasks=results,
+        layers=first.layers,
+        conflicts=find_conflicts(model, first),
+        geometry=compare_vectors(first.vectors, layer, sets=size.sets, seed=seed),
+        phases={modality: compute_phases(model, first, modality) for modality in MODALITIES},
+        heads=patch_heads(model, first, results),
+        alignment=align_prompt(model, first),
+        thumbnails={task.name: render_thumbnails(task) for task in loaded},
+        settings={
+            **asdict(first.config),
             "preset": preset if isinstance(preset, str) else preset._asdict(),
-            "seeds": chosen.seeds,
-            "tasks": [task.name for task in shown],
-        }
-        | {"artist": artist or "the held-out one", "model": model_name(model)}
-        | {"language model": None if language_model is None else model_name(language_model)}
-        | {k: v for k, v in provenance(model).items() if k != "model"},
+            "seeds": size.seeds,
+            "tasks": [task.name for task in loaded],
+            "artist": artist,
+            "language_model": None if language_model is None else model_name(language_model),
+            **provenance(model),
+        },
     )
     if folder is not None:
         study.save(folder)
     return study
 
 
-def _shares(name: str, runs: Sequence[Seeded]) -> dict[str, dict[str, Share]]:
-    items = [[x for x, _ in one.parts[name][2]] for one in runs]
-    found = [one.outcomes[name] for one in runs]
+def _summarize_conditions(
+    task: str, runs: Sequence[SeedRun]
+) -> dict[str, dict[str, ConditionResult]]:
+    items = [[x for x, _ in run.splits[task].test] for run in runs]
+    outcomes = [run.outcomes[task] for run in runs]
     return {
-        asked: {
-            condition: summarised(items, [one[asked][condition] for one in found])
-            for condition in found[0][asked]
+        query: {
+            condition: summarize_outcomes(items, [one[query][condition] for one in outcomes])
+            for condition in outcomes[0][query]
         }
-        for asked in MODALITIES
+        for query in MODALITIES
     }
