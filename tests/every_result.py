@@ -10,7 +10,7 @@ import torch
 
 import tvlens as tv
 from tvlens import bayes, geometry, matrices
-from tvlens.training import Finetuned, Run, Shape, Transformer, to_transformer_lens
+from tvlens.training import FinetunedEncoder, Run, Shape, Transformer, to_transformer_lens
 from tvlens.vectors import TaskVector, VectorReport
 from tvlens.vlm import VLMRun
 
@@ -153,6 +153,6 @@ def _trainings(folder: Path) -> dict[str, object]:
     parts = dict(new_artist=0.6, new_categories=0.3, new_artist_and_category=0.2)
     return {
         "Run": Run(folder, Shape(context=8, vocab=4), {"steps": 8}),
-        "Finetuned": Finetuned(folder, {"base": "b", "data": "d"}, epochs),
+        "FinetunedEncoder": FinetunedEncoder(folder, {"base": "b", "data": "d"}, epochs),
         "VLMRun": VLMRun(folder, {"epochs": 2}, [e | parts for e in epochs]),
     }

@@ -117,7 +117,7 @@ def _tensors(found: Activations) -> Any:
 def _checkpoint(folder: Path) -> Format:
     model = torch.nn.Linear(4, 4)
     checkpoint.save(folder, 1, model, torch.optim.AdamW(model.parameters()))
-    path = checkpoint.path_at(folder, 1)
+    path = checkpoint.checkpoint_path(folder, 1)
 
     def content(weights: dict) -> Any:
         return {name: value.tolist() for name, value in weights.items()}

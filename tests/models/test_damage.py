@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 import tvlens as tv
 from tvlens import TvlensError
-from tvlens.training.encoder import classifier
+from tvlens.training.encoder import build_classifier
 
 # Of each kind of loading: a tensor whose loss would give random values.
 TENSORS = {
@@ -72,4 +72,4 @@ def test_a_new_classifier_needs_a_complete_trunk(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path)
     folder = save_without("bert-bare", tmp_path, "encoder.layer.1.output.dense.bias")
     with pytest.raises(TvlensError, match=r"they lack bert\.encoder\.layer\.1\.output"):
-        classifier(folder, "text", ["a", "b"], readout="mean", seed=0)
+        build_classifier(folder, "text", ["a", "b"], readout="mean", seed=0)

@@ -81,7 +81,7 @@ def matrices(base: Any, tuned: Any, x: Tensor, y: Tensor) -> None:
     assert_type(tv.TaskMatrix.from_moments(moments, ridge=0.1, method="ridge"), tv.TaskMatrix)
     assert_type(tv.TaskMatrix.fit(base, tuned, [["a"]], layers=3), tv.matrices.TaskMatrices)
     assert_type(tv.matrices.collect_states(base, [["a"]], layers=-1, readout="mean"), Tensor)
-    assert_type(tv.finetune("minilm-l6", *parts(), folder="out"), tv.training.Finetuned)
+    assert_type(tv.finetune("minilm-l6", *parts(), folder="out"), tv.training.FinetunedEncoder)
     assert_type(tv.stats.bootstrap_interval(np.zeros(3)), tuple[float, float])
 
 

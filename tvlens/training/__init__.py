@@ -13,10 +13,10 @@ Example:
     True
 """
 
+from . import show as show
 from .conversion import to_transformer_lens
 from .data import step_seed
-from .finetuned import Finetuned, load_finetuned
-from .finetuning import finetune
+from .finetuning import FinetunedEncoder, finetune, load_finetuned
 from .loop import train
 from .objective import interleaved, loss
 from .run import Run, load_run
@@ -25,7 +25,7 @@ from .shape import Shape
 from .transformer import Transformer
 
 __all__ = [
-    "Finetuned",
+    "FinetunedEncoder",
     "Run",
     "Shape",
     "Transformer",

@@ -12,15 +12,15 @@ from ..saved import read_tensors, reading, write_tensors
 FOLDER = "checkpoints"
 
 
-def path_at(folder: str | os.PathLike, step: int) -> Path:
-    """Where the checkpoint of a step stands inside the folder of a run."""
+def checkpoint_path(folder: str | os.PathLike, step: int) -> Path:
+    """Path of the checkpoint of a step in the folder of a run."""
     return Path(folder) / FOLDER / f"step-{step:08d}.safetensors"
 
 
-def steps_at_hand(folder: str | os.PathLike) -> list[int]:
+def saved_steps(folder: str | os.PathLike) -> list[int]:
     """The steps that have a checkpoint, in order."""
-    found = (Path(folder) / FOLDER).glob("step-*.safetensors")
-    return sorted(int(path.stem.removeprefix("step-")) for path in found)
+    paths = (Path(folder) / FOLDER).glob("step-*.safetensors")
+    return sorted(int(path.stem.removeprefix("step-")) for path in paths)
 
 
 def save(
@@ -34,7 +34,7 @@ def save(
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
-    write_tensors(path_at(folder, step), tensors)
+    write_tensors(checkpoint_path(folder, step), tensors)
 
 
 def restore(
@@ -43,18 +43,18 @@ def restore(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Set a model and its optimizer to what `save` wrote, bit for bit.
+    """Restore a model and its optimizer from a checkpoint, bit for bit.
 
     Raises:
         TvlensError: the checkpoint is damaged, or of another model.
     """
-    path = path_at(folder, step)
+    path = checkpoint_path(folder, step)
     tensors, _ = read_tensors(path, kind="", what="checkpoint")
     with reading(path, "checkpoint of this model"):
-        model.load_state_dict(_under("model", tensors))
+        model.load_state_dict(_select_prefix("model", tensors))
     states = {key.split(".")[1] for key in tensors if key.startswith("optimizer.")}
     for key in states:
-        for name, value in _under(f"optimizer.{key}", tensors).items():
+        for name, value in _select_prefix(f"optimizer.{key}", tensors).items():
             parameter = model.get_parameter(name)
             # A copy: tensors of the file may lie at odd addresses, where sums round differently.
             optimizer.state[parameter][key] = value.to(parameter.device, copy=True)
@@ -66,11 +66,11 @@ def weights(folder: str | os.PathLike, step: int) -> dict[str, Tensor]:
     Raises:
         TvlensError: the checkpoint is damaged.
     """
-    path = path_at(folder, step)
+    path = checkpoint_path(folder, step)
     tensors, _ = read_tensors(path, kind="", what="checkpoint")
-    if not (found := _under("model", tensors)):
+    if not (state := _select_prefix("model", tensors)):
         raise TvlensError(f"{path} holds no checkpoint (no weights in it)")
-    return found
+    return state
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
@@ -79,6 +79,6 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
         path.unlink(missing_ok=True)
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _select_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     start = f"{prefix}."
     return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}

@@ -1,7 +1,12 @@
-"""An encoder with a new classifier, as Hugging Face trains it: without hooks, so faster."""
+"""Encoders with a new classifier, frozen blocks or low-rank adapters, as Hugging Face models.
+
+They are trained without hooks, which is faster.
+"""
 
 import contextlib
+import importlib.util
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
@@ -18,14 +23,24 @@ EncoderReadout = Literal["mean", "first"]
 READOUTS = get_args(EncoderReadout)
 
 
-def classifier(
+def build_classifier(
     base: str | os.PathLike, kind: str, classes: Sequence[str], *, readout: str, seed: int
 ) -> tuple[Any, Any]:
-    """The encoder called `base` with a new classifier, and its tokenizer (None for images).
+    """Load an encoder, add a new classifier, and load the tokenizer.
+
+    Args:
+        base: zoo name, folder or hub id of the encoder.
+        kind: "text" or "image".
+        classes: names of the classes.
+        readout: what the classifier reads, one of `READOUTS`.
+        seed: seed of the new weights.
+
+    Returns:
+        The model and its tokenizer, which is None for images.
 
     Raises:
-        TvlensError: no such encoder, one that reads other inputs or that TransformerLens could not
-            open afterwards, or one that has no classifier of this readout.
+        TvlensError: unknown encoder, one that reads other inputs or that TransformerLens cannot
+            open afterwards, or one without a classifier of this readout.
     """
     import transformers
 
@@ -34,12 +49,12 @@ def classifier(
         config = transformers.AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise TvlensError(f"cannot read the model {str(base)!r} ({error})") from error
-    cls = _architecture(base, config, kind, readout)
+    cls = _find_architecture(base, config, kind, readout)
     labels = {"id2label": dict(enumerate(classes)), "num_labels": len(classes)}
     labels["label2id"] = {label: i for i, label in labels["id2label"].items()}
 
     def is_new(tensor: str) -> bool:
-        """The classifier and the pooler below it."""
+        """Whether the tensor belongs to the classifier or the pooler below it."""
         return not tensor.startswith(f"{cls.base_model_prefix}.") or ".pooler." in tensor
 
     with _quiet(), torch.random.fork_rng():
@@ -48,7 +63,7 @@ def classifier(
     return model, tokenizer_of(name) if kind == "text" else None
 
 
-def _architecture(base: Any, config: Any, kind: str, readout: str) -> type:
+def _find_architecture(base: Any, config: Any, kind: str, readout: str) -> type:
     import transformers
 
     family, other = transformers.AutoModelForSequenceClassification, "images"
@@ -69,33 +84,33 @@ def _architecture(base: Any, config: Any, kind: str, readout: str) -> type:
     return encoders.model_class(name)
 
 
-def freeze(model: Any, below: int) -> None:
-    """Keep the embeddings and the blocks below one as they are; 0 freezes nothing.
+def freeze_blocks(model: Any, count: int) -> None:
+    """Freeze the embeddings and the lowest blocks; 0 freezes nothing.
 
     Raises:
-        TvlensError: no such block.
+        TvlensError: fewer blocks than that.
     """
-    all_blocks = blocks(model)
-    if not 0 <= below <= len(all_blocks):
-        raise TvlensError(f"frozen must be 0 to {len(all_blocks)} blocks, not {below}")
-    if below:
-        for part in (model.base_model.embeddings, *all_blocks[:below]):
+    blocks = get_blocks(model)
+    if not 0 <= count <= len(blocks):
+        raise TvlensError(f"frozen must be 0 to {len(blocks)} blocks, not {count}")
+    if count:
+        for part in (model.base_model.embeddings, *blocks[:count]):
             part.requires_grad_(False)
 
 
-def blocks(model: Any) -> nn.ModuleList:
-    """The encoder's blocks, whatever Hugging Face calls them."""
+def get_blocks(model: Any) -> nn.ModuleList:
+    """The encoder's blocks, in any of the architectures."""
     trunk = model.base_model
     return trunk.layers if hasattr(trunk, "layers") else trunk.encoder.layer
 
 
 def is_head(name: str) -> bool:
-    """Whether a parameter of this name reads the encoder out."""
+    """Whether a parameter of this name belongs to the classifier or the pooler."""
     return "classifier" in name or "pooler" in name
 
 
-def parameters(model: nn.Module, *, lr: float, head_lr: float) -> list[dict[str, Any]]:
-    """What is trained, in two groups with their peaks: the encoder, and what reads it out."""
+def parameter_groups(model: nn.Module, *, lr: float, head_lr: float) -> list[dict[str, Any]]:
+    """The trained parameters in two groups with their peak learning rates: encoder and head."""
     body, head = [], []
     for name, weight in model.named_parameters():
         if weight.requires_grad:
@@ -104,9 +119,52 @@ def parameters(model: nn.Module, *, lr: float, head_lr: float) -> list[dict[str,
     return [group for group in groups if group["params"]]
 
 
+def check_lora(rank: int | None) -> None:
+    """Raise TvlensError for an impossible rank, or if peft is missing."""
+    if rank is None:
+        return
+    if rank < 1:
+        raise TvlensError(f"the rank of LoRA must be at least 1, not {rank}")
+    if importlib.util.find_spec("peft") is None:
+        raise TvlensError("LoRA needs the library peft: pip install 'tvlens[lora]'")
+
+
+def add_adapters(model: Any, rank: int, *, seed: int) -> Any:
+    """Add a low-rank adapter to every linear map of the blocks.
+
+    Of W + 2 B A only B and A are trained, and the head. B is initialized to zero, so that the
+    model is unchanged at first.
+
+    Source: Hu et al. 2022 (LoRA), section 4.1; all linear maps rather than queries and values.
+    """
+    import peft
+
+    inside = {id(module) for block in get_blocks(model) for module in block.modules()}
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and id(module) in inside
+    ]
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=linear)
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # peft uses a deprecated name of transformers.
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.manual_seed(seed)  # of A
+        wrapped = peft.get_peft_model(model, config)
+    for name, weight in wrapped.named_parameters():
+        if is_head(name):
+            weight.requires_grad_(True)
+    return wrapped
+
+
+def merge_adapters(model: Any) -> Any:
+    """The Hugging Face model, with its adapters added to its weights."""
+    return model.merge_and_unload()
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Hugging Face's report that a new classifier is new."""
+    """Suppress Hugging Face's report of newly initialized weights."""
     from transformers import logging
 
     before = logging.get_verbosity()

@@ -189,4 +189,4 @@ def _drop_passing(run: Run, kept: list[int], step: int) -> None:
     """Remove the checkpoints that were only there for a restart, now that there is a newer one."""
     for old in run.steps:
         if old < step and old not in kept:
-            checkpoint.path_at(run.folder, old).unlink(missing_ok=True)
+            checkpoint.checkpoint_path(run.folder, old).unlink(missing_ok=True)

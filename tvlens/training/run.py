@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import viz
 from ..errors import TvlensError
 from ..files import one_line, prepare_folder, write
+from ..results import Result
 from ..saved import check_checksum, with_checksum
 from . import checkpoint
 from .conversion import to_transformer_lens
+from .history import check_same_settings
 from .shape import Shape
 from .transformer import Transformer
 
@@ -25,7 +26,7 @@ METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Result):
     """A model over the steps of its training.
 
     Attributes:
@@ -42,13 +43,10 @@ class Run:
         done = self.steps[-1] if self.steps else 0
         return f"Run({str(self.folder)!r}: step {done} of {self.settings['steps']})"
 
-    def _repr_html_(self) -> str:
-        return self.figure()._repr_html_()
-
     @property
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order."""
-        return checkpoint.steps_at_hand(self.folder)
+        return checkpoint.saved_steps(self.folder)
 
     @property
     def finished(self) -> bool:
@@ -108,12 +106,6 @@ class Run:
 
         return pd.DataFrame(self.metrics)
 
-    def figure(self) -> viz.Figure | viz.Figures:
-        """The loss and every other metric over the steps."""
-        from .show import figures
-
-        return figures(self)
-
 
 def load_run(folder: str | os.PathLike) -> Run:
     """Open the folder of a run, finished or not.
@@ -138,9 +130,9 @@ def open_run(folder: str | os.PathLike, shape: Shape, settings: dict) -> Run:
     folder = prepare_folder(folder)
     wanted = json.loads(json.dumps({"shape": asdict(shape), **settings}))
     if (folder / SETTINGS).exists():
-        check_same(folder, load_run(folder).settings, wanted)
+        check_same_settings(folder, load_run(folder).settings, wanted)
         checkpoint.remove_leftovers(folder)
-    elif checkpoint.steps_at_hand(folder):
+    elif checkpoint.saved_steps(folder):
         raise TvlensError(f"{folder} holds checkpoints, but no {SETTINGS}: give another folder")
     else:
         write(folder / SETTINGS, json.dumps(with_checksum(wanted), indent=1))
@@ -174,21 +166,3 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
         message = f"{path} is damaged in line {number} ({one_line(error)}). Give another folder"
         raise TvlensError(message) from error
     return record
-
-
-def check_same(folder: str | os.PathLike, there: dict, here: dict) -> None:
-    """Raise TvlensError where a folder was made with other settings; names what differs."""
-    if found := differences(there, here):
-        raise TvlensError(f"{folder} holds another run: {'; '.join(found)}. Give another folder")
-
-
-def differences(there: dict, here: dict, prefix: str = "") -> list[str]:
-    """What two settings disagree on, named in full ("shape.layers: 2 there, 3 here")."""
-    found = []
-    for key in dict.fromkeys([*there, *here]):
-        old, new = there.get(key), here.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            found.append(f"{prefix}{key}: {old} there, {new} here")
-    return found

@@ -1,32 +1,31 @@
 """Figures of training runs: of a small transformer, of an encoder."""
 
-from typing import TYPE_CHECKING
-
 from .. import viz
+from ..results import register_figure
+from .finetuning import FinetunedEncoder
+from .run import Run
 
-if TYPE_CHECKING:
-    from .finetuned import Finetuned
-    from .run import Run
 
-
-def figures(run: "Run") -> viz.Figure | viz.Figures:
-    """The loss over the steps, and whatever else was measured."""
+@register_figure(Run)
+def run_figure(run: Run) -> viz.Figure | viz.Figures:
+    """The loss and every other metric over the steps."""
     records = [record for record in run.metrics if record["loss"] is not None]
     if not records:
-        return viz.table([{"run": str(run.folder), "steps": run.settings["steps"], "made": 0}])
+        return viz.table([{"run": str(run.folder), "steps": run.settings["steps"], "done": 0}])
     steps = [record["step"] for record in records]
     names = [name for name in records[0] if name not in ("step", "loss", "lr", "seconds")]
 
-    def curves(*wanted: str, y_title: str) -> viz.Figure:
-        series = {name: [record[name] for record in records] for name in wanted}
+    def curves(*columns: str, y_title: str) -> viz.Figure:
+        series = {name: [record[name] for record in records] for name in columns}
         return viz.lines(series, x=steps, x_title="step", y_title=y_title, title=run.folder.name)
 
-    shown = [curves("loss", y_title="loss")]
+    loss = curves("loss", y_title="loss")
     title = names[0] if len(names) == 1 else "metric"
-    return viz.row(*shown, *([curves(*names, y_title=title)] if names else []))
+    return viz.row(loss, *([curves(*names, y_title=title)] if names else []))
 
 
-def finetuned_figures(finetuned: "Finetuned") -> viz.Figures:
+@register_figure(FinetunedEncoder)
+def finetuned_figure(finetuned: FinetunedEncoder) -> viz.Figures:
     """Training and validation loss, and validation accuracy, over the epochs."""
     history = finetuned.history
     epochs = [record["epoch"] for record in history]

@@ -21,7 +21,7 @@ from ..models.placement import check_device
 from ..results import Result
 from ..training import checkpoint as steps
 from ..training.data import step_seed
-from ..training.history import check_finite, read_told, so_far, told
+from ..training.history import check_finite, dump_history, load_history, resume_history
 from ..training.schedules import cosine
 from . import checkpoint
 from .augmentation import style_offsets
@@ -78,7 +78,7 @@ def load_vlm_run(folder: str | os.PathLike) -> VLMRun:
     """
     folder = Path(folder)
     _check_version(folder)
-    return VLMRun(folder, *read_told(folder / _HISTORY_FILE, "training of a tiny-vlm"))
+    return VLMRun(folder, *load_history(folder / _HISTORY_FILE, "training of a tiny-vlm"))
 
 
 @one_writer
@@ -157,7 +157,7 @@ def train_vlm(
         "dtype": str(dtype).removeprefix("torch."),
     }
     settings = json.loads(json.dumps(settings))
-    history = so_far(folder / _HISTORY_FILE, settings, load_vlm_run)
+    history = resume_history(folder / _HISTORY_FILE, settings, load_vlm_run)
     if len(history) == epochs and (folder / "model").exists():
         return load_vlm_run(folder)
     # On CPUs the backward pass of fused attention in bfloat16 is many times slower than eager.
@@ -300,8 +300,8 @@ def _train_epochs(
             record["seconds"] = round(time.perf_counter() - start, 1)
             history.append(record)
             steps.save(folder, epoch, model.projector, optimizer)
-            write(folder / _HISTORY_FILE, told(settings, history))
-            steps.path_at(folder, epoch - 1).unlink(missing_ok=True)
+            write(folder / _HISTORY_FILE, dump_history(settings, history))
+            steps.checkpoint_path(folder, epoch - 1).unlink(missing_ok=True)
             bar.write(_format_record(record))
 
 

@@ -25,7 +25,7 @@ def drop_damage(folder: Path) -> None:
     That is a damaged checkpoint with all later ones, or the whole run where its settings or
     metrics are damaged. A run of other settings is no damage.
     """
-    steps = checkpoint.steps_at_hand(folder)
+    steps = checkpoint.saved_steps(folder)
     if not steps and not (folder / SETTINGS).exists():
         return
     try:
@@ -39,12 +39,12 @@ def drop_damage(folder: Path) -> None:
         shutil.rmtree(folder)
         return
     for i, step in enumerate(steps):
-        path = checkpoint.path_at(folder, step)
+        path = checkpoint.checkpoint_path(folder, step)
         try:
             load_file(path)
             model.load_state_dict(checkpoint.weights(folder, step))
         except _UNREADABLE:
             say_made_anew(path)
             for later in steps[i:]:
-                checkpoint.path_at(folder, later).unlink(missing_ok=True)
+                checkpoint.checkpoint_path(folder, later).unlink(missing_ok=True)
             return

@@ -20,7 +20,7 @@ from ...models import family, head, load, model_name
 from ...models.digest import text_digest
 from ...models.loading import folder_of
 from ...training import finetune, load_finetuned
-from ...training.examples import digest
+from ...training.examples import digest_rows
 from ..cache import code_digest, content_key, folder_digest
 
 Parts = tuple[LabelledDataset, LabelledDataset, LabelledDataset]
@@ -76,7 +76,7 @@ class PairSource:
             "tuned": _display_name(self.tuned),
             "readout": self.readout,
         }
-        plain = {"rows": digest(self.data), "limit": self.limit, "seed": self.seed}
+        plain = {"rows": digest_rows(self.data), "limit": self.limit, "seed": self.seed}
         weights = {"base": _digest_model(self.base), "tuned": _digest_model(self.tuned)}
         return plain | names | self.training | {"weights": weights}
 
@@ -133,7 +133,7 @@ def finetune_pair(
 ) -> ModelPair:
     """Finetune a base model on these parts, in a folder from which it is loaded the next time."""
     code = code_digest("training", "models", "labelled")
-    key = json.dumps([base, _digest_model(base), digest(*parts[:2]), seed, training, code])
+    key = json.dumps([base, _digest_model(base), digest_rows(*parts[:2]), seed, training, code])
     run_folder = folder / f"{file_name(parts[0].name)}-{text_digest(key)[:12]}"
     tuned = finetune(
         base, parts[0], parts[1], folder=run_folder, seed=seed, progress=progress, **training

@@ -22,7 +22,7 @@ from ...matrices import SharingReport, SharingTask
 from ...matrices.evaluation import SELECTIONS, Selection
 from ...matrices.report import MATRIX
 from ...models.readouts import ReadoutName
-from ...training.lora import check_lora
+from ...training.encoder import check_lora
 from ..cache import cached
 from ..claims import Claim
 from ..report import StudyReport

@@ -1,4 +1,4 @@
-"""Encoders and classifiers: hosted exactly, padded without a trace, read out row by row."""
+"""Encoders and classifiers of Hugging Face as TransformerLens models."""
 
 import copy
 
@@ -29,29 +29,29 @@ def hugging_face(kind):
     return tiny._hugging_face(kind).eval()
 
 
-def output(found):
-    return getattr(found, "logits", None) if hasattr(found, "logits") else found.last_hidden_state
+def get_output(result):
+    return result.logits if hasattr(result, "logits") else result.last_hidden_state
 
 
-def test_the_output_and_every_state_are_hugging_faces(kind):
+def test_output_and_states_match_hugging_face(kind):
     inputs = tiny.ragged(kind, (9, 9))
     inputs = inputs if isinstance(inputs, torch.Tensor) else torch.tensor(inputs)
     with torch.no_grad():
-        wanted = hugging_face(kind)(inputs, output_hidden_states=True)
+        expected = hugging_face(kind)(inputs, output_hidden_states=True)
         got = tiny.model(kind)(inputs)
-    torch.testing.assert_close(got, output(wanted), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got, get_output(expected), rtol=1e-4, atol=1e-5)
     states = tv.collect(tiny.model(kind), inputs, "resid_post", progress=False)
     for layer in range(3):
         torch.testing.assert_close(
-            states[f"resid_post.{layer}"], wanted.hidden_states[layer + 1], rtol=1e-4, atol=1e-5
+            states[f"resid_post.{layer}"], expected.hidden_states[layer + 1], rtol=1e-4, atol=1e-5
         )
 
 
-def test_every_component_is_there(kind):
+def test_every_component_is_available(kind):
     assert set(available(tiny.model(kind))) == set(COMPONENTS)
 
 
-def test_padding_changes_nothing(kind):
+def test_padding_does_not_change_states_and_logits(kind):
     model, inputs = tiny.model(kind), tiny.ragged(kind)
     together = tv.collect(model, inputs, BLOCKS, progress=False)
     logits = run(model, Batch.of(model, inputs))
@@ -67,8 +67,8 @@ def test_padding_changes_nothing(kind):
 
 
 @pytest.mark.parametrize("kind", [k for k in tiny.KINDS if "classifier" in k])
-def test_a_classifier_is_decided_by_its_hooked_states(kind):
-    """Overwriting the first position of the last block decides the logits, as in Hugging Face."""
+def test_hooks_on_the_last_block_change_the_logits_of_classifiers(kind):
+    """The logits depend on the first position of the last block only, as in Hugging Face."""
     model, inputs = tiny.model(kind), tiny.ragged(kind)
     batch = Batch.of(model, inputs)
     before = run(model, batch)
@@ -85,7 +85,7 @@ def test_a_classifier_is_decided_by_its_hooked_states(kind):
     torch.testing.assert_close(run(model, batch), before)
 
 
-def test_classifiers_have_no_logits_at_positions():
+def test_logits_at_refuses_classifiers():
     model = tiny.model("bert-classifier")
     batch = Batch.of(model, tiny.ragged("text"))
     with pytest.raises(TvlensError, match="one row of logits per input"):
@@ -93,18 +93,18 @@ def test_classifiers_have_no_logits_at_positions():
 
 
 @pytest.mark.parametrize("kind", ["bert-bare", "bert-classifier", "roberta-classifier"])
-def test_a_folder_keeps_its_own_head(kind, tmp_path):
-    """TransformerLens goes by the family, and would give a classifier a language model's head."""
+def test_load_keeps_the_head_of_a_folder(kind, tmp_path):
+    """TransformerLens chooses by family, which would give a classifier a language model's head."""
     source = hugging_face(kind)
     source.save_pretrained(tmp_path / "mine")
     model = tv.load(tmp_path / "mine")
     tokens = torch.tensor(tiny.ragged("text", (7,)))
     with torch.no_grad():
-        torch.testing.assert_close(model(tokens), output(source(tokens)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model(tokens), get_output(source(tokens)), rtol=1e-4, atol=1e-5)
     assert tv.models.model_name(model) == "mine"
 
 
-def test_positions_are_counted():
+def test_context_length_excludes_reserved_positions():
     assert tiny.model("roberta-bare").cfg.n_ctx == 94  # two are the padding's
     assert tiny.model("deit-classifier").cfg.n_ctx == 18  # a token more than ViT
     with pytest.raises(TvlensError, match="95 tokens, but the model's context is 94"):
@@ -113,7 +113,7 @@ def test_positions_are_counted():
 
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), seed=st.integers(0, 99))
-def test_readouts_see_real_positions_only(lengths, seed):
+def test_readouts_ignore_padding(lengths, seed):
     states = torch.from_numpy(np.random.default_rng(seed).normal(size=(len(lengths), 6, 3)))
     dirty = copy.deepcopy(states)
     for row, n in enumerate(lengths):
@@ -125,7 +125,7 @@ def test_readouts_see_real_positions_only(lengths, seed):
         torch.testing.assert_close(last_token(dirty, sizes)[row], states[row, n - 1])
 
 
-def test_readouts_by_name():
+def test_readout_resolves_names_and_functions():
     assert readout("mean") is mean_token
     assert readout(first_token) is first_token
     with pytest.raises(TvlensError, match="unknown readout 'lst': did you mean 'last'"):

@@ -1,4 +1,4 @@
-"""Finetuning: planted problems are learnt, runs go on, folders open, heads are the model's own."""
+"""Finetuning of tiny encoders on planted datasets, and their heads."""
 
 import importlib
 import json
@@ -13,12 +13,10 @@ import tvlens as tv
 from tvlens import LabelledDataset, TvlensError
 from tvlens.models import Batch, batches, classify, head, readout, run
 from tvlens.models.mean_pooling import MEAN_CLASSIFIERS
-from tvlens.training import epochs, finetune, load_finetuned
-from tvlens.training.examples import Examples
+from tvlens.training import finetune, finetuning, load_finetuned
+from tvlens.training.examples import EncoderExamples
 
 pytestmark = pytest.mark.tl3
-
-FINETUNE = importlib.import_module("tvlens.training.finetuning")
 
 FAST = dict(epochs=6, patience=6, lr=3e-3, head_lr=1e-2, batch_size=16, progress=False)
 WORDS = ("cat dog bus red green house tree", "one two three four five six seven")
@@ -67,10 +65,10 @@ def planted_images(n=96, seed=0):
     ("base", "how"), [("bert-bare", "mean"), ("bert-bare", "first"), ("roberta-bare", "mean"),
                       ("roberta-bare", "first"), ("vit", "first")]
 )  # fmt: skip
-def test_a_planted_problem_is_learnt_and_opens_again(bases, tmp_path, base, how):
+def test_finetune_learns_a_planted_dataset_and_opens_again(bases, tmp_path, base, how):
     data = planted_images() if base == "vit" else planted_texts()
     train, validation, test = data.split(0)
-    # Random blocks learn more slowly to bring all words to the first token.
+    # From random weights, attention of the first token to all words is learned more slowly.
     slow = dict(lr=1e-3, head_lr=3e-3, epochs=12, patience=12) if how == "first" else {}
     options = FAST | (slow if data.kind == "text" else {})
     tuned = finetune(
@@ -86,7 +84,7 @@ def test_a_planted_problem_is_learnt_and_opens_again(bases, tmp_path, base, how)
     logits = classify(model, validation.inputs)
     right = (logits.argmax(1) == torch.tensor(validation.labels)).double().mean()
     assert right == pytest.approx(tuned.accuracy)
-    # What the study of task matrices stands on: head of the read-out states is the model.
+    # The head of the readout states reproduces the model, which task matrices rely on.
     found = []
     for part in batches(model, test.inputs, batch_size=7):
         batch = Batch.of(model, part)
@@ -105,7 +103,7 @@ def test_a_planted_problem_is_learnt_and_opens_again(bases, tmp_path, base, how)
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta"])
-def test_a_mean_classifier_reads_the_mean_of_real_positions(kind):
+def test_mean_classifier_reads_the_mean_of_real_positions(kind):
     torch.manual_seed(0)
     config = getattr(hf, f"{kind}Config")(**tiny._TEXT, num_labels=5)
     source = MEAN_CLASSIFIERS[f"{kind}ForMeanClassification"](config).eval()
@@ -121,7 +119,7 @@ def test_a_mean_classifier_reads_the_mean_of_real_positions(kind):
 
 
 @pytest.mark.parametrize("kind", [k for k in tiny.KINDS if "classifier" in k])
-def test_the_head_of_every_classifier(kind):
+def test_head_reproduces_the_logits_of_every_classifier(kind):
     model, inputs = tiny.model(kind), tiny.ragged(kind)
     states = tv.collect(model, inputs, "resid_post", layers=2, positions=0, progress=False)
     with torch.no_grad():
@@ -133,19 +131,19 @@ class Stop(Exception):
     pass
 
 
-def test_an_interrupted_run_goes_on_with_the_same_bits(bases, tmp_path, monkeypatch):
+def test_interrupted_run_resumes_with_the_same_bits(bases, tmp_path, monkeypatch):
     train, validation, _ = planted_texts().split(0)
     options = FAST | dict(lr=1e-3, epochs=4)
     whole = finetune(bases / "bert-bare", train, validation, folder=tmp_path / "whole", **options)
     calls = []
 
-    def validated(*args, real=epochs._validated):
+    def validate(training, original=finetuning._validate):
         calls.append(1)
         if len(calls) == 3:
             raise Stop
-        return real(*args)
+        return original(training)
 
-    monkeypatch.setattr(epochs, "_validated", validated)
+    monkeypatch.setattr(finetuning, "_validate", validate)
     folder = tmp_path / "stopped"
     with pytest.raises(Stop):
         finetune(bases / "bert-bare", train, validation, folder=folder, **options)
@@ -161,14 +159,14 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(bases, tmp_path, monkeypa
     assert numbers(again) == numbers(whole)
     one, other = (r.folder / "model.safetensors" for r in (whole, again))
     assert one.read_bytes() == other.read_bytes()
-    monkeypatch.setattr(FINETUNE, "classifier", None)  # would be called to train
+    monkeypatch.setattr(finetuning, "build_classifier", None)  # would be called to train
     read = finetune(bases / "bert-bare", train, validation, folder=folder, **options)
     assert read == load_finetuned(folder) == again
     with pytest.raises(TvlensError, match=r"lr: 0.001 there, 0.1 here"):
         finetune(bases / "bert-bare", train, validation, folder=folder, **options | {"lr": 0.1})
 
 
-def test_the_best_epoch_is_kept_and_patience_stops(bases, tmp_path):
+def test_finetune_keeps_the_best_epoch_and_stops_by_patience(bases, tmp_path):
     rng = np.random.default_rng(0)
     data = planted_texts(60)
     noise = LabelledDataset("noise", data.inputs, rng.integers(0, 2, 60).tolist(), data.classes)
@@ -186,7 +184,7 @@ def test_the_best_epoch_is_kept_and_patience_stops(bases, tmp_path):
     assert "<" in tuned._repr_html_()
 
 
-def test_frozen_blocks_stay_and_the_others_move(bases, tmp_path):
+def test_frozen_blocks_are_not_trained(bases, tmp_path):
     train, validation, _ = planted_texts(60).split(0)
     options = FAST | dict(epochs=1, frozen=2)
     tuned = finetune(bases / "bert-bare", train, validation, folder=tmp_path / "top", **options)
@@ -198,8 +196,8 @@ def test_frozen_blocks_stay_and_the_others_move(bases, tmp_path):
 
 
 @pytest.mark.parametrize("base", ["bert-bare", "vit"])
-def test_adapters_learn_in_the_place_of_the_weights(bases, tmp_path, base):
-    """Merged, they are a matrix of low rank on top of every linear map of the blocks."""
+def test_merged_adapters_are_low_rank_changes(bases, tmp_path, base):
+    """Merged adapters change every linear map of the blocks by a matrix of their rank."""
     pytest.importorskip("peft")
     data = planted_images() if base == "vit" else planted_texts()
     train, validation, _ = data.split(0)
@@ -223,7 +221,7 @@ def test_adapters_learn_in_the_place_of_the_weights(bases, tmp_path, base):
     assert all(moved[n] == 0 for n in moved if n not in linear)
 
 
-def test_lower_blocks_stay_frozen_under_adapters(bases, tmp_path):
+def test_frozen_blocks_are_not_trained_with_adapters(bases, tmp_path):
     pytest.importorskip("peft")
     train, validation, _ = planted_texts(60).split(0)
     options = FAST | dict(epochs=1, frozen=2, lora=2, lr=1e-2)
@@ -235,9 +233,9 @@ def test_lower_blocks_stay_frozen_under_adapters(bases, tmp_path):
     assert not torch.allclose(before["resid_post.2"], after["resid_post.2"], atol=1e-3)
 
 
-def test_batches_of_an_epoch_hold_every_row_once_and_little_padding():
+def test_batches_contain_every_row_once_with_little_padding():
     lengths = np.random.default_rng(0).integers(1, 60, 203)
-    examples = Examples([[1] * n for n in lengths], torch.zeros(203, dtype=torch.long), {})
+    examples = EncoderExamples([[1] * n for n in lengths], torch.zeros(203, dtype=torch.long), {})
     epochs = [examples.batches(16, seed=seed) for seed in (0, 0, 1)] + [examples.batches(16)]
     for parts in epochs:
         assert sorted(i for part in parts for i in part) == list(range(203))
@@ -246,7 +244,7 @@ def test_batches_of_an_epoch_hold_every_row_once_and_little_padding():
     assert epochs[0] == epochs[1] != epochs[2]
 
 
-def test_bad_finetunings(bases, tmp_path, monkeypatch):
+def test_bad_input_raises_one_line_errors(bases, tmp_path, monkeypatch):
     train, validation, _ = planted_texts().split(0)
     dark, light, _ = planted_images().split(0)
     bert, vit = bases / "bert-bare", bases / "vit"
@@ -255,7 +253,7 @@ def test_bad_finetunings(bases, tmp_path, monkeypatch):
         with pytest.raises(TvlensError, match=match):
             finetune(base, a, b, folder=tmp_path / "bad", **FAST | options)
 
-    refused("no parts of one set", b=light)
+    refused("no parts of one dataset", b=light)
     refused("the same rows", b=train)
     refused("unknown readout 'las'", readout="las")
     refused("epochs must be at least 1", epochs=0)
@@ -284,7 +282,7 @@ def test_bad_finetunings(bases, tmp_path, monkeypatch):
         next(batches(tv.load(bert), []))
 
 
-def test_architectures_that_nothing_could_open_are_refused_first(tmp_path):
+def test_architectures_that_cannot_be_opened_are_refused_before_training(tmp_path):
     train, validation, _ = planted_texts().split(0)
     config = hf.DistilBertConfig(
         dim=32, n_layers=2, n_heads=4, hidden_dim=64, vocab_size=384, max_position_embeddings=96

@@ -1,4 +1,4 @@
-"""DINOv2 out of ONNX: a graph written here by hand becomes Hugging Face's own DINOv2."""
+"""DINOv2 from ONNX: a graph written by hand matches Hugging Face's DINOv2."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def node(name, *inputs):
 
 @pytest.fixture
 def tiny_dinov2(monkeypatch):
-    """A random DINOv2 of two layers, and the ONNX file that PyTorch would write of it."""
+    """A random DINOv2 of two layers, and the ONNX file that PyTorch would export."""
     for name, value in dict(LAYERS=2, HEADS=2, WIDTH=16, PATCH=4).items():
         monkeypatch.setattr(dinov2, name, value)
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def tiny_dinov2(monkeypatch):
     trunk = model.embeddings
     positions = trunk.position_embeddings.detach()
     patches = trunk.patch_embeddings.projection
-    found = {
+    tensors = {
         "backbone.embeddings.cls_token": trunk.cls_token,
         "backbone.embeddings.patch_embeddings.projection.weight": patches.weight,
         "backbone.embeddings.patch_embeddings.projection.bias": patches.bias,
@@ -63,48 +63,50 @@ def tiny_dinov2(monkeypatch):
     graph += node("/backbone/embeddings/Reshape_1", "c2", "x")
     blocks = [m for m in model.modules() if type(m).__name__ == "Dinov2Layer"]
     for i, block in enumerate(blocks):
-        at = f"backbone.encoder.layer.{i}"
+        prefix = f"backbone.encoder.layer.{i}"
         names = {k: v for k, v in block.named_parameters() if "norm" in k or "scale" in k}
-        found |= {f"{at}.{k}": v for k, v in names.items()}
+        tensors |= {f"{prefix}.{k}": v for k, v in names.items()}
         linear = [m for m in block.modules() if isinstance(m, torch.nn.Linear)]
         by_name = {n: m for n, m in block.named_modules() if m in linear}
         for name, module in by_name.items():
-            place = next(o for o, new in places(by_name).items() if new == name)
-            found[f"{at}.{place.replace('/', '.')}.bias"] = module.bias
-            found[f"w{i}{place}"] = module.weight.T
-            graph += node(f"/backbone/encoder/layer.{i}/{place}/MatMul", "x", f"w{i}{place}")
-    graph += b"".join(tensor(name, value.detach()) for name, value in found.items())
+            onnx_name = next(o for o, new in onnx_names(by_name).items() if new == name)
+            tensors[f"{prefix}.{onnx_name.replace('/', '.')}.bias"] = module.bias
+            tensors[f"w{i}{onnx_name}"] = module.weight.T
+            graph += node(
+                f"/backbone/encoder/layer.{i}/{onnx_name}/MatMul", "x", f"w{i}{onnx_name}"
+            )
+    graph += b"".join(tensor(name, value.detach()) for name, value in tensors.items())
     return model, field(1, 7) + field(7, graph)
 
 
-def places(names):
-    """ONNX place -> module name, whichever way this transformers calls its linear layers."""
+def onnx_names(names):
+    """ONNX name -> module name, for any version of transformers."""
     ours = ["query", "key", "value", "output/dense"]
     keys = [f"attention/attention/{k}" for k in ours[:3]] + ["attention/output/dense"]
     return dict(zip([*keys, "mlp/fc1", "mlp/fc2"], names, strict=True))
 
 
 @pytest.mark.parametrize("size", [20, 12, 28])
-def test_the_vit_computes_what_dinov2_does(tiny_dinov2, size):
+def test_vit_matches_dinov2(tiny_dinov2, size):
     source, data = tiny_dinov2
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        wanted = source(images, output_hidden_states=True)
+        expected = source(images, output_hidden_states=True)
         got = dinov2.vit(data, size=size)(images, output_hidden_states=True)
-    for ours, theirs in zip(got.hidden_states, wanted.hidden_states, strict=True):
+    for ours, theirs in zip(got.hidden_states, expected.hidden_states, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
-        got.last_hidden_state, wanted.last_hidden_state, rtol=1e-4, atol=1e-4
+        got.last_hidden_state, expected.last_hidden_state, rtol=1e-4, atol=1e-4
     )
 
 
 @pytest.mark.parametrize("cut", [1, 7, 50, 1000])
-def test_a_file_that_was_cut_off(tiny_dinov2, cut):
+def test_truncated_file_is_refused(tiny_dinov2, cut):
     with pytest.raises(TvlensError, match="no ONNX model"):
         onnx.read(tiny_dinov2[1][:-cut])
 
 
-def test_another_graph_is_refused():
+def test_other_graphs_are_refused():
     graph = field(7, tensor("weight", torch.ones(2, 3)))
     assert torch.equal(onnx.read(graph)[0]["weight"], torch.ones(2, 3))
     with pytest.raises(TvlensError, match="not the DINOv2-small"):
