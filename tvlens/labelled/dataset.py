@@ -75,8 +75,7 @@ class LabelledDataset:
         kind: "text" or "image".
         metadata: description, source and licence, where known.
 
-    Examples:
-        >>> import tvlens as tv
+    Example:
         >>> data = tv.LabelledDataset("t", ["one", "cat", "two"], [0, 1, 0], ["number", "animal"])
         >>> data
         LabelledDataset('t': 3 texts, 2 classes)
@@ -119,8 +118,7 @@ class LabelledDataset:
         Raises:
             TvlensError: unknown name; the error suggests the nearest ones.
 
-        Examples:
-            >>> import tvlens as tv
+        Example:
             >>> len(tv.LabelledDataset.load("digits").classes)
             10
         """

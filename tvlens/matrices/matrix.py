@@ -100,9 +100,8 @@ class TaskMatrix(Result):
         meta: how it was fitted, as JSON: method, rule of the penalty, number of pairs, predicted
             R^2, models and their fingerprints.
 
-    Examples:
+    Example:
         >>> import torch
-        >>> import tvlens as tv
         >>> x = torch.randn(200, 8)
         >>> matrix = tv.TaskMatrix.from_states(x, 2 * x + 1)
         >>> matrix.predict(x).shape, matrix.truncate(3).rank

@@ -30,9 +30,8 @@ class PairMoments(Result):
         mean_x, mean_y: means of the base and of the finetuned states.
         xx, xy, yy: sums over pairs of products of deviations from the means.
 
-    Examples:
+    Example:
         >>> import torch
-        >>> import tvlens as tv
         >>> x, y = torch.randn(20, 4), torch.randn(20, 3)
         >>> first, second = (tv.PairMoments().update(x[k::2], y[k::2]) for k in (0, 1))
         >>> first + second

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..errors import TvlensError
 from ..models.forward import Batch, run
@@ -17,6 +16,7 @@ from ..models.loading import model_name
 from ..models.prompts import read_prompts
 from ..models.readouts import Readout, ReadoutName
 from ..models.readouts import readout as get_readout
+from ..progress import progress_bar
 from ..results import Result
 from ..sites import Layers, sites
 from .moments import PairMoments
@@ -117,7 +117,7 @@ def collect_states(
         TvlensError: unknown layer, no batches, or a prompt beyond the context length.
     """
     numbers, read = resolve_layers(model, layers), get_readout(readout)
-    bar = _progress_bar(batches, progress)
+    bar = progress_bar(batches, desc="reading states", progress=progress)
     states = [_read_batch(model, batch, numbers, read).cpu() for batch in bar]
     if not states:
         raise TvlensError("no batches to run")
@@ -189,7 +189,7 @@ class PairReader:
 
     def read(self, batches: Iterable[Any]) -> Iterator[LayerStates]:
         """The states of each batch."""
-        for batch in _progress_bar(batches, self.config.progress):
+        for batch in progress_bar(batches, desc="reading states", progress=self.config.progress):
             x = _read_batch(self.base, batch, self.layers, self.readout)
             y = [
                 _read_batch(model, batch, self.targets[name], self.readout)
@@ -268,11 +268,6 @@ def resolve_layers(model: Any, layers: Layers | Literal["last"]) -> list[int]:
     if not found:
         raise TvlensError("no layers to read")
     return list(dict.fromkeys(site.layer for site in found))
-
-
-def _progress_bar(batches: Iterable[Any], progress: bool | None) -> Iterable[Any]:
-    disable = None if progress is None else not progress
-    return tqdm(batches, desc="reading states", disable=disable)
 
 
 def identify(model: Any) -> dict[str, str]:

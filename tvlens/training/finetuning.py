@@ -19,6 +19,7 @@ from ..folder_lock import folder_lock
 from ..labelled import LabelledDataset
 from ..models.compat import without_bars
 from ..models.loading import load
+from ..progress import progress_bar
 from ..results import Result
 from . import checkpoint
 from .data import step_seed
@@ -276,11 +277,11 @@ def _train(training: _Training, progress: bool | None) -> None:
     settings, history, work = training.settings, training.history, training.work
     batches, epochs = len(training.train.batches(settings["batch_size"])), settings["epochs"]
     start = len(history)
-    with tqdm(
+    with progress_bar(
         total=epochs * batches,
         initial=start * batches,
         desc="finetuning",
-        disable=None if progress is None else not progress,
+        progress=progress,
     ) as bar:
         for epoch in range(start + 1, epochs + 1):
             if history and epoch - _best_record(history)["epoch"] > settings["patience"]:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from tqdm.auto import tqdm
-
 from ...errors import TvlensError, unknown
 from ...file_names import file_name
 from ...files import check_folder
@@ -22,6 +20,7 @@ from ...matrices import SharingReport, SharingTask
 from ...matrices.evaluation import SELECTIONS, Selection
 from ...matrices.report import MATRIX
 from ...models.readouts import ReadoutName
+from ...progress import progress_bar
 from ...training.encoder import check_lora
 from ..cache import cached
 from ..claims import Claim
@@ -167,8 +166,7 @@ def run(
     curve_seeds = [seed + s for s in size.seeds]
     results: dict[str, DatasetResult] = {}
     tasks: dict[str, SharingTask] = {}
-    disable = None if progress is None else not progress
-    for name, source in tqdm(sources.items(), "datasets", disable=disable):
+    for name, source in progress_bar(sources.items(), "datasets", progress=progress):
 
         def analyze(name: str = name, source: PairSource = source) -> DatasetResult:
             pairs = [source.load_pair(k) for k in range(seeds)]
