@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md shows how to add each kind of thing: here its snippets are run, as they stand."""
+"""The snippets of CONTRIBUTING.md run as they stand."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from tvlens.tasks import TEMPLATES, build, contexts
 from tvlens.vectors import METHODS
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
-# Every "Add a ..." has one fence of Python.
+# Every section "Add a ..." has one Python block.
 SECTION = re.compile(r"^Add an? (.+?)\n.*?^```python\n(.*?)^```$", re.M | re.S)
 SECTIONS = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.M)
 SNIPPETS = dict(match.groups() for part in SECTIONS if (match := SECTION.match(part)))
@@ -40,6 +40,16 @@ def registries():
     for known, before in kept:
         known.clear()
         known.update(before)
+
+
+def test_pre_commit_runs_the_checks_of_make_lint():
+    root = PAGE.parent
+    hooks = re.findall(r"entry: \.venv/bin/(.+)", (root / ".pre-commit-config.yaml").read_text())
+    lint = re.search(r"^lint:.*\n((?:\t.+\n)+)", (root / "Makefile").read_text(), re.M)[1]
+    commands = [line.strip().removeprefix("$(VENV)/bin/") for line in lint.splitlines()]
+    assert [hook.replace(" --force-exclude", "") for hook in hooks] == [
+        command.removesuffix(" .") for command in commands
+    ]
 
 
 def test_everything_is_added_in_under_twenty_lines():

@@ -122,7 +122,7 @@ def read_claims(path: str | os.PathLike) -> list[Claim]:
     """
     with reading(path, "claims"):
         report = check_checksum(json.loads(Path(path).read_text(encoding="utf-8")))
-        version = report["settings"].get("versions", {}).get("tvlens", "of an unknown version")
+        version = report.get("tvlens", "0.1")
         try:
             return [Claim.from_dict(claim) for claim in report["claims"]]
         except (TvlensError, KeyError, AttributeError) as error:
