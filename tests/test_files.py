@@ -14,7 +14,6 @@ from tvlens.files import (
     check_folder,
     prepare_folder,
     replacing,
-    replacing_files,
     replacing_folder,
     write,
 )
@@ -54,50 +53,6 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
 def test_lone_surrogates_are_written_as_json_reads_them(tmp_path):
     path = write(tmp_path / "a.json", '["\ud800"]')
     assert path.read_bytes() == b'["\\ud800"]'
-
-
-def test_files_that_belong_together_are_replaced_together(tmp_path):
-    def replace(names, fail=False):
-        with replacing_files(tmp_path, marker="all.json") as new:
-            for name in names:
-                (new / name).write_text(" ".join(names))
-            if fail:
-                raise KeyboardInterrupt
-            (new / "all.json").write_text("whole")
-
-    def contents():
-        return {path.name: path.read_text() for path in tmp_path.iterdir()}
-
-    (tmp_path / "notes.txt").write_text("of the user")
-    replace(["a", "b"])
-    before = contents()
-    assert before["a"] == "a b" and before["notes.txt"] == "of the user"
-    with pytest.raises(KeyboardInterrupt):
-        replace(["a"], fail=True)
-    assert contents() == before
-    (tmp_path / ".all.json.left").mkdir()  # of a killed run
-    replace(["a"])
-    assert contents() == before | {"a": "a"}
-
-
-def test_a_replacement_that_stops_between_files_counts_as_none(tmp_path, monkeypatch):
-    def replace(text):
-        with replacing_files(tmp_path, marker="m") as new:
-            for name in ("a", "b", "m"):
-                (new / name).write_text(text)
-
-    replace("old")
-    real = os.replace
-
-    def once(source, target):
-        if target == tmp_path / "b":
-            raise OSError("no space")
-        real(source, target)
-
-    monkeypatch.setattr("os.replace", once)
-    with pytest.raises(OSError, match="no space"):
-        replace("new")
-    assert not (tmp_path / "m").exists()
 
 
 def leftover(path, process, *, machine=None, age=0.0):

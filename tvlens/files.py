@@ -8,7 +8,6 @@ import re
 import secrets
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -44,15 +43,15 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         NotWrittenError: the folder is missing and cannot be made, is read-only or full.
     """
     path = Path(path)
-    with _disk_errors(path):
+    with convert_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(path, path.suffix) as temporary:
-        with _disk_errors(path):
+        with convert_disk_errors(path):
             # Made now, so that two runs never take one name.
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
-        with _disk_errors(path, only=_FULL):
+        with convert_disk_errors(path, only=_FULL):
             yield temporary
-        with _disk_errors(path):
+        with convert_disk_errors(path):
             os.replace(temporary, path)
 
 
@@ -71,39 +70,15 @@ def replacing_folder(
         NotWrittenError: the folder around it cannot be made, is read-only or full.
     """
     path = Path(path)
-    with _disk_errors(path):
+    with convert_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(path) as temporary:
-        with _disk_errors(path):
+        with convert_disk_errors(path):
             temporary.mkdir()
-        with _disk_errors(path, only=_FULL):
+        with convert_disk_errors(path, only=_FULL):
             yield temporary
-        with _disk_errors(path):
+        with convert_disk_errors(path):
             _put_in_place(temporary, path, is_whole)
-
-
-@contextlib.contextmanager
-def replacing_files(folder: str | os.PathLike, *, marker: str) -> Iterator[Path]:
-    """Yield a temporary folder; on a clean exit its files take their places in `folder`, as one.
-
-    They belong together: without the file `marker`, which is removed first and placed last, none
-    of them counts. After an exception before that, `folder` is as it was. Other files of the
-    folder stay. One process at a time.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    prefix = f".{marker}."
-    for left in folder.glob(f"{prefix}*"):  # of a killed run
-        shutil.rmtree(left, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
-    try:
-        yield temporary
-        names = sorted(path.name for path in temporary.iterdir() if path.name != marker)
-        (folder / marker).unlink(missing_ok=True)
-        for name in [*names, marker]:
-            os.replace(temporary / name, folder / name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> Path:
@@ -129,7 +104,7 @@ def check_folder(folder: str | os.PathLike, *, size: int = 0) -> None:
             room is needed and how much is free.
     """
     folder = Path(folder)
-    with _disk_errors(folder, "cannot write to"):
+    with convert_disk_errors(folder, "cannot write to"):
         there = next(p for p in (folder, *folder.parents, Path()) if _is_there(p))
     if there.is_symlink() and not there.exists():
         target = os.readlink(there)
@@ -138,7 +113,7 @@ def check_folder(folder: str | os.PathLike, *, size: int = 0) -> None:
         raise NotWrittenError(f"cannot write to {folder}: {there} is a file, not a folder")
     with (
         _temporary(there / "probe") as probe,
-        _disk_errors(folder, "cannot write to"),
+        convert_disk_errors(folder, "cannot write to"),
         probe.open("xb") as file,
     ):
         # Full disks take empty files, and some report that they are full only at a sync.
@@ -160,7 +135,7 @@ def prepare_folder(folder: str | os.PathLike) -> Path:
     """
     folder = Path(folder)
     check_folder(folder)
-    with _disk_errors(folder, "cannot write to"):
+    with convert_disk_errors(folder, "cannot write to"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -209,6 +184,27 @@ def sweep(path: Path) -> None:
             left = path.with_name(name)
             if (found := pattern.fullmatch(name)) and _is_left_behind(left, *found.groups()[:2]):
                 _remove(left)
+
+
+@contextlib.contextmanager
+def convert_disk_errors(
+    path: Path, what: str = "cannot write", *, only: Collection[int] | None = None
+) -> Iterator[None]:
+    """Convert what a disk or a folder refuses to an error of one line that names the path.
+
+    Args:
+        what: how the line begins.
+        only: numbers of the errors meant; all of the system's by default.
+    """
+    try:
+        yield
+    except NotWrittenError:
+        raise
+    except OSError as error:
+        # Errors of libraries, such as a timeout, have no number.
+        if error.errno is None or (only is not None and error.errno not in only):
+            raise
+        raise NotWrittenError(f"{what} {path}: {_reason(error)}") from error
 
 
 def one_line(error: BaseException) -> str:
@@ -320,22 +316,3 @@ def _needed(size: int, free: int) -> str:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
-
-
-@contextlib.contextmanager
-def _disk_errors(
-    path: Path, what: str = "cannot write", *, only: Collection[int] | None = None
-) -> Iterator[None]:
-    """Say in one line what a disk or a folder refuses, and about which path.
-
-    Args:
-        only: numbers of the errors meant; all of the system's by default.
-    """
-    try:
-        yield
-    except NotWrittenError:
-        raise
-    except OSError as error:
-        if error.errno is None or (only is not None and error.errno not in only):
-            raise
-        raise NotWrittenError(f"{what} {path}: {_reason(error)}") from error

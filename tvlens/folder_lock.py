@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 from filelock import FileLock, Timeout
 
 from .errors import TvlensError
-from .files import check_folder
+from .files import check_folder, convert_disk_errors
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -56,7 +56,7 @@ def folder_lock(folder: str | os.PathLike | None) -> Iterator[None]:
         lock = _acquire(place)
         _held[place] = threading.get_ident()
         try:
-            with _cannot_write(place):
+            with convert_disk_errors(place, "cannot write to"):
                 (place / HOLDER).write_text(json.dumps(_describe_process()), encoding="utf-8")
             yield
         finally:
@@ -96,7 +96,7 @@ def _acquire(place: Path) -> FileLock:
     # Another thread of this process would be a deadlock to wait for.
     patience = 0 if place in _held else _PATIENCE
     try:
-        with _cannot_write(place):
+        with convert_disk_errors(place, "cannot write to"):
             for last in (False, False, True):
                 place.mkdir(parents=True, exist_ok=True)
                 try:
@@ -108,17 +108,6 @@ def _acquire(place: Path) -> FileLock:
     except Timeout:
         raise TvlensError(f"{place} is in use: {_describe_holder(place)}") from None
     return lock
-
-
-@contextlib.contextmanager
-def _cannot_write(place: Path) -> Iterator[None]:
-    """A folder that takes no files is a mistake of the caller, in one line."""
-    try:
-        yield
-    except Timeout:  # an OSError too
-        raise
-    except OSError as error:
-        raise TvlensError(f"cannot write in {place}: {error.strerror or error}") from error
 
 
 def _describe_process() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`make test-faults`: every kind of fault, how often it was tried, and how often tvlens failed.
 
-python -m faults [short|long] [--only WORD ...] [--table FILE]
+python -m faults [short|long] [--only WORD ...] [--command NAME ...] [--table FILE]
 """
 
 import argparse
@@ -27,10 +27,12 @@ SHORT = {"kills": 2, "pairs": 1, "signals": 3, "disks": 1, "damage": 8, "lines":
 Trial = tuple[str, str | None]
 
 
-def trials(work: Path, short: bool, only: list[str]) -> Iterator[Trial]:
+def trials(work: Path, short: bool, only: list[str], names: list[str]) -> Iterator[Trial]:
     """Every trial: its kind, and what went wrong, if anything."""
     counts = SHORT if short else LONG
     chosen = [c for c in commands(work, short=short) if set(only) & set(c.kinds)]
+    if names:
+        chosen = [c for c in chosen if c.name in names]
 
     for command in chosen:
         folder = work / "runs"
@@ -58,13 +60,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("form", nargs="?", choices=["short", "long"], default="long")
     parser.add_argument("--only", nargs="*", choices=list(LONG), default=list(LONG))
+    parser.add_argument("--command", nargs="*", help="only these, such as 'tvlens vectors'")
     parser.add_argument("--table", type=Path, help="write the table there, as Markdown")
     asked = parser.parse_args()
     tried: Counter = Counter()
     failed: Counter = Counter()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        for kind, fault in trials(Path(folder).resolve(), asked.form == "short", asked.only):
+        for kind, fault in trials(
+            Path(folder).resolve(), asked.form == "short", asked.only, asked.command or []
+        ):
             tried[kind] += 1
             failed[kind] += fault is not None
             if fault is not None:

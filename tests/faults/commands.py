@@ -128,10 +128,10 @@ def _latent() -> str:
         "behaviour": {"sequences": 6},
         "representation": {"per_cell": 2, "resamples": 5, "null": 2},
         "injection": {"sequences": 6},
-        "removal": {"sequences": 6, "null": 2},
-        "learning": {"sequences": 6, "steps": 2, "null": 2, "rank": 1},
+        "ablation": {"sequences": 6, "null": 2},
+        "learning": {"sequences": 6, "restarts": 2, "null": 2, "rank": 1},
         "explained": {"sequences": 40, "null": 2},
-        "newcomers": {"tasks": 4, "sequences": 4, "null": 5},
+        "novel_tasks": {"tasks": 4, "sequences": 4, "null": 5},
         "over_steps": {"sequences": 6, "tasks": 3, "per_task": 3, "per_cell": 2},
     }
     sizes = (10, 2, 32, 30, 8, 1e-3, ("none", 2), 0.3, 0.003)

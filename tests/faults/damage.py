@@ -14,7 +14,7 @@ import tvlens as tv
 from tvlens import TvlensError
 from tvlens.activations import Activations
 from tvlens.studies.claims import read_claims
-from tvlens.training import Run, Shape, checkpoint, load_run, train
+from tvlens.training import Shape, checkpoint, load_run, train
 
 Trial = tuple[str, str | None]
 
@@ -85,8 +85,8 @@ def _formats(work: Path) -> Iterator[Format]:
     seen = set()
     for name, result in every_result.results(folder).items():
         kind = type(result)
-        if not hasattr(kind, "load") or kind in seen or isinstance(result, Run):
-            continue
+        if not hasattr(kind, "load") or kind in seen or hasattr(result, "folder"):
+            continue  # what lives in a folder is loaded from there
         seen.add(kind)
         path = folder / f"{kind.__name__}.saved"
         result.save(path)

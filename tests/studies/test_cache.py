@@ -296,12 +296,12 @@ def test_a_damaged_report_is_computed_again_and_said(tmp_path, llama, evaluated,
     options = dict(shots=2, contexts=2, folder=tmp_path, progress=False)
     vectors.run(llama, [DOUBLE], **options)
     (entry,) = tmp_path.glob("double-*.json")
-    entry.write_text(entry.read_text().replace("0.5", "0.6"))
+    entry.write_bytes(entry.read_bytes().replace(b"0.5", b"0.6"))
     evaluated.clear()
     vectors.run(llama, [DOUBLE], **options)
     assert len(evaluated) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"tvlens: {entry} holds no vector report") and "again" in line
+    assert line.startswith(f"tvlens: {entry} holds no VectorReport") and "again" in line
 
 
 def test_mixtures_belong_to_weights_and_noise_models(tmp_path, llama, monkeypatch):
