@@ -10,9 +10,9 @@ from viz_gallery import HOSTILE, page
 
 from tvlens import viz
 from tvlens.files import write
-from tvlens.viz import bundle
-from tvlens.viz.document import document
-from tvlens.viz.loader import LOADER
+from tvlens.viz import javascript
+from tvlens.viz.document import render_document
+from tvlens.viz.javascript import LOADER
 from tvlens.viz.style import FIGURE_STYLE
 
 LAYOUT_SHIFT = """window.jump = 0; new PerformanceObserver((list) => {
@@ -129,7 +129,7 @@ def test_a_figure_without_its_bundle_says_so(browser):
     tab.evaluate(
         "html => { const box = document.createElement('div'); box.innerHTML = html;"
         " document.body.append(box); window.tvlens.scan(); }",
-        bundle.script_tags(["vega"]),
+        javascript.script_tags(["vega"]),
     )
     tab.locator("[data-tvlens=vega] svg").wait_for(timeout=10_000)
     tab.close()
@@ -140,7 +140,7 @@ def test_a_chart_in_a_folded_box_is_drawn_when_it_opens(browser, tmp_path):
     folded = viz.Figure(
         "html", {"html": f"<details><summary>more</summary>{figure.fragment()}</details>"}
     )
-    path = write(tmp_path / "a.html", document("t", folded.fragment(), ["vega"]))
+    path = write(tmp_path / "a.html", render_document("t", folded.fragment(), ["vega"]))
     tab = browser.new_page()
     tab.goto(path.as_uri())
     tab.wait_for_function(ALL_DRAWN, timeout=10_000)

@@ -13,7 +13,7 @@ import vl_convert
 from viz_gallery import HOSTILE, charts
 
 from tvlens import viz
-from tvlens.viz.placement import _PLOTS, _overlap, _pixels, place_labels
+from tvlens.viz.points import _PLOTS, _overlaps, _to_pixels, place_labels
 
 pytestmark = pytest.mark.no_arithmetic
 
@@ -147,9 +147,9 @@ def test_labels_of_points_do_not_overlap():
     placed = [(i, side) for side, indices in chosen.items() for i in indices]
     assert 10 < len(placed) == len({i for i, _ in placed})
     for width, height in _PLOTS:
-        plot = _pixels(points, width, height)
+        plot = _to_pixels(points, width, height)
         boxes = [side.box(*plot[i], 6.4 * len(labels[i])) for i, side in placed]
-        assert not any(_overlap(a, b) for n, a in enumerate(boxes) for b in boxes[:n])
+        assert not any(_overlaps(a, b) for n, a in enumerate(boxes) for b in boxes[:n])
 
 
 def test_a_table_aligns_numbers_and_escapes_text():

@@ -9,8 +9,8 @@ import pytest
 from viz_gallery import HOSTILE, charts, page, widgets
 
 from tvlens import viz
-from tvlens.viz import bundle, notebook
-from tvlens.viz.loader import LOADER
+from tvlens.viz import javascript, notebook
+from tvlens.viz.javascript import LOADER
 
 pytestmark = pytest.mark.no_arithmetic
 
@@ -102,16 +102,16 @@ def test_groups_nest_and_know_their_libraries():
     assert group.fragment().count("<figure") == 3
 
 
-@pytest.mark.parametrize("library", bundle.LIBRARIES)
+@pytest.mark.parametrize("library", javascript.LIBRARIES)
 def test_bundles_are_reproducible_and_safe_inside_a_script(library):
-    code = gzip.decompress(base64.b64decode(bundle.encoded(library))).decode()
-    assert code == bundle.source(library)
+    code = gzip.decompress(base64.b64decode(javascript.encode_library(library))).decode()
+    assert code == javascript.load_library(library)
     assert f"window.tvlens.libraries.{library}" in code
     assert "sourceMappingURL" not in code
     fresh = gzip.compress(code.encode(), 9, mtime=0)
-    assert base64.b64encode(fresh).decode() == bundle.encoded(library)
+    assert base64.b64encode(fresh).decode() == javascript.encode_library(library)
     with pytest.raises(ValueError, match="unknown library 'd3'"):
-        bundle.source("d3")
+        javascript.load_library("d3")
 
 
 def test_the_loader_is_safe_inside_a_script():

@@ -12,7 +12,7 @@ from circuitsvis.topk_tokens import topk_tokens
 from viz_gallery import HOSTILE, widgets
 
 from tvlens import viz
-from tvlens.viz.arrays import rounded
+from tvlens.viz.arrays import round_floats
 
 pytestmark = pytest.mark.no_arithmetic
 
@@ -76,7 +76,7 @@ def test_tensors_arrays_and_lists_give_the_same_figure():
 def test_numbers_have_four_significant_digits():
     figure = viz.colored_tokens(TOKENS, [0.123456, -1234.567, 1e-7 / 3])
     assert figure.spec["props"]["values"] == [0.1235, -1235, 3.333e-08]
-    assert rounded({"step": 12345.0, "count": 1234567, "on": True}) == {
+    assert round_floats({"step": 12345.0, "count": 1234567, "on": True}) == {
         "step": 12345,
         "count": 1234567,
         "on": True,

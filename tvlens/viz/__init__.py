@@ -11,21 +11,20 @@ Example:
 
 from .charts import histogram, intervals
 from .curves import lines
-from .figure import Figure
-from .figures import Figures, row, stack
-from .gallery import pictures
+from .figure import Figure, Figures, row, stack
 from .heatmaps import heatmap
+from .images import image_grid
 from .notebook import load
 from .page import Page, Section
 from .points import scatter
 from .tables import table
-from .topk import topk_tokens
 from .widgets import (
     attention_heads,
     colored_tokens,
     colored_tokens_multi,
     text_neuron_activations,
     token_log_probs,
+    topk_tokens,
 )
 
 __all__ = [
@@ -41,7 +40,7 @@ __all__ = [
     "intervals",
     "lines",
     "load",
-    "pictures",
+    "image_grid",
     "row",
     "scatter",
     "stack",

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from .arrays import Numbers, array, require_same_length, rounded
+from .arrays import Numbers, as_array, check_same_length, round_floats
 from .figure import Figure
 from .theme import (
     CATEGORIES,
     NEUTRAL,
-    chart,
-    colors,
-    extent,
-    hovered,
+    choose_colors,
+    escape_whitespace,
     legend_columns,
-    lookup,
-    quantity,
+    lookup_expression,
+    make_chart,
+    nonzero_scale,
+    quantitative_axis,
     title_height,
-    visible,
-    wrapped,
+    tooltip_number,
+    wrap_title,
 )
 
 
@@ -44,20 +44,20 @@ def intervals(
     """
     if not rows:
         raise ValueError("intervals needs at least one row")
-    numbers = array([row[1:] for row in rows], name="rows", axes=["row", "value/low/high"])
-    labels = [visible(row[0]) for row in rows]
+    numbers = as_array([row[1:] for row in rows], name="rows", axes=["row", "value/low/high"])
+    labels = [escape_whitespace(row[0]) for row in rows]
     keys = ("row", "label", "value", "low", "high")
-    cells = zip(labels, rounded(numbers.tolist()), strict=True)
+    cells = zip(labels, round_floats(numbers.tolist()), strict=True)
     data = [
         dict(zip(keys, (i, label, *three), strict=True)) for i, (label, three) in enumerate(cells)
     ]
     color: dict[str, Any] = {"color": {"value": CATEGORIES[0]}}
     if groups is not None:
-        require_same_length("rows", len(rows), "groups", len(groups))
-        names = [visible(group) for group in groups]
+        check_same_length("rows", len(rows), "groups", len(groups))
+        names = [escape_whitespace(group) for group in groups]
         data = [{**entry, "group": name} for entry, name in zip(data, names, strict=True)]
         color = {"color": _group_color(list(dict.fromkeys(names)))}
-    scale = extent(numbers.ravel().tolist())
+    scale = nonzero_scale(numbers.ravel().tolist())
     body: dict[str, Any] = {
         "data": {"values": data},
         "layer": _interval_layers(labels, x_title, color, scale),
@@ -69,7 +69,7 @@ def intervals(
     alt = f"{title or 'estimates'}: {len(rows)} estimates with intervals"
     reserve = 24 + title_height(x_title) + 24 * (groups is not None)
     height = 26 * len(rows)
-    return chart(
+    return make_chart(
         body, title=title, caption=caption, alt=alt, height=height, reserve=reserve, fit="fit-x"
     )
 
@@ -78,7 +78,7 @@ def _group_color(names: Sequence[str]) -> dict[str, Any]:
     return {
         "field": "group",
         "type": "nominal",
-        "scale": {"domain": list(names), "range": colors(len(names))},
+        "scale": {"domain": list(names), "range": choose_colors(len(names))},
         "legend": {"title": None, "symbolType": "circle", "columns": legend_columns(names)},
     }
 
@@ -86,17 +86,21 @@ def _group_color(names: Sequence[str]) -> dict[str, Any]:
 def _interval_layers(
     labels: Sequence[str], x_title: str, color: dict[str, Any], scale: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    axis = {"labelExpr": lookup(labels, "datum.value"), "labelLimit": 190, "labelPadding": 8}
+    axis = {
+        "labelExpr": lookup_expression(labels, "datum.value"),
+        "labelLimit": 190,
+        "labelPadding": 8,
+    }
     axis |= {"ticks": False, "domain": False}
     shared = {"y": {"field": "row", "type": "ordinal", "title": None, "axis": axis}, **color}
     shared["tooltip"] = [
         {"field": "label", "type": "nominal", "title": "row"},
-        hovered("value", x_title or "value"),
-        hovered("low", "low"),
-        hovered("high", "high"),
+        tooltip_number("value", x_title or "value"),
+        tooltip_number("low", "low"),
+        tooltip_number("high", "high"),
     ]
-    ends = {"x": {**quantity("low", x_title), "scale": scale}, "x2": {"field": "high"}}
-    middle = {"x": {**quantity("value", x_title), "scale": scale}}
+    ends = {"x": {**quantitative_axis("low", x_title), "scale": scale}, "x2": {"field": "high"}}
+    middle = {"x": {**quantitative_axis("value", x_title), "scale": scale}}
     dot = {"type": "point", "filled": True, "size": 80, "opacity": 1}
     return [
         {"mark": {"type": "rule", "strokeWidth": 2.2}, "encoding": {**shared, **ends}},
@@ -128,16 +132,16 @@ def histogram(
     """
     import numpy as np
 
-    values = array(values, name="values", axes=["n"], largest=None)
+    values = as_array(values, name="values", axes=["n"], max_numbers=None)
     if not len(values):
         raise ValueError("histogram needs at least one value")
     counts, edges = np.histogram(values, bins=bins)
-    limits = pairwise(rounded(edges.tolist(), digits=6))
+    limits = pairwise(round_floats(edges.tolist(), digits=6))
     data = [
         {"low": low, "high": high, "count": count}
         for (low, high), count in zip(limits, counts.tolist(), strict=True)
     ]
-    x_axis = {"type": "quantitative", "title": wrapped(x_title), "axis": {"grid": False}}
+    x_axis = {"type": "quantitative", "title": wrap_title(x_title), "axis": {"grid": False}}
     x_axis["scale"] = {"zero": False, "nice": False, "padding": 12}
     layers: list[dict[str, Any]] = [
         {
@@ -146,11 +150,11 @@ def histogram(
             "encoding": {
                 "x": {**x_axis, "field": "low", "bin": {"binned": True}},
                 "x2": {"field": "high"},
-                "y": quantity("count", y_title),
+                "y": quantitative_axis("count", y_title),
                 "tooltip": [
-                    hovered("low", "from"),
-                    hovered("high", "to"),
-                    hovered("count", y_title),
+                    tooltip_number("low", "from"),
+                    tooltip_number("high", "to"),
+                    tooltip_number("count", y_title),
                 ],
             },
         }
@@ -159,14 +163,16 @@ def histogram(
     alt += f"{values.max():.3g}"
     if mark is not None:
         mark = float(mark)
-        layers += _marked(mark, mark_label, values, x_axis)
+        layers += _mark_layers(mark, mark_label, values, x_axis)
         alt += f", {mark_label} {mark:.3g}"
-    return chart({"layer": layers}, title=title, caption=caption, alt=alt, height=280)
+    return make_chart({"layer": layers}, title=title, caption=caption, alt=alt, height=280)
 
 
-def _marked(mark: float, label: str, values: Any, x_axis: dict[str, Any]) -> list[dict[str, Any]]:
+def _mark_layers(
+    mark: float, label: str, values: Any, x_axis: dict[str, Any]
+) -> list[dict[str, Any]]:
     """A vertical line over the whole height, with its label above the plot."""
-    data = {"values": [{"mark": rounded(mark, digits=6), "label": f"{label} {mark:.3g}"}]}
+    data = {"values": [{"mark": round_floats(mark, digits=6), "label": f"{label} {mark:.3g}"}]}
     lowest, highest = min(values.min(), mark), max(values.max(), mark)
     right = mark > (lowest + highest) / 2  # there the label ends at the line instead of starting
     x = {**x_axis, "field": "mark"}

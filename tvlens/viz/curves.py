@@ -1,4 +1,4 @@
-"""Curves over a common axis, with bands, reference levels and marked points. Vega-Lite."""
+"""Line charts with intervals, reference levels and marked points, as Vega-Lite."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from .arrays import Numbers
-from .curve_data import band_rows, curve_rows, mark_rows, rule_rows
+from .arrays import Numbers, as_array, check_same_length, round_floats
 from .figure import Figure
 from .theme import (
     CATEGORIES,
     INK,
-    chart,
-    colors,
-    extent,
-    hovered,
+    choose_colors,
     legend_columns,
-    quantity,
+    make_chart,
+    nonzero_scale,
+    quantitative_axis,
+    tooltip_number,
 )
 
 Layer = dict[str, Any]
@@ -63,34 +62,34 @@ def lines(
     names = [*series, *(row["series"] for row in levels)]
     above = 16 * len(marked)  # pixels that the labels of marks take, below the legend
     strokes = _strokes(len(series), names, offset=10 + above)
-    across = quantity("x", x_title)
+    across = quantitative_axis("x", x_title)
     across |= {
         "axis": _ticks(positions),
-        "scale": {**_spread(positions, doublings), "nice": False, "padding": 8},
+        "scale": {**_x_scale(positions, doublings), "nice": False, "padding": 8},
     }
-    up = quantity("y", y_title)
+    up = quantitative_axis("y", y_title)
     heights = [row.get(key) for row in (*values, *limits, *levels, *marked) for key in _HEIGHTS]
-    up["scale"] = {"domain": list(y_domain)} if y_domain else extent(heights)
+    up["scale"] = {"domain": list(y_domain)} if y_domain else nonzero_scale(heights)
     axes = {"x": across, "y": up}
     name = {"field": "series", "type": "nominal", "title": "series"}
-    hover = [name, hovered("x", x_title or "x"), hovered("y", y_title or "y")]
+    hover = [name, tooltip_number("x", x_title or "x"), tooltip_number("y", y_title or "y")]
     layers = [
         *_reference_layers(levels, limits, axes, strokes, hover),
         _layer(None, {"type": "line", "strokeWidth": 2.2}, [], **axes, **strokes),
-        _layer(None, _dots(len(positions)), hover, **axes, color=strokes["color"]),
+        _layer(None, _dot_mark(len(positions)), hover, **axes, color=strokes["color"]),
         *_mark_layers(marked, axes, hover),
     ]
     body = {"data": {"values": values}, "layer": layers}
     above += 21 * -(-len(names) // legend_columns(names)) if len(names) > 1 else 0
     alt = title or f"{y_title or 'values'} by {x_title or 'position'}"
     alt += f": {len(series)} curves ({', '.join(series)}) over {len(positions)} points"
-    return chart(body, title=title, caption=caption, alt=alt, height=310 + above)
+    return make_chart(body, title=title, caption=caption, alt=alt, height=310 + above)
 
 
-def _spread(positions: Sequence[float], doublings: bool) -> Layer:
+def _x_scale(positions: Sequence[float], doublings: bool) -> Layer:
     """How positions lie on their axis."""
     if not doublings:
-        return extent(positions)
+        return nonzero_scale(positions)
     least, most = min(positions), max(positions)
     if least <= 0:
         raise ValueError(f"x holds {least}, which has no logarithm")
@@ -126,7 +125,7 @@ def _reference_layers(
     if limits:
         shade = {"type": "area", "opacity": 0.18, "clip": True}
         ends = {"x": axes["x"], "y": {**axes["y"], "field": "low"}, "y2": {"field": "high"}}
-        words = [*hover[:2], hovered("low", "low"), hovered("high", "high")]
+        words = [*hover[:2], tooltip_number("low", "low"), tooltip_number("high", "high")]
         layers.append(_layer(limits, shade, words, **ends, color=strokes["color"]))
     return layers
 
@@ -146,7 +145,7 @@ def _strokes(curves: int, names: Sequence[str], *, offset: int) -> Layer:
     }
     patterns = ([6, 4], [2, 3], [10, 4], [10, 3, 2, 3])
     dashes = [patterns[(i - curves) % 4] if i >= curves else [1, 0] for i in range(len(names))]
-    shades = [*colors(curves), *[INK] * (len(names) - curves)]
+    shades = [*choose_colors(curves), *[INK] * (len(names) - curves)]
     field = {"field": "series", "type": "nominal", "sort": None}
     field["legend"] = legend if len(names) > 1 else None
     return {
@@ -155,7 +154,7 @@ def _strokes(curves: int, names: Sequence[str], *, offset: int) -> Layer:
     }
 
 
-def _dots(count: int) -> Layer:
+def _dot_mark(count: int) -> Layer:
     """Visible dots where there is room; otherwise invisible ones that still answer to hovering."""
     size = {"size": 34, "opacity": 1} if count <= 40 else {"size": 90, "opacity": 0}
     return {"type": "point", "filled": True, **size}
@@ -165,7 +164,7 @@ def _mark_layers(rows: Rows, axes: Layer, hover: list[Layer]) -> list[Layer]:
     """A whisker, a diamond and a label per mark, and a thin line from one to the other."""
     if not rows:
         return []
-    hover = [*hover, hovered("low", "low"), hovered("high", "high")]
+    hover = [*hover, tooltip_number("low", "low"), tooltip_number("high", "high")]
     across, up = {"x": axes["x"]}, axes["y"]
     diamond = {"type": "point", "shape": "diamond", "filled": True, "size": 150, "opacity": 1}
     diamond |= {"color": CATEGORIES[5], "stroke": INK, "strokeWidth": 1}
@@ -183,3 +182,84 @@ def _mark_layers(rows: Rows, axes: Layer, hover: list[Layer]) -> list[Layer]:
         label = {"text": {"field": "series", "type": "nominal"}, "y": {"value": -4 - 16 * place}}
         layers.append(_layer([row], text, hover, **across, **label))
     return layers
+
+
+def curve_rows(
+    series: Mapping[str, Numbers], x: Numbers | None
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """One row per point, and the common positions [x].
+
+    Raises:
+        ValueError: series of different lengths, or another number of positions.
+    """
+    curves = {
+        name: as_array(values, name=f"series {name!r}", axes=["x"], allow_nan=True)
+        for name, values in series.items()
+    }
+    length = len(next(iter(curves.values())))
+    points = range(length) if x is None else as_array(x, name="x", axes=["x"]).tolist()
+    positions = round_floats([float(point) for point in points], digits=6)
+    for name, values in curves.items():
+        check_same_length("x positions", len(positions), f"values of {name!r}", len(values))
+    rows = [
+        {"series": name, "x": position, "y": value}
+        for name, values in curves.items()
+        for position, value in zip(positions, round_floats(values.tolist()), strict=True)
+    ]
+    return rows, positions
+
+
+def band_rows(
+    bands: Mapping[str, tuple[Numbers, Numbers]],
+    series: Mapping[str, Numbers],
+    positions: list[float],
+) -> list[dict[str, Any]]:
+    """One row per point of a band.
+
+    Raises:
+        ValueError: a band whose series does not exist, or of another length.
+    """
+    rows = []
+    for name, limits in bands.items():
+        if name not in series:
+            raise ValueError(f"band {name!r} has no series; there are {', '.join(series)}")
+        low, high = (
+            as_array(limit, name=f"{side} of band {name!r}", axes=["x"], allow_nan=True)
+            for side, limit in zip(("low", "high"), limits, strict=True)
+        )
+        for side in (low, high):
+            check_same_length("x positions", len(positions), f"limits of {name!r}", len(side))
+        pairs = zip(round_floats(low.tolist()), round_floats(high.tolist()), strict=True)
+        rows += [
+            {"series": name, "x": position, "low": bottom, "high": top}
+            for position, (bottom, top) in zip(positions, pairs, strict=True)
+        ]
+    return rows
+
+
+def rule_rows(rules: Mapping[str, Numbers]) -> list[dict[str, Any]]:
+    """One row per level; its name, which the legend shows, says the number."""
+    if not rules:
+        return []
+    levels = as_array(list(rules.values()), name="rules", axes=["rule"]).tolist()
+    return [
+        {"series": f"{name} ({level:.3g})", "y": round_floats(level)}
+        for name, level in zip(rules, levels, strict=True)
+    ]
+
+
+def mark_rows(
+    marks: Mapping[str, Sequence[Numbers]], positions: list[float]
+) -> list[dict[str, Any]]:
+    """One row per mark; `align` says to which side its label, above the plot, extends."""
+    if not marks:
+        return []
+    points = as_array(list(marks.values()), name="marks", axes=["mark", "x/y/low/high"])
+    across = [*positions, *points[:, 0].tolist()]
+    middle = (min(across) + max(across)) / 2
+    rows = []
+    for name, point in zip(marks, round_floats(points.tolist(), digits=6), strict=True):
+        x, y, low, high = point
+        align = "left" if x <= middle else "right"
+        rows.append({"series": name, "x": x, "y": y, "low": low, "high": high, "align": align})
+    return rows

@@ -1,4 +1,4 @@
-"""`Figure`: one picture as plain data that shows itself in a notebook, a page or a file."""
+"""`Figure` and `Figures`: figures as plain data, shown in a notebook, a page or a file."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Figure:
         """HTML of the figure without any JavaScript library; the loader draws into it."""
         title = f'<p class="tvlens-title">{html.escape(self.title)}</p>' if self.title else ""
         caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
-        body = self.spec["html"] if self.kind == "html" else self._mount()
+        body = self.spec["html"] if self.kind == "html" else self._mount_html()
         return (
             f'<figure class="tvlens-figure tvlens-{self.kind}">\n{title}\n'
             f'<div class="tvlens-scroll">{body}</div>\n{caption}\n</figure>'
         )
 
-    def _mount(self) -> str:
+    def _mount_html(self) -> str:
         data = inline_json(self.spec)
         digest = hashlib.sha256(data.encode("utf-8", "backslashreplace")).hexdigest()
         identity = f"tvlens-{digest[:8]}-{next(_counter)}"
@@ -67,9 +67,9 @@ class Figure:
         )
 
     def _repr_html_(self) -> str:
-        from .notebook import output
+        from .notebook import render_output
 
-        return output(self.fragment(), self.libraries)
+        return render_output(self.fragment(), self.libraries)
 
     def save(self, path: str | Path) -> Path:
         """Write the figure to a file, atomically.
@@ -80,20 +80,20 @@ class Figure:
         Raises:
             ValueError: an unknown suffix, or a picture file of something that is not a chart.
         """
-        from .document import document
+        from .document import render_document
 
         path = Path(path)
         suffix = path.suffix.lower()
         if suffix in (".html", ".htm"):
-            return write(path, document(self.title, self.fragment(), self.libraries))
+            return write(path, render_document(self.title, self.fragment(), self.libraries))
         if suffix not in (".svg", ".png"):
             raise ValueError(f"cannot save a figure as {path.name!r}: use .html, .svg or .png")
         if self.kind != "vega":
             raise ValueError(f"{suffix} needs a chart, this figure is {self.kind!r}: use .html")
-        return write(path, _picture(self, suffix))
+        return write(path, _render_image(self, suffix))
 
 
-def _picture(figure: Figure, suffix: str) -> str | bytes:
+def _render_image(figure: Figure, suffix: str) -> str | bytes:
     """SVG text or PNG bytes of a chart, dark ink on white, 720 pixels wide."""
     import vl_convert
 
@@ -116,3 +116,62 @@ def inline_json(data: Mapping[str, Any]) -> str:
     """
     text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures with a common title and caption; it nests, and shows itself like a `Figure`.
+
+    Attributes:
+        items: the figures, in reading order.
+        layout: "row" (side by side, wrapped where the screen is narrow) or "stack".
+        title: one line above the group.
+        caption: a few sentences below it.
+    """
+
+    items: tuple[Figure | Figures, ...]
+    layout: Literal["row", "stack"] = "stack"
+    title: str = ""
+    caption: str = ""
+
+    @property
+    def libraries(self) -> frozenset[str]:
+        """Names of the JavaScript bundles that any of the figures needs."""
+        return frozenset().union(*(item.libraries for item in self.items))
+
+    def fragment(self) -> str:
+        """HTML of the group without any JavaScript library."""
+        title = f'<p class="tvlens-title">{html.escape(self.title)}</p>' if self.title else ""
+        caption = f"<p class='tvlens-note'>{html.escape(self.caption)}</p>" if self.caption else ""
+        items = "\n".join(item.fragment() for item in self.items)
+        return (
+            f'<div class="tvlens-group">\n{title}\n'
+            f'<div class="tvlens-{self.layout}">\n{items}\n</div>\n{caption}\n</div>'
+        )
+
+    def _repr_html_(self) -> str:
+        from .notebook import render_output
+
+        return render_output(self.fragment(), self.libraries)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the group as a page that works offline, atomically.
+
+        Raises:
+            ValueError: a suffix other than `.html`.
+        """
+        from .document import render_document
+
+        if Path(path).suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"cannot save several figures as {Path(path).name!r}: use .html")
+        return write(path, render_document(self.title, self.fragment(), self.libraries))
+
+
+def row(*figures: Figure | Figures, title: str = "", caption: str = "") -> Figures:
+    """Figures side by side; on a narrow screen they wrap."""
+    return Figures(figures, layout="row", title=title, caption=caption)
+
+
+def stack(*figures: Figure | Figures, title: str = "", caption: str = "") -> Figures:
+    """Figures one below the other."""
+    return Figures(figures, layout="stack", title=title, caption=caption)

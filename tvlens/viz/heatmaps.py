@@ -1,20 +1,20 @@
-"""Heat maps: tables of numbers as colours. Vega-Lite as plain data."""
+"""Heat maps of tables of numbers, as Vega-Lite."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from .arrays import Numbers, array, require_same_length, rounded
+from .arrays import Numbers, as_array, check_same_length, round_floats
 from .figure import Figure
 from .theme import (
-    chart,
-    hovered,
-    lookup,
-    visible,
+    escape_whitespace,
+    lookup_expression,
+    make_chart,
+    tooltip_number,
 )
 
-_ANNOTATED = 12  # rows or columns up to which numbers are written into the cells
+_MAX_ANNOTATED = 12  # rows or columns up to which numbers are written into the cells
 
 
 def heatmap(
@@ -46,20 +46,23 @@ def heatmap(
     """
     import numpy as np
 
-    values = array(values, name="values", axes=["row", "column"], missing=True)
-    require_same_length("row labels", len(rows), "rows of values", values.shape[0])
-    require_same_length("column labels", len(columns), "columns of values", values.shape[1])
+    values = as_array(values, name="values", axes=["row", "column"], allow_nan=True)
+    check_same_length("row labels", len(rows), "rows of values", values.shape[0])
+    check_same_length("column labels", len(columns), "columns of values", values.shape[1])
     if not np.isfinite(values).any():
         raise ValueError(f"values of shape {values.shape} have no number to show")
-    row_labels, column_labels = [visible(row) for row in rows], [visible(c) for c in columns]
+    row_labels, column_labels = (
+        [escape_whitespace(row) for row in rows],
+        [escape_whitespace(c) for c in columns],
+    )
     if annotate is None:
-        annotate = max(values.shape) <= _ANNOTATED
+        annotate = max(values.shape) <= _MAX_ANNOTATED
     cell = (26 if annotate else 18) if len(rows) <= 40 else 12
     step = (38 if annotate else 15) if len(columns) <= 60 else 6
     margin = 40 + 7 * min(20, max(len(label) for label in row_labels))
     body = {
         "data": {"values": _cell_values(values)},
-        "transform": _cells(row_labels, column_labels),
+        "transform": _cell_transforms(row_labels, column_labels),
         "encoding": {
             "x": _axis("column", column_labels, column_title, horizontal=True),
             "y": _axis("row", row_labels, row_title, horizontal=False),
@@ -67,17 +70,19 @@ def heatmap(
             "tooltip": [
                 {"field": "row label", "type": "nominal", "title": row_title or "row"},
                 {"field": "column label", "type": "nominal", "title": column_title or "column"},
-                hovered("data", value_title),
+                tooltip_number("data", value_title),
             ],
         },
         "layer": _heat_layers(values, value_title, diverging, annotate)
-        + _frames(marked, values.shape),
+        + _frame_layers(marked, values.shape),
     }
     alt = f"{title or 'heat map'}: {value_title} by {row_title or 'row'} ({len(rows)}) and "
     alt += f"{column_title or 'column'} ({len(columns)}), from {np.nanmin(values):.3g} to "
     alt += f"{np.nanmax(values):.3g}"
-    below = 15 if _upright(column_labels) else min(100, 8 + 5 * max(map(len, column_labels)))
-    return chart(
+    below = (
+        15 if _fits_horizontally(column_labels) else min(100, 8 + 5 * max(map(len, column_labels)))
+    )
+    return make_chart(
         body,
         title=title,
         caption=caption,
@@ -91,24 +96,24 @@ def heatmap(
 
 def _cell_values(values: Any) -> list[Any]:
     """Flat list: Vega reads a number as `{"data": number}`, but has no such short form for null."""
-    numbers = rounded(values.ravel().tolist())
+    numbers = round_floats(values.ravel().tolist())
     return [{"data": number} for number in numbers] if None in numbers else numbers
 
 
-def _cells(rows: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
+def _cell_transforms(rows: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Transforms from a flat list of numbers to cells: a third of the size of one object each."""
     where = "datum['row label'] + ', ' + datum['column label'] + ': '"
     return [
         {"window": [{"op": "row_number", "as": "index"}]},
         {"calculate": f"floor((datum.index - 1) / {len(columns)})", "as": "row"},
         {"calculate": f"(datum.index - 1) % {len(columns)}", "as": "column"},
-        {"calculate": lookup(rows, "datum.row"), "as": "row label"},
-        {"calculate": lookup(columns, "datum.column"), "as": "column label"},
+        {"calculate": lookup_expression(rows, "datum.row"), "as": "row label"},
+        {"calculate": lookup_expression(columns, "datum.column"), "as": "column label"},
         {"calculate": f"{where} + format(datum.data, '.4~g')", "as": "words"},
     ]
 
 
-def _upright(labels: Sequence[str]) -> bool:
+def _fits_horizontally(labels: Sequence[str]) -> bool:
     """Whether labels below the cells can be written horizontally."""
     longest = max(len(label) for label in labels)
     return longest <= (2 if len(labels) > 12 else 4) or 7 * longest * len(labels) <= 300
@@ -116,7 +121,7 @@ def _upright(labels: Sequence[str]) -> bool:
 
 def _axis(field: str, labels: Sequence[str], title: str, *, horizontal: bool) -> dict[str, Any]:
     axis: dict[str, Any] = {
-        "labelExpr": lookup(labels, "datum.value"),
+        "labelExpr": lookup_expression(labels, "datum.value"),
         "labelLimit": 120 if horizontal else 150,
         "ticks": False,
         "labelPadding": 5,
@@ -126,9 +131,9 @@ def _axis(field: str, labels: Sequence[str], title: str, *, horizontal: bool) ->
         "labelOverlap": len(labels) > 60 or all(label.isdigit() for label in labels),
     }
     if horizontal:
-        upright = _upright(labels)
-        axis |= {"labelAngle": 0 if upright else -55}
-        axis |= {} if upright else {"labelAlign": "right", "labelBaseline": "middle"}
+        fits = _fits_horizontally(labels)
+        axis |= {"labelAngle": 0 if fits else -55}
+        axis |= {} if fits else {"labelAlign": "right", "labelBaseline": "middle"}
     return {
         "field": field,
         "type": "ordinal",
@@ -143,11 +148,11 @@ def _heat_layers(values: Any, title: str, diverging: bool, annotate: bool) -> li
 
     if diverging:
         limit = float(np.nanmax(np.abs(values))) or 1.0
-        scale = {"scheme": "blueorange", "domain": rounded([-limit, limit])}
+        scale = {"scheme": "blueorange", "domain": round_floats([-limit, limit])}
     else:
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         low = 0.0 if 0 < low < 0.2 * high else low  # effects start at none
-        scale = {"scheme": "viridis", "domain": rounded([low, high]), "nice": False}
+        scale = {"scheme": "viridis", "domain": round_floats([low, high]), "nice": False}
     legend = {"title": title, "gradientLength": 180, "gradientThickness": 10, "format": ".3~g"}
     color = {"field": "data", "type": "quantitative", "scale": scale, "legend": legend}
     shown = [{"filter": "isValid(datum.data)"}]
@@ -170,8 +175,10 @@ def _heat_layers(values: Any, title: str, diverging: bool, annotate: bool) -> li
     return layers
 
 
-def _frames(marked: Sequence[tuple[int, int]], shape: tuple[int, int]) -> list[dict[str, Any]]:
-    """A layer that draws frames around some cells."""
+def _frame_layers(
+    marked: Sequence[tuple[int, int]], shape: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """Return a layer that draws frames around some cells."""
     outside = [cell for cell in marked if not (0 <= cell[0] < shape[0] and 0 <= cell[1] < shape[1])]
     if outside:
         raise ValueError(f"marked cell {outside[0]} is outside a table of {shape}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from . import bundle
-from .loader import LOADER
+from . import javascript
+from .javascript import LOADER
 from .style import FIGURE_STYLE
 
 # Which cell carries each bundle, and the execution in which it last did: library -> (cell, run).
@@ -14,14 +14,14 @@ from .style import FIGURE_STYLE
 _hosts: dict[str, tuple[str, str]] = {}
 
 
-def output(fragment: str, libraries: Iterable[str]) -> str:
+def render_output(fragment: str, libraries: Iterable[str]) -> str:
     """HTML for one output: the fragment, the loader, and the bundles that no other cell carries.
 
     A bundle goes with the first figure that needs it, and again whenever its cell is run again,
     because that replaces the output in which it was. Outside IPython it is always included.
     """
-    needed = [library for library in sorted(libraries) if _carries(library)]
-    return _assemble(fragment, needed)
+    needed = [library for library in sorted(libraries) if _takes_bundle(library)]
+    return _assemble_html(fragment, needed)
 
 
 def load() -> None:
@@ -34,18 +34,18 @@ def load() -> None:
         return
     from IPython.display import HTML, display
 
-    for library in bundle.LIBRARIES:
+    for library in javascript.LIBRARIES:
         _hosts[library] = run
     line = '<p class="tvlens-note">tvlens figures are ready.</p>'
-    display(HTML(_assemble(line, bundle.LIBRARIES)))
+    display(HTML(_assemble_html(line, javascript.LIBRARIES)))
 
 
-def _assemble(body: str, libraries: Iterable[str]) -> str:
-    tags = bundle.script_tags(libraries)
+def _assemble_html(body: str, libraries: Iterable[str]) -> str:
+    tags = javascript.script_tags(libraries)
     return f"<style>{FIGURE_STYLE}</style>\n{body}\n{tags}\n<script>{LOADER}</script>"
 
 
-def _carries(library: str) -> bool:
+def _takes_bundle(library: str) -> bool:
     """Whether the output being made now should carry the bundle; remembers that it does."""
     current = _current_run()
     if current is None:

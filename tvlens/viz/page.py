@@ -1,4 +1,4 @@
-"""`Page`: a report on one web page, with its findings on top and its settings at the end."""
+"""`Page`: a report as one HTML page: summary, sections and settings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write
-from .document import document
-from .figure import Figure
-from .figures import Figures
+from .document import render_document
+from .figure import Figure, Figures
 from .style import NOTEBOOK_STYLE
 
 
@@ -21,9 +20,9 @@ class Section:
     """One part of a page.
 
     Attributes:
-        title: its heading; unlike those of figures, it appears in the list of contents.
-        text: plain sentences; an empty line starts a new paragraph.
-        figures: what it shows, in order.
+        title: heading; unlike titles of figures, it appears in the table of contents.
+        text: plain text; an empty line starts a new paragraph.
+        figures: the figures, in order.
     """
 
     title: str
@@ -33,13 +32,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A report that is one file, works offline, and never asks a network.
+    """A report in one HTML file that works offline.
 
     Attributes:
-        title: what the page is about.
-        summary: plain sentences: what was asked, what was found, whether it can be trusted.
-        sections: the parts, in order.
-        settings: what made the results: options, seeds, versions; shown folded at the end.
+        title: title of the page.
+        summary: sentences: the question, the result and its reliability.
+        sections: the sections, in order.
+        settings: options, seeds and versions behind the results; shown folded at the end.
     """
 
     title: str
@@ -63,11 +62,11 @@ class Page:
             + "\n".join(_section(number, part) for number, part in enumerate(self.sections, 1))
             + f"\n{_settings(self.settings)}</main>\n</div>"
         )
-        return document(self.title, body, self.libraries)
+        return render_document(self.title, body, self.libraries)
 
     def fragment(self) -> str:
         """HTML of the parts without a document around them, for a notebook's own headings."""
-        parts = "\n".join(_part(section) for section in self.sections)
+        parts = "\n".join(_notebook_section(section) for section in self.sections)
         return (
             f'<div class="tvlens-page">\n<style>{NOTEBOOK_STYLE}</style>\n'
             f"<h2>{html.escape(self.title)}</h2>{_summary(self.summary)}\n"
@@ -75,10 +74,10 @@ class Page:
         )
 
     def _repr_html_(self) -> str:
-        from .notebook import output
+        from .notebook import render_output
 
         # A whole document would bring its own colours and widths to all of the notebook.
-        return output(self.fragment(), self.libraries)
+        return render_output(self.fragment(), self.libraries)
 
     def write(self, path: str | Path) -> Path:
         """Write the page to a file, atomically, and return its path."""
@@ -110,7 +109,7 @@ def _section(number: int, section: Section) -> str:
     )
 
 
-def _part(section: Section) -> str:
+def _notebook_section(section: Section) -> str:
     """A section without names, which other outputs of a notebook may have too."""
     title = html.escape(section.title)
     return f'<section aria-label="{title}">\n<h3>{title}</h3>\n{_content(section)}\n</section>'
@@ -128,7 +127,8 @@ def _settings(settings: Mapping[str, Any]) -> str:
     if not settings:
         return ""
     shown = [
-        (html.escape(str(name)), html.escape(_shown(value))) for name, value in settings.items()
+        (html.escape(str(name)), html.escape(_format_value(value)))
+        for name, value in settings.items()
     ]
     rows = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in shown)
     return (
@@ -137,5 +137,5 @@ def _settings(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)

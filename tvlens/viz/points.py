@@ -1,22 +1,22 @@
-"""Maps of points with labels, such as vectors in two dimensions. Vega-Lite as plain data."""
+"""Scatter plots with labels that do not overlap, as Vega-Lite."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from .arrays import Numbers, array, require_same_length, rounded
+from .arrays import Numbers, as_array, check_same_length, round_floats
 from .figure import Figure
-from .placement import place_labels
 from .theme import (
     CATEGORIES,
-    chart,
-    colors,
-    extent,
-    hovered,
+    choose_colors,
+    escape_whitespace,
     legend_columns,
-    quantity,
-    visible,
+    make_chart,
+    nonzero_scale,
+    quantitative_axis,
+    tooltip_number,
 )
 
 
@@ -44,35 +44,38 @@ def scatter(
     Raises:
         ValueError: different lengths, or numbers that are not finite.
     """
-    points = array(points, name="points", axes=["n", "x/y"])
+    points = as_array(points, name="points", axes=["n", "x/y"])
     if points.shape[1] != 2 or not len(points):
         raise ValueError(f"points must be [n, 2] with n > 0, got {points.shape}")
-    require_same_length("points", len(points), "labels", len(labels))
-    names = [visible(label) for label in labels]
+    check_same_length("points", len(points), "labels", len(labels))
+    names = [escape_whitespace(label) for label in labels]
     data = [
         {"x": x, "y": y, "label": name}
-        for (x, y), name in zip(rounded(points.tolist(), digits=6), names, strict=True)
+        for (x, y), name in zip(round_floats(points.tolist(), digits=6), names, strict=True)
     ]
-    scales = [{"scale": {**extent(axis.tolist()), "padding": 18}} for axis in points.T]
+    scales = [{"scale": {**nonzero_scale(axis.tolist()), "padding": 18}} for axis in points.T]
     encoding: dict[str, Any] = {
-        "x": {**quantity("x", x_title), **scales[0]},
-        "y": {**quantity("y", y_title), **scales[1]},
+        "x": {**quantitative_axis("x", x_title), **scales[0]},
+        "y": {**quantitative_axis("y", y_title), **scales[1]},
         "tooltip": [{"field": "label", "type": "nominal", "title": "label"}],
     }
     dot: dict[str, Any] = {"color": {"value": CATEGORIES[0]}}
     if groups is not None:
-        require_same_length("points", len(points), "groups", len(groups))
+        check_same_length("points", len(points), "groups", len(groups))
         for entry, group in zip(data, groups, strict=True):
-            entry["group"] = visible(group)
+            entry["group"] = escape_whitespace(group)
         dot = _group_encoding(list(dict.fromkeys(entry["group"] for entry in data)))
         encoding["tooltip"].append({"field": "group", "type": "nominal", "title": "group"})
-    encoding["tooltip"] += [hovered("x", x_title or "x"), hovered("y", y_title or "y")]
+    encoding["tooltip"] += [
+        tooltip_number("x", x_title or "x"),
+        tooltip_number("y", y_title or "y"),
+    ]
     mark = {"type": "point", "filled": True, "size": 90, "opacity": 0.9}
     layers = [{"mark": mark, "encoding": dot}, *_label_layers(points, names, data)]
     body = {"data": {"values": data}, "encoding": encoding, "layer": layers}
     alt = f"{title or 'map of points'}: {len(points)} points"
     alt += f" in {len(dot['color']['scale']['domain'])} groups" if groups is not None else ""
-    return chart(body, title=title, caption=caption, alt=alt, height=400)
+    return make_chart(body, title=title, caption=caption, alt=alt, height=400)
 
 
 def _group_encoding(names: list[str]) -> dict[str, Any]:
@@ -83,7 +86,7 @@ def _group_encoding(names: list[str]) -> dict[str, Any]:
     return {
         "color": {
             **field,
-            "scale": {"domain": names, "range": colors(len(names))},
+            "scale": {"domain": names, "range": choose_colors(len(names))},
             "legend": legend,
         },
         "shape": {**field, "scale": {"domain": names, "range": shapes}, "legend": legend},
@@ -100,3 +103,92 @@ def _label_layers(
         layer = {"data": {"values": [data[i] for i in chosen]}, "mark": mark}
         layers.append({**layer, "encoding": {"text": {"field": "label", "type": "nominal"}}})
     return layers
+
+
+# Plot sizes, in pixels, in which labels must not overlap: a phone and a page.
+_PLOTS = ((270, 300), (640, 300))
+_CHARACTER, _LINE, _DOT = 6.4, 14.0, 7.0
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A side of a point: text alignment, and the offset in pixels (y grows downwards)."""
+
+    align: str
+    dx: int
+    dy: int
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """The same as properties of a Vega-Lite text mark."""
+        return {"align": self.align, "baseline": "middle", "dx": self.dx, "dy": self.dy}
+
+    def box(self, x: float, y: float, width: float) -> Box:
+        """(left, top, right, bottom) of a text of this width next to the point (x, y)."""
+        left = x + self.dx - {"left": 0.0, "center": width / 2, "right": width}[self.align]
+        top = y + self.dy - _LINE / 2
+        return left, top, left + width, top + _LINE
+
+
+SIDES = (
+    Side("left", 9, 0),
+    Side("right", -9, 0),
+    Side("center", 0, -13),
+    Side("center", 0, 14),
+    Side("left", 7, -10),
+    Side("right", -7, -10),
+    Side("left", 7, 11),
+    Side("right", -7, 11),
+)
+
+
+def place_labels(points: Sequence[Sequence[float]], labels: Sequence[str]) -> dict[Side, list[int]]:
+    """Choose a side for as many labels as fit, first come first served.
+
+    Args:
+        points: [n 2], in data units, y growing upwards.
+        labels: [n].
+
+    Returns:
+        side -> indices of the points whose labels stand there. A label that would cover another
+        label, a dot or the border is left out.
+    """
+    plots = [_to_pixels(points, width, height) for width, height in _PLOTS]
+    taken = [[(x - _DOT, y - _DOT, x + _DOT, y + _DOT) for x, y in plot] for plot in plots]
+    chosen: dict[Side, list[int]] = {}
+    for i, label in enumerate(labels):
+        width = min(150.0, _CHARACTER * len(label))
+        for side in SIDES:
+            boxes = [side.box(*plot[i], width) for plot in plots]
+            if all(
+                _is_inside(box, size)
+                and not any(_overlaps(box, other) for other in others[:i] + others[i + 1 :])
+                for box, size, others in zip(boxes, _PLOTS, taken, strict=True)
+            ):
+                chosen.setdefault(side, []).append(i)
+                for others, box in zip(taken, boxes, strict=True):
+                    others.append(box)
+                break
+    return chosen
+
+
+def _to_pixels(
+    points: Sequence[Sequence[float]], width: float, height: float
+) -> list[tuple[float, float]]:
+    """Positions in a plot that leaves 18 pixels around the points, as `scatter` does."""
+    columns = []
+    for axis, size in ((0, width), (1, height)):
+        values = [point[axis] for point in points]
+        low, span = min(values), (max(values) - min(values)) or 1.0
+        columns.append([18 + (size - 36) * (value - low) / span for value in values])
+    return [(x, height - y) for x, y in zip(*columns, strict=True)]
+
+
+def _is_inside(box: Box, size: tuple[float, float]) -> bool:
+    return box[0] >= 0 and box[1] >= -4 and box[2] <= size[0] and box[3] <= size[1] + 4
+
+
+def _overlaps(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -1,4 +1,4 @@
-"""The look that all charts share: palettes, the Vega-Lite config, and the figure around a chart."""
+"""The theme of all charts: palettes, Vega-Lite config, scales and labels."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .figure import Figure
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 NEUTRAL = "#8a8f98"
 INK = "currentColor"
-"""The colour of the text around the chart, in light and in dark pages."""
+"""Color of the text around the chart, on light and dark pages."""
 
 # From blue to yellow, all legible on white and on black, for more categories than the palette has.
-_MANY = ("#6a5acd", "#4b74c9", "#2f8fbf", "#1fa3a3", "#2fb380", "#6cbf4f", "#a8b820", "#d9a514")
+_SEQUENCE = ("#6a5acd", "#4b74c9", "#2f8fbf", "#1fa3a3", "#2fb380", "#6cbf4f", "#a8b820", "#d9a514")
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -59,7 +59,7 @@ _CONFIG = {
 }
 
 
-def chart(
+def make_chart(
     body: dict[str, Any],
     *,
     title: str,
@@ -70,7 +70,7 @@ def chart(
     minimum_width: int = 0,
     fit: str = "fit",
 ) -> Figure:
-    """Complete a Vega-Lite body (data, layers) into a figure of the width that it is given.
+    """Make a figure of the available width from the data and layers of a Vega-Lite chart.
 
     Args:
         body: everything but sizes and config.
@@ -95,72 +95,75 @@ def chart(
     return Figure("vega", spec, title=title, caption=caption, alt=alt)
 
 
-def colors(count: int) -> list[str]:
-    """One colour per category: the palette, or beyond it a sequence from blue to yellow.
+def choose_colors(count: int) -> list[str]:
+    """Return one color per category: the palette, or for more a sequence from blue to yellow.
 
-    A sequence suits what comes in so many kinds, such as curves by layer, since these are ordered.
+    Many categories, such as layers, are usually ordered, which a sequence shows.
     """
     if count <= len(CATEGORIES):
         return list(CATEGORIES[:count])
-    steps = [i * (len(_MANY) - 1) / (count - 1) for i in range(count)]
-    return [_between(_MANY[int(s)], _MANY[min(int(s) + 1, len(_MANY) - 1)], s % 1) for s in steps]
+    steps = [i * (len(_SEQUENCE) - 1) / (count - 1) for i in range(count)]
+    return [
+        _mix_colors(_SEQUENCE[int(s)], _SEQUENCE[min(int(s) + 1, len(_SEQUENCE) - 1)], s % 1)
+        for s in steps
+    ]
 
 
-def _between(first: str, second: str, share: float) -> str:
-    """Colour between two colours `#rrggbb`."""
+def _mix_colors(first: str, second: str, share: float) -> str:
+    """Interpolate between two colors `#rrggbb`."""
     pairs = [(int(first[i : i + 2], 16), int(second[i : i + 2], 16)) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in pairs)
 
 
-def quantity(field: str, title: str) -> dict[str, Any]:
-    """Encoding of a number on an axis."""
-    return {"field": field, "type": "quantitative", "title": wrapped(title)}
+def quantitative_axis(field: str, title: str) -> dict[str, Any]:
+    """Return the encoding of a number on an axis."""
+    return {"field": field, "type": "quantitative", "title": wrap_title(title)}
 
 
-def wrapped(title: str) -> str | list[str] | None:
-    """An axis title on as many lines as a narrow screen needs; None for no title."""
+def wrap_title(title: str) -> str | list[str] | None:
+    """Split an axis title into lines that fit on a narrow screen; None for no title."""
     lines = textwrap.wrap(title, 36)
     return lines if len(lines) > 1 else title or None
 
 
 def title_height(title: str) -> int:
-    """Pixels that an axis title takes."""
+    """Return the height of an axis title in pixels."""
     lines = len(textwrap.wrap(title, 36))
     return 9 + 15 * lines if lines else 0
 
 
-def extent(values: Iterable[float | None]) -> dict[str, Any]:
-    """Scale properties for an axis that need not contain zero.
+def nonzero_scale(values: Iterable[float | None]) -> dict[str, Any]:
+    """Return scale properties for an axis that need not contain zero.
 
     Where all values are equal, Vega would label the only tick with a wrong number (0.5 as "1"), so
     the axis gets some room around it.
     """
-    known = [value for value in values if value is not None]
-    if len(set(known)) != 1:
+    present = [value for value in values if value is not None]
+    if len(set(present)) != 1:
         return {"zero": False}
-    room = abs(known[0]) / 2 or 1.0
-    return {"domain": [known[0] - room, known[0] + room], "zero": False}
+    margin = abs(present[0]) / 2 or 1.0
+    return {"domain": [present[0] - margin, present[0] + margin], "zero": False}
 
 
-def hovered(field: str, title: str) -> dict[str, Any]:
-    """Entry of a tooltip: a number with four digits."""
+def tooltip_number(field: str, title: str) -> dict[str, Any]:
+    """Return the tooltip entry of a number, with four digits."""
     return {"field": field, "type": "quantitative", "title": title or field, "format": ".4~g"}
 
 
 def legend_columns(labels: Sequence[str], *, width: int = 250) -> int:
-    """Number of legend columns with which the labels fit on a narrow screen."""
+    """Return the number of legend columns that fit on a narrow screen."""
     longest = max((len(label) for label in labels), default=1)
     return max(1, min(len(labels), width // (int(6.6 * longest) + 40)))
 
 
-def lookup(labels: Sequence[str], index: str) -> str:
-    """Vega expression for `labels[index]`.
+def lookup_expression(labels: Sequence[str], index: str) -> str:
+    """Return the Vega expression for `labels[index]`.
 
     Axes use positions as their values and labels for display, because labels may repeat.
     """
     return f"{json.dumps(list(labels))}[{index}]"
 
 
-def visible(label: object) -> str:
-    """A label on one line: line breaks and tabs become signs, as they may be tokens."""
+def escape_whitespace(label: object) -> str:
+    """Replace line breaks and tabs in a label, which may be tokens, by visible symbols."""
     return str(label).replace("\n", "⏎").replace("\r", "⏎").replace("\t", "⇥")

@@ -217,7 +217,7 @@ def conflict_table(study: CrossModalStudy) -> viz.Figure:
 
 def image_gallery(study: CrossModalStudy) -> viz.Figures:
     """Some images of every task."""
-    rows = [viz.pictures(images, title=name) for name, images in study.thumbnails.items()]
+    rows = [viz.image_grid(images, title=name) for name, images in study.thumbnails.items()]
     return viz.stack(*rows)
 
 
@@ -239,7 +239,7 @@ def prompt_figure(study: CrossModalStudy) -> viz.Figure:
         values.append(float(cosines[start:stop].mean()))
         start = stop
     title = "cosine with the text vector"
-    return viz.colored_tokens(labels, values, pictures=thumbnails, title=title)
+    return viz.colored_tokens(labels, values, images=thumbnails, title=title)
 
 
 def phase_figures(study: CrossModalStudy) -> viz.Figures:

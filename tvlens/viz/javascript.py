@@ -1,6 +1,77 @@
-"""The hand-written JavaScript that draws figures once the library they need is on the page."""
+"""The JavaScript of figures: bundled libraries, and the loader that draws with them."""
 
 from __future__ import annotations
+
+import base64
+import functools
+import gzip
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+LIBRARIES = ("circuitsvis", "vega")
+
+
+@functools.cache
+def load_library(library: str) -> str:
+    """JavaScript of a library, as one classic script that registers it with the loader.
+
+    "circuitsvis" is the file inside the installed Python package; "vega" is Vega, Vega-Lite and
+    Vega-Embed, built by vl-convert from copies that it carries (about 1 s, no network).
+
+    Raises:
+        ValueError: unknown library.
+    """
+    if library == "circuitsvis":
+        body = _load_circuitsvis() + "\nwindow.tvlens.libraries.circuitsvis = CircuitsVis;"
+    elif library == "vega":
+        import vl_convert
+
+        body = vl_convert.javascript_bundle("window.tvlens.libraries.vega = vegaEmbed;")
+    else:
+        raise ValueError(f"unknown library {library!r}; choose one of {', '.join(LIBRARIES)}")
+    # Hiding these four names keeps the libraries away from the require.js of classic notebooks.
+    return f"((define, module, exports, require) => {{\n{body}\n}})();"
+
+
+def _load_circuitsvis() -> str:
+    from importlib.util import find_spec
+
+    spec = find_spec("circuitsvis")  # finds the file without importing torch
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("token widgets need circuitsvis: pip install circuitsvis")
+    script = Path(spec.origin).parent / "dist" / "cdn" / "iife.js"
+    # Developer tools would ask for the source map.
+    return script.read_text(encoding="utf-8").replace("//# sourceMappingURL=iife.js.map", "")
+
+
+@functools.cache
+def encode_library(library: str) -> str:
+    """Gzip'd `source` in base64: the same characters on every call and in every process."""
+    packed = gzip.compress(load_library(library).encode(), compresslevel=9, mtime=0)
+    return base64.b64encode(packed).decode("ascii")
+
+
+@functools.cache
+def library_hash(library: str) -> str:
+    """SHA-256 of `source`, in the form that a Content-Security-Policy asks for."""
+    return script_hash(load_library(library))
+
+
+def script_hash(script: str) -> str:
+    """Content-Security-Policy source expression that allows exactly this inline script."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def script_tags(libraries: Iterable[str]) -> str:
+    """Inert script elements with the encoded libraries, which the loader unpacks."""
+    return "\n".join(
+        f'<script type="text/plain" data-tvlens-bundle="{library}">'
+        f"{encode_library(library)}</script>"
+        for library in sorted(libraries)
+    )
+
 
 # Every output in a notebook carries this text, so it is short and safe to run many times.
 # A bundle is a gzip'd library in base64 (see bundle.py). It runs as an inline script that registers
