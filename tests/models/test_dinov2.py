@@ -92,7 +92,7 @@ def test_vit_matches_dinov2(tiny_dinov2, size):
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
         expected = source(images, output_hidden_states=True)
-        got = dinov2.vit(data, size=size)(images, output_hidden_states=True)
+        got = dinov2.build_vit(data, size=size)(images, output_hidden_states=True)
     for ours, theirs in zip(got.hidden_states, expected.hidden_states, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
@@ -103,13 +103,13 @@ def test_vit_matches_dinov2(tiny_dinov2, size):
 @pytest.mark.parametrize("cut", [1, 7, 50, 1000])
 def test_truncated_file_is_refused(tiny_dinov2, cut):
     with pytest.raises(TvlensError, match="no ONNX model"):
-        onnx.read(tiny_dinov2[1][:-cut])
+        onnx.read_onnx(tiny_dinov2[1][:-cut])
 
 
 def test_other_graphs_are_refused():
     graph = field(7, tensor("weight", torch.ones(2, 3)))
-    assert torch.equal(onnx.read(graph)[0]["weight"], torch.ones(2, 3))
+    assert torch.equal(onnx.read_onnx(graph)[0]["weight"], torch.ones(2, 3))
     with pytest.raises(TvlensError, match="not the DINOv2-small"):
-        dinov2.vit(graph)
+        dinov2.build_vit(graph)
     with pytest.raises(TvlensError, match="no ONNX model"):
-        onnx.read(b"\x0fplain text, not a protocol buffer")
+        onnx.read_onnx(b"\x0fplain text, not a protocol buffer")

@@ -11,7 +11,7 @@ import transformers as hf
 
 import tvlens as tv
 from tvlens import LabelledDataset, TvlensError
-from tvlens.models import Batch, batches, classify, head, readout, run
+from tvlens.models import Batch, batches, classifier_head, classify, readout, run
 from tvlens.models.mean_pooling import MEAN_CLASSIFIERS
 from tvlens.training import finetune, finetuning, load_finetuned
 from tvlens.training.examples import EncoderExamples
@@ -96,7 +96,7 @@ def test_finetune_learns_a_planted_dataset_and_opens_again(bases, tmp_path, base
         logits = run(model, batch, hooks=[("blocks.2.hook_resid_post", catch)])
         state = readout(tuned.settings["readout"])(caught["state"], batch.lengths)
         with torch.no_grad():
-            torch.testing.assert_close(head(model)(state), logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(classifier_head(model)(state), logits, rtol=1e-4, atol=1e-5)
         found.append(logits)
     torch.testing.assert_close(torch.cat(found).cpu(), classify(model, test.inputs))
     assert not list(tmp_path.glob("*.unfinished"))
@@ -123,7 +123,7 @@ def test_head_reproduces_the_logits_of_every_classifier(kind):
     model, inputs = tiny.model(kind), tiny.ragged(kind)
     states = tv.collect(model, inputs, "resid_post", layers=2, positions=0, progress=False)
     with torch.no_grad():
-        got = head(model)(states["resid_post.2"][:, 0])
+        got = classifier_head(model)(states["resid_post.2"][:, 0])
     torch.testing.assert_close(got, run(model, Batch.of(model, inputs)), rtol=1e-4, atol=1e-5)
 
 
@@ -275,7 +275,7 @@ def test_bad_input_raises_one_line_errors(bases, tmp_path, monkeypatch):
     (tmp_path / "bad" / "finetune.json").write_text(json.dumps({}))
     refused("holds no finetuned encoder")
     with pytest.raises(TvlensError, match="no classifier"):
-        head(tv.load(bert))
+        classifier_head(tv.load(bert))
     with pytest.raises(TvlensError, match="reads texts, not images"):
         next(batches(tv.load(bert), light.inputs))
     with pytest.raises(TvlensError, match="no inputs"):

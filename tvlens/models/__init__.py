@@ -6,7 +6,7 @@ Example:
     'smollm2-135m'
 """
 
-from .classification_head import classify, head
+from .classification import classifier_head, classify
 from .families import Family, family
 from .forward import Batch, logits_at, run
 from .hooks import with_hooks
@@ -21,10 +21,10 @@ __all__ = [
     "Batch",
     "Family",
     "batches",
+    "classifier_head",
     "classify",
     "family",
     "first_token",
-    "head",
     "is_processed",
     "last_token",
     "load",

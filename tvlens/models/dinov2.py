@@ -1,7 +1,7 @@
-"""DINOv2-small out of an ONNX graph, as a Hugging Face ViT.
+"""DINOv2-small from an ONNX graph, as a Hugging Face ViT.
 
-The two differ in LayerScale, a factor per dimension behind each sublayer, which is folded into the
-weights before it, and in the positions, which DINOv2 learned at 518 px and resizes to the image.
+The two differ in LayerScale, a factor per dimension after each sublayer, which is folded into the
+preceding weights, and in the position embeddings, trained at 518 px and resized to the image.
 """
 
 import json
@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import TvlensError
-from . import onnx
+from .onnx import Node, read_onnx
 from .processor import IMAGENET_MEAN, IMAGENET_STD
 
 LAYERS, HEADS, WIDTH, PATCH = 12, 6, 384, 14
 
-# Places inside a block: ONNX name -> Hugging Face name.
+# Modules of a block: ONNX name -> Hugging Face name.
 _LINEAR = {
     "attention/attention/query": "attention.q_proj",
     "attention/attention/key": "attention.k_proj",
@@ -32,7 +32,7 @@ _SCALED = {"attention/output/dense": "layer_scale1", "mlp/fc2": "layer_scale2"}
 _NORMS = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
 
 
-def vit(data: bytes, *, size: int = 224) -> Any:
+def build_vit(data: bytes, *, size: int = 224) -> Any:
     """The backbone of the ONNX graph as a `ViTModel` for images of `size` pixels a side.
 
     Raises:
@@ -55,7 +55,7 @@ def vit(data: bytes, *, size: int = 224) -> Any:
     )
     model = transformers.ViTModel(config, add_pooling_layer=False)
     try:
-        model.load_state_dict(_state(*onnx.read(data), size=size))
+        model.load_state_dict(_convert_weights(*read_onnx(data), size=size))
     except (KeyError, RuntimeError) as error:
         raise TvlensError(
             f"this ONNX graph is not the DINOv2-small it should be: {error}"
@@ -63,11 +63,11 @@ def vit(data: bytes, *, size: int = 224) -> Any:
     return model.eval()
 
 
-def save(model: Any, folder: Path) -> None:
-    """Write the model, and how its images are to be prepared."""
+def save_vit(model: Any, folder: Path) -> None:
+    """Write the model and its image preprocessor to a folder."""
     model.save_pretrained(folder)
     size = model.config.image_size
-    about = {
+    preprocessor = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": size, "width": size},
@@ -78,52 +78,54 @@ def save(model: Any, folder: Path) -> None:
         "image_mean": IMAGENET_MEAN,
         "image_std": IMAGENET_STD,
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(about, indent=1))
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=1))
 
 
-def _state(weights: dict[str, Tensor], nodes: list[onnx.Node], *, size: int) -> dict[str, Tensor]:
-    # The exporter transposed the matrices and dropped their names; the operations keep them.
+def _convert_weights(
+    weights: dict[str, Tensor], nodes: list[Node], *, size: int
+) -> dict[str, Tensor]:
+    # The exporter transposed the matrices and dropped their names; the operations have them.
     by_operation = {node.name: node.inputs for node in nodes}
 
-    def matrix(place: str) -> Tensor:
-        inputs = by_operation[f"/backbone/encoder/{place}/MatMul"]
+    def weight_of(module: str) -> Tensor:
+        inputs = by_operation[f"/backbone/encoder/{module}/MatMul"]
         return next(weights[name] for name in inputs if name in weights).T
 
     trunk = "backbone.embeddings"
     patches = f"{trunk}.patch_embeddings.projection"
-    found = {
+    state = {
         "embeddings.cls_token": weights[f"{trunk}.cls_token"],
-        "embeddings.position_embeddings": _positions(weights, by_operation, size),
-        **_renamed(weights, patches, "embeddings.patch_embeddings.projection"),
-        **_renamed(weights, "backbone.layernorm", "layernorm"),
+        "embeddings.position_embeddings": _position_embeddings(weights, by_operation, size),
+        **_rename(weights, patches, "embeddings.patch_embeddings.projection"),
+        **_rename(weights, "backbone.layernorm", "layernorm"),
     }
     for layer in range(LAYERS):
         ours, theirs = f"layers.{layer}", f"backbone.encoder.layer.{layer}"
         for old, new in _NORMS.items():
-            found |= _renamed(weights, f"{theirs}.{old}", f"{ours}.{new}")
+            state |= _rename(weights, f"{theirs}.{old}", f"{ours}.{new}")
         for old, new in _LINEAR.items():
-            weight = matrix(f"layer.{layer}/{old}")
+            weight = weight_of(f"layer.{layer}/{old}")
             bias = weights[f"{theirs}.{old.replace('/', '.')}.bias"]
             if old in _SCALED:
                 scale = weights[f"{theirs}.{_SCALED[old]}.lambda1"]
                 weight, bias = scale[:, None] * weight, scale * bias
-            found |= {f"{ours}.{new}.weight": weight, f"{ours}.{new}.bias": bias}
-    return {name: tensor.contiguous() for name, tensor in found.items()}
+            state |= {f"{ours}.{new}.weight": weight, f"{ours}.{new}.bias": bias}
+    return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
-def _renamed(weights: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
+def _rename(weights: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
     return {f"{new}.{part}": weights[f"{old}.{part}"] for part in ("weight", "bias")}
 
 
-def _positions(
+def _position_embeddings(
     weights: dict[str, Tensor], by_operation: dict[str, list[str]], size: int
 ) -> Float[Tensor, "1 position width"]:
     of_class = weights[by_operation["/backbone/embeddings/Concat_6"][0]]
     grid = weights[by_operation["/backbone/embeddings/Reshape_1"][0]]
-    return torch.cat([of_class.reshape(1, 1, -1), resized(grid, size // PATCH)], dim=1)
+    return torch.cat([of_class.reshape(1, 1, -1), resize_positions(grid, size // PATCH)], dim=1)
 
 
-def resized(grid: Float[Tensor, "1 old width"], side: int) -> Float[Tensor, "1 new width"]:
+def resize_positions(grid: Float[Tensor, "1 old width"], side: int) -> Float[Tensor, "1 new width"]:
     """Position embeddings of a square grid of patches, resized to `side` patches a side."""
     old = round(grid.shape[1] ** 0.5)
     square = rearrange(grid, "1 (row column) width -> 1 width row column", row=old)

@@ -1,7 +1,7 @@
-"""BERT-like encoders that TransformerLens does not host itself: bare ones and classifiers.
+"""BERT-like encoders without an adapter in TransformerLens: bare models and classifiers.
 
-Its BERT adapter knows the blocks, which are the same in the whole family; what differs is the name
-of the trunk inside the model and the head on top. Registered with TransformerLens' own factory,
+Its BERT adapter maps the blocks, which are the same in the whole family; the name of the trunk and
+the head on top differ. Registered with TransformerLens' own factory,
 these models become a `TransformerBridge` like any other, with the same hook names. A classifier's
 last layer is `unembed`; it reads one pooled state per input, not one per position.
 """
@@ -23,31 +23,32 @@ ARCHITECTURES = (
 
 
 @functools.cache
-def register() -> frozenset[str]:
-    """Make the architectures known to TransformerLens where it has no adapter of its own.
+def register_adapters() -> frozenset[str]:
+    """Register adapters of the architectures for which TransformerLens has none.
 
-    Returns the names of those that are hosted here.
+    Returns:
+        Names of the architectures that were registered.
     """
     from transformer_lens.factories.architecture_adapter_factory import (
         SUPPORTED_ARCHITECTURES,
         ArchitectureAdapterFactory,
     )
 
-    ours = frozenset(ARCHITECTURES) - frozenset(SUPPORTED_ARCHITECTURES)
-    for name in ours:
-        ArchitectureAdapterFactory.register_adapter(name, _adapter())
-    return ours
+    missing = frozenset(ARCHITECTURES) - frozenset(SUPPORTED_ARCHITECTURES)
+    for name in missing:
+        ArchitectureAdapterFactory.register_adapter(name, _build_adapter())
+    return missing
 
 
-def hosted() -> frozenset[str]:
-    """Every architecture that can be opened, here or by TransformerLens itself."""
+def supported_architectures() -> frozenset[str]:
+    """Every architecture that can be opened, here or by TransformerLens."""
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 
-    return register() | frozenset(SUPPORTED_ARCHITECTURES)
+    return register_adapters() | frozenset(SUPPORTED_ARCHITECTURES)
 
 
 def model_class(architecture: str) -> type:
-    """The class of an architecture: Hugging Face's, or one of those that read the mean."""
+    """The class of an architecture: Hugging Face's, or a classifier that pools by the mean."""
     import transformers
 
     from .mean_pooling import MEAN_CLASSIFIERS
@@ -56,11 +57,11 @@ def model_class(architecture: str) -> type:
 
 
 @functools.cache
-def _adapter() -> type:
+def _build_adapter() -> type:
     from transformer_lens.model_bridge.supported_architectures.bert import BertArchitectureAdapter
 
     class EncoderAdapter(BertArchitectureAdapter):
-        """BERT's blocks under the trunk and the head that the loaded model turns out to have."""
+        """BERT's blocks, under the trunk and the head of the loaded model."""
 
         def prepare_model(self, hf_model: Any) -> None:
             trunk = hf_model.base_model
@@ -70,15 +71,15 @@ def _adapter() -> type:
                 del mapping[head]
             for part in mapping.values():
                 part.name = prefix + part.name.removeprefix("bert.")
-            mapping |= _pooler(trunk, prefix) | _head(hf_model, self.cfg)
+            mapping |= _map_pooler(trunk, prefix) | _map_head(hf_model, self.cfg)
 
     return EncoderAdapter
 
 
-def count_positions(hf_model: Any, cfg: Any) -> None:
-    """Set `cfg.n_ctx` to the positions that an encoder really has.
+def set_context_length(hf_model: Any, cfg: Any) -> None:
+    """Set `cfg.n_ctx` to the number of usable positions of an encoder.
 
-    RoBERTa counts its positions from behind the padding token's; DeiT has a token more than ViT.
+    RoBERTa reserves positions up to the padding token's; DeiT has one token more than ViT.
     """
     embeddings = getattr(hf_model.base_model, "embeddings", None)
     table = getattr(embeddings, "position_embeddings", None)
@@ -89,7 +90,7 @@ def count_positions(hf_model: Any, cfg: Any) -> None:
         cfg.n_ctx = table.num_embeddings - reserved
 
 
-def _pooler(trunk: Any, prefix: str) -> dict[str, Any]:
+def _map_pooler(trunk: Any, prefix: str) -> dict[str, Any]:
     from transformer_lens.model_bridge.generalized_components import LinearBridge
 
     if getattr(trunk, "pooler", None) is None:
@@ -97,8 +98,8 @@ def _pooler(trunk: Any, prefix: str) -> dict[str, Any]:
     return {"pooler": LinearBridge(name=f"{prefix}pooler.dense")}
 
 
-def _head(hf_model: Any, cfg: Any) -> dict[str, Any]:
-    """The components behind the last block, of a classifier or a masked language model."""
+def _map_head(hf_model: Any, cfg: Any) -> dict[str, Any]:
+    """The components after the last block, of a classifier or a masked language model."""
     from transformer_lens.model_bridge.generalized_components import (
         LinearBridge,
         NormalizationBridge,

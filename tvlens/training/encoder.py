@@ -74,9 +74,9 @@ def _find_architecture(base: Any, config: Any, kind: str, readout: str) -> type:
     name = family._model_mapping[type(config)].__name__
     if readout == "mean":
         name = name.replace("ForSequenceClassification", "ForMeanClassification")
-    if name not in encoders.hosted():
+    if name not in encoders.supported_architectures():
         kinds = ("SequenceClassification", "MeanClassification", "ImageClassification")
-        near = ", ".join(n for n in sorted(encoders.hosted()) if n.endswith(kinds))
+        near = ", ".join(n for n in sorted(encoders.supported_architectures()) if n.endswith(kinds))
         raise TvlensError(
             f"{base} with readout {readout!r} would be a {name}, which TransformerLens cannot "
             f"open; it opens {near}"

@@ -16,7 +16,7 @@ from ...labelled import LabelledDataset
 from ...matrices.curves import stratified_subset
 from ...matrices.examples import Head
 from ...matrices.reading import check_pair
-from ...models import family, head, load, model_name
+from ...models import classifier_head, family, load, model_name
 from ...models.digest import text_digest
 from ...models.loading import folder_of
 from ...training import finetune, load_finetuned
@@ -152,15 +152,15 @@ def load_pair(base: Any, tuned: Any, readout: str | None, data: LabelledDataset)
         readout = _saved_readout(tuned)
     base, tuned = (load(m) if isinstance(m, str | os.PathLike) else m for m in (base, tuned))
     check_pair(base, tuned)
-    classifier_head = head(tuned) if family(tuned).is_classifier else None
-    if classifier_head is not None:
+    head = classifier_head(tuned) if family(tuned).is_classifier else None
+    if head is not None:
         classes = tuned.original_model.config.num_labels
         if classes != len(data.classes):
             raise TvlensError(
                 f"the tuned model knows {classes} classes, {data.name} has {len(data.classes)}"
             )
-    default = "mean" if data.kind == "text" and classifier_head is None else "first"
-    return ModelPair(base, tuned, readout or default, classifier_head)
+    default = "mean" if data.kind == "text" and head is None else "first"
+    return ModelPair(base, tuned, readout or default, head)
 
 
 def _saved_readout(folder: str | os.PathLike) -> str | None:

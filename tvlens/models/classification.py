@@ -1,4 +1,4 @@
-"""What stands behind the last block of a classifier, as a function of readout states."""
+"""Classifiers: their head as a function of readout states, and their logits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,23 +15,24 @@ from .inputs import Inputs, batches
 Head = Callable[[Float[Tensor, "row d"]], Float[Tensor, "row class"]]
 
 
-def head(model: Any) -> Head:
-    """From readout states after the last block to logits: final norm, pooler, classifier.
+def classifier_head(model: Any) -> Head:
+    """The head of a classifier: from readout states after the last block to logits.
 
-    For a model that reads the mean, states are means. They are moved to the classifier's device,
-    where the logits stay. Gradients flow through.
+    It consists of final norm, pooler and classifier. For a model that pools by the mean, the
+    states are means. They are moved to the classifier's device, where the logits stay. Gradients
+    are propagated.
 
     Raises:
         TvlensError: the model has no classifier.
     """
-    _check(model)
+    _check_classifier(model)
     source = model.original_model
     trunk = source.base_model
 
     def logits(states: Float[Tensor, "row d"]) -> Float[Tensor, "row class"]:
-        # Hugging Face's own modules take the first of several positions: give them one.
+        # Hugging Face's modules read the first of several positions: give them one.
         states = states[:, None].to(next(source.classifier.parameters()).device)
-        if hasattr(trunk, "layernorm"):  # of ViT; BERT's norms are inside its blocks
+        if hasattr(trunk, "layernorm"):  # of ViT; BERT's norms are in its blocks
             states = trunk.layernorm(states)
         if getattr(trunk, "pooler", None) is not None and not hasattr(trunk, "layernorm"):
             states = trunk.pooler(states)
@@ -48,12 +49,12 @@ def classify(
     Raises:
         TvlensError: the model has no classifier, or reads other inputs.
     """
-    _check(model)
+    _check_classifier(model)
     parts = batches(model, inputs, batch_size=batch_size, max_tokens=max_tokens)
     return torch.cat([run(model, Batch.of(model, part)).cpu() for part in parts])
 
 
-def _check(model: Any) -> None:
+def _check_classifier(model: Any) -> None:
     if not family(model).is_classifier:
         raise TvlensError(
             "this model has no classifier: give one that was finetuned, or load a folder of one"
