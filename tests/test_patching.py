@@ -10,7 +10,7 @@ from helpers import fail_if_called
 
 import tvlens as tv
 from tvlens import PatchResult, TvlensError
-from tvlens.patching import engines, tree_attention, verification
+from tvlens.patching import engines, sweep, verification
 from tvlens.sites import COMPONENTS, Site, available
 
 pytestmark = pytest.mark.tl3
@@ -110,8 +110,8 @@ def test_equals_transformer_lens_patching(name):
 def test_tree_attention_runs_where_it_is_exact(name, monkeypatch):
     model = tiny.model(name)
     clean, corrupted = pair()
-    monkeypatch.setattr(engines, "batched", fail_if_called)
-    monkeypatch.setattr(engines, "full_forward", fail_if_called)
+    monkeypatch.setattr(sweep, "batched", fail_if_called)
+    monkeypatch.setattr(sweep, "full_forward", fail_if_called)
     result = tv.patch(model, clean, corrupted, site="z", metric=METRIC, positions=-1)
     assert result.settings["engine"] == "tree_attention"
 
@@ -122,7 +122,7 @@ def test_batched_rows_begin_at_their_layer(name, monkeypatch):
     clean, corrupted = pair()
     options = dict(site="mlp_out", metric=METRIC, positions=-1, verify=0)
     tv.patch(model, clean, corrupted, **options)
-    monkeypatch.setattr(engines, "full_forward", fail_if_called)
+    monkeypatch.setattr(sweep, "full_forward", fail_if_called)
     ran = []
     with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda a, hook: ran.append(len(a)))]):
         result = tv.patch(model, clean, corrupted, layers=[2], **options)
@@ -147,8 +147,8 @@ def test_a_mask_without_windows_is_found_in_the_lower_layers(monkeypatch):
     """The last block of this Gemma sees everything, so that such a mask is right there alone."""
     model = tiny.model("gemma3")
     verification._verified.pop(model, None)
-    real = tree_attention.masks
-    monkeypatch.setattr(tree_attention, "masks", lambda *a, **o: real(*a, **o)["full_attention"])
+    real = engines.attention_masks
+    monkeypatch.setattr(engines, "attention_masks", lambda *a, **o: real(*a, **o)["full_attention"])
     clean, corrupted = pair()
     options = dict(site="attn_out", metric=METRIC, positions=-1)
     tv.patch(model, clean, corrupted, layers=-1, **options)
@@ -163,8 +163,8 @@ def test_an_engine_that_disagrees_is_left_for_the_next_one(monkeypatch):
     model = tiny.model("llama")
     verification._verified.pop(model, None)
     for name in ("tree_attention", "batched"):
-        real = getattr(engines, name)
-        monkeypatch.setattr(engines, name, lambda *a, real=real: 1.01 * real(*a))
+        real = getattr(sweep, name)
+        monkeypatch.setattr(sweep, name, lambda *a, real=real: 1.01 * real(*a))
     clean, corrupted = pair()
     options = dict(site="z", metric=METRIC, positions=-1)
     with pytest.warns(UserWarning) as warned:
@@ -188,8 +188,8 @@ def test_a_sweep_whose_sample_disagrees_starts_again(monkeypatch):
     clean, corrupted = pair()
     options = dict(site="z", metric=METRIC, positions=-1)
     tv.patch(model, clean, corrupted, **options)  # verified
-    real = engines.tree_attention
-    monkeypatch.setattr(engines, "tree_attention", lambda *a: real(*a) + 0.01)
+    real = sweep.tree_attention
+    monkeypatch.setattr(sweep, "tree_attention", lambda *a: real(*a) + 0.01)
     unverified = tv.patch(model, clean, corrupted, verify=0, **options)
     assert unverified.settings["engine"] == "tree_attention"
     with pytest.warns(UserWarning, match=r"cannot resume at a position for z \(z\.\d.*differs"):
@@ -220,19 +220,19 @@ def test_small_groups_and_lack_of_memory_change_nothing(monkeypatch):
     torch.testing.assert_close(
         tv.patch(model, clean, corrupted, batch_tokens=1, **options).values, whole.values
     )
-    real = engines.tree_attention
+    real = sweep.tree_attention
 
-    def tight(model, base, cells, *rest):
-        if len(cells) > 2:
+    def run_out_of_memory(model, base, group):
+        if len(group) > 2:
             raise RuntimeError("CUDA out of memory")
-        return real(model, base, cells, *rest)
+        return real(model, base, group)
 
-    monkeypatch.setattr(engines, "tree_attention", tight)
+    monkeypatch.setattr(sweep, "tree_attention", run_out_of_memory)
     torch.testing.assert_close(tv.patch(model, clean, corrupted, **options).values, whole.values)
 
 
 def test_passes_hold_whole_layers_or_even_pieces_of_one():
-    fitting = engines._fitting
+    fitting = sweep._fitting
     three = [(layer, 10) for layer in range(3) for _ in range(4)]
     assert fitting(three, 1000) == 12
     assert fitting(three, 100) == 8  # two layers, and not half of the third
@@ -245,13 +245,13 @@ def test_passes_hold_whole_layers_or_even_pieces_of_one():
 def test_max_memory_makes_passes_smaller(monkeypatch):
     model = tiny.model("llama")
     clean, corrupted = pair()
-    real, sizes = engines.tree_attention, []
+    real, sizes = sweep.tree_attention, []
 
-    def counting(model, base, cells, *rest):
-        sizes.append(len(cells))
-        return real(model, base, cells, *rest)
+    def count(model, base, group):
+        sizes.append(len(group))
+        return real(model, base, group)
 
-    monkeypatch.setattr(engines, "tree_attention", counting)
+    monkeypatch.setattr(sweep, "tree_attention", count)
     options = dict(site="z", metric=METRIC, positions=[-3, -2, -1])
     tv.patch(model, clean, corrupted, **options)  # checks itself
     largest = []
@@ -270,8 +270,8 @@ def test_what_is_equal_already_is_not_run(monkeypatch):
     clean, corrupted = pair()
     corrupted[:, :-1] = clean[:, :-1]
 
-    monkeypatch.setattr(engines, "tree_attention", fail_if_called)
-    monkeypatch.setattr(engines, "batched", fail_if_called)
+    monkeypatch.setattr(sweep, "tree_attention", fail_if_called)
+    monkeypatch.setattr(sweep, "batched", fail_if_called)
     result = tv.patch(model, clean, corrupted, site="resid_pre", positions=range(11), metric=METRIC)
     assert not result.effect.any()
 

@@ -8,8 +8,8 @@ import torch
 import tvlens as tv
 from tvlens import Task, TvlensError
 from tvlens.models.forward import Batch, logits_at
-from tvlens.patching.comparison import compare
-from tvlens.patching.full_forward import full_forward as full
+from tvlens.patching.engines import PatchGroup, full_forward
+from tvlens.patching.setup import prepare_patching
 from tvlens.tasks import TEMPLATES, build, contexts
 
 PAIRS = [("cat", "cats"), ("dog", "dogs"), ("bus", "buses"), ("red", "reds"), ("green", "greens")]
@@ -111,13 +111,11 @@ def test_patches_are_those_of_whole_runs(model, site, positions):
     metric = tv.logit_difference([5, 6], [7, 8])
     result = tv.patch(model, *sides, site=site, positions=positions, metric=metric)
     grid = dict(site=site, metric=metric, layers="all", heads="all", positions=positions)
-    compared = compare(model, *sides, **grid, seed=0)
-    cells = compared.grid.cells
-    parts = [compared.part(cell) for cell in cells]
-    slow = full(
-        model, compared.base.prompts, cells, parts, compared.reads, compared.base.vocabulary
-    )
-    wanted = torch.stack([compared.measure(one)[0] for one in slow])
+    setup = prepare_patching(model, *sides, **grid, seed=0)
+    patches = setup.grid.patches
+    group = PatchGroup(patches, [setup.source_part(patch) for patch in patches])
+    logits = full_forward(model, setup.base, group)
+    wanted = torch.stack([setup.measure(patched)[0] for patched in logits])
     torch.testing.assert_close(result.values.flatten(0, -2), wanted, atol=1e-5, rtol=1e-4)
     assert float((result.values - result.baseline).abs().max()) > 1e-6
 

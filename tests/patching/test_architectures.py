@@ -9,7 +9,7 @@ import tvlens as tv
 from benchmarks import architectures
 from tvlens import TvlensError
 from tvlens.models import families
-from tvlens.patching import tree_attention
+from tvlens.patching import engines
 
 # float32 rounding over eight layers, as a share of the largest effect. Where a window, a mask or
 # a skipped block is wrong, the difference is as large as the effects themselves.
@@ -131,9 +131,9 @@ def test_infinite_logits_do_not_switch_verification_off(monkeypatch):
     model = architectures.load("GPT-J")
     linear = getattr(model.unembed, "original_component", None) or model.unembed
     linear.bias.data[64:] = -torch.inf
-    real = tree_attention.masks
+    real = engines.attention_masks
     # All branches see each other.
-    monkeypatch.setattr(tree_attention, "masks", lambda m, b, *, like: real(m, b, like=like) * 0)
+    monkeypatch.setattr(engines, "attention_masks", lambda m, b, *, like: real(m, b, like=like) * 0)
     clean, corrupted = architectures.prompts()
     result, said = architectures.sweep(model, "GPT-J", "resid_post", [1, 2], positions=[3, 20])
     assert said and result.settings["engine"] == "batched"

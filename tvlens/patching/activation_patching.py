@@ -6,12 +6,11 @@ from typing import Any
 from ..errors import TvlensError
 from ..models.families import weight_dtype
 from ..sites import Site, SiteName
-from .base_run import Base
-from .comparison import Prompts, compare
-from .engines import run_sweep
+from .grid import Choice, Positions
 from .metrics import Metric
 from .result import PatchResult
-from .sweep import Choice, Positions
+from .setup import BaseRun, Prompts, prepare_patching
+from .sweep import run_sweep
 
 
 def patch(
@@ -73,7 +72,7 @@ def patch(
         >>> result.axes, result.effect.shape == (model.cfg.n_layers, model.cfg.n_heads)
         (('layer', 'head'), True)
     """
-    compared = compare(
+    setup = prepare_patching(
         model,
         clean,
         corrupted,
@@ -84,24 +83,23 @@ def patch(
         positions=positions,
         seed=seed,
     )
-    cells = compared.grid.cells
-    parts = [compared.part(cell) for cell in cells]
+    patches = setup.grid.patches
     if max_memory is not None:
-        batch_tokens = min(batch_tokens, affordable(model, compared.base, max_memory))
-    found = run_sweep(
+        batch_tokens = min(batch_tokens, affordable_tokens(model, setup.base, max_memory))
+    sweep = run_sweep(
         model,
-        compared,
-        cells,
-        parts,
+        setup,
+        patches,
+        [setup.source_part(patch) for patch in patches],
         batch_tokens=batch_tokens,
         verify=verify,
         seed=seed,
         progress=progress,
     )
-    return compared.result(model, found.values, seed=seed, method="exact", **found.settings)
+    return setup.result(model, sweep.values, seed=seed, method="exact", **sweep.settings)
 
 
-def affordable(model: Any, base: Base, gigabytes: float) -> int:
+def affordable_tokens(model: Any, base: BaseRun, gigabytes: float) -> int:
     """How many tokens of a pass fit into memory: what one takes in the widest block and behind it.
 
     States and their copies, the MLP's hidden units, scores and mask over all keys, and logits.

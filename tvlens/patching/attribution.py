@@ -12,12 +12,11 @@ from ..integers import as_integer
 from ..models.forward import check_model
 from ..models.hooks import locked, replace_at, restricted_vocabulary, unembed_only, with_hooks
 from ..sites import Site, SiteName
-from .comparison import Comparison, Prompts, compare
-from .engines import run_sweep
+from .grid import Choice, Patch, Positions
 from .metrics import Metric
 from .result import PatchResult
-from .source import observe
-from .sweep import Cell, Choice, Positions
+from .setup import PatchingSetup, Prompts, prepare_patching, run_source
+from .sweep import run_sweep
 
 
 def attribute(
@@ -68,9 +67,9 @@ def attribute(
             "the model was made under torch.inference_mode, so nothing has gradients: load it "
             "outside, or use patch"
         )
-    # Under the caller's inference mode PyTorch would keep nothing for the backward pass.
+    # Under the caller's inference mode PyTorch would save nothing for the backward pass.
     with torch.inference_mode(False), locked(model):
-        return _attributed(
+        return _estimate_effects(
             model,
             clean,
             corrupted,
@@ -85,84 +84,88 @@ def attribute(
         )
 
 
-def _attributed(
+def _estimate_effects(
     model: Any, clean: Any, corrupted: Prompts, *, steps: int, refine: int, **choice: Any
 ) -> PatchResult:
-    compared = compare(model, clean, corrupted, **choice)
-    if steps > 1 and compared.clean is None:
+    setup = prepare_patching(model, clean, corrupted, **choice)
+    if steps > 1 and setup.clean is None:
         raise TvlensError("integrated gradients need clean prompts, not another source")
-    if steps > 1 and not torch.equal(compared.clean.lengths, compared.base.prompts.lengths):
+    if steps > 1 and not torch.equal(setup.clean.lengths, setup.base.prompts.lengths):
         raise TvlensError("integrated gradients need clean and corrupted prompts of equal lengths")
-    baseline = compared.measure(compared.base.seen.logits)
-    estimates = torch.stack([_estimates(model, compared, m, steps) for m in compared.metrics])
+    baseline = setup.measure(setup.base.site_activations.logits)
+    estimates = torch.stack([_first_order_changes(model, setup, m, steps) for m in setup.metrics])
     values = baseline[:, None].to(estimates) + estimates
     if refine:
         size = estimates.abs().mean(-1).amax(0)
         top = size.topk(min(refine, len(size))).indices.tolist()
-        cells = [compared.grid.cells[i] for i in top]
-        parts = [compared.part(cell) for cell in cells]
-        exact = run_sweep(model, compared, cells, parts, seed=choice["seed"])
+        patches = [setup.grid.patches[i] for i in top]
+        sources = [setup.source_part(patch) for patch in patches]
+        exact = run_sweep(model, setup, patches, sources, seed=choice["seed"])
         values[:, top] = exact.values.to(values)
-    return compared.result(model, values, method="attribution", steps=steps, refined=refine)
+    return setup.result(model, values, method="attribution", steps=steps, refined=refine)
 
 
-def _estimates(
-    model: Any, compared: Comparison, name: str, steps: int
-) -> Float[Tensor, "cell batch"]:
-    """First-order change of one metric under every cell, per example."""
-    lengths = compared.base.prompts.lengths
+def _first_order_changes(
+    model: Any, setup: PatchingSetup, name: str, steps: int
+) -> Float[Tensor, "patch batch"]:
+    """First-order change of one metric under every patch, per example."""
+    lengths = setup.base.prompts.lengths
     total: dict[int, Tensor] = {}
-    for way in _embeddings(model, compared, steps):
-        for layer, gradient in _gradients(model, compared, name, way).items():
+    for embedding in _embeddings(model, setup, steps):
+        for layer, gradient in _gradients(model, setup, name, embedding).items():
             total[layer] = total.get(layer, 0) + gradient / steps
 
-    def estimate(cell: Cell) -> Float[Tensor, " batch"]:
-        own = compared.own(cell)
-        change = compared.part(cell).to(own) - own
-        return (change * cell.part(total[cell.layer], lengths)).flatten(1).sum(1)
+    def estimate(patch: Patch) -> Float[Tensor, " batch"]:
+        base = setup.base_part(patch)
+        change = setup.source_part(patch).to(base) - base
+        return (change * patch.select(total[patch.layer], lengths)).flatten(1).sum(1)
 
-    return torch.stack([estimate(cell) for cell in compared.grid.cells])
+    return torch.stack([estimate(patch) for patch in setup.grid.patches])
 
 
-def _embeddings(model: Any, compared: Comparison, steps: int) -> list[Tensor | None]:
+def _embeddings(model: Any, setup: PatchingSetup, steps: int) -> list[Tensor | None]:
     """What enters the first block at each step; None for the corrupted prompts themselves."""
     if steps == 1:
         return [None]
     ends = [
-        observe(model, prompts, component="resid_pre", layers=[0], reads=[-1]).activations[0]
-        for prompts in (compared.base.prompts, compared.clean)
+        run_source(model, prompts, component="resid_pre", layers=[0], positions=[-1]).activations[0]
+        for prompts in (setup.base.prompts, setup.clean)
     ]
     return [torch.lerp(*ends, (i + 0.5) / steps) for i in range(steps)]
 
 
 def _gradients(
-    model: Any, compared: Comparison, name: str, entering: Tensor | None
+    model: Any, setup: PatchingSetup, name: str, embedding: Tensor | None
 ) -> dict[int, Tensor]:
     """Gradient of one metric, summed over examples, at the swept sites."""
-    prompts, site = compared.base.prompts, compared.grid.component
-    kept: dict[int, Tensor] = {}
+    prompts, site = setup.base.prompts, setup.grid.component
+    activations: dict[int, Tensor] = {}
 
-    def keep(layer: int) -> Callable[[Tensor], Tensor]:
+    def record(layer: int) -> Callable[[Tensor], Tensor]:
         def require_grad(activation: Tensor) -> Tensor:
             # Where no weight asks for a gradient, the graph begins here.
-            kept[layer] = activation if activation.requires_grad else activation.requires_grad_()
-            return kept[layer]
+            activations[layer] = (
+                activation if activation.requires_grad else activation.requires_grad_()
+            )
+            return activations[layer]
 
         return require_grad
 
     def enter(activation: Tensor) -> Tensor:
-        return activation if entering is None else entering.to(activation)
+        return activation if embedding is None else embedding.to(activation)
 
     hooks = [replace_at("blocks.0.hook_resid_pre", enter)]
-    hooks += [replace_at(Site(site, l).hook(model), keep(l)) for l in compared.source.activations]
-    hooks += [unembed_only(model, prompts.positions(compared.reads))]
-    vocabulary = compared.base.vocabulary
+    hooks += [replace_at(Site(site, l).hook(model), record(l)) for l in setup.source.activations]
+    hooks += [unembed_only(model, prompts.positions(setup.base.positions))]
+    vocabulary = setup.base.vocabulary
     with torch.enable_grad(), with_hooks(model, hooks), restricted_vocabulary(model, vocabulary):
         logits = model(prompts.inputs, **prompts.options(model))
-        value = compared.measure(logits)[list(compared.metrics).index(name)].sum()
+        value = setup.measure(logits)[list(setup.metrics).index(name)].sum()
     if not value.requires_grad:
         raise TvlensError(
             "the metric has no gradient: counts such as rank and accuracy have none; take "
             "logit_difference, probability or log_probability, or use patch"
         )
-    return dict(zip(kept, torch.autograd.grad(value, list(kept.values())), strict=True))
+    return dict(
+        zip(activations, torch.autograd.grad(value, list(activations.values())), strict=True)
+    )

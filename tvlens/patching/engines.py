@@ -1,263 +1,357 @@
-"""Which engine runs a sweep, in groups that fit into memory, and what follows where it differs.
+"""The engines: three ways from a group of patches to logits, equal but for rounding.
 
-Three engines give the same logits at different cost: `tree_attention`, `batched` and
-`full_forward`, the last of which is the plain one. The fastest that a model allows is taken,
-verified against full forwards, and left for the next one with a warning where it differs.
+- `full_forward`, the reference: every patch is a set of rows of a full forward pass.
+- `batched`: each patch is a copy of the prompts, computed from its layer up. It needs a model that
+  runs its blocks one after the other. `HookedTransformer` also keeps keys and values, so that its
+  rows begin at the first position that any patch of the group can change.
+- `tree_attention`: a patch at layer l and position p changes nothing below l and nothing before p.
+  Blocks below l are skipped, positions before p are read from the base run's keys and values, and
+  patches are branches of extra query tokens in one pass: each attends to the base run up to its own
+  position and to itself, but to no other branch. A branch joins at its own layer.
+
+Whether the fast engines are exact on a model is verified against full forwards; see
+`verification`.
 """
 
+import copy
 import itertools
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ..errors import TvlensError
-from ..integers import as_integer
-from ..models.loading import model_name
-from ..progress import progress_bar
-from .base_run import has_shared_prefix
-from .batched import batched, first_position
-from .comparison import Comparison
-from .full_forward import full_forward
-from .sweep import Cell
-from .tree_attention import tree_attention
-from .verification import Disagreement, Forward, compare_examples, mark_inexact, verify_groups
-
-# Fewest values of a sweep that are computed again by full forwards.
-_FEWEST = 2
+from ..models.families import family
+from ..models.forward import Batch, logits_at
+from ..models.hooks import (
+    Hook,
+    replace_at,
+    restricted_vocabulary,
+    skip_blocks,
+    unembed_only,
+    with_hooks,
+    write_at,
+)
+from .grid import Patch
+from .setup import BaseRun
 
 
 @dataclass(frozen=True)
-class Engine:
-    """One way to run a group of patches.
+class PatchGroup:
+    """Patches that run together, and what each of them writes.
 
     Attributes:
-        name: "tree_attention", "batched" or "full_forward".
-        forward: from a group of cells and their parts to logits.
-        tokens: how many tokens of a pass one cell takes.
-        ability: what the engine needs of a model, for the warning where it is missing.
+        patches: in the order of layers.
+        replacements: for each patch, the activation that it writes, `[batch, ...]`.
     """
 
-    name: str
-    forward: Forward
-    tokens: Callable[[Cell], int]
-    ability: str
+    patches: Sequence[Patch]
+    replacements: Sequence[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def take(self, indices: Sequence[int]) -> "PatchGroup":
+        """The patches at these indices."""
+        return PatchGroup(
+            [self.patches[i] for i in indices], [self.replacements[i] for i in indices]
+        )
+
+    def hooks(self, model: Any, place: Callable[[int], tuple]) -> list[Hook]:
+        """One hook per layer that writes each replacement into its own rows and positions.
+
+        Args:
+            place: number of a patch -> (rows, positions) in the running activation.
+        """
+        by_layer: dict[int, list[int]] = {}
+        for j, patch in enumerate(self.patches):
+            by_layer.setdefault(patch.layer, []).append(j)
+        return [
+            write_at(
+                self.patches[members[0]].site.hook(model),
+                *((self.patches[j].index(*place(j)), self.replacements[j]) for j in members),
+            )
+            for members in by_layer.values()
+        ]
 
 
-@dataclass(frozen=True)
-class SweepValues:
-    """The metrics of a sweep and how they were computed.
-
-    Attributes:
-        values: every metric under every patch.
-        engine: name of the engine.
-        verified: how many values (one patch on one example) were computed again by full forwards.
-        largest_difference: of their logits, as a share of the largest logit.
-    """
-
-    values: Float[Tensor, "metric cell batch"]
-    engine: str
-    verified: int
-    largest_difference: float
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What a result records of the computation."""
-        return {
-            "engine": self.engine,
-            "verified": self.verified,
-            "largest_difference": self.largest_difference,
-        }
+def full_forward(
+    model: Any, base: BaseRun, group: PatchGroup
+) -> Float[Tensor, "patch batch position vocab"]:
+    """Logits at the metrics' positions under each patch. Cost: a full forward per patch."""
+    return _full_forward(model, base, group, base.vocabulary)
 
 
-def run_sweep(
-    model: Any,
-    setup: Comparison,
-    cells: Sequence[Cell],
-    parts: Sequence[Tensor],
-    *,
-    batch_tokens: int = 512,
-    verify: float = 0.01,
-    seed: int = 0,
-    progress: bool | None = None,
-) -> SweepValues:
-    """The metrics with each cell's part written in; a part equal to the model's own is not run.
+def _full_forward(
+    model: Any, base: BaseRun, group: PatchGroup, vocabulary: Sequence[int] | None
+) -> Float[Tensor, "patch batch position vocab"]:
+    prompts, batch = base.prompts, len(base.prompts)
+    rows = prompts.repeat(len(group))
+
+    def place(j: int) -> tuple:
+        positions = group.patches[j].positions(prompts.lengths)
+        return torch.arange(j * batch, (j + 1) * batch), positions
+
+    hooks = group.hooks(model, place)
+    absolute = rows.positions(list(base.positions))
+    logits = logits_at(model, rows, absolute, hooks=hooks, vocabulary=vocabulary)
+    return logits.unflatten(0, (len(group), batch))
+
+
+def full_forward_of_examples(
+    model: Any, base: BaseRun, group: PatchGroup, examples: Sequence[int]
+) -> Float[Tensor, "patch position vocab"]:
+    """As `full_forward`, with each patch on one example only, for the whole vocabulary.
 
     Args:
-        batch_tokens: tokens per forward pass; halved when memory runs out.
-        verify: the share of values that are computed again by full forwards, at least two.
-
-    Raises:
-        TvlensError: `verify` is no share.
+        examples: for each patch, the index of its prompt.
     """
-    batch_tokens = as_integer(batch_tokens, name="batch_tokens", minimum=1)
-    if not 0 <= verify <= 1:
-        raise TvlensError(f"verify={verify}: a share of the values, from 0 to 1, is needed")
-    baseline = setup.measure(setup.base.seen.logits)[:, None].repeat(1, len(cells), 1)
-    changed = [i for i, c in enumerate(cells) if not torch.equal(parts[i], setup.own(c))]
-    order = sorted(changed, key=lambda i: (cells[i].layer, cells[i].position or 0))
-    if not order:
-        return SweepValues(baseline, "none", 0, 0.0)
-    cells, parts = [cells[i] for i in order], [parts[i] for i in order]
-    sample = _draw_sample(len(order), len(setup.base.prompts), verify, seed)
-    for engine in _engines(model, setup, cells):
-        try:
-            with progress_bar(total=len(order), desc="patching", progress=progress) as bar:
-                values, difference = _run_engine(
-                    model, setup, engine, cells, parts, sample, batch_tokens, bar
-                )
-            baseline[:, order] = values
-            verified = len(sample) if engine.ability else 0
-            return SweepValues(baseline, engine.name, verified, difference)
-        except Disagreement as error:
-            mark_inexact(model, engine.name, setup.grid.component)
-            if str(error):
-                warnings.warn(
-                    f"{model_name(model)} cannot {engine.ability} for {setup.grid.component} "
-                    f"({error}): patching takes a slower engine",
-                    stacklevel=3,
-                )
-    raise AssertionError("full forwards are not compared with themselves")
+    prompts = base.prompts
+    if prompts.processor_outputs:  # which images belong to which prompt, only the processor knows
+        logits = _full_forward(model, base, group, None)
+        return logits[range(len(group)), list(examples)]
+    index = torch.tensor(list(examples))
+    rows = Batch(prompts.inputs[index.to(prompts.inputs.device)], prompts.lengths[index])
+    pairs = zip(group.replacements, examples, strict=True)
+    single = PatchGroup(group.patches, [value[i : i + 1] for value, i in pairs])
+
+    def place(j: int) -> tuple:
+        positions = group.patches[j].positions(rows.lengths)
+        row = torch.tensor([j])
+        return row, positions if isinstance(positions, slice) else positions[j : j + 1]
+
+    absolute = rows.positions(list(base.positions))
+    return logits_at(model, rows, absolute, hooks=single.hooks(model, place))
 
 
-def _draw_sample(count: int, batch: int, share: float, seed: int) -> dict[int, int]:
-    """Which of the patches are computed again, each on one example: patch -> example."""
-    if not share:
-        return {}
-    rng = np.random.default_rng(seed)
-    size = min(count, max(_FEWEST, round(share * count)))
-    chosen = sorted(rng.choice(count, size, replace=False).tolist())
-    return dict(zip(chosen, rng.integers(0, batch, size).tolist(), strict=True))
+def batched(
+    model: Any, base: BaseRun, group: PatchGroup
+) -> Float[Tensor, "patch batch position vocab"]:
+    """Logits at the metrics' positions under each patch.
 
-
-def _engines(model: Any, setup: Comparison, cells: Sequence[Cell]) -> Iterator[Engine]:
-    """The engines that may run these patches, the fastest first."""
-    base, reads = setup.base, setup.reads
-    lengths, width = base.prompts.lengths, base.prompts.inputs.shape[1]
-
-    def tree(group: Sequence[Cell], parts: Sequence[Tensor]) -> Tensor:
-        return tree_attention(model, base, group, parts, reads)
-
-    def rows(group: Sequence[Cell], parts: Sequence[Tensor]) -> Tensor:
-        return batched(model, base, group, parts, reads)
-
-    def full(group: Sequence[Cell], parts: Sequence[Tensor]) -> Tensor:
-        return full_forward(model, base.prompts, group, parts, reads, base.vocabulary)
-
-    def branch_tokens(cell: Cell) -> int:
-        return len(lengths) * int((lengths - cell.start(lengths)).max())
-
-    def row_tokens(cell: Cell) -> int:
-        return len(lengths) * (width - first_position(model, cell, base.prompts))
-
-    # A pattern's keys would have to be those of its own branch.
-    if has_shared_prefix(model, base.prompts) and cells[0].site.component != "pattern":
-        yield Engine("tree_attention", tree, branch_tokens, "resume at a position")
-    yield Engine("batched", rows, row_tokens, "begin at a layer")
-    yield Engine("full_forward", full, lambda cell: len(lengths) * width, "")
-
-
-def _run_engine(
-    model: Any,
-    setup: Comparison,
-    engine: Engine,
-    cells: Sequence[Cell],
-    parts: Sequence[Tensor],
-    sample: Mapping[int, int],
-    batch_tokens: int,
-    bar: tqdm,
-) -> tuple[Float[Tensor, "metric cell batch"], float]:
-    """The metrics of all cells, and the largest difference of the sample from full forwards.
-
-    Raises:
-        Disagreement: the engine is not exact here.
+    Cost: from the lowest patched layer up, `patches x batch x (length - first position)` tokens.
     """
-    if engine.ability:
-        _verify_engine(model, setup, engine, cells, batch_tokens)
-    values: list[Tensor] = []
-    sampled: list[Tensor] = []
-    for group, logits in _run_groups(engine, cells, parts, batch_tokens):
-        values += [setup.measure(one) for one in logits]
-        sampled += [one[sample[i]] for i, one in zip(group, logits, strict=True) if i in sample]
-        bar.update(len(group))
-    difference = 0.0
-    if engine.ability and sample:
-        difference = compare_examples(
-            model,
-            setup.base,
-            [cells[i] for i in sample],
-            [parts[i] for i in sample],
-            list(sample.values()),
-            torch.stack(sampled),
-            setup.reads,
+    prompts, layer = base.prompts, min(patch.layer for patch in group.patches)
+    batch, count = len(prompts), len(group)
+    first = min(first_position(model, patch, prompts) for patch in group.patches)
+    absolute = prompts.positions(list(base.positions))
+    ends = (absolute - first).clamp_min(0).repeat(count, 1)
+
+    def place(j: int) -> tuple:
+        positions = group.patches[j].positions(prompts.lengths)
+        shifted = positions if group.patches[j].position is None else positions - first
+        return torch.arange(j * batch, (j + 1) * batch), shifted
+
+    hidden = base.resid[layer][:, first:].repeat(count, 1, 1)
+    hooks = [
+        *group.hooks(model, place),
+        unembed_only(model, ends),
+    ]
+    forward = _forward_from_cache if family(model).is_hooked_transformer else _forward_from_layer
+    with torch.no_grad(), restricted_vocabulary(model, base.vocabulary):
+        logits = forward(model, base, hidden, hooks, layer=layer, first=first, count=count)
+    logits = logits.unflatten(0, (count, batch))
+    unchanged = absolute < first  # no patch here can change these
+    if unchanged.any():
+        logits = torch.where(
+            unchanged[..., None].to(logits.device), base.site_activations.logits, logits
         )
-    return torch.stack(values, dim=1), difference
+    return logits
 
 
-def _verify_engine(
-    model: Any, setup: Comparison, engine: Engine, cells: Sequence[Cell], batch_tokens: int
-) -> None:
-    sizes = [(cell.layer, engine.tokens(cell)) for cell in cells]
-    groups = list(_split(sizes, batch_tokens))
-    verify_groups(
-        model,
-        setup.base,
-        [[cells[i] for i in group] for group in groups],
-        max(sum(sizes[i][1] for i in group) for group in groups),
-        setup.reads,
-        engine=engine.name,
-        forward=engine.forward,
+def first_position(model: Any, patch: Patch, prompts: Batch) -> int:
+    """The first position that the rows of a patch compute."""
+    return (
+        int(patch.first_position(prompts.lengths).min())
+        if family(model).is_hooked_transformer
+        else 0
     )
 
 
-def _split(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> Iterator[range]:
-    """Cells, given by layer and tokens, in groups of neighbouring layers that fit into a pass."""
-    start = 0
-    while start < len(sizes):
-        count = _fitting(sizes[start:], batch_tokens)
-        yield range(start, start + count)
-        start += count
+def _forward_from_layer(
+    model: Any, base: BaseRun, hidden: Tensor, hooks: list, *, layer: int, first: int, count: int
+) -> Tensor:
+    """The model's own forward, whose lower blocks hand on what they get."""
+    prompts = base.prompts
+    rows = prompts.repeat(count)
+    enter = replace_at(f"blocks.{layer}.hook_resid_pre", lambda activation: hidden)
+    with skip_blocks(model, range(layer)), with_hooks(model, [enter, *hooks]):
+        return model(rows.inputs, **rows.options(model))
 
 
-def _run_groups(
-    engine: Engine, cells: Sequence[Cell], parts: Sequence[Tensor], batch_tokens: int
-) -> Iterator[tuple[range, Float[Tensor, "cell batch position vocab"]]]:
-    """Every group with its logits; lack of memory halves a group and goes on."""
-    sizes = [(cell.layer, engine.tokens(cell)) for cell in cells]
-    start = 0
-    while start < len(cells):
-        group = range(start, start + _fitting(sizes[start:], batch_tokens))
-        try:
-            logits = engine.forward([cells[i] for i in group], [parts[i] for i in group])
-        except RuntimeError as error:
-            if "memory" not in str(error).lower() or len(group) == 1:
-                raise
-            batch_tokens = sum(sizes[i][1] for i in group) // 2
-            continue
-        yield group, logits
-        start = group.stop
+def _forward_from_cache(
+    model: Any, base: BaseRun, hidden: Tensor, hooks: list, *, layer: int, first: int, count: int
+) -> Tensor:
+    """HookedTransformer's own way: begin at a layer, behind the frozen keys of the base run."""
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+    prefix = TransformerLensKeyValueCache.init_cache(model.cfg, hidden.device, len(hidden))
+    for entry, base_entry in zip(prefix.entries, base.cache.entries, strict=True):
+        entry.past_keys = base_entry.past_keys[:, :first].repeat(count, 1, 1, 1)
+        entry.past_values = base_entry.past_values[:, :first].repeat(count, 1, 1, 1)
+    prefix.freeze()
+    mask = torch.ones(len(hidden), first + hidden.shape[1], device=hidden.device, dtype=torch.long)
+    with with_hooks(model, hooks):
+        return model(hidden, start_at_layer=layer, past_kv_cache=prefix, attention_mask=mask)
 
 
-def _fitting(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> int:
-    """How many of these cells, given by layer and tokens, go into the next pass.
+@dataclass(frozen=True)
+class Tree:
+    """The keys that each token of a pass attends to.
 
-    Whole layers where they fit: a pass begins at its lowest layer, so a layer that is cut in two
-    costs the upper layers' cells a block more. A layer too large is cut into even pieces.
+    Attributes:
+        visible: the prefix before its branch's start, and its own branch, causally.
+        distance: how many positions back each key stands.
     """
-    count = filled = 0
-    for _, layer in itertools.groupby(sizes, key=lambda pair: pair[0]):
-        tokens = [n for _, n in layer]
-        if filled + sum(tokens) <= batch_tokens:
-            count, filled = count + len(tokens), filled + sum(tokens)
-            continue
-        if count:
-            return count
-        share = sum(tokens) / -(-sum(tokens) // batch_tokens)
-        return max(1, sum(total <= share for total in itertools.accumulate(tokens)))
-    return count
+
+    visible: Bool[Tensor, "row token key"]
+    distance: Int[Tensor, "row token key"]
+
+    @property
+    def prefix(self) -> int:
+        """How many keys of the prefix there are."""
+        return self.visible.shape[2] - self.visible.shape[1]
+
+    def first(self, count: int) -> "Tree":
+        """The first tokens alone."""
+        keys = self.prefix + count
+        return Tree(self.visible[:, :count, :keys], self.distance[:, :count, :keys])
+
+
+def tree_attention(
+    model: Any, base: BaseRun, group: PatchGroup
+) -> Float[Tensor, "patch batch position vocab"]:
+    """Logits at the metrics' positions under each patch.
+
+    Cost: from each patch's layer up, `batch x (length - position)` tokens.
+    """
+    patches, lengths, count = group.patches, base.prompts.lengths, len(group)
+    starts = torch.stack([p.first_position(lengths) for p in patches], dim=1)  # [batch, patch]
+    widths = (lengths[:, None] - starts).amax(0)
+    ends = widths.cumsum(0)
+    first = ends - widths  # where each branch begins
+    owner = torch.arange(count).repeat_interleave(widths)
+    step = torch.arange(len(owner)) - first[owner]  # how far into its branch a token stands
+    # Position in the prompt; behind a short prompt's end it is padding, which nobody reads.
+    positions = (starts[:, owner] + step).clamp_max(int(lengths.max()) - 1)
+    rows = torch.arange(len(lengths))[:, None]
+
+    def place(j: int) -> tuple:
+        begin = int(first[j])
+        branch = slice(begin, int(ends[j]))
+        return rows[:, 0], branch if patches[j].position is None else begin
+
+    absolute = base.prompts.positions(list(base.positions))[:, None]  # [batch, 1, read]
+    read = (first[:, None] + (absolute - starts[..., None]).clamp_min(0)).flatten(1)
+    hooks = [
+        *group.hooks(model, place),
+        unembed_only(model, read),
+    ]
+    joining = {patch.layer: int(end) for patch, end in zip(patches, ends, strict=True)}
+    branches = build_tree(starts, owner, step)
+    logits = _forward_branches(model, base, positions, branches, joining, hooks).unflatten(
+        1, (count, -1)
+    )
+    unchanged = absolute < starts[..., None]  # no patch here can change these
+    if unchanged.any():
+        logits = torch.where(
+            unchanged[..., None].to(logits.device), base.site_activations.logits[:, None], logits
+        )
+    return logits.transpose(0, 1)
+
+
+def _forward_branches(
+    model: Any,
+    base: BaseRun,
+    positions: Int[Tensor, "batch token"],
+    branches: Tree,
+    joining: Mapping[int, int],
+    hooks: Sequence[Hook],
+) -> Float[Tensor, "batch read vocab"]:
+    """Logits of branches that enter at their own layers: no block runs for those from above it.
+
+    Args:
+        joining: layers where branches enter, upwards -> how many tokens there are from there on.
+    """
+    rows, layers = torch.arange(len(positions))[:, None], list(joining)
+    entering: dict[int, Tensor] = {}
+
+    def enter(layer: int) -> Callable[[Tensor], Tensor]:
+        begin = max((end for l, end in joining.items() if l < layer), default=0)
+
+        def join(activation: Tensor) -> Tensor:
+            if layer not in entering:  # those from below stop here, and the layer's own join them
+                new = base.resid[layer][rows, positions[:, begin : joining[layer]]]
+                entering[layer] = torch.cat([activation, new], dim=1)
+            return entering[layer]
+
+        return join
+
+    hooks = [*(replace_at(f"blocks.{l}.hook_resid_pre", enter(l)) for l in layers), *hooks]
+    entering[layers[0]] = base.resid[layers[0]][rows, positions[:, : joining[layers[0]]]]
+    restricted = restricted_vocabulary(model, base.vocabulary)
+    with torch.no_grad(), restricted, with_hooks(model, hooks):
+        for layer, above in itertools.zip_longest(layers, layers[1:]):
+            hidden, count = entering[layer], joining[layer]
+            with skip_blocks(model, range(layer)):
+                logits = model(
+                    hidden.clone(),
+                    attention_mask=attention_masks(model, branches.first(count), like=hidden),
+                    position_ids=positions[:, :count].to(hidden.device),
+                    past_key_values=_prefix(base.cache, branches.prefix),
+                    stop_at_layer=above,
+                )
+            del entering[layer]
+    return logits
+
+
+def _prefix(cache: Any, length: int) -> Any:
+    """A fresh cache that holds the first `length` positions."""
+    from transformers import DynamicCache
+
+    prefix = DynamicCache()
+    for layer in cache.layers:
+        prefix.layers.append(short := copy.copy(layer))  # what comes is joined to it, not into it
+        short.keys, short.values = layer.keys[:, :, :length], layer.values[:, :, :length]
+    return prefix
+
+
+def build_tree(
+    starts: Int[Tensor, "batch patch"], owner: Int[Tensor, " token"], step: Int[Tensor, " token"]
+) -> Tree:
+    """Which keys each token attends to: those of the prefix, then those of the pass itself."""
+    if bool((starts == starts[:1]).all()):
+        starts = starts[:1]  # prompts of one length share a mask
+    prefix, branch_starts = torch.arange(int(starts.max())), starts[:, owner]
+    positions = branch_starts + step
+    visible = torch.cat(
+        [
+            prefix < branch_starts[..., None],
+            ((owner[:, None] == owner) & (step[:, None] >= step)).expand(len(starts), -1, -1),
+        ],
+        dim=-1,
+    )
+    keys = torch.cat([prefix.expand(len(starts), -1), positions], dim=-1)
+    return Tree(visible, positions[..., None] - keys[:, None])
+
+
+def attention_masks(
+    model: Any, branches: Tree, *, like: Float[Tensor, "batch token d_model"]
+) -> Tensor | dict[str, Tensor]:
+    """A mask for attention to all that is seen; one per kind of layer where some have a window."""
+
+    def additive(visible: Bool[Tensor, "row token key"]) -> Float[Tensor, "batch 1 token key"]:
+        mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(like.dtype).min)
+        return mask.to(like)[:, None].expand(len(like), -1, -1, -1)
+
+    window, layer_types = family(model).attention_window, family(model).layer_types
+    if window is None or layer_types == {"full_attention"}:
+        return additive(branches.visible)
+    near = additive(branches.visible & (branches.distance < window))
+    return (
+        {"full_attention": additive(branches.visible), "sliding_attention": near}
+        if layer_types
+        else near
+    )

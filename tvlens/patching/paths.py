@@ -16,12 +16,11 @@ from ..models.forward import Batch, check_runnable, run
 from ..models.hooks import read_at, replace_at, skip_blocks
 from ..models.loading import model_name
 from ..sites import Site, available, layers_with
-from .comparison import Comparison, Prompts, compare
-from .engines import run_sweep
+from .grid import Choice, Patch
 from .metrics import Metric
 from .result import PatchResult
-from .source import observe
-from .sweep import Cell, Choice
+from .setup import PatchingSetup, Prompts, prepare_patching, run_source
+from .sweep import run_sweep
 
 # Models whose attention's output was seen to reach the residual stream unchanged.
 _additive: weakref.WeakSet = weakref.WeakSet()
@@ -82,8 +81,10 @@ def patch_paths(
     target = _receiver(model, receiver)
     common = dict(metric=metric, positions=positions, seed=seed)
     layers = _senders(layers, model, target)
-    sent = compare(model, clean, corrupted, site="z", layers=layers, heads=heads, **common)
-    received = compare(
+    senders = prepare_patching(
+        model, clean, corrupted, site="z", layers=layers, heads=heads, **common
+    )
+    receivers = prepare_patching(
         model,
         clean,
         corrupted,
@@ -92,22 +93,21 @@ def patch_paths(
         heads=target.head,
         **common,
     )
-    into = {cell.position: cell for cell in received.grid.cells}
-    cells = [into[cell.position] for cell in sent.grid.cells]
-    _check_additive(model, sent)
-    parts = _parts(model, sent, received, cells)
-    found = run_sweep(
+    by_position = {patch.position: patch for patch in receivers.grid.patches}
+    patches = [by_position[patch.position] for patch in senders.grid.patches]
+    _check_additive(model, senders)
+    sweep = run_sweep(
         model,
-        received,
-        cells,
-        parts,
+        receivers,
+        patches,
+        _receiver_activations(model, senders, patches),
         batch_tokens=batch_tokens,
         verify=verify,
         seed=seed,
         progress=progress,
     )
     name = "logits" if receiver == "logits" else str(target)
-    result = sent.result(model, found.values, method="path", receiver=name, **found.settings)
+    result = senders.result(model, sweep.values, method="path", receiver=name, **sweep.settings)
     return dataclasses.replace(result, site=f"z to {name}")
 
 
@@ -139,57 +139,59 @@ def _senders(layers: Choice, model: Any, target: Site) -> Choice:
     return layers
 
 
-def _check_additive(model: Any, sent: Comparison) -> None:
+def _check_additive(model: Any, senders: PatchingSetup) -> None:
     """Raise TvlensError where attention's output is not what reaches the residual stream.
 
     Falcon-H1 multiplies it by a factor behind the hook. Cost: two forwards, once per model.
     """
     if model in _additive:
         return
-    prompts, layer = sent.base.prompts, min(sent.source.activations)
-    z = sent.base.seen.activations[layer]
+    prompts, layer = senders.base.prompts, min(senders.source.activations)
+    z = senders.base.site_activations.activations[layer]
     # In parallel blocks the MLP does not read what attention writes.
     after = "resid_mid" if "resid_mid" in available(model, layer=layer) else "resid_post"
     changes = {}
     for component in ("attn_out", after):
-        kept: list[dict[int, Tensor]] = [{}, {}]
-        for found, sign in zip(kept, (1, -1), strict=True):
+        outputs: dict[int, Tensor] = {}
+        for sign in (1, -1):
             hooks = [
                 replace_at(Site("z", layer).hook(model), lambda _, sign=sign: sign * z),
-                read_at(Site(component, layer).hook(model), found, layer),
+                read_at(Site(component, layer).hook(model), outputs, sign),
             ]
             run(model, prompts, hooks=hooks)
-        changes[component] = (kept[1][layer] - kept[0][layer]).float()
-    written, reached = changes.values()
-    gap = float((written - reached).abs().max() / reached.abs().max().clamp_min(1e-6))
+        changes[component] = (outputs[-1] - outputs[1]).float()
+    written, received = changes.values()
+    gap = float((written - received).abs().max() / received.abs().max().clamp_min(1e-6))
     if gap > max(1e-3, 50 * torch.finfo(z.dtype).eps):
         raise TvlensError(
             f"what attention writes in {model_name(model)} is changed before it reaches the "
-            "residual stream: paths through it cannot be told"
+            "residual stream: paths through it cannot be told apart"
         )
     _additive.add(model)
 
 
-def _parts(
-    model: Any, sent: Comparison, received: Comparison, cells: list[Cell]
+def _receiver_activations(
+    model: Any, senders: PatchingSetup, patches: list[Patch]
 ) -> list[Float[Tensor, "batch ..."]]:
-    """What every sender makes of the receiver's activation."""
-    receiver = cells[0].site
-    prompts, layer = sent.base.prompts, receiver.layer
-    reads = "resid_post" if receiver.head is None else "resid_pre"
-    stream = observe(model, prompts, component=reads, layers=[layer], reads=[-1]).activations[layer]
-    parts: list[Tensor | None] = [None] * len(cells)
-    for members, written in _written(model, sent):
-        changed = stream + written
+    """The receiver's activation when each sender alone is patched."""
+    receiver = patches[0].site
+    prompts, layer = senders.base.prompts, receiver.layer
+    stream_site = "resid_post" if receiver.head is None else "resid_pre"
+    stream = run_source(
+        model, prompts, component=stream_site, layers=[layer], positions=[-1]
+    ).activations[layer]
+    activations: list[Tensor | None] = [None] * len(patches)
+    for members, change in _sender_changes(model, senders):
+        changed = stream + change
         if receiver.head is not None:
-            changed = _projected(model, prompts, changed, receiver)
+            changed = _project_stream(model, prompts, changed, receiver)
         for i, activation in zip(members, changed, strict=True):
-            parts[i] = cells[i].part(activation, prompts.lengths)
-    return parts
+            activations[i] = patches[i].select(activation, prompts.lengths)
+    return activations
 
 
-def _written(
-    model: Any, sent: Comparison
+def _sender_changes(
+    model: Any, senders: PatchingSetup
 ) -> Iterator[tuple[list[int], Float[Tensor, "sender batch pos d_model"]]]:
     """What senders write more in the clean run than in the corrupted one, a head at a time.
 
@@ -197,50 +199,47 @@ def _written(
     their inputs given, all layers' senders are seen in one forward pass.
     """
     by_head: dict[tuple, list[int]] = {}
-    for i, cell in enumerate(sent.grid.cells):
-        by_head.setdefault((cell.site.head, cell.position), []).append(i)
-    own = dict(sent.base.seen.activations)
-    before = _attention_writes(model, sent.base.prompts, own)
+    for i, patch in enumerate(senders.grid.patches):
+        by_head.setdefault((patch.site.head, patch.position), []).append(i)
+    base_outputs = dict(senders.base.site_activations.activations)
+    before = _attention_outputs(model, senders.base.prompts, base_outputs)
     for members in by_head.values():
-        given = {l: z.clone() for l, z in own.items()}
-        for cell in (sent.grid.cells[i] for i in members):
-            at = cell.index(torch.arange(len(sent.base.prompts)), _place(cell, sent))
-            given[cell.layer][at] = sent.part(cell).to(given[cell.layer])
-        after = _attention_writes(model, sent.base.prompts, given)
-        layers = [sent.grid.cells[i].layer for i in members]
+        patched = {l: z.clone() for l, z in base_outputs.items()}
+        for patch in (senders.grid.patches[i] for i in members):
+            output, lengths = patched[patch.layer], senders.base.prompts.lengths
+            index = patch.index(torch.arange(len(lengths)), patch.positions(lengths))
+            output[index] = senders.source_part(patch).to(output)
+        after = _attention_outputs(model, senders.base.prompts, patched)
+        layers = [senders.grid.patches[i].layer for i in members]
         yield members, torch.stack([after[l] - before[l] for l in layers])
 
 
-def _place(cell: Cell, sent: Comparison) -> Any:
-    return cell.place(sent.base.prompts.lengths)
-
-
-def _attention_writes(
+def _attention_outputs(
     model: Any, prompts: Batch, outputs: Mapping[int, Tensor]
 ) -> dict[int, Float[Tensor, "batch pos d_model"]]:
     """What attention layers add to the residual stream, given their heads' outputs."""
-    kept: dict[int, Tensor] = {}
+    activations: dict[int, Tensor] = {}
 
     hooks = [
         replace_at(Site("z", l).hook(model), lambda z, output=output: output.to(z))
         for l, output in outputs.items()
     ]
-    hooks += [read_at(Site("attn_out", l).hook(model), kept, l) for l in outputs]
+    hooks += [read_at(Site("attn_out", l).hook(model), activations, l) for l in outputs]
     run(model, prompts, hooks=hooks)
-    return kept
+    return activations
 
 
-def _projected(
+def _project_stream(
     model: Any, prompts: Batch, stream: Float[Tensor, "sender batch pos d_model"], receiver: Site
 ) -> Float[Tensor, "sender batch pos ..."]:
     """The receiver's activation when its block reads each of these streams."""
     senders, batch = stream.shape[:2]
     rows = prompts.repeat(senders)
-    kept: dict[int, Tensor] = {}
+    activations: dict[int, Tensor] = {}
     hooks = [
         replace_at(Site("resid_pre", receiver.layer).hook(model), lambda _: stream.flatten(0, 1)),
-        read_at(receiver.hook(model), kept, receiver.layer),
+        read_at(receiver.hook(model), activations, receiver.layer),
     ]
     with skip_blocks(model, range(receiver.layer)):
         run(model, rows, hooks=hooks, stop_at_layer=receiver.layer + 1)
-    return kept[receiver.layer].unflatten(0, (senders, batch))
+    return activations[receiver.layer].unflatten(0, (senders, batch))

@@ -1,160 +1,255 @@
-"""`Sweep`: which patches a call asks for, as a grid over layers, heads and positions."""
+"""`run_sweep`: run all patches of a grid by the fastest engine that is exact on the model.
 
+Three engines give the same logits at different cost: `tree_attention`, `batched` and
+`full_forward`, the last of which is the plain one. The fastest that a model allows is taken,
+verified against full forwards, and replaced by the next one with a warning where it differs.
+"""
+
+import functools
 import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..errors import TvlensError
-from ..integers import Integers, as_integers, is_integer
-from ..sites import Site, layers_with, parse_site, resolve_layers
+from ..integers import as_integer
+from ..models.loading import model_name
+from ..progress import progress_bar
+from .engines import PatchGroup, batched, first_position, full_forward, tree_attention
+from .grid import Patch
+from .setup import PatchingSetup, has_shared_prefix
+from .verification import Disagreement, Forward, compare_examples, mark_inexact, verify_groups
 
-Choice = Literal["all"] | Integers | None
-Positions = Literal["auto"] | Choice
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One patch: a site's layer, one head or all of them, one position or all of them."""
-
-    site: Site
-
-    @property
-    def layer(self) -> int:
-        """The layer of the site."""
-        return self.site.layer
-
-    @property
-    def position(self) -> int | None:
-        """The position of the site; None means all."""
-        return self.site.position
-
-    def place(self, lengths: Int[Tensor, " row"]) -> Int[Tensor, " row"] | slice:
-        """The patched position in prompts of these lengths, or all of them."""
-        if self.position is None:
-            return slice(None)
-        return (lengths if self.position < 0 else torch.zeros_like(lengths)) + self.position
-
-    def start(self, lengths: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
-        """The first position that the patch can change."""
-        return torch.zeros_like(lengths) if self.position is None else self.place(lengths)
-
-    def part(self, activation: Tensor, lengths: Int[Tensor, " row"]) -> Tensor:
-        """What the patch takes from a whole activation of prompts of these lengths."""
-        return activation[self.index(torch.arange(len(lengths)), self.place(lengths))]
-
-    def index(self, rows: Any, position: Any) -> tuple:
-        """Where the patch stands in a whole activation, for these rows and positions."""
-        places = {"batch": rows, "pos": position}
-        if self.site.head_axis is not None:
-            head = slice(None) if self.site.head is None else self.site.head
-            places[self.site.axes[self.site.head_axis]] = head
-        return tuple(places[axis] for axis in self.site.axes if axis in places)
+# Fewest values of a sweep that are computed again by full forwards.
+_FEWEST = 2
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """A grid of patches.
+class Engine:
+    """One way to run a group of patches.
 
     Attributes:
-        component: what is patched.
-        axes: axis name -> its coordinates, in order; axes of one given value are left out.
-        cells: every patch, in the order of the flattened grid.
+        name: "tree_attention", "batched" or "full_forward".
+        forward: from a group of patches to logits.
+        tokens: how many tokens of a pass one patch takes.
+        ability: what the engine needs of a model, for the warning where it is missing.
     """
 
-    component: str
-    axes: dict[str, list[int]]
-    cells: list[Cell]
+    name: str
+    forward: Forward
+    tokens: Callable[[Patch], int]
+    ability: str
+
+
+@dataclass(frozen=True)
+class SweepValues:
+    """The metrics of a sweep and how they were computed.
+
+    Attributes:
+        values: every metric under every patch.
+        engine: name of the engine.
+        verified: how many values (one patch on one example) were computed again by full forwards.
+        largest_difference: of their logits, as a share of the largest logit.
+    """
+
+    values: Float[Tensor, "metric patch batch"]
+    engine: str
+    verified: int
+    largest_difference: float
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of coordinates on each axis."""
-        return tuple(len(coordinates) for coordinates in self.axes.values())
+    def settings(self) -> dict[str, Any]:
+        """What a result records of the computation."""
+        return {
+            "engine": self.engine,
+            "verified": self.verified,
+            "largest_difference": self.largest_difference,
+        }
 
 
-def sweep(
+def run_sweep(
     model: Any,
-    site: str | Site,
+    setup: PatchingSetup,
+    patches: Sequence[Patch],
+    replacements: Sequence[Tensor],
     *,
-    layers: Choice,
-    heads: Choice,
-    positions: Positions,
-    lengths: Int[Tensor, " row"],
-) -> Sweep:
-    """Resolve what was asked on a model and prompts of these lengths, both sides'.
+    batch_tokens: int = 512,
+    verify: float = 0.01,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> SweepValues:
+    """The metrics under each patch; a replacement equal to the model's own activation is not run.
 
-    "all" sweeps over all there are (layers: all that have the component), several numbers over
-    these, one number is taken without an axis, and None patches all heads or positions together.
-    Where lengths differ, positions count
-    from each prompt's own start or, negative ones, from its end. A site that says its layer, head
-    or position ("blocks.5.hook_resid_pre", a `Site`) is swept there alone.
+    Args:
+        batch_tokens: tokens per forward pass; halved when memory runs out.
+        verify: the share of values that are computed again by full forwards, at least two.
+
+    Raises:
+        TvlensError: `verify` is no share.
     """
-    name, named = parse_site(site)
-    layers = resolve_layers(layers, named, count=model.cfg.n_layers)
-    if isinstance(site, Site):
-        heads = _narrowed("heads", heads, site.head)
-        positions = _narrowed("positions", positions, site.position)
-    if isinstance(layers, str) and layers == "all":
-        layers = layers_with(model, name)
-    layer_choice = _coordinates("layers", layers, model.cfg.n_layers)
-    if layer_choice[0] == [None]:
-        raise TvlensError("layers=None: patching all layers together is patching the last one")
-    probe = Site(name, layer_choice[0][0])
-    with_heads = probe.head_axis is not None
-    if not with_heads and not (heads is None or (isinstance(heads, str) and heads == "all")):
-        raise TvlensError(f"{name} has no heads: leave heads={heads!r} out")
-    if isinstance(positions, str) and positions == "auto":
-        positions = None if with_heads else "all"
-    head_count = probe.shape(model, pos=1)[probe.head_axis] if with_heads else 0
-    chosen = {
-        "layer": layer_choice,
-        "head": _coordinates("heads", heads if with_heads else None, head_count),
-        "position": _positions(positions, lengths),
-    }
-    grid = itertools.product(*(values for values, _ in chosen.values()))
-    cells = [Cell(Site(name, l, head=h, position=p)) for l, h, p in grid]
-    cells[0].site.hook(model)  # a component this model lacks is an error before any forward
-    axes = {axis: values for axis, (values, swept) in chosen.items() if swept}
-    return Sweep(name, axes, cells)
+    batch_tokens = as_integer(batch_tokens, name="batch_tokens", minimum=1)
+    if not 0 <= verify <= 1:
+        raise TvlensError(f"verify={verify}: a share of the values, from 0 to 1, is needed")
+    baseline = setup.measure(setup.base.site_activations.logits)[:, None].repeat(1, len(patches), 1)
+    changed = [
+        i
+        for i, patch in enumerate(patches)
+        if not torch.equal(replacements[i], setup.base_part(patch))
+    ]
+    order = sorted(changed, key=lambda i: (patches[i].layer, patches[i].position or 0))
+    if not order:
+        return SweepValues(baseline, "none", 0, 0.0)
+    group = PatchGroup(patches, replacements).take(order)
+    sample = _draw_sample(len(order), len(setup.base.prompts), verify, seed)
+    for engine in _engines(model, setup):
+        try:
+            with progress_bar(total=len(order), desc="patching", progress=progress) as bar:
+                values, difference = _run_engine(
+                    model, setup, engine, group, sample=sample, batch_tokens=batch_tokens, bar=bar
+                )
+            baseline[:, order] = values
+            verified = len(sample) if engine.ability else 0
+            return SweepValues(baseline, engine.name, verified, difference)
+        except Disagreement as error:
+            mark_inexact(model, engine.name, setup.grid.component)
+            if str(error):
+                warnings.warn(
+                    f"{model_name(model)} cannot {engine.ability} for {setup.grid.component} "
+                    f"({error}): patching takes a slower engine",
+                    stacklevel=3,
+                )
+    raise AssertionError("full forwards are not compared with themselves")
 
 
-def _positions(choice: Choice, lengths: Int[Tensor, " row"]) -> tuple[list, bool]:
-    """Positions that every prompt has; between prompts of unlike length, signs are kept."""
-    shortest, longest = int(lengths.min()), int(lengths.max())
-    if shortest == longest or choice is None:
-        return _coordinates("positions", choice, shortest)
-    if isinstance(choice, str):
-        raise TvlensError(
-            f"prompts of {shortest} to {longest} tokens have no common positions to sweep: give "
-            "positions, -1 for the last of each, or None to patch all of a prompt at once"
+def _draw_sample(count: int, batch: int, share: float, seed: int) -> dict[int, int]:
+    """Which of the patches are computed again, each on one example: patch -> example."""
+    if not share:
+        return {}
+    rng = np.random.default_rng(seed)
+    size = min(count, max(_FEWEST, round(share * count)))
+    chosen = sorted(rng.choice(count, size, replace=False).tolist())
+    return dict(zip(chosen, rng.integers(0, batch, size).tolist(), strict=True))
+
+
+def _engines(model: Any, setup: PatchingSetup) -> Iterator[Engine]:
+    """The engines that may run these patches, the fastest first."""
+    base = setup.base
+    lengths, width = base.prompts.lengths, base.prompts.inputs.shape[1]
+
+    def branch_tokens(patch: Patch) -> int:
+        return len(lengths) * int((lengths - patch.first_position(lengths)).max())
+
+    def row_tokens(patch: Patch) -> int:
+        return len(lengths) * (width - first_position(model, patch, base.prompts))
+
+    # A pattern's keys would have to be those of its own branch.
+    if has_shared_prefix(model, base.prompts) and setup.grid.component != "pattern":
+        forward = functools.partial(tree_attention, model, base)
+        yield Engine("tree_attention", forward, branch_tokens, "resume at a position")
+    forward = functools.partial(batched, model, base)
+    yield Engine("batched", forward, row_tokens, "begin at a layer")
+    forward = functools.partial(full_forward, model, base)
+    yield Engine("full_forward", forward, lambda patch: len(lengths) * width, "")
+
+
+def _run_engine(
+    model: Any,
+    setup: PatchingSetup,
+    engine: Engine,
+    group: PatchGroup,
+    *,
+    sample: Mapping[int, int],
+    batch_tokens: int,
+    bar: tqdm,
+) -> tuple[Float[Tensor, "metric patch batch"], float]:
+    """The metrics under all patches, and the largest difference of the sample from full forwards.
+
+    Raises:
+        Disagreement: the engine is not exact here.
+    """
+    if engine.ability:
+        _verify_engine(model, setup, engine, group, batch_tokens)
+    values: list[Tensor] = []
+    sampled: list[Tensor] = []
+    for indices, logits in _run_groups(engine, group, batch_tokens):
+        values += [setup.measure(patched) for patched in logits]
+        sampled += [
+            patched[sample[i]] for i, patched in zip(indices, logits, strict=True) if i in sample
+        ]
+        bar.update(len(indices))
+    difference = 0.0
+    if engine.ability and sample:
+        examples = list(sample.values())
+        difference = compare_examples(
+            model, setup.base, group.take(list(sample)), examples, torch.stack(sampled)
         )
-    numbers = as_integers(choice, name="positions")
-    values, swept = _coordinates("positions", choice, shortest)
-    return [v - shortest if n < 0 else v for n, v in zip(numbers, values, strict=True)], swept
+    return torch.stack(values, dim=1), difference
 
 
-def _coordinates(name: str, choice: Choice, count: int) -> tuple[list, bool]:
-    """The coordinates along one axis, and whether they are swept."""
-    if choice is None:
-        return [None], False
-    if isinstance(choice, str):
-        if choice != "all":
-            raise TvlensError(f"{name} must be 'all', numbers or None, not {choice!r}")
-        return list(range(count)), True
-    numbers = as_integers(choice, name=name)
-    for number in numbers:
-        if not -count <= number < count:
-            raise TvlensError(f"{name}: {number} does not exist, there are 0 to {count - 1}")
-    return [number % count for number in numbers], not is_integer(choice)
+def _verify_engine(
+    model: Any, setup: PatchingSetup, engine: Engine, group: PatchGroup, batch_tokens: int
+) -> None:
+    sizes = [(patch.layer, engine.tokens(patch)) for patch in group.patches]
+    groups = list(_split(sizes, batch_tokens))
+    verify_groups(
+        model,
+        setup.base,
+        [[group.patches[i] for i in indices] for indices in groups],
+        max(sum(sizes[i][1] for i in indices) for indices in groups),
+        engine=engine.name,
+        forward=engine.forward,
+    )
 
 
-def _narrowed(name: str, choice: Choice, named: int | None) -> Choice:
-    """The asked heads or positions, or the one that a site names."""
-    if named is None:
-        return choice
-    if not isinstance(choice, str) and choice is not None:
-        raise TvlensError(f"the site names one of {name}, {named}: leave {name}={choice!r} out")
-    return named
+def _split(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> Iterator[range]:
+    """Cells, given by layer and tokens, in groups of neighbouring layers that fit into a pass."""
+    start = 0
+    while start < len(sizes):
+        count = _fitting(sizes[start:], batch_tokens)
+        yield range(start, start + count)
+        start += count
+
+
+def _run_groups(
+    engine: Engine, group: PatchGroup, batch_tokens: int
+) -> Iterator[tuple[range, Float[Tensor, "patch batch position vocab"]]]:
+    """Indices and logits of every pass; lack of memory halves a pass and goes on."""
+    sizes = [(patch.layer, engine.tokens(patch)) for patch in group.patches]
+    start = 0
+    while start < len(group):
+        indices = range(start, start + _fitting(sizes[start:], batch_tokens))
+        try:
+            logits = engine.forward(group.take(indices))
+        except RuntimeError as error:
+            if "memory" not in str(error).lower() or len(indices) == 1:
+                raise
+            batch_tokens = sum(sizes[i][1] for i in indices) // 2
+            continue
+        yield indices, logits
+        start = indices.stop
+
+
+def _fitting(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> int:
+    """How many of these patches, given by layer and tokens, go into the next pass.
+
+    Whole layers where they fit: a pass begins at its lowest layer, so a layer that is cut in two
+    costs the upper layers' patches a block more. A layer too large is cut into even pieces.
+    """
+    count = filled = 0
+    for _, layer in itertools.groupby(sizes, key=lambda pair: pair[0]):
+        tokens = [n for _, n in layer]
+        if filled + sum(tokens) <= batch_tokens:
+            count, filled = count + len(tokens), filled + sum(tokens)
+            continue
+        if count:
+            return count
+        share = sum(tokens) / -(-sum(tokens) // batch_tokens)
+        return max(1, sum(total <= share for total in itertools.accumulate(tokens)))
+    return count

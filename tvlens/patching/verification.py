@@ -20,12 +20,12 @@ from torch import Tensor
 from ..models.families import family, input_device, weight_dtype
 from ..models.forward import Batch, logits_at
 from ..models.hooks import Hook, replace_at
-from .base_run import Base
-from .full_forward import forward_examples
-from .sweep import Cell
+from .engines import PatchGroup, full_forward_of_examples
+from .grid import Patch
+from .setup import BaseRun
 
-# From cells and their parts to logits `[cell, batch, position, vocab]`.
-Forward = Callable[[Sequence[Cell], Sequence[Tensor]], Tensor]
+# From a group of patches to logits `[patch, batch, position, vocab]`.
+Forward = Callable[[PatchGroup], Tensor]
 
 # How far an engine may differ from a full forward, in units of what rounding does to the logits.
 # Half precision is summed in float32, so that the rounding of results, which is measured, is all
@@ -68,10 +68,9 @@ class Range:
 
 def verify_groups(
     model: Any,
-    base: Base,
-    groups: Sequence[Sequence[Cell]],
+    base: BaseRun,
+    groups: Sequence[Sequence[Patch]],
     tokens: int,
-    reads: Sequence[int],
     *,
     engine: str,
     forward: Forward,
@@ -91,19 +90,19 @@ def verify_groups(
     Raises:
         Disagreement: the engine is not exact on this model.
     """
-    cells = [cell for group in groups for cell in group]
-    layers = [cell.layer for cell in cells]
-    wanted = Range(int(base.prompts.lengths.max()), min(layers), max(layers), tokens)
-    key = (engine, cells[0].site.component, _dtype(model))
-    known = _verified.setdefault(model, {})
-    if key in known and known[key] is None:
+    patches = [patch for group in groups for patch in group]
+    layers = [patch.layer for patch in patches]
+    needed = Range(int(base.prompts.lengths.max()), min(layers), max(layers), tokens)
+    key = (engine, patches[0].site.component, _dtype(model))
+    verified = _verified.setdefault(model, {})
+    if key in verified and verified[key] is None:
         raise Disagreement("")  # which was said when it was found
-    if key in known and known[key].covers(wanted):
+    if key in verified and verified[key].covers(needed):
         return
     largest = max(groups, key=len)
     for group in [largest] + ([groups[-1]] if groups[-1] is not largest else []):
-        _verify_group(model, base, group, reads, forward)
-    known[key] = wanted
+        _verify_group(model, base, group, forward)
+    verified[key] = needed
 
 
 def mark_inexact(model: Any, engine: str, component: str) -> None:
@@ -111,13 +110,13 @@ def mark_inexact(model: Any, engine: str, component: str) -> None:
     _verified.setdefault(model, {})[engine, component, _dtype(model)] = None
 
 
-def _verify_group(
-    model: Any, base: Base, group: Sequence[Cell], reads: Sequence[int], forward: Forward
-) -> None:
-    seen = base.seen
-    parts = [-cell.part(seen.activations[cell.layer], seen.lengths) for cell in group]
+def _verify_group(model: Any, base: BaseRun, patches: Sequence[Patch], forward: Forward) -> None:
+    site_activations = base.site_activations
+    activations, lengths = site_activations.activations, site_activations.lengths
+    replacements = [-patch.select(activations[patch.layer], lengths) for patch in patches]
+    group = PatchGroup(patches, replacements)
     try:
-        logits = forward(group, parts)
+        logits = forward(group)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
         if "memory" in str(error).lower():
             raise
@@ -125,61 +124,51 @@ def _verify_group(
         raise Disagreement(message) from error
     chosen = np.unique(np.linspace(0, len(group) - 1, 4).round().astype(int)).tolist()
     examples = [i % len(base.prompts) for i in range(len(chosen))]
-    compare_examples(
-        model,
-        base,
-        [group[i] for i in chosen],
-        [parts[i] for i in chosen],
-        examples,
-        logits[chosen, examples],
-        reads,
-    )
+    compare_examples(model, base, group.take(chosen), examples, logits[chosen, examples])
 
 
 def compare_examples(
     model: Any,
-    base: Base,
-    cells: Sequence[Cell],
-    parts: Sequence[Tensor],
+    base: BaseRun,
+    group: PatchGroup,
     examples: Sequence[int],
-    logits: Float[Tensor, "cell position vocab"],
-    reads: Sequence[int],
+    logits: Float[Tensor, "patch position vocab"],
     *,
     batch_size: int = 8,
 ) -> float:
     """The largest difference of an engine's logits from full forwards, as a share of the largest.
 
     Args:
-        cells, parts, examples: patches, what they write, and the prompt of each that is compared.
+        group, examples: patches, and the prompt of each that is compared.
         logits: the engine's, of these patches and prompts, for the vocabulary of the base run.
 
     Raises:
         Disagreement: the difference is more than rounding.
     """
-    unit = rounding(model, base, reads)
+    unit = rounding(model, base)
     allowed = unit * _MARGIN.get(_dtype(model)[0], _MARGIN_FLOAT32)
     largest = 0.0
-    for start in range(0, len(cells), batch_size):
-        part = slice(start, start + batch_size)
+    for start in range(0, len(group), batch_size):
+        part = range(start, min(start + batch_size, len(group)))
         # All logits, though few are compared: rounding is in proportion to the largest.
-        true = forward_examples(
-            model, base.prompts, cells[part], parts[part], examples[part], reads
+        true = full_forward_of_examples(
+            model, base, group.take(part), [examples[i] for i in part]
         ).float()
         scale = _largest_finite(true, dim=(1, 2))
         if base.vocabulary is not None:
             true = true[..., list(base.vocabulary)]
-        gaps = _differences(logits[part].to(true), true).amax((1, 2)) / scale
+        gaps = _differences(logits[part.start : part.stop].to(true), true).amax((1, 2)) / scale
         worst = int(gaps.argmax())
         largest = max(largest, float(gaps[worst]))
         if not largest <= allowed:
             raise Disagreement(
-                f"{cells[start + worst].site} differs by {largest:.1e} of the largest logit, "
-                f"rounding by {unit:.1e}"
+                f"{group.patches[start + worst].site} differs by {largest:.1e} of the largest "
+                f"logit, rounding by {unit:.1e}"
             )
     return largest
 
 
-def rounding(model: Any, base: Base, reads: Sequence[int]) -> float:
+def rounding(model: Any, base: BaseRun) -> float:
     """What rounding does to the logits of full forwards, as a share of the largest logit.
 
     The larger of two measurements on up to four of the prompts: full forwards of other batch
@@ -190,27 +179,27 @@ def rounding(model: Any, base: Base, reads: Sequence[int]) -> float:
 
     Cost: four forwards of up to four prompts, once per model, dtype and device.
     """
-    known = _rounding.setdefault(model, {})
+    measured_before = _rounding.setdefault(model, {})
     key = _dtype(model)
-    if key not in known:
-        measured = max(_measure_rounding(model, base, reads), torch.finfo(key[0]).eps)
+    if key not in measured_before:
+        measured = max(_measure_rounding(model, base), torch.finfo(key[0]).eps)
         if not math.isfinite(measured):  # logits that are NaN, or infinite in one run only
             return torch.finfo(key[0]).eps
-        known[key] = measured
-    return known[key]
+        measured_before[key] = measured
+    return measured_before[key]
 
 
-def _measure_rounding(model: Any, base: Base, reads: Sequence[int]) -> float:
+def _measure_rounding(model: Any, base: BaseRun) -> float:
     prompts = base.prompts
     if not prompts.processor_outputs:
         prompts = Batch(prompts.inputs[:4], prompts.lengths[:4])
-    at = prompts.positions(list(reads))
-    plain = logits_at(model, prompts, at).float()
-    others = [logits_at(model, prompts, at, hooks=_noise(model, seed)) for seed in (0, 1)]
+    absolute = prompts.positions(list(base.positions))
+    plain = logits_at(model, prompts, absolute).float()
+    others = [logits_at(model, prompts, absolute, hooks=_noise(model, seed)) for seed in (0, 1)]
     if not prompts.processor_outputs and not prompts.inputs.is_floating_point():
         longer = torch.nn.functional.pad(prompts.inputs.repeat(2, 1), (0, _padding(model, prompts)))
         wide = Batch(longer, prompts.lengths.repeat(2))
-        others.append(logits_at(model, wide, at.repeat(2, 1))[: len(at)])
+        others.append(logits_at(model, wide, absolute.repeat(2, 1))[: len(absolute)])
     scale = _largest_finite(plain)
     return max(float(_differences(other.float(), plain).max() / scale) for other in others)
 

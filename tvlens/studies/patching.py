@@ -13,8 +13,8 @@ from ..files import check_folder
 from ..folder_lock import one_writer
 from ..integers import as_integers, is_integer
 from ..patching import PatchResult, log_probability, logit_difference, patch, probability
+from ..patching.grid import Choice
 from ..patching.metrics import Metric, one_token
-from ..patching.sweep import Choice
 from ..sites import Site, SiteName, parse_site
 from ..tasks import Task, Template, build, contexts, plain, shuffled_labels
 from ..vectors.extraction import provenance

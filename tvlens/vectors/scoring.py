@@ -17,9 +17,9 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..models.forward import Batch, logits_at
 from ..models.hooks import Hook, write_at
-from ..patching.comparison import compare
-from ..patching.engines import run_sweep
 from ..patching.metrics import Metric
+from ..patching.setup import prepare_patching
+from ..patching.sweep import run_sweep
 from ..progress import progress_bar
 from ..sites import Site, SiteName
 from ..tasks import Prompt
@@ -210,7 +210,7 @@ def _score_one_length(
 ) -> Float[Tensor, "prompt write first_full"]:
     answers = torch.tensor([prompt.answer for prompt in prompts])
     length = answers.shape[1]
-    compared = compare(
+    setup = prepare_patching(
         model,
         "zero",
         [prompt.answered() for prompt in prompts],
@@ -224,14 +224,16 @@ def _score_one_length(
         positions=-length,
         seed=0,
     )
-    by_layer = {cell.layer: cell for cell in compared.grid.cells}
-    cells = [by_layer[layer] for layer, _ in writes]
-    states = [compared.own(cell) for cell in cells]
-    parts = [
+    by_layer = {patch.layer: patch for patch in setup.grid.patches}
+    patches = [by_layer[layer] for layer, _ in writes]
+    states = [setup.base_part(patch) for patch in patches]
+    replacements = [
         apply_vector(state, vector.to(state), mode)
         for state, (_, vector) in zip(states, writes, strict=True)
     ]
-    sweep = run_sweep(model, compared, cells, parts, batch_tokens=batch_tokens, progress=progress)
+    sweep = run_sweep(
+        model, setup, patches, replacements, batch_tokens=batch_tokens, progress=progress
+    )
     return rearrange(sweep.values, "metric write prompt -> prompt write metric").cpu()
 
 

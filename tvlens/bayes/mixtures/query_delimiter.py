@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 
 from ...models.forward import Batch, logits_at
 from ...models.hooks import Hook, read_at, write_at
-from ...patching.comparison import compare
-from ...patching.engines import run_sweep
 from ...patching.metrics import probability
+from ...patching.setup import prepare_patching
+from ...patching.sweep import run_sweep
 from ...sites import Site
 from ...tasks import Prompt
 
@@ -96,7 +96,7 @@ class QueryDelimiter:
         probabilities = []
         for batch in self._batches(len(prompts), "sweeping layers"):
             metric = probability(answers[batch])
-            compared = compare(
+            setup = prepare_patching(
                 self.model,
                 "zero",
                 [prompt.tokens for prompt in prompts[batch]],
@@ -107,9 +107,9 @@ class QueryDelimiter:
                 positions=-1,
                 seed=0,
             )
-            cells = compared.grid.cells
-            values = [vectors[c.layer, batch].to(compared.own(c)) for c in cells]
-            probabilities.append(run_sweep(self.model, compared, cells, values).values[0])
+            patches = setup.grid.patches
+            values = [vectors[p.layer, batch].to(setup.base_part(p)) for p in patches]
+            probabilities.append(run_sweep(self.model, setup, patches, values).values[0])
         return torch.cat(probabilities, 1).cpu()
 
     def _batches(self, count: int, description: str) -> Iterator[slice]:

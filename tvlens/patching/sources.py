@@ -1,4 +1,4 @@
-"""Where a patch's activations come from: another run, a vector, means, zeros, other prompts."""
+"""Sources of the activations that patches write: a run, a cache, a vector, or a statistic."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ..sites import Site
 
 
 @dataclass(frozen=True)
-class Observed:
+class SiteActivations:
     """One run: the patched component at the swept layers, and the logits that metrics read.
 
     Attributes:
@@ -30,62 +30,64 @@ class Observed:
     logits: Float[Tensor, "batch position vocab"] | None = None
 
 
-def observe(
+def run_source(
     model: Any,
     prompts: Batch,
     *,
     component: str,
     layers: Sequence[int],
-    reads: Sequence[int],
+    positions: Sequence[int],
     vocabulary: Sequence[int] | None = None,
-) -> Observed:
-    """Run prompts once, keeping one component at some layers and the logits at `reads`."""
-    kept: dict[int, Tensor] = {}
-    hooks = [read_at(Site(component, l).hook(model), kept, l) for l in layers]
-    at = prompts.positions(list(reads))
-    logits = logits_at(model, prompts, at, hooks=hooks, vocabulary=vocabulary)
-    return Observed(kept, prompts.lengths, logits)
+) -> SiteActivations:
+    """Run prompts once, keeping one component at some layers and the logits at `positions`."""
+    activations: dict[int, Tensor] = {}
+    hooks = [read_at(Site(component, l).hook(model), activations, l) for l in layers]
+    absolute = prompts.positions(list(positions))
+    logits = logits_at(model, prompts, absolute, hooks=hooks, vocabulary=vocabulary)
+    return SiteActivations(activations, prompts.lengths, logits)
 
 
-def source_of(model: Any, source: Any, own: Observed, *, component: str, seed: int) -> Observed:
+def load_source(
+    model: Any, source: Any, base: SiteActivations, *, component: str, seed: int
+) -> SiteActivations:
     """The activations that patches write, from a source that is no run.
 
     Args:
         source: an activation cache or mapping with the model's hook names, whose batch and
             position may be of size 1 for all; a `TaskVector`; "zero"; "mean" (over the batch); or
             "resample" (each example takes another one's).
-        own: the corrupted run.
+        base: the activations of the corrupted run.
     """
     if isinstance(source, str):
-        return _made(source, own, seed)
-    layers = own.activations
+        return _named_source(source, base, seed)
+    layers = base.activations
     if hasattr(source, "site"):
-        found = {l: _spread(source, l, layers[l], component) for l in layers}
+        activations = {l: _expand_vector(source, l, layers[l], component) for l in layers}
     else:
-        found = {l: _from_cache(model, source, component, l, layers[l]) for l in layers}
-    return Observed(found, own.lengths)
+        activations = {l: _from_cache(model, source, component, l, layers[l]) for l in layers}
+    return SiteActivations(activations, base.lengths)
 
 
-def _made(source: str, own: Observed, seed: int) -> Observed:
-    activations, lengths = own.activations, own.lengths
+def _named_source(source: str, base: SiteActivations, seed: int) -> SiteActivations:
+    activations, lengths = base.activations, base.lengths
     if source == "zero":
-        return Observed({l: torch.zeros_like(a) for l, a in activations.items()}, lengths)
+        return SiteActivations({l: torch.zeros_like(a) for l, a in activations.items()}, lengths)
     if source == "mean":
         if len(lengths.unique()) > 1:
             raise TvlensError("prompts of different lengths have no mean at each position")
         means = {l: a.mean(0, keepdim=True).expand_as(a) for l, a in activations.items()}
-        return Observed(means, lengths)
+        return SiteActivations(means, lengths)
     if source == "resample":
         count = len(lengths)
         if count < 2:
             raise TvlensError("resampling needs at least two prompts")
         shift = int(np.random.default_rng(seed).integers(1, count))
         rolled = {l: a.roll(shift, dims=0) for l, a in activations.items()}
-        return Observed(rolled, lengths.roll(shift))
+        return SiteActivations(rolled, lengths.roll(shift))
     raise TvlensError(f"unknown source {source!r}: choose from mean, zero, resample, or prompts")
 
 
-def _spread(vector: Any, layer: int, like: Tensor, component: str) -> Tensor:
+def _expand_vector(vector: Any, layer: int, like: Tensor, component: str) -> Tensor:
     """A task vector as the activation at every position."""
     if vector.site != component:
         raise TvlensError(f"the vector belongs at {vector.site}, not at {component}")
@@ -103,15 +105,15 @@ def _from_cache(model: Any, cache: Any, component: str, layer: int, like: Tensor
     alias = f"blocks.{layer}.{name.split('.', 2)[2]}"
     for key in (name, alias, str(Site(component, layer)), (component, layer)):
         try:
-            found = cache[key]
+            activation = cache[key]
         except (KeyError, TypeError, AttributeError, ValueError):
             continue
-        if not isinstance(found, Tensor):
-            raise TvlensError(f"{name} in the cache is no tensor but {type(found).__name__}")
+        if not isinstance(activation, Tensor):
+            raise TvlensError(f"{name} in the cache is no tensor but {type(activation).__name__}")
         try:
-            return found.to(like.device).expand_as(like)
+            return activation.to(like.device).expand_as(like)
         except RuntimeError:
             raise TvlensError(
-                f"{name} in the cache is {list(found.shape)}, not {list(like.shape)}"
+                f"{name} in the cache is {list(activation.shape)}, not {list(like.shape)}"
             ) from None
     raise TvlensError(f"the cache has no {name}")
