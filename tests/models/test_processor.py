@@ -26,16 +26,16 @@ def model(request):
     return tiny_vision.model(request.param)
 
 
-def prompts(model):
-    """Unlike in length and number of images; one has none."""
+def mixed_prompts(model):
+    """Prompts of different lengths and numbers of images; one has none."""
     image, text = ([TASK.shown(pair, mode) for pair in PAIRS] for mode in ("image", "text"))
     shown = [([image[0], text[1]], image[2]), ([text[3]], image[4]), ([], image[1])]
     shown += [([text[0]], text[1])]
     return [build(model.processor, TEMPLATES["qa"], s, *q) for s, q in shown]
 
 
-def plain_logits(name, prompt):
-    """What Hugging Face's own model gives at the last position, without any bridge."""
+def reference_logits(name, prompt):
+    """Logits of Hugging Face's own model at the last position."""
     torch.manual_seed(0)
     hf_model, processor = tiny_vision.BUILDERS[name]()
     ids = torch.tensor([prompt.tokens])
@@ -47,34 +47,33 @@ def plain_logits(name, prompt):
                 text=[prompt.text], images=images, add_special_tokens=False, return_tensors="pt"
             )
         )
-        told = options.pop("input_ids").shape
+        shape = options.pop("input_ids").shape
         options.pop("attention_mask")
         for key, value in options.items():
-            if value.shape == told:
+            if value.shape == shape:
                 options[key] = torch.nn.functional.pad(value, (1, 0))
     with torch.no_grad():
         return hf_model.eval()(input_ids=ids, **options).logits[0, -1]
 
 
 @pytest.mark.parametrize("name", tiny_vision.NAMES)
-def test_ragged_prompts_give_hugging_faces_logits(name):
+def test_prompts_of_unequal_length_match_hugging_face(name):
     model = tiny_vision.model(name)
-    shown = prompts(model)
-    batch = Batch.of(model, shown)
-    found = logits_at(model, batch, batch.positions(-1))[:, 0]
-    wanted = torch.stack([plain_logits(name, prompt) for prompt in shown])
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
-    blind = logits_at(model, Batch.of(model, shown, process_images=False), batch.positions(-1))[
-        :, 0
-    ]
-    changed = (found - blind).abs().amax(-1) > 1e-4
-    assert changed.tolist() == [True, True, True, False]  # the pictures matter where they are
+    prompts = mixed_prompts(model)
+    batch = Batch.of(model, prompts)
+    logits = logits_at(model, batch, batch.positions(-1))[:, 0]
+    expected = torch.stack([reference_logits(name, prompt) for prompt in prompts])
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+    blind = Batch.of(model, prompts, process_images=False)
+    without_images = logits_at(model, blind, batch.positions(-1))[:, 0]
+    changed = (logits - without_images).abs().amax(-1) > 1e-4
+    assert changed.tolist() == [True, True, True, False]
 
 
-def test_collecting_together_is_collecting_alone(model):
-    shown = prompts(model)
-    together = tv.collect(model, shown, ["resid_post", "z"], batch_size=3, progress=False)
-    for row, prompt in enumerate(shown):
+def test_collect_of_a_batch_matches_single_prompts(model):
+    prompts = mixed_prompts(model)
+    together = tv.collect(model, prompts, ["resid_post", "z"], batch_size=3, progress=False)
+    for row, prompt in enumerate(prompts):
         alone = tv.collect(model, [prompt], ["resid_post", "z"], progress=False)
         for site, states in alone.items():
             torch.testing.assert_close(
@@ -82,13 +81,13 @@ def test_collecting_together_is_collecting_alone(model):
             )
 
 
-def test_a_vector_of_images_is_the_mean_of_their_states(model):
+def test_extract_averages_states_of_image_prompts(model):
     vector = tv.extract(model, TASK, shots=2, contexts=3, modality="image", query="text")
     assert vector.meta["modality"] == "image" and vector.meta["query"] == "text"
-    drawn = contexts(TASK, shots=2, count=3, seed=0)
+    sampled = contexts(TASK, shots=2, count=3, seed=0)
     built = [
         build(model.processor, TEMPLATES["qa"], [TASK.shown(p, "image") for p in s], *q)
-        for s, q in drawn
+        for s, q in sampled
     ]
     states = tv.collect(model, built, "resid_post", positions=-1, progress=False)
     wanted = states.stack("resid_post")[:, :, 0].mean(1)
@@ -97,17 +96,17 @@ def test_a_vector_of_images_is_the_mean_of_their_states(model):
     assert not torch.allclose(vector.values, other.values, atol=1e-3)
 
 
-def both_shown(model, items):
-    """One prompt for each item, as an image behind a text."""
+def image_queries(model, items):
+    """One prompt per item: a text demonstration and an image query."""
     shown = [TASK.shown(PAIRS[1], "text")]
     queries = [TASK.shown(PAIRS[i], "image")[0] for i in items]
     return [build(model.processor, TEMPLATES["arrow"], shown, query) for query in queries]
 
 
 @pytest.mark.parametrize("site, positions", [("resid_post", [5, -1]), ("z", -1)])
-def test_patches_are_those_of_whole_runs(model, site, positions):
-    """Prompts that differ in nothing but their pictures: patching all of them swaps the runs."""
-    sides = [both_shown(model, side) for side in ((0, 4), (2, 6))]
+def test_patch_matches_full_forward(model, site, positions):
+    """Prompts that differ in their images only."""
+    sides = [image_queries(model, side) for side in ((0, 4), (2, 6))]
     metric = tv.logit_difference([5, 6], [7, 8])
     result = tv.patch(model, *sides, site=site, positions=positions, metric=metric)
     grid = dict(site=site, metric=metric, layers="all", heads="all", positions=positions)
@@ -120,8 +119,8 @@ def test_patches_are_those_of_whole_runs(model, site, positions):
     assert float((result.values - result.baseline).abs().max()) > 1e-6
 
 
-def test_swapping_the_last_state_of_the_last_layer_swaps_the_answer(model):
-    sides = [both_shown(model, [i]) for i in (0, 2)]
+def test_patch_of_the_last_state_gives_the_clean_logits(model):
+    sides = [image_queries(model, [i]) for i in (0, 2)]
     metric = tv.logit_difference([5], [7])
     result = tv.patch(model, *sides, site="resid_post", positions=-1, metric=metric)
     batch = Batch.of(model, sides[0])
@@ -131,16 +130,16 @@ def test_swapping_the_last_state_of_the_last_layer_swaps_the_answer(model):
         tv.patch(model, sides[0], sides[0], site="z", positions=-1, metric=metric)
 
 
-def test_evaluation_from_images_to_texts_and_back():
+def test_evaluate_transfers_between_text_and_images():
     model = tiny_vision.model("tiny-vlm")
     parts = [TASK.subset(rows) for rows in ([0, 1, 2], [3, 4], [5, 6, 7])]
     other = Task("shout", [(x, x.upper()) for x, _ in PAIRS])
     wrong = tv.extract(model, other, shots=2, contexts=2)
-    for modality, asked in (("text", "image"), ("image", "text")):
+    for modality, query in (("text", "image"), ("image", "text")):
         vector = tv.extract(model, parts[0], shots=2, contexts=2, modality=modality)
-        options = dict(validation=parts[1], test=parts[2], wrong=wrong, modality=asked)
+        options = dict(validation=parts[1], test=parts[2], wrong=wrong, modality=query)
         report = tv.evaluate(model, vector, demonstrations=parts[0], **options)
-        assert report.meta["modality"] == asked
+        assert report.meta["modality"] == query
         assert set(report.controls) >= {"random", "wrong_task"}
     with pytest.raises(TvlensError, match="give demonstrations="):
         tv.evaluate(model, vector, **options)
@@ -149,7 +148,7 @@ def test_evaluation_from_images_to_texts_and_back():
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen"])
-def test_folders_open_with_their_processors(name, tmp_path):
+def test_load_opens_a_folder_with_its_processor(name, tmp_path):
     torch.manual_seed(0)
     hf_model, processor = tiny_vision.BUILDERS[name]()
     hf_model.save_pretrained(tmp_path)
@@ -159,15 +158,15 @@ def test_folders_open_with_their_processors(name, tmp_path):
         processor.save_pretrained(tmp_path)
     logits = []
     for loaded in (tv.load(tmp_path), tiny_vision.model(name)):
-        batch = Batch.of(loaded, prompts(loaded))
+        batch = Batch.of(loaded, mixed_prompts(loaded))
         logits.append(logits_at(loaded, batch, batch.positions(-1)))
     torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-4)
     assert "torchvision" not in sys.modules
 
 
-def test_a_processor_that_makes_other_tokens():
+def test_collect_refuses_a_processor_with_other_tokens():
     model = tiny_vision.model("llava")
-    prompt = copy.copy(prompts(model)[0])
+    prompt = copy.copy(mixed_prompts(model)[0])
     object.__setattr__(prompt, "text", prompt.text + "!")
     with pytest.raises(TvlensError, match=r"makes other tokens of .* than the prompt has"):
         tv.collect(model, [prompt], progress=False)

@@ -13,16 +13,16 @@ from tvlens import Image, Task, Template, TvlensError
 from tvlens.tasks import TEMPLATES, build
 
 PAIRS = [("cat", "cats"), ("dog", "dogs"), ("bus", "buses"), ("red", "reds"), ("green", "greens")]
-PICTURES = {x: tiny_vision.random_image(i, 16 + 8 * (i % 2)) for i, (x, _) in enumerate(PAIRS)}
+IMAGES = {x: tiny_vision.random_image(i, 16 + 8 * (i % 2)) for i, (x, _) in enumerate(PAIRS)}
 
 
 @pytest.fixture
 def task():
-    return Task("plural", PAIRS, instruction="The plural of:", images=PICTURES)
+    return Task("plural", PAIRS, instruction="The plural of:", images=IMAGES)
 
 
-def file_of(mode: str, form: str = "PNG") -> bytes:
-    """A picture of some mode, half of it see-through where the mode can be."""
+def encode_image(mode: str, form: str = "PNG") -> bytes:
+    """An image of some mode, half of it transparent where the mode allows it."""
     target = io.BytesIO()
     half = Pillow.new("RGBA", (4, 2), (200, 40, 40, 255))
     half.paste((0, 0, 0, 0), (2, 0, 4, 2))
@@ -31,39 +31,39 @@ def file_of(mode: str, form: str = "PNG") -> bytes:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L", "1"])
-def test_pictures_of_every_mode(mode, tmp_path):
+def test_read_pixels_converts_every_mode(mode, tmp_path):
     path = tmp_path / "x.png"
-    path.write_bytes(file_of(mode))
-    seen = Image("x", path).read_pixels()
-    assert seen.dtype == np.uint8 and seen.shape == (2, 4, 3)
-    np.testing.assert_array_equal(Image("x", path.read_bytes()).read_pixels(), seen)
-    if mode in ("RGBA", "LA"):  # what shows through is white, not what is stored below it
-        assert (seen[:, 2:] == 255).all()
+    path.write_bytes(encode_image(mode))
+    pixels = Image("x", path).read_pixels()
+    assert pixels.dtype == np.uint8 and pixels.shape == (2, 4, 3)
+    np.testing.assert_array_equal(Image("x", path.read_bytes()).read_pixels(), pixels)
+    if mode in ("RGBA", "LA"):  # transparent areas are white, not the stored colour
+        assert (pixels[:, 2:] == 255).all()
     if mode in ("RGB", "RGBA"):
-        assert (seen[:, :2] == (200, 40, 40)).all()
+        assert (pixels[:, :2] == (200, 40, 40)).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (37, 3)])
 @pytest.mark.parametrize("name", tiny_vision.NAMES)
-def test_pictures_of_odd_sizes(name, size):
+def test_collect_reads_images_of_any_size(name, size):
     if name == "qwen" and max(size) / min(size) > 200:
         pytest.skip("its processor refuses them")
     model = tiny_vision.model(name)
     shown = Image("x", tiny_vision.random_image(0, *size))
     prompt = build(model.processor, TEMPLATES["qa"], [], shown, "cats")
-    found = tv.collect(model, [prompt], "resid_post", positions=-1, progress=False)
-    assert all(bool(states.isfinite().all()) for states in found.values())
+    activations = tv.collect(model, [prompt], "resid_post", positions=-1, progress=False)
+    assert all(bool(states.isfinite().all()) for states in activations.values())
 
 
-def test_sixteen_bits_are_not_cut():
+def test_read_pixels_scales_sixteen_bits():
     values = np.array([[0, 30000], [60000, 65535]], dtype=np.uint16)
     target = io.BytesIO()
     Pillow.fromarray(values).save(target, "PNG")
-    seen = Image("x", target.getvalue()).read_pixels()[..., 0]
-    np.testing.assert_allclose(seen, values / 257, atol=1)
+    pixels = Image("x", target.getvalue()).read_pixels()[..., 0]
+    np.testing.assert_allclose(pixels, values / 257, atol=1)
 
 
-def test_arrays_and_pils_pictures():
+def test_read_pixels_takes_arrays_and_pil_images():
     grey = np.array([[0, 255]], dtype=np.uint8)
     assert Image("x", grey).read_pixels().tolist() == [[[0] * 3, [255] * 3]]
     assert Image("x", grey[..., None]).read_pixels().tolist() == [[[0] * 3, [255] * 3]]
@@ -75,56 +75,60 @@ def test_arrays_and_pils_pictures():
             Image("x", wrong).read_pixels()
 
 
-def test_broken_files(tmp_path):
-    for name, content in {"empty": b"", "text": b"no picture", "cut": file_of("RGB")[:40]}.items():
+def test_read_pixels_names_damaged_files(tmp_path):
+    for name, content in {
+        "empty": b"",
+        "text": b"no image",
+        "cut": encode_image("RGB")[:40],
+    }.items():
         path = tmp_path / f"{name}.png"
         path.write_bytes(content)
         with pytest.raises(TvlensError, match=f"cannot read the image of 'x', .*{name}.png"):
             Image("x", path).read_pixels()
-    with pytest.raises(TvlensError, match="cannot read the image of 'x', 10 bytes"):
-        Image("x", b"no picture").read_pixels()
+    with pytest.raises(TvlensError, match="cannot read the image of 'x', 8 bytes"):
+        Image("x", b"no image").read_pixels()
 
 
-def test_tasks_with_images(task, tmp_path):
+def test_task_keeps_images_of_its_inputs(task, tmp_path):
     assert task.modalities == ("text", "image")
     assert Task("t", PAIRS).modalities == ("text",)
-    assert Task("t", PAIRS, images=PICTURES, texts=False).modalities == ("image",)
+    assert Task("t", PAIRS, images=IMAGES, texts=False).modalities == ("image",)
     some = task.subset([0, 2])
     assert set(some.images) == {"cat", "bus"}
-    parts = Task("t", PAIRS * 1, images=PICTURES).split(extract=0.4, validation=0.2)
+    parts = Task("t", PAIRS * 1, images=IMAGES).split(extract=0.4, validation=0.2)
     assert [set(p.images) for p in parts] == [{x for x, _ in p} for p in parts]
-    bare = Task("t", PAIRS).with_images({"dog": PICTURES["dog"], "cow": PICTURES["cat"]})
+    bare = Task("t", PAIRS).with_images({"dog": IMAGES["dog"], "cow": IMAGES["cat"]})
     assert bare.pairs == (("dog", "dogs"),)
     with pytest.raises(TvlensError, match="none of its inputs has an image"):
         Task("t", PAIRS).with_images({})
     with pytest.raises(TvlensError, match="image of 'cow', but no such input"):
-        Task("t", PAIRS, images={"cow": PICTURES["cat"]})
+        Task("t", PAIRS, images={"cow": IMAGES["cat"]})
     with pytest.raises(TvlensError, match="image of 'cat' is missing: no file"):
         Task("t", PAIRS, images={"cat": tmp_path / "cat.png"})
     with pytest.raises(TvlensError, match="'bus' is no text and has no image"):
-        Task("t", PAIRS[:3], images={"cat": PICTURES["cat"], "dog": PICTURES["dog"]}, texts=False)
+        Task("t", PAIRS[:3], images={"cat": IMAGES["cat"], "dog": IMAGES["dog"]}, texts=False)
     with pytest.raises(TvlensError, match="unknown modality 'images': did you mean 'image'"):
         task.shown(PAIRS[0], "images")
     with pytest.raises(TvlensError, match="'cat' has no image"):
         Task("t", PAIRS).shown(PAIRS[0], "image")
     with pytest.raises(TvlensError, match="'cat' only names its image"):
-        Task("t", PAIRS, images=PICTURES, texts=False).shown(PAIRS[0], "text")
+        Task("t", PAIRS, images=IMAGES, texts=False).shown(PAIRS[0], "text")
 
 
-def test_files_of_tasks_with_images(tmp_path):
-    (tmp_path / "cat.png").write_bytes(file_of("P"))
+def test_tasks_with_images_are_saved_as_files(tmp_path):
+    (tmp_path / "cat.png").write_bytes(encode_image("P"))
     (tmp_path / "t.csv").write_text("input,output,file\ncat,cats,cat.png\ndog,dogs,\n")
     task = Task.from_csv(tmp_path / "t.csv", image="file")
     assert task.pairs == (("cat", "cats"), ("dog", "dogs")) and set(task.images) == {"cat"}
     task.to_json(tmp_path / "t.json")
     again = Task.from_json(tmp_path / "t.json")
     assert again.pairs == task.pairs
-    seen = [one.shown(("cat", "cats"), "image")[0].read_pixels() for one in (task, again)]
-    np.testing.assert_array_equal(*seen)
+    pixels = [one.shown(("cat", "cats"), "image")[0].read_pixels() for one in (task, again)]
+    np.testing.assert_array_equal(*pixels)
     with pytest.raises(TvlensError, match="image of 'cat' is no file"):
-        Task("t", PAIRS, images=PICTURES).to_json(tmp_path / "x.json")
-    with pytest.raises(TvlensError, match="no column 'picture'"):
-        Task.from_csv(tmp_path / "t.csv", image="picture")
+        Task("t", PAIRS, images=IMAGES).to_json(tmp_path / "x.json")
+    with pytest.raises(TvlensError, match="no column 'photo'"):
+        Task.from_csv(tmp_path / "t.csv", image="photo")
 
 
 @pytest.mark.parametrize("name", tiny_vision.NAMES)
@@ -134,10 +138,10 @@ def test_files_of_tasks_with_images(tmp_path):
     template=st.sampled_from(sorted(TEMPLATES)),
     instruction=st.sampled_from(["", "The plural of:"]),
 )
-def test_positions_are_known_by_construction(name, modes, template, instruction):
+def test_build_knows_positions_of_texts_and_images(name, modes, template, instruction):
     """Every part read back from its own tokens, and the whole from the processor itself."""
     processor = tiny_vision.model(name).processor
-    task = Task("plural", PAIRS, images=PICTURES)
+    task = Task("plural", PAIRS, images=IMAGES)
     *shown, (query, answer) = [task.shown(p, m) for p, m in zip(PAIRS, modes, strict=False)]
     prompt = build(processor, TEMPLATES[template], shown, query, answer, instruction=instruction)
     decode = processor.tokenizer.decode
@@ -167,14 +171,14 @@ def test_positions_are_known_by_construction(name, modes, template, instruction)
     assert placed and placed <= inside
 
 
-def test_texts_that_hold_the_marker(task):
+def test_build_refuses_texts_that_hold_the_image_token(task):
     processor = tiny_vision.model("llava").processor
     shown = [task.shown(PAIRS[0], "image")]
     with pytest.raises(TvlensError, match="'a <image> b' holds '<image>', which stands for"):
         build(processor, TEMPLATES["qa"], shown, "a <image> b", "c")
 
 
-def test_a_hidden_label():
+def test_build_refuses_a_label_without_its_own_token():
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -185,19 +189,19 @@ def test_a_hidden_label():
         build(fast, Template("{x}:{y}c"), [("a", "b")], "a", "b")
 
 
-def test_images_on_a_text_model(task):
+def test_text_models_refuse_images(task):
     model = tiny.model("llama")
     for options in ({"modality": "image"}, {"query": "image"}):
         with pytest.raises(TvlensError, match=r"Image\('\w+'\) cannot be shown: .* text alone"):
             tv.extract(model, task, shots=2, contexts=2, **options)
     prompt = build(
-        tiny_vision.model("llava").processor, TEMPLATES["qa"], [], Image("x", PICTURES["cat"])
+        tiny_vision.model("llava").processor, TEMPLATES["qa"], [], Image("x", IMAGES["cat"])
     )
     with pytest.raises(TvlensError, match="reads no images"):
         tv.collect(model, [prompt], progress=False)
 
 
-def test_more_images_than_the_context_holds(task):
+def test_collect_refuses_more_images_than_the_context_holds(task):
     model = tiny_vision.model("smolvlm")
     many = [task.shown(pair, "image") for pair in PAIRS] * 3
     prompt = build(model.processor, TEMPLATES["qa"], many, "cat", "cats")
