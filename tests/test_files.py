@@ -11,10 +11,10 @@ import pytest
 from tvlens import TvlensError, files
 from tvlens.files import (
     NotWrittenError,
+    atomic_write,
+    atomic_write_folder,
     check_folder,
     prepare_folder,
-    replacing,
-    replacing_folder,
     write,
 )
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.no_arithmetic
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = write(tmp_path / "deep" / "page.html", "old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old"
@@ -38,14 +38,16 @@ def test_a_written_file_is_an_ordinary_one(tmp_path):
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path):
-    with pytest.raises(OSError, match="no"), replacing_folder(tmp_path / "model") as temporary:
+    with pytest.raises(OSError, match="no"), atomic_write_folder(tmp_path / "model") as temporary:
         (temporary / "half").write_text("")
         raise OSError("no")
     assert list(tmp_path.iterdir()) == []
-    with replacing_folder(tmp_path / "model") as temporary:
+    with atomic_write_folder(tmp_path / "model") as temporary:
         (temporary / "all").write_text("")
     assert [p.name for p in (tmp_path / "model").iterdir()] == ["all"]
-    with replacing_folder(tmp_path / "model") as temporary:  # somebody was faster: theirs is kept
+    with atomic_write_folder(
+        tmp_path / "model"
+    ) as temporary:  # somebody was faster: theirs is kept
         (temporary / "other").write_text("")
     assert [p.name for p in (tmp_path / "model").iterdir()] == ["all"]
 
@@ -83,7 +85,7 @@ def test_replacing_sweeps_what_a_killed_process_left(tmp_path):
 
 
 def test_replacing_keeps_its_own_open_files(tmp_path):
-    with replacing(tmp_path / "a") as first:
+    with atomic_write(tmp_path / "a") as first:
         write(tmp_path / "a", "second")
         assert first.exists()
         first.write_text("first")
@@ -103,11 +105,11 @@ def test_replacing_folder_replaces_what_is_not_whole(tmp_path):
 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "half").write_text("")
-    with replacing_folder(tmp_path / "model", is_whole=is_whole) as temporary:
+    with atomic_write_folder(tmp_path / "model", is_whole=is_whole) as temporary:
         (temporary / "marker").write_text("")
     assert [p.name for p in (tmp_path / "model").iterdir()] == ["marker"]
     (tmp_path / "file").write_text("in place of a folder")
-    with replacing_folder(tmp_path / "file", is_whole=is_whole) as temporary:
+    with atomic_write_folder(tmp_path / "file", is_whole=is_whole) as temporary:
         (temporary / "marker").write_text("")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "model"]
 
@@ -147,7 +149,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(NotWrittenError, match=r"cannot write to .*out: no space left"):
         prepare_folder(tmp_path / "out")
-    with pytest.raises(NotWrittenError, match=r"/a: no space"), replacing(tmp_path / "a"):
+    with pytest.raises(NotWrittenError, match=r"/a: no space"), atomic_write(tmp_path / "a"):
         full()
     assert list(tmp_path.iterdir()) == []
 

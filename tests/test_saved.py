@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     optimizer = torch.optim.AdamW(model.parameters())
     checkpoint.save(tmp_path, 1, model, optimizer)
     checkpoint.restore(tmp_path, 1, model, optimizer)
-    path = checkpoint.path_at(tmp_path, 1)
+    path = checkpoint.checkpoint_path(tmp_path, 1)
     save_file(load_file(path), path)  # as an earlier version wrote it
     checkpoint.restore(tmp_path, 1, model, optimizer)
     checkpoint.save(tmp_path, 1, model, optimizer)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .errors import TvlensError
 from .field_checks import check_value
-from .files import check_folder, replacing, reserve
+from .files import atomic_write, check_folder, reserve
 from .integers import Integers, as_integer
 from .models.families import weight_dtype
 from .models.forward import Batch, check_runnable, run
@@ -268,7 +268,7 @@ def _in_file(
     header["lengths"] = {"dtype": "I64", "shape": [len(lengths)], "data_offsets": [start, end]}
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
-    with replacing(Path(file)) as temporary:
+    with atomic_write(Path(file)) as temporary:
         with temporary.open("wb") as out:
             out.write(len(head).to_bytes(8, "little") + head)
             out.flush()

@@ -1,4 +1,4 @@
-"""One exception type for everything a caller can put right, and the wording of "did you mean".
+"""The exception for invalid input, and suggestions for misspelled names.
 
 Example:
     >>> print(tv.errors.unknown("task", "antonim", ["antonym", "gerund"]))
@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 
 
 class TvlensError(ValueError):
-    """A mistake in the input that tvlens can name; the command line shows it in one line.
+    """Invalid input; the command line prints it in one line.
 
     Example:
         >>> try:

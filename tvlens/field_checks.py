@@ -1,4 +1,4 @@
-"""Whether values read from a file are what the fields of a dataclass are declared to be."""
+"""Checks of values read from a file against the annotations of a dataclass."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""`file_name`: the name of a file for any label, which never leads out of its folder."""
+"""`file_name`: a safe file name for any label."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ _LONGEST = 120
 
 
 def file_name(label: str) -> str:
-    """Make the name of a file or folder, without its suffix, of any label.
+    """Convert any label to the name of a file or folder, without suffix.
 
     An ordinary label (letters, digits, and ` `, `-`, `_`, `.`, `,`, `+` inside) is its own name.
     Of any other one (separators, `..`, control characters, names that studies or Windows use

@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, in folders that were tried before the work."""
+"""Atomic writing of files and folders, and checks of output folders before the work."""
 
 import contextlib
 import errno
@@ -33,11 +33,11 @@ class NotWrittenError(TvlensError, OSError):
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit it takes the place of `path`.
 
-    After an exception (Ctrl-C included) the temporary file is gone and `path` is as it was. What a
-    killed process left of the same `path` is removed.
+    After an exception (Ctrl-C included) the temporary file is removed and `path` is unchanged.
+    Temporary files that a killed process left for the same `path` are removed.
 
     Raises:
         NotWrittenError: the folder is missing and cannot be made, is read-only or full.
@@ -56,7 +56,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing_folder(
+def atomic_write_folder(
     path: str | os.PathLike, *, is_whole: Callable[[Path], bool] = Path.is_dir
 ) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on a clean exit it becomes `path`, whole.
@@ -82,8 +82,8 @@ def replacing_folder(
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> Path:
-    """Write a whole file at once, as `replacing` does; returns its path."""
-    with replacing(path) as temporary:
+    """Write a file atomically; returns its path."""
+    with atomic_write(path) as temporary:
         if isinstance(content, str):
             # A lone surrogate has no bytes of its own: its escape is the one that JSON reads.
             content = content.encode("utf-8", "backslashreplace")
@@ -92,7 +92,7 @@ def write(path: str | os.PathLike, content: str | bytes) -> Path:
 
 
 def check_folder(folder: str | os.PathLike, *, size: int = 0) -> None:
-    """Raise NotWrittenError unless files can be written to a folder, missing or not.
+    """Check that files can be written to a folder, existing or not.
 
     A file is written and removed, in the nearest folder above where the folder is missing.
 
@@ -126,7 +126,7 @@ def check_folder(folder: str | os.PathLike, *, size: int = 0) -> None:
 
 
 def prepare_folder(folder: str | os.PathLike) -> Path:
-    """Make a folder if it is missing, once `check_folder` finds no fault; returns its path.
+    """Check a folder and make it if it is missing; returns its path.
 
     Call it before long work whose results go there.
 
@@ -141,7 +141,7 @@ def prepare_folder(folder: str | os.PathLike) -> Path:
 
 
 def reserve(file: int, size: int, path: str | os.PathLike) -> None:
-    """Give a file its whole size on the disk, so that writing to its memory map cannot fail.
+    """Reserve disk space for a file, so that writing to its memory map cannot fail.
 
     Args:
         file: number of a file that is open for writing.
@@ -172,9 +172,9 @@ def reserve(file: int, size: int, path: str | os.PathLike) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Remove temporary files of `path` whose process is gone; those of other machines after a day.
+    """Remove temporary files of `path` whose process has ended.
 
-    What belongs to a live process stays.
+    Those of other machines are removed after a day.
     """
     prefix = _prefix(path)
     pattern = re.compile(re.escape(prefix) + r"(\d+)-([0-9a-f]{8})-[0-9a-f]{8}(\.[^.]*)?")
@@ -208,7 +208,7 @@ def convert_disk_errors(
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, in one line of at most 300 characters."""
+    """The message of an exception, in one line of at most 300 characters."""
     if isinstance(error, OSError) and error.strerror:
         named = f"{error.filename}: " if error.filename is not None else ""
         return f"{named}{error.strerror}"

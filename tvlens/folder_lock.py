@@ -111,7 +111,7 @@ def _acquire(place: Path) -> FileLock:
 
 
 def _describe_process() -> dict[str, Any]:
-    """What others are told about this process."""
+    """The process id, host, command and time that other processes see."""
     return {
         "pid": os.getpid(),
         "host": platform.node(),
@@ -121,7 +121,7 @@ def _describe_process() -> dict[str, Any]:
 
 
 def _describe_holder(place: Path) -> str:
-    """Who holds a folder, as a person is told."""
+    """The holder of a folder, for an error message."""
     try:
         told = json.loads((place / HOLDER).read_text(encoding="utf-8"))
         who = f"process {told['pid']} on {told['host']} has written there since {told['since']}"

@@ -1,4 +1,4 @@
-"""Integers from the caller: Python's, NumPy's and PyTorch's alike, one or several."""
+"""Integer arguments of Python, NumPy and PyTorch, one or several."""
 
 import numbers
 from collections.abc import Iterable

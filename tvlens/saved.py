@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .errors import TvlensError
 from .field_checks import check_fields
-from .files import NotWrittenError, one_line, replacing
+from .files import NotWrittenError, atomic_write, one_line
 
 Result = TypeVar("Result", bound="Saved")
 Made = TypeVar("Made")
@@ -49,7 +49,7 @@ def write_tensors(
     header = {_CHECKSUM_KEY: checksum}
     if kind:
         header = {kind: json.dumps(plain | {CHECKSUM: checksum})}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             save_file(whole, temporary, metadata=header)
         except SafetensorError as error:
@@ -184,7 +184,7 @@ class Saved:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a safetensors file with all that is no tensor in its header. Atomic."""
-        tensors, plain = parted(self)
+        tensors, plain = split_tensors(self)
         write_tensors(path, tensors, kind=f"tvlens.{type(self).__name__}", about=plain)
 
     @classmethod
@@ -219,7 +219,7 @@ def construct(cls: type[Made], values: Mapping[str, Any], plain: Any) -> Made:
     return cls(**whole)
 
 
-def parted(result: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def split_tensors(result: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The fields of a dataclass that are tensors, and those that are not."""
     values = {f.name: getattr(result, f.name) for f in fields(result)}
     tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}

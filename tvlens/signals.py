@@ -93,7 +93,7 @@ def defer_signals() -> Iterator[None]:
 
 
 def say_interrupted() -> None:
-    """The line that an interrupted command ends with."""
+    """Print the line with which an interrupted command ends."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(MESSAGE)
         sys.stderr.flush()

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TvlensError, unknown
-from ..files import check_folder, replacing_folder, sweep
+from ..files import atomic_write_folder, check_folder, sweep
 from . import convert
 
 # Written last into a converted folder: where the weights came from and what made them.
@@ -207,7 +207,7 @@ def get(name: str) -> Path:
         return target
     check_folder(target.parent, size=(wanted.download_mb + wanted.disk_mb) * 1_000_000)
     print(f"tvlens: fetching {name} ({wanted.download_mb} MB, {wanted.licence})", file=sys.stderr)
-    whole = replacing_folder(target, is_whole=lambda path: (path / PROVENANCE).is_file())
+    whole = atomic_write_folder(target, is_whole=lambda path: (path / PROVENANCE).is_file())
     with whole as partial:
         # Inside: what a killed run has downloaded is removed with the rest of it.
         downloads = partial / ".downloads"

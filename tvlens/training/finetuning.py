@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..errors import TvlensError, unknown
-from ..files import check_folder, replacing_folder, write
+from ..files import atomic_write_folder, check_folder, write
 from ..folder_lock import folder_lock
 from ..labelled import LabelledDataset
 from ..models.compat import without_bars
@@ -340,7 +340,7 @@ def _save_best(training: _Training, folder: Path) -> None:
     model, settings = training.model, training.settings
     best_epoch = _best_record(training.history)["epoch"]
     model.load_state_dict(checkpoint.weights(training.work, best_epoch))
-    with replacing_folder(folder) as target:
+    with atomic_write_folder(folder) as target:
         (merge_adapters(model) if settings["lora"] else model).save_pretrained(target)
         _save_preprocessor(target, training.tokenizer, training.train.image_settings)
         (target / _HISTORY_FILE).write_text(dump_history(settings, training.history))

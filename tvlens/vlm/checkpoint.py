@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import TvlensError
-from ..files import one_line, replacing_folder
+from ..files import atomic_write_folder, one_line
 from ..models.boot import tokenizer_of
 from ..models.damage import load_weights
 from ..models.loading import folder_of
@@ -167,7 +167,7 @@ def build_processor(model: MultimodalModel, tokenizer: Any) -> TinyVLMProcessor:
 
 def save_checkpoint(projector: Projector, config: TinyVLMConfig, folder: str | os.PathLike) -> None:
     """Write the config and the projector; the frozen parts are saved by name only."""
-    with replacing_folder(folder) as temporary:
+    with atomic_write_folder(folder) as temporary:
         # The projector is trained on states in half precision.
         weights = {name: value.half() for name, value in projector.state_dict().items()}
         write_tensors(temporary / WEIGHTS_FILE, weights)
