@@ -25,13 +25,13 @@ def test_examples_on_the_pages(page, tmp_path, monkeypatch):
     assert not failed
 
 
-def test_every_concept_has_formula_source_example_and_cautions():
+def test_every_concept_has_formula_source_example_and_limitations():
     assert len(PAGES) == 7
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert r"\frac" in text or "$$" in text, page.stem
         assert re.search(r"^\*\*Sources?\.\*\* ", text, re.M), page.stem
-        for heading in ("## Example", "## What to be careful about"):
+        for heading in ("## Example", "## Limitations"):
             assert text.count(f"\n{heading}\n") == 1, (page.stem, heading)
 
 
