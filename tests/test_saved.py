@@ -108,7 +108,7 @@ WRONG = [
     (tv.Subspace, "tvlens.Subspace", {"basis": torch.eye(3), "center": torch.ones(2)}, {}),
     (tv.PatchResult, "tvlens.patch", {"values": ONES}, {"axes": 3}),
     (tv.PatchResult, "tvlens.patch", {"values": ONES, "baseline": torch.ones(8)}, {"axes": [3]}),
-    (tv.bayes.Prediction, "tvlens.prediction", {"posterior": ONES}, {}),
+    (tv.bayes.Prediction, "tvlens.Prediction", {"posterior": ONES}, {}),
 ]
 
 

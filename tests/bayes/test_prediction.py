@@ -46,7 +46,7 @@ def test_files(case, tmp_path):
     else:
         assert torch.equal(again.predictive, found.predictive)
     (tmp_path / "other").write_text("no")
-    with pytest.raises(TvlensError, match="holds no prediction"):
+    with pytest.raises(TvlensError, match="holds no Prediction"):
         bayes.Prediction.load(tmp_path / "other")
 
 

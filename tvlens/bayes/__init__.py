@@ -7,6 +7,7 @@ Example:
     torch.Size([4, 16, 3])
 """
 
+from . import show as show
 from .checks import (
     Ablation,
     Behaviour,

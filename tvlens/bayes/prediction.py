@@ -1,6 +1,5 @@
 """`Prediction`: posterior and predictive of a reference at every position."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,8 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import viz
-from ..saved import construct, read_tensors, reading, write_tensors
+from ..results import Result
 
 if TYPE_CHECKING:
     import pandas
@@ -59,7 +57,7 @@ def blend(first: Predictive, second: Predictive, share: Float[Tensor, "n length"
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Result):
     """Posterior and predictive of a Bayesian reference, in float64.
 
     Entry t is conditional on the tokens (or pairs) up to and including t.
@@ -73,6 +71,8 @@ class Prediction:
         reference: name of the reference.
     """
 
+    former_names = ("tvlens.prediction",)
+
     posterior: Float[Tensor, "n length k"]
     predictive: Predictive
     log_evidence: Float[Tensor, "n length"]
@@ -83,15 +83,6 @@ class Prediction:
     def __repr__(self) -> str:
         n, length, k = self.posterior.shape
         return f"Prediction({self.reference}: {n} x {length}, {k} hypotheses)"
-
-    def _repr_html_(self) -> str:
-        return self.figure()._repr_html_()
-
-    def figure(self, sequence: int = 0) -> viz.Figures:
-        """Plot the posterior of one sequence and the entropy of all posteriors."""
-        from .show import prediction_figure
-
-        return prediction_figure(self, sequence)
 
     @property
     def labels(self) -> list[str]:
@@ -132,27 +123,6 @@ class Prediction:
             columns |= {f"p({v})": p for v, p in enumerate(self.predictive.unbind(-1))}
         flat = {name: column.flatten().tolist() for name, column in columns.items()}
         return pd.DataFrame(flat, index=index).reset_index()
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write a safetensors file atomically, with the other fields as JSON in its header."""
-        tensors = {
-            "posterior": self.posterior,
-            "log_evidence": self.log_evidence,
-        } | _split_predictive(self.predictive)
-        plain = {name: getattr(self, name) for name in ("majors", "rest_label", "reference")}
-        write_tensors(path, tensors, kind="tvlens.prediction", about=plain)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "Prediction":
-        """Read a prediction that `save` wrote.
-
-        Raises:
-            TvlensError: the file does not exist, is damaged, or holds no prediction.
-        """
-        tensors, plain = read_tensors(path, kind="tvlens.prediction", what="prediction")
-        with reading(path, "prediction"):
-            posterior = {name: tensors.pop(name) for name in ("posterior", "log_evidence")}
-            return construct(cls, posterior | {"predictive": _join_predictive(tensors)}, plain)
 
 
 def concatenate_predictions(parts: Sequence[Prediction]) -> Prediction:

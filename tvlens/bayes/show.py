@@ -1,17 +1,15 @@
 """Figures of predictions."""
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from .. import viz
 from ..errors import TvlensError
+from ..results import register_figure
+from .prediction import Prediction
 
-if TYPE_CHECKING:
-    from .prediction import Prediction
 
-
-def prediction_figure(prediction: "Prediction", sequence: int) -> viz.Figures:
+@register_figure(Prediction)
+def prediction_figure(prediction: Prediction, sequence: int = 0) -> viz.Figures:
     """Plot the posterior of one sequence by position, beside the entropy of all posteriors."""
     n = len(prediction.posterior)
     if not -n <= sequence < n:
@@ -19,7 +17,7 @@ def prediction_figure(prediction: "Prediction", sequence: int) -> viz.Figures:
     return viz.row(posterior_figure(prediction, sequence), entropy_figure(prediction))
 
 
-def posterior_figure(prediction: "Prediction", sequence: int) -> viz.Figure:
+def posterior_figure(prediction: Prediction, sequence: int) -> viz.Figure:
     """Plot one curve per major task and one for all other hypotheses."""
     grouped = prediction.group_rest()
     columns = grouped.posterior[sequence].unbind(-1)
@@ -32,7 +30,7 @@ def posterior_figure(prediction: "Prediction", sequence: int) -> viz.Figure:
     )
 
 
-def entropy_figure(prediction: "Prediction") -> viz.Figure:
+def entropy_figure(prediction: Prediction) -> viz.Figure:
     """Plot the mean entropy over sequences, with the central 90%."""
     entropy = prediction.entropy
     levels = torch.tensor([0.05, 0.95], dtype=entropy.dtype, device=entropy.device)

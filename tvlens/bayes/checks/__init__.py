@@ -1,5 +1,6 @@
 """Checks of models against Bayesian references: behaviour, representation and interventions."""
 
+from . import show as show
 from .ablation_check import Ablation, ablation
 from .behaviour_check import Behaviour, ReferencePredictions, behaviour, default_references
 from .injection_check import Injection, injection

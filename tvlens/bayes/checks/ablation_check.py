@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ... import viz
 from ...activations import collect
 from ...errors import NamedValues
 from ...geometry import Effects, Subspace
@@ -17,7 +16,7 @@ from ...geometry.ablation import Mode
 from ...integers import require_at_least
 from ...models.forward import Batch
 from ...models.loading import model_name
-from ...saved import Saved
+from ...results import Result
 from ...stats import bootstrap_interval, permutation_p_value
 from ..pool import Split
 from ..sequences import Data
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ablation(Saved):
+class Ablation(Result):
     """Increase of the cost of the next observation, in nats, when a subspace is removed.
 
     Attributes:
@@ -51,6 +50,8 @@ class Ablation(Saved):
         settings: subspace, model, family, mode, sizes and seed.
     """
 
+    former_names = ("tvlens.Removal",)
+
     cost_increase: Float[Tensor, "split n"]
     null: Float[Tensor, "split draw"]
     splits: tuple[str, ...]
@@ -61,15 +62,6 @@ class Ablation(Saved):
     def __repr__(self) -> str:
         means = ", ".join(f"{split} {mean:+.3f}" for split, mean in self.mean.items())
         return f"Ablation({self.settings.get('subspace', 'subspace')}, layer {self.layer}: {means})"
-
-    def _repr_html_(self) -> str:
-        return self.figure()._repr_html_()
-
-    def figure(self) -> viz.Figure:
-        """Plot the mean increase with its interval by split, beside random subspaces."""
-        from .show import ablation_figure
-
-        return ablation_figure(self)
 
     @cached_property
     def mean(self) -> NamedValues[float]:

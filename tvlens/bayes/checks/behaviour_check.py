@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ... import viz
 from ...errors import NamedValues, TvlensError, unknown
 from ...models.loading import model_name
-from ...saved import Saved
+from ...results import Result
 from ...stats import bootstrap_interval
 from ..distributions import relative_distance
 from ..markov import Markov
@@ -61,7 +60,7 @@ def default_references(family: Any) -> dict[str, Reference]:
 
 
 @dataclass(frozen=True)
-class Behaviour(Saved):
+class Behaviour(Result):
     """KL in nats from a model to each reference, by sequence and position.
 
     Attributes:
@@ -82,15 +81,6 @@ class Behaviour(Saved):
         first = self.references[0]
         means = ", ".join(f"{split} {self.mean[split, first]:.4f}" for split in self.splits)
         return f"Behaviour(KL to {first}: {means})"
-
-    def _repr_html_(self) -> str:
-        return self.figure()._repr_html_()
-
-    def figure(self) -> viz.Figures:
-        """Plot the KL by position, one chart per split."""
-        from .show import behaviour_figure
-
-        return behaviour_figure(self)
 
     def kl_to(self, split: str, reference: str) -> Float[Tensor, "n position"]:
         """Return the KL to a reference for every sequence of a split."""

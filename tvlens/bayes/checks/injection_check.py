@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ... import viz
 from ...errors import NamedValues, TvlensError, unknown
 from ...geometry import Effects
 from ...integers import require_at_least
 from ...models.hooks import Hook, write_at
 from ...models.loading import model_name
-from ...saved import Saved
+from ...results import Result
 from ...sites import Site
 from ...stats import bootstrap_interval
 from ..distributions import kl
@@ -45,7 +44,7 @@ CONDITIONS = (
 
 
 @dataclass(frozen=True)
-class Injection(Saved):
+class Injection(Result):
     """KL in nats from the model's prediction to the mixture that was injected.
 
     Attributes:
@@ -69,15 +68,6 @@ class Injection(Saved):
     def __repr__(self) -> str:
         means = ", ".join(f"{name} {mean:.3f}" for name, mean in self.mean.items())
         return f"Injection(layer {self.layer}: {means})"
-
-    def _repr_html_(self) -> str:
-        return self.figure()._repr_html_()
-
-    def figure(self) -> viz.Figure:
-        """Plot the mean KL with its interval by condition."""
-        from .show import injection_figure
-
-        return injection_figure(self)
 
     def kl_under(self, condition: str) -> Float[Tensor, " n"]:
         """Return the KL under a condition for every sequence."""

@@ -13,14 +13,13 @@ from scipy.linalg import polar
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from ... import viz
 from ...errors import NamedValues, TvlensError
 from ...geometry import Effects, Subspace
 from ...integers import require_at_least
 from ...models.families import input_device
 from ...models.forward import Batch
 from ...models.loading import model_name
-from ...saved import Saved
+from ...results import Result
 from ..sequences import Data
 from .ablation_check import Ablation, ablation, compute_mean_state
 from .model_predictions import (
@@ -42,7 +41,7 @@ _PENALTY_WIDTH = 1e-3
 
 
 @dataclass(frozen=True)
-class LearnerSubspace(Saved):
+class LearnerSubspace(Result):
     """Directions outside the task and token spans whose removal costs most on new tasks.
 
     Attributes:
@@ -57,6 +56,8 @@ class LearnerSubspace(Saved):
         settings: model, family, sizes and seed; `maxima` are the final objectives of all starts.
     """
 
+    former_names = ("tvlens.Learning",)
+
     basis: Float[Tensor, "d r"]
     cost_increase: Float[Tensor, "split n"]
     null: Float[Tensor, "split draw"]
@@ -68,15 +69,6 @@ class LearnerSubspace(Saved):
     def __repr__(self) -> str:
         means = ", ".join(f"{split} {mean:+.3f}" for split, mean in self.mean.items())
         return f"LearnerSubspace(rank {self.basis.shape[1]}, layer {self.layer}: {means})"
-
-    def _repr_html_(self) -> str:
-        return self.figure()._repr_html_()
-
-    def figure(self) -> viz.Figures:
-        """Plot the cost of removing the directions, beside random ones, and the search."""
-        from .show import learner_subspace_figure
-
-        return learner_subspace_figure(self)
 
     @property
     def subspace(self) -> Subspace:

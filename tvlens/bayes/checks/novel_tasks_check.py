@@ -9,12 +9,11 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from ... import viz
 from ...geometry import Effects, Subspace
 from ...geometry.orthogonality import Orthogonality
 from ...integers import require_at_least
 from ...models.loading import model_name
-from ...saved import Saved
+from ...results import Result
 from ...stats import bootstrap_interval
 from .model_predictions import require_compatible
 from .probing import (
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NovelTasks(Saved):
+class NovelTasks(Result):
     """Mean states of new tasks relative to the span of the known task vectors.
 
     Attributes:
@@ -44,6 +43,8 @@ class NovelTasks(Saved):
         settings: model, family, sizes and seed.
     """
 
+    former_names = ("tvlens.Newcomers",)
+
     means: Float[Tensor, "task d"]
     squared_norm_in_span: Float[Tensor, " task"]
     squared_norm: Float[Tensor, " task"]
@@ -55,15 +56,6 @@ class NovelTasks(Saved):
 
     def __repr__(self) -> str:
         return f"NovelTasks(layer {self.layer}: {self.share:.3f} in the span, null {self.null:.3f})"
-
-    def _repr_html_(self) -> str:
-        return self.figure()._repr_html_()
-
-    def figure(self) -> viz.Figures:
-        """Plot the shares of single tasks and the angles against random subspaces."""
-        from .show import novel_tasks_figure
-
-        return novel_tasks_figure(self)
 
     @property
     def share(self) -> float:

@@ -10,14 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ... import viz
 from ...errors import NamedValues, TvlensError, unknown
 from ...geometry import Effects, between_cell_variance, two_way_variance
 from ...geometry.cells import Cells
 from ...geometry.variance import between_cell_share, two_way_shares
 from ...integers import require_at_least
 from ...models.loading import model_name
-from ...saved import Saved
+from ...results import Result
 from ...stats import bootstrap_counts, percentiles
 from .model_predictions import require_compatible
 from .probing import Probes, max_observations, probes, read_probe_states, read_states
@@ -51,7 +50,7 @@ Estimate = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Representation(Saved):
+class Representation(Result):
     """P0 to P3 at one layer, by number of observations.
 
     The measures, on balanced probes with a forced last token:
@@ -103,15 +102,6 @@ class Representation(Saved):
         measures = ", ".join(f"{m} {float(self[m][-1]):.3f}" for m in MEASURES)
         count = int(self.observations[-1])
         return f"Representation(layer {self.layer}, {count} observations: {measures})"
-
-    def _repr_html_(self) -> str:
-        return self.figure()._repr_html_()
-
-    def figure(self) -> viz.Figures:
-        """Plot every measure with its null by number of observations, and the simplex of states."""
-        from .show import representation_figure
-
-        return representation_figure(self)
 
     def __getitem__(self, measure: Measure) -> Float[Tensor, " count"]:
         """Return a measure by number of observations."""

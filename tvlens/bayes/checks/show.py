@@ -1,34 +1,32 @@
 """Figures of the checks."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ... import viz
 from ...geometry.show import orthogonality_figure
+from ...results import register_figure
 from ...stats import percentiles
-
-if TYPE_CHECKING:
-    from .ablation_check import Ablation
-    from .behaviour_check import Behaviour
-    from .injection_check import Injection
-    from .learner_search import LearnerSubspace
-    from .novel_tasks_check import NovelTasks
-    from .representation_check import Representation
-    from .statistics_check import StatisticsRegression
+from .ablation_check import Ablation
+from .behaviour_check import Behaviour
+from .injection_check import Injection
+from .learner_search import LearnerSubspace
+from .novel_tasks_check import NovelTasks
+from .representation_check import MEASURES, Representation
+from .statistics_check import StatisticsRegression
 
 # Maximum number of points on a simplex plot.
 _MAX_POINTS = 400
 
 
-def behaviour_figure(result: "Behaviour") -> viz.Figures:
+@register_figure(Behaviour)
+def behaviour_figure(result: Behaviour) -> viz.Figures:
     """Plot the KL to every reference by position, one chart per split."""
     return viz.row(*[_split_figure(result, split) for split in result.splits])
 
 
-def _split_figure(result: "Behaviour", split: str) -> viz.Figure:
+def _split_figure(result: Behaviour, split: str) -> viz.Figure:
     curves = {name: result.kl_to(split, name) for name in result.references}
     return viz.lines(
         {name: kl.mean(0) for name, kl in curves.items()},
@@ -46,19 +44,14 @@ def _two_errors(values: Float[Tensor, "n position"]) -> tuple[Tensor, Tensor]:
     return (mean - 2 * error).clamp(min=0), mean + 2 * error
 
 
-def representation_figure(result: "Representation") -> viz.Figures:
+@register_figure(Representation)
+def representation_figure(result: Representation) -> viz.Figures:
     """Plot every measure by number of observations, and states beside posteriors on the simplex."""
-    measures = [measure_figure(result, measure) for measure in _measures()]
+    measures = [measure_figure(result, measure) for measure in MEASURES]
     return viz.stack(viz.row(*measures), simplex_figure(result))
 
 
-def _measures() -> tuple[str, ...]:
-    from .representation_check import MEASURES
-
-    return MEASURES
-
-
-def measure_figure(result: "Representation", measure: str) -> viz.Figure:
+def measure_figure(result: Representation, measure: str) -> viz.Figure:
     """Plot one measure with its interval and the central 95% of its null."""
     null = result.null[measure]
     ends = percentiles(null, axis=1)
@@ -73,7 +66,7 @@ def measure_figure(result: "Representation", measure: str) -> viz.Figure:
     )
 
 
-def simplex_figure(result: "Representation", observations: int | None = None) -> viz.Figures:
+def simplex_figure(result: Representation, observations: int | None = None) -> viz.Figures:
     """Plot token-corrected states on the plane of the task vectors, beside Bayesian posteriors.
 
     The plane contains the two directions of largest variance of the task vectors; states are
@@ -94,7 +87,7 @@ def simplex_figure(result: "Representation", observations: int | None = None) ->
     )
 
 
-def _most_spread(result: "Representation") -> int:
+def _most_spread(result: Representation) -> int:
     """Index at which posteriors are most spread over the simplex, neither flat nor certain."""
     return int(result.posterior.var(1).sum(-1).sub(0.15).abs().argmin())
 
@@ -120,7 +113,8 @@ def _map(
     )
 
 
-def injection_figure(result: "Injection") -> viz.Figure:
+@register_figure(Injection)
+def injection_figure(result: Injection) -> viz.Figure:
     """Plot the mean KL to the injected mixture by condition."""
     rows = [(name, result.mean[name], *result.interval[name]) for name in result.conditions]
     return viz.intervals(
@@ -131,7 +125,8 @@ def injection_figure(result: "Injection") -> viz.Figure:
     )
 
 
-def ablation_figure(result: "Ablation") -> viz.Figure:
+@register_figure(Ablation)
+def ablation_figure(result: Ablation) -> viz.Figure:
     """Plot the mean cost increase by split, beside the range of random subspaces."""
     rows, groups = [], []
     subspace = result.settings.get("subspace", "a subspace")
@@ -152,7 +147,8 @@ def ablation_figure(result: "Ablation") -> viz.Figure:
     )
 
 
-def learner_subspace_figure(result: "LearnerSubspace") -> viz.Figures:
+@register_figure(LearnerSubspace)
+def learner_subspace_figure(result: LearnerSubspace) -> viz.Figures:
     """Plot the cost of removing the directions, and the objective of the search."""
     search = viz.lines(
         {"objective": result.objective},
@@ -163,7 +159,8 @@ def learner_subspace_figure(result: "LearnerSubspace") -> viz.Figures:
     return viz.row(ablation_figure(result.ablation), search)
 
 
-def statistics_regression_figure(result: "StatisticsRegression") -> viz.Figure:
+@register_figure(StatisticsRegression)
+def statistics_regression_figure(result: StatisticsRegression) -> viz.Figure:
     """Plot R^2 by number of observations, with the range of its null."""
     return viz.lines(
         {"R^2": result.r_squared, "statistics of other sequences": result.null.mean(1)},
@@ -178,7 +175,8 @@ def statistics_regression_figure(result: "StatisticsRegression") -> viz.Figure:
     )
 
 
-def novel_tasks_figure(result: "NovelTasks") -> viz.Figures:
+@register_figure(NovelTasks)
+def novel_tasks_figure(result: NovelTasks) -> viz.Figures:
     """Plot the shares of single tasks inside the task span, and the angles with their null."""
     shares = viz.histogram(
         result.squared_norm_in_span / result.squared_norm,

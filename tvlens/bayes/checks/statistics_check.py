@@ -8,13 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ... import viz
 from ...activations import collect
 from ...errors import TvlensError
 from ...geometry import Subspace
 from ...integers import require_at_least
 from ...models.loading import model_name
-from ...saved import Saved
+from ...results import Result
 from ..references import sufficient_statistics
 from ..regression import LinearRegression
 from ..sequences import Data, Pairs
@@ -27,7 +26,7 @@ _RIDGES = tuple(10.0**k for k in range(-4, 5))
 
 
 @dataclass(frozen=True)
-class StatisticsRegression(Saved):
+class StatisticsRegression(Result):
     """Share of a subspace's coordinates that the learner's sufficient statistics explain.
 
     Attributes:
@@ -38,6 +37,8 @@ class StatisticsRegression(Saved):
         layer: the block whose output is read.
         settings: number of features, model, family, sizes and seed.
     """
+
+    former_names = ("tvlens.Explained",)
 
     r_squared: Float[Tensor, " count"]
     null: Float[Tensor, "count draw"]
@@ -50,15 +51,6 @@ class StatisticsRegression(Saved):
             f"StatisticsRegression(layer {self.layer}, {int(self.observations[-1])} observations: "
             f"R^2 {float(self.r_squared[-1]):.3f}, null {float(self.null[-1].mean()):.3f})"
         )
-
-    def _repr_html_(self) -> str:
-        return self.figure()._repr_html_()
-
-    def figure(self) -> viz.Figure:
-        """Plot R^2 by number of observations, with its null."""
-        from .show import statistics_regression_figure
-
-        return statistics_regression_figure(self)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return one row per number of observations: R^2, mean and maximum of the null."""

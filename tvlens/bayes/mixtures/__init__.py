@@ -1,5 +1,6 @@
 """Prompts that mix tasks: states and answers of a language model beside posteriors over tasks."""
 
+from . import show as show
 from .noise_models import (
     NOISE_MODELS,
     proportions_posterior,

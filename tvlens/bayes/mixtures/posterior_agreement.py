@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import TvlensError
-from ...saved import Saved
+from ...results import Result
 from ...stats import bootstrap_counts, percentiles
 from ..distributions import normalize_rows
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Agreement(Saved):
+class Agreement(Result):
     """Agreement of weights with a reference, by layer if there are several.
 
     Attributes:
@@ -47,11 +47,6 @@ class Agreement(Saved):
         if self.correlation.ndim:
             return f"Agreement at {len(self.correlation)} layers"
         return f"Agreement(correlation {self.correlation:.3f}, distance {self.distance:.3f})"
-
-    def _repr_html_(self) -> str:
-        from .show import agreement_figure
-
-        return agreement_figure(self)._repr_html_()
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return one row per layer: both measures with their intervals and nulls."""

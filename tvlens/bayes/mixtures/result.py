@@ -10,9 +10,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ... import viz
 from ...errors import NamedValues
-from ...saved import Saved
+from ...results import Result
 from ...stats import percentiles
 from .posterior_agreement import Agreement, agreement, cluster_resamples
 
@@ -34,7 +33,7 @@ class ResidualShare:
 
 
 @dataclass(frozen=True)
-class RetrievalCheck(Saved):
+class RetrievalCheck(Result):
     """States and answers on prompts that mix tasks, with posteriors and controls.
 
     Intervals resample queries together with all their prompts.
@@ -95,15 +94,6 @@ class RetrievalCheck(Saved):
             f"RetrievalCheck({' + '.join(self.tasks)}: {len(self.queries)} prompts, layer "
             f"{self.layer}, correlation {result.correlation:.2f}, distance {result.distance:.2f})"
         )
-
-    def _repr_html_(self) -> str:
-        return self.figure()._repr_html_()
-
-    def figure(self) -> viz.Figures:
-        """Plot agreement and residuals by layer, weights, and injected combinations."""
-        from .show import retrieval_check_figure
-
-        return retrieval_check_figure(self)
 
     @cached_property
     def behaviour(self) -> Float[Tensor, "prompt task"]:

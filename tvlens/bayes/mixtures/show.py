@@ -1,20 +1,18 @@
 """Figures of a retrieval check."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ... import viz
+from ...results import register_figure
+from .posterior_agreement import Agreement
+from .result import RetrievalCheck
 
-if TYPE_CHECKING:
-    from .posterior_agreement import Agreement
-    from .result import RetrievalCheck
 
-
-def retrieval_check_figure(check: "RetrievalCheck") -> viz.Figures:
+@register_figure(RetrievalCheck)
+def retrieval_check_figure(check: RetrievalCheck) -> viz.Figures:
     """Plot agreement and residuals by layer, the weights, and injected combinations."""
     return viz.stack(
         viz.row(correlation_figure(check), residual_share_figure(check)),
@@ -23,7 +21,8 @@ def retrieval_check_figure(check: "RetrievalCheck") -> viz.Figures:
     )
 
 
-def agreement_figure(agreement: "Agreement") -> viz.Figure:
+@register_figure(Agreement)
+def agreement_figure(agreement: Agreement) -> viz.Figure:
     """Plot correlation and distance, by layer if there are several."""
     if not agreement.correlation.ndim:
         rows = [_row(name, agreement, name) for name in ("correlation", "distance")]
@@ -34,7 +33,7 @@ def agreement_figure(agreement: "Agreement") -> viz.Figure:
     return viz.lines(series, bands=ends, x_title="layer", title="agreement")
 
 
-def correlation_figure(check: "RetrievalCheck") -> viz.Figure:
+def correlation_figure(check: RetrievalCheck) -> viz.Figure:
     """Plot the correlation of the weights with every reference, beside the best control."""
     agreements = check.weight_agreement
     series = {name: agreement.correlation for name, agreement in agreements.items()}
@@ -49,7 +48,7 @@ def correlation_figure(check: "RetrievalCheck") -> viz.Figure:
     )
 
 
-def residual_share_figure(check: "RetrievalCheck") -> viz.Figure:
+def residual_share_figure(check: RetrievalCheck) -> viz.Figure:
     """Plot the residual share by layer for mixed prompts, single-task prompts and controls."""
     shares = {"task vectors": check.residual_share, "pure prompts": check.pure_residual_share}
     series = {name: share.values for name, share in shares.items()}
@@ -64,7 +63,7 @@ def residual_share_figure(check: "RetrievalCheck") -> viz.Figure:
     )
 
 
-def weights_figure(check: "RetrievalCheck") -> viz.Figure:
+def weights_figure(check: RetrievalCheck) -> viz.Figure:
     """Plot the weights of the states: against the posterior for two tasks, else on the simplex."""
     beta, alpha = check.weights[check.layer], check.posterior[0]
     if len(check.tasks) == 2:
@@ -85,7 +84,7 @@ def weights_figure(check: "RetrievalCheck") -> viz.Figure:
     )
 
 
-def position_slopes_figure(check: "RetrievalCheck") -> viz.Figure:
+def position_slopes_figure(check: RetrievalCheck) -> viz.Figure:
     """Plot the influence of a demonstration by its position."""
     return viz.lines(
         check.position_slopes,
@@ -96,7 +95,7 @@ def position_slopes_figure(check: "RetrievalCheck") -> viz.Figure:
     )
 
 
-def distance_figure(check: "RetrievalCheck") -> viz.Figure:
+def distance_figure(check: RetrievalCheck) -> viz.Figure:
     """Plot the total variation between weights, behaviour and posteriors at the selected layer."""
     rows = [
         _row(f"weights, {name}", agreement.at_layer(check.layer), "distance")
@@ -112,7 +111,7 @@ def distance_figure(check: "RetrievalCheck") -> viz.Figure:
     return viz.intervals(rows, x_title="mean total variation", title=f"at layer {check.layer}")
 
 
-def injection_figure(check: "RetrievalCheck") -> viz.Figure:
+def injection_figure(check: RetrievalCheck) -> viz.Figure:
     """Plot the total variation between answers and injected weights by condition."""
     rows = [_row(name, a, "distance") for name, a in check.injection_agreement.items()]
     return viz.intervals(
@@ -122,7 +121,7 @@ def injection_figure(check: "RetrievalCheck") -> viz.Figure:
     )
 
 
-def _row(label: str, agreement: "Agreement", measure: str) -> tuple[str, float, float, float]:
+def _row(label: str, agreement: Agreement, measure: str) -> tuple[str, float, float, float]:
     ends = getattr(agreement, f"{measure}_interval").tolist()
     return (label, float(getattr(agreement, measure)), *ends)
 
