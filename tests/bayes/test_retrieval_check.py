@@ -1,6 +1,5 @@
 """The check on tiny models: plain loops, planted combinations, and bad input."""
 
-import numpy as np
 import pytest
 import tiny
 import torch
@@ -9,7 +8,6 @@ from helpers import fail_if_called
 import tvlens as tv
 from tvlens import Task, TvlensError
 from tvlens.bayes import RetrievalCheck, retrieval_check
-from tvlens.studies import mixtures as study
 from tvlens.tasks import Template
 
 WORDS = [a + b for a in "bcdfghjk" for b in ("an", "el", "ip")]
@@ -198,43 +196,6 @@ def test_wrong_input_is_named(change, message):
     tasks = options.pop("tasks", TASKS)
     with pytest.raises(TvlensError, match=message):
         retrieval_check(tiny.model("llama"), tasks, **options)
-
-
-def test_scrambling_keeps_entries_and_is_undone():
-    model = tiny.model.__wrapped__("gpt2")  # not the shared one
-    tokens = torch.tensor(tiny.ragged("text", (6,)))
-    with torch.no_grad():
-        before = model(tokens)
-        matrix = next(p for p in model.parameters() if p.ndim > 1)
-        kept = matrix.detach().clone()
-        with pytest.raises(RuntimeError), study.scrambled(model):
-            assert not torch.equal(matrix, kept)
-            torch.testing.assert_close(matrix.flatten().sort()[0], kept.flatten().sort()[0])
-            assert not torch.equal(model(tokens), before)
-            raise RuntimeError
-        assert torch.equal(model(tokens), before)
-
-
-def test_the_study_writes_its_page_and_goes_on_from_its_folder(tmp_path, monkeypatch):
-    model = tiny.model("llama")
-    found = study.run(model, [TASKS], folder=tmp_path, progress=False, **SMALL)
-    assert list(found.checks) == ["x + y + z"]
-    claims = found.claims()
-    assert {row["holds"] for row in claims} <= {"yes", "no"}
-    assert all(row["low"] <= row["value"] <= row["high"] for row in claims)
-    assert np.isfinite([row["null value"] for row in claims]).all()
-    text = (tmp_path / "index.html").read_text()
-    assert "With scrambled weights" in text and "NaN" not in (tmp_path / "report.json").read_text()
-
-    monkeypatch.setattr(study.study, "retrieval_check", fail_if_called)
-    again = study.run(model, [TASKS], folder=tmp_path, progress=False, **SMALL)
-    assert again.claims() == claims
-    with pytest.raises(AssertionError, match="made again"):
-        study.run(model, [TASKS], folder=tmp_path, progress=False, **SMALL, seed=1)
-    with pytest.raises(TvlensError, match="no tasks to mix"):
-        study.run(model, [])
-    with pytest.raises(TvlensError, match="same tasks"):
-        study.run(model, [TASKS, TASKS])
 
 
 @pytest.mark.slow

@@ -20,9 +20,8 @@ from helpers import fail_if_called
 import tvlens as tv
 from tvlens import TvlensError
 from tvlens.studies import latent
-from tvlens.studies.latent import cell, study
-from tvlens.studies.latent.claim import Claim, verdicts
-from tvlens.studies.latent.plan import Plan
+from tvlens.studies.latent import study, trained_model
+from tvlens.studies.latent.config import FamilyConfig
 
 # One worker makes the grid, once.
 pytestmark = pytest.mark.xdist_group("latent")
@@ -32,12 +31,12 @@ SIZES = {
     "representation": {"per_cell": 2, "resamples": 5, "null": 2},
     "injection": {"sequences": 6},
     "ablation": {"sequences": 6, "null": 2},
-    "learning": {"sequences": 6, "restarts": 2, "null": 2, "rank": 1},
-    "explained": {"sequences": 40, "null": 2},
+    "learner_subspace": {"sequences": 6, "restarts": 2, "null": 2, "rank": 1},
+    "statistics_regression": {"sequences": 40, "null": 2},
     "novel_tasks": {"tasks": 4, "sequences": 4, "null": 5},
-    "over_steps": {"sequences": 6, "tasks": 3, "per_task": 3, "per_cell": 2},
+    "checkpoints": {"sequences": 6, "tasks": 3, "sequences_per_task": 3, "per_cell": 2},
 }
-DICE = Plan(
+DICE = FamilyConfig(
     "dice", 10, 2, 32, 3, 8, 1e-3, ("none", 2), 0.3, 0.003, checks=SIZES, options={"faces": 4}
 )
 CHAINS = replace(DICE, family="markov", minor=("none",), options={"states": 3})
@@ -60,69 +59,65 @@ def made(tmp_path_factory, tiny):
 def test_every_cell_is_made_checked_and_shown(made):
     found, folder = made
     names = ["dice-none-0", "dice-2-0", "markov-none-0", "regression-2-0"]
-    assert [one.name for one in found.cells] == names
-    dice = found.cell("dice", 2)
+    assert [one.name for one in found.models] == names
+    dice = found.model("dice", 2)
     assert [record["step"] for record in dice.steps] == [0, 1, 2, 3]
     assert dice.behaviour.splits == ("major", "minor", "ood") and len(dice.layers) == 2
-    assert dice.steps[-1]["share"] <= 1 and dice.steps[0]["chance"] == pytest.approx(2 / 32)
-    plain = found.cell("dice")
+    assert dice.steps[-1]["share"] <= 1 and dice.steps[0]["null_share"] == pytest.approx(2 / 32)
+    plain = found.model("dice")
     torch.testing.assert_close(plain.example["weights"].sum(-1), torch.ones(3, 10))
     torch.testing.assert_close(plain.example["posterior"].sum(-1), torch.ones(3, 10).double())
-    assert not found.cell("regression", 2).example
+    assert not found.model("regression", 2).example
     numbers = json.loads((folder / "report.json").read_text())
-    assert numbers["claims"] == [
-        one.to_json() | {"interval": list(one.interval)} for one in found.claims
-    ]
+    assert numbers["claims"] == [claim.to_dict() for claim in found.claims]
     page = (folder / "index.html").read_text()
     for title in ("Claims", "dice: the simplex", "markov: over training", "phase diagram"):
         assert title in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert found.verdicts().count("\n") == len(verdicts(found.claims))
-    with pytest.raises(TvlensError, match="no cell dice-9-0; there are dice-none-0"):
-        found.cell("dice", 9)
+    assert found.verdicts().count("\n") == len(found.claims)
+    with pytest.raises(TvlensError, match="no model dice-9-0; there are dice-none-0"):
+        found.model("dice", 9)
 
 
-def test_the_claims_are_the_numbers_of_the_checks(made):
-    found, _ = made
+def test_claims_have_the_numbers_of_the_checks(made):
+    study, _ = made
 
-    def told(start, family, minor):
-        kinds = [one for one in found.claims if (one.family, one.minor) == (family, minor)]
-        (claim,) = [one for one in kinds if one.claim.startswith(start)]
-        return claim
+    def claim(name, family, minors):
+        where = {"family": family, "minors": minors, "seed": 0}
+        (found,) = [c for c in study.claims if c.id == name and c.where == where]
+        return found
 
-    for one in found.cells:
-        claim = told("predicts like Bayes", one.family, one.minor)
-        assert claim.value == one.behaviour.mean["major", "retrieval"]
-        assert claim.holds == (claim.value < 0.003)
-    dice = found.cell("dice", 2)
-    new = told("extrapolates on new tasks", "dice", 2)
-    first, second = (dice.behaviour.mean["ood", name] for name in ("retrieval", "extrapolation"))
-    assert new.holds == (second < first) and new.interval[0] <= new.value <= new.interval[1]
-    hurts = told("directions outside", "dice", 2)
-    assert hurts.null == float(dice.learning.null[2].abs().max())
-    assert hurts.holds == (hurts.value > 10 * hurts.null)
-    assert told("with minors", "dice", 2).null == found.cell("dice").novel_tasks.share
-
-
-def test_a_verdict_counts_seeds():
-    one = Claim("said", "dice", 2, 0, 0.4, (0.3, 0.5), 0.9, "chance", "below 0.5", True)
-    others = [replace(one, seed=1, value=0.6, holds=False), replace(one, seed=2, value=0.1)]
-    (row,) = verdicts([one, *others])
-    assert row["holds"] == "2 of 3" and row["model"] == "dice, 4 minors"
-    assert (row["low"], row["value"], row["high"]) == (0.1, 0.4, 0.6)
-    (alone,) = verdicts([one])
-    assert alone["holds"] == "yes" and (alone["low"], alone["high"]) == (0.3, 0.5)
+    for model in study.models:
+        minors = 0 if model.minor == "none" else 2**model.minor
+        retrieval = claim("retrieval-kl", model.family, minors)
+        assert retrieval.value == model.behaviour.mean["major", "retrieval"]
+        assert (retrieval.side, retrieval.threshold) == ("below", 0.003)
+    dice = study.model("dice", 2)
+    extrapolation = claim("extrapolation", "dice", 4)
+    assert extrapolation.value == dice.behaviour.log_ratio("ood")
+    assert extrapolation.interval[0] <= extrapolation.value <= extrapolation.interval[1]
+    learner = claim("learner-subspace", "dice", 4)
+    largest = float(dice.learner_subspace.null[2].abs().max())
+    assert learner.nulls == {"largest of random directions": largest}
+    assert learner.threshold == learner.bound == 10 * largest
+    novel = claim("novel-tasks-leave-span", "dice", 4)
+    assert novel.nulls == {"without minors": study.model("dice").novel_tasks.share}
+    assert claim("learner-subspace-spares-known-tasks", "dice", 4).threshold == learner.value / 10
+    ids = {c.id for c in study.claims if c.where["family"] == "markov"}
+    assert {"interaction", "correlation-by-token", "injected-by-token"} <= ids
 
 
 def test_finished_cells_are_never_made_again(made, monkeypatch):
     found, folder = made
 
-    monkeypatch.setattr(cell, "train", fail_if_called)
+    monkeypatch.setattr(trained_model, "train", fail_if_called)
     options = dict(folder=folder, jobs=1, progress=False)
     again = latent.run("tiny", **options)
     assert again.claims == found.claims
     alone = latent.run("tiny", families=["dice"], minor=["none"], **options)
-    assert alone.claims == [one for one in found.claims if one.model == "dice, no minors"]
+    assert alone.claims == [
+        c for c in found.claims if (c.where["family"], c.where["minors"]) == ("dice", 0)
+    ]
     with pytest.raises(AssertionError, match="made again"):
         latent.run("tiny", seed=1, **options)
 
@@ -134,7 +129,7 @@ def test_other_checks_use_the_trained_model_and_other_training_is_refused(tmp_pa
     trained = (tmp_path / "dice-none-0/run/checkpoints/step-00000003.safetensors").stat().st_mtime
     fewer = replace(DICE, checks=SIZES | {"behaviour": {"sequences": 3}})
     monkeypatch.setitem(study.PRESETS, "tiny", (fewer,))
-    assert latent.run("tiny", **options).cells[0].behaviour.kl.shape[2] == 3
+    assert latent.run("tiny", **options).models[0].behaviour.kl.shape[2] == 3
     again = (tmp_path / "dice-none-0/run/checkpoints/step-00000003.safetensors").stat().st_mtime
     assert again == trained
     with pytest.raises(TvlensError, match=r"holds another run: .*steps: 3 there, 4 here"):
@@ -145,19 +140,21 @@ def test_other_checks_use_the_trained_model_and_other_training_is_refused(tmp_pa
 def test_cells_belong_to_the_code_that_checked_them(tmp_path, monkeypatch):
     options = dict(folder=tmp_path, families=["dice"], minor=["none"], jobs=1, progress=False)
     checks = []
-    real = cell.check
-    monkeypatch.setattr(cell, "check", lambda *given: checks.append(1) or real(*given))
+    real = trained_model.check_model
+    monkeypatch.setattr(
+        trained_model, "check_model", lambda *given: checks.append(1) or real(*given)
+    )
     latent.run("tiny", **options)
     latent.run("tiny", **options)
     assert len(checks) == 1
-    monkeypatch.setattr(cell, "code_digest", lambda: "another version")
+    monkeypatch.setattr(trained_model, "code_digest", lambda: "another version")
 
     def interrupted(*given):
         real(*given)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(cell, "check", interrupted)
+        patched.setattr(trained_model, "check_model", interrupted)
         with pytest.raises(KeyboardInterrupt):
             latent.run("tiny", **options)
     assert not (tmp_path / "dice-none-0/done.json").exists(), "half of it is the other version's"
@@ -169,11 +166,11 @@ def test_cells_belong_to_the_code_that_checked_them(tmp_path, monkeypatch):
 def test_a_damaged_file_makes_a_finished_cell_unfinished(made, tmp_path, capsys, monkeypatch):
     """Every file that is read, damaged in every way: said in one line, and made anew."""
     _, there = made
-    before = cell.load(there, "dice", "none", 0)
+    before = trained_model.load_result(there, "dice", "none", 0)
     folder = tmp_path / "latent"
     shutil.copytree(there / "dice-none-0", folder / "dice-none-0")
     place = folder / "dice-none-0"
-    assert cell.finished(DICE, "none", 0, folder) and not capsys.readouterr().err
+    assert trained_model.is_finished(DICE, "none", 0, folder) and not capsys.readouterr().err
     files = [place / "done.json", place / "steps.json", *(place / "checks").iterdir()]
     assert len(files) > 8
 
@@ -187,16 +184,18 @@ def test_a_damaged_file_makes_a_finished_cell_unfinished(made, tmp_path, capsys,
                 file.unlink()
             else:
                 file.write_bytes(damage(content))
-            assert not cell.finished(DICE, "none", 0, folder)
+            assert not trained_model.is_finished(DICE, "none", 0, folder)
             told = capsys.readouterr().err
             if file.name != "done.json":
                 assert file.name in told and told.count("\n") == 1
             file.write_bytes(content)
-    assert cell.finished(DICE, "none", 0, folder)
+    assert trained_model.is_finished(DICE, "none", 0, folder)
     files[-1].write_bytes(b"")
-    cell.make(DICE, "none", 0, folder)
-    assert cell.finished(DICE, "none", 0, folder)
-    assert torch.equal(cell.load(folder, "dice", "none", 0).behaviour.kl, before.behaviour.kl)
+    trained_model.train_and_check(DICE, "none", 0, folder)
+    assert trained_model.is_finished(DICE, "none", 0, folder)
+    assert torch.equal(
+        trained_model.load_result(folder, "dice", "none", 0).behaviour.kl, before.behaviour.kl
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,9 +207,9 @@ def test_a_damaged_run_is_trained_again(name, made, tmp_path, capsys):
     run = tmp_path / "dice-none-0" / "run"
     (run / name).write_bytes(b"\xff\xfe")
     (tmp_path / "dice-none-0" / "steps.json").unlink()
-    cell.make(DICE, "none", 0, tmp_path)
-    assert cell.finished(DICE, "none", 0, tmp_path)
-    assert "is made anew" in capsys.readouterr().err
+    trained_model.train_and_check(DICE, "none", 0, tmp_path)
+    assert trained_model.is_finished(DICE, "none", 0, tmp_path)
+    assert "computed again" in capsys.readouterr().err
     one, other = (
         tv.training.load_run(place / "dice-none-0" / "run") for place in (tmp_path, there)
     )
@@ -230,9 +229,9 @@ import sys
 from dataclasses import replace
 sys.path.insert(0, {tests!r})
 from test_study import DICE
-from tvlens.studies.latent import cell
+from tvlens.studies.latent.trained_model import train_and_check
 if __name__ == "__main__":
-    cell.make(replace(DICE, steps=400), "none", 0, {folder!r})
+    train_and_check(replace(DICE, steps=400), "none", 0, {folder!r})
 """
 
 
@@ -248,8 +247,11 @@ def test_a_killed_cell_goes_on_and_ends_with_the_same_numbers(tmp_path):
     assert not (place / "dice-none-0/done.json").exists()
     plan = replace(DICE, steps=400)
     for folder in (place, tmp_path / "whole"):
-        cell.make(plan, "none", 0, folder)
-    one, other = (cell.load(folder, "dice", "none", 0) for folder in (place, tmp_path / "whole"))
+        trained_model.train_and_check(plan, "none", 0, folder)
+    one, other = (
+        trained_model.load_result(folder, "dice", "none", 0)
+        for folder in (place, tmp_path / "whole")
+    )
     assert one.steps == other.steps
     assert torch.equal(one.behaviour.kl, other.behaviour.kl)
     assert torch.equal(one.representation.values, other.representation.values)
@@ -317,7 +319,7 @@ def test_a_grid_in_processes_is_the_grid_in_one(made, tmp_path):
     found, _ = made
     options = dict(families=["dice"], progress=False)
     spread = latent.run("tiny", folder=tmp_path, jobs=2, **options)
-    assert spread.claims == [one for one in found.claims if one.family == "dice"]
+    assert spread.claims == [claim for claim in found.claims if claim.where["family"] == "dice"]
 
 
 @pytest.mark.no_arithmetic
@@ -333,7 +335,7 @@ def test_a_grid_on_a_dask_cluster_is_the_grid_in_one(made, tmp_path):
         joblib.parallel_config(backend="dask"),
     ):
         spread = latent.run("tiny", folder=tmp_path, families=["dice"], progress=False)
-    assert spread.claims == [one for one in found.claims if one.family == "dice"]
+    assert spread.claims == [claim for claim in found.claims if claim.where["family"] == "dice"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Two modes of task inference in small models trained from scratch (arXiv 2605.03780)."""
 
-from .cell import Cell
-from .claim import Claim
-from .plan import PRESETS, Plan
+from . import page as page
+from .config import PRESETS, FamilyConfig
 from .study import LatentStudy, run
+from .trained_model import TrainedModelResult
 
-__all__ = ["PRESETS", "Cell", "Claim", "LatentStudy", "Plan", "run"]
+__all__ = ["PRESETS", "FamilyConfig", "LatentStudy", "TrainedModelResult", "run"]

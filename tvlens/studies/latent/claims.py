@@ -1,178 +1,204 @@
-"""The claims of the paper against what was found: number, interval, null and verdict."""
+"""Claims of arXiv 2605.03780, each with the number that tests it in one trained model."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ...stats import bootstrap_interval
-from .cell import Cell
-from .claim import Claim, tested
-from .plan import BY_TOKEN, Plan
+from ..claims import Claim
+from .config import TOKEN_DEPENDENT, FamilyConfig
+from .trained_model import TrainedModelResult
+
+# Statement, threshold and name of the null of each measure of a representation.
+_MEASURES = {
+    "within-cell share": (
+        "Task and last token determine the state (P0: share of variance within cells).",
+        0.02,
+        "tasks permuted",
+    ),
+    "interaction": (
+        "Task and token effects are additive (P1: share of interaction).",
+        0.005,
+        "cells permuted",
+    ),
+    "total variation": (
+        "Weights of task vectors equal the posterior (P3: total variation).",
+        0.06,
+        "other posteriors",
+    ),
+    "correlation": (
+        "Weights of task vectors follow the posterior (P3: correlation).",
+        0.95,
+        "other posteriors",
+    ),
+}
+_MEASURES_BY_TOKEN = {
+    "total variation by token": (
+        "Weights of token-specific task vectors equal the posterior (P3: total variation).",
+        0.06,
+        "other posteriors",
+    ),
+    "correlation by token": (
+        "Weights of token-specific task vectors follow the posterior (P3: correlation).",
+        0.95,
+        "other posteriors",
+    ),
+}
+_INJECTIONS = {"injected": "An injected mixture of task vectors is predicted (KL, nats)."}
+_INJECTIONS_BY_TOKEN = {
+    "injected by token": "An injected mixture of token-specific vectors is predicted (KL, nats)."
+}
 
 
-def claims(cells: Sequence[Cell], plans: dict[str, Plan]) -> list[Claim]:
-    """Every claim about every cell it speaks of: majors alone, or the largest number of minors."""
-    found = []
-    for cell in cells:
-        found.append(_converged(cell, plans[cell.family].converged))
-        if cell.minor == "none":
-            found += [*_represented(cell), *_injected(cell)]
-        elif cell.minor == max(c.minor for c in _like(cells, cell) if c.minor != "none"):
-            plain = [c for c in _like(cells, cell) if c.minor == "none"]
-            found += [_extrapolates(cell), *_orthogonal(cell), *_outside(cell, plain)]
-    return found
+def compute_claims(
+    models: Sequence[TrainedModelResult], configs: dict[str, FamilyConfig]
+) -> list[Claim]:
+    """Compute every claim for the models to which it applies.
+
+    Retrieval is tested without minor tasks, extrapolation with the largest number of them.
+    """
+    claims = []
+    for model in models:
+        claims.append(_claim_convergence(model, configs[model.family].converged))
+        related = [m for m in models if (m.family, m.seed) == (model.family, model.seed)]
+        if model.minor == "none":
+            claims += [*_claim_representation(model), *_claim_injection(model)]
+        elif model.minor == max(m.minor for m in related if m.minor != "none"):
+            claims += [_claim_extrapolation(model), *_claim_learner_subspace(model)]
+            claims += [_claim_novel_tasks(model, m) for m in related if m.minor == "none"]
+    return claims
 
 
-def _like(cells: Sequence[Cell], cell: Cell) -> list[Cell]:
-    """The cells of the same family and seed."""
-    return [c for c in cells if (c.family, c.seed) == (cell.family, cell.seed)]
+def _make_claim(model: TrainedModelResult, **fields: Any) -> Claim:
+    minors = 0 if model.minor == "none" else 2**model.minor
+    where: dict[str, str | int] = {"family": model.family, "minors": minors, "seed": model.seed}
+    return Claim(where=where, **fields)
 
 
-def _converged(cell: Cell, threshold: float) -> Claim:
-    found = cell.behaviour
-    return tested(
-        "predicts like Bayes on known tasks: KL to retrieval, nats",
-        cell,
-        found.mean["major", "retrieval"],
-        below=threshold,
-        interval=found.interval["major", "retrieval"],
-        null=found.mean["major", "learner"],
-        control="KL to the learner",
+def _claim_convergence(model: TrainedModelResult, threshold: float) -> Claim:
+    behaviour = model.behaviour
+    return _make_claim(
+        model,
+        id="retrieval-kl",
+        statement="Predictions on known tasks match Bayesian retrieval (KL, nats).",
+        value=behaviour.mean["major", "retrieval"],
+        interval=behaviour.interval["major", "retrieval"],
+        side="below",
+        threshold=threshold,
+        nulls={"KL to the learner": behaviour.mean["major", "learner"]},
     )
 
 
-# measure: (what is said, threshold, what chance is)
-_PROPERTIES = {
-    "within-cell share": ("P0, task and token fix the state: variance within cells", 0.02),
-    "interaction": ("P1, task and token add up: share of interaction", 0.005),
-    "total variation": ("P3, weights are the posterior: total variation", 0.06),
-    "correlation": ("P3, weights are the posterior: correlation", 0.95),
-}
-# Of the families in BY_TOKEN.
-_TOKENS_OWN = {
-    "total variation by token": ("P3, with task vectors of each last token: total variation", 0.06),
-    "correlation by token": ("P3, with task vectors of each last token: correlation", 0.95),
-}
-_CHANCE = {
-    "within-cell share": "tasks permuted",
-    "interaction": "cells permuted",
-    **dict.fromkeys(["total variation", "correlation", *_TOKENS_OWN], "posteriors of others"),
-}
-
-
-def _represented(cell: Cell) -> list[Claim]:
-    """P0, P1 and P3 in the last layer, at the end of the context."""
-    found = cell.representation
-    made = []
-    measures = _PROPERTIES | (_TOKENS_OWN if cell.family in BY_TOKEN else {})
-    for measure, (told, threshold) in measures.items():
-        low, high = found.interval[measure][-1].tolist()
-        side = "above" if measure.startswith("correlation") else "below"
-        numbers = dict(interval=(low, high), null=float(found.null[measure][-1].mean()))
-        options = numbers | {side: threshold, "control": _CHANCE[measure]}
-        made.append(tested(told, cell, float(found[measure][-1]), **options))
-    return made
-
-
-# condition: what is said
-_WRITTEN = {"injected": "a written mixture of tasks is predicted: KL to the mixture, nats"}
-# Of the families in BY_TOKEN.
-_WRITTEN_BY_TOKEN = {
-    "injected by token": "the same with task vectors of each last token: KL to the mixture, nats"
-}
-
-
-def _injected(cell: Cell) -> list[Claim]:
-    found = cell.injection
-    written = _WRITTEN | (_WRITTEN_BY_TOKEN if cell.family in BY_TOKEN else {})
-    reaches = [
-        tested(
-            told,
-            cell,
-            found.mean[condition],
-            below=0.05,
-            interval=found.interval[condition],
-            null=found.mean["unsteered"],
-            control="nothing written",
+def _claim_representation(model: TrainedModelResult) -> list[Claim]:
+    """P0, P1 and P3 at the last layer and the end of the context."""
+    result = model.representation
+    measures = _MEASURES | (_MEASURES_BY_TOKEN if model.family in TOKEN_DEPENDENT else {})
+    claims = []
+    for measure, (statement, threshold, null) in measures.items():
+        low, high = result.interval[measure][-1].tolist()
+        claims.append(
+            _make_claim(
+                model,
+                id=measure.replace(" ", "-"),
+                statement=statement,
+                value=float(result[measure][-1]),
+                interval=(low, high),
+                side="above" if measure.startswith("correlation") else "below",
+                threshold=threshold,
+                nulls={null: float(result.null[measure][-1].mean())},
+            )
         )
-        for condition, told in written.items()
+    return claims
+
+
+def _claim_injection(model: TrainedModelResult) -> list[Claim]:
+    result = model.injection
+    conditions = _INJECTIONS | (_INJECTIONS_BY_TOKEN if model.family in TOKEN_DEPENDENT else {})
+    claims = [
+        _make_claim(
+            model,
+            id=condition.replace(" ", "-"),
+            statement=statement,
+            value=result.mean[condition],
+            interval=result.interval[condition],
+            side="below",
+            threshold=0.05,
+            nulls={"unsteered": result.mean["unsteered"]},
+        )
+        for condition, statement in conditions.items()
     ]
-    more = (found.kl_under("most likely task") - found.kl_under("injected")).numpy()
-    beats = tested(
-        "the mixture beats its most likely task: difference of KL, nats",
-        cell,
-        float(more.mean()),
-        above=0.0,
-        interval=bootstrap_interval(more),
-        null=found.mean["most likely task"] - found.mean["random vectors"],
-        control="random vectors beat it",
+    difference = (result.kl_under("most likely task") - result.kl_under("injected")).numpy()
+    random = result.mean["most likely task"] - result.mean["random vectors"]
+    claims.append(
+        _make_claim(
+            model,
+            id="mixture-beats-most-likely-task",
+            statement="The mixture is predicted better than by its most likely task (KL, nats).",
+            value=float(difference.mean()),
+            interval=bootstrap_interval(difference),
+            threshold=0.0,
+            nulls={"random vectors": random},
+        )
     )
-    return [*reaches, beats]
+    return claims
 
 
-def _extrapolates(cell: Cell) -> Claim:
-    found = cell.behaviour
-    pairs = np.stack([found.kl_to("ood", r).mean(1).numpy() for r in found.references[:2]], 1)
+def _claim_extrapolation(model: TrainedModelResult) -> Claim:
+    result = model.behaviour
+    kls = np.stack([result.kl_to("ood", r).mean(1).numpy() for r in result.references[:2]], 1)
 
-    def ratio(rows: np.ndarray, axis: int) -> np.ndarray:
-        sums = pairs[rows.astype(int)].sum(-2 if axis == -1 else axis)
+    def log_ratio(rows: np.ndarray, axis: int) -> np.ndarray:
+        sums = kls[rows.astype(int)].sum(-2 if axis == -1 else axis)
         return np.log(sums[..., 0] / sums[..., 1])
 
-    return tested(
-        "extrapolates on new tasks: log(KL to M1 / KL to M2)",
-        cell,
-        found.log_ratio("ood"),
-        above=0.0,
-        interval=bootstrap_interval(np.arange(len(pairs)), statistic=ratio),
-        null=found.log_ratio("major"),
-        control="known tasks",
+    return _make_claim(
+        model,
+        id="extrapolation",
+        statement="New tasks are extrapolated rather than retrieved: log(KL to M1 / KL to M2).",
+        value=result.log_ratio("ood"),
+        interval=bootstrap_interval(np.arange(len(kls)), statistic=log_ratio),
+        threshold=0.0,
+        nulls={"known tasks": result.log_ratio("major")},
     )
 
 
-def _orthogonal(cell: Cell) -> list[Claim]:
-    found = cell.learning
-    rise = found.ablation
-    # The largest in size: where no random direction hurts, ten times nothing would be no bar.
-    null = {
-        split: float(found.null[found.splits.index(split)].abs().max()) for split in found.splits
-    }
-    hurts = tested(
-        "directions outside task and token spans carry new tasks: rise of cost, nats",
-        cell,
-        rise.mean["ood"],
-        above=10 * null["ood"],
-        words="above 10 x the largest random",
-        interval=rise.interval["ood"],
-        null=null["ood"],
-        control="largest of random directions",
-    )
-    low, high = rise.interval["major"]
-    spares = replace(
-        hurts,
-        claim="removing them does not hurt on known tasks: rise of cost, nats",
-        value=rise.mean["major"],
-        interval=(low, high),
-        null=null["major"],
-        threshold="interval reaches 0 or below",
-        holds=low <= 0,
-    )
-    return [hurts, spares]
-
-
-def _outside(cell: Cell, plain: list[Cell]) -> list[Claim]:
-    """Against the model without minors, where there is one."""
-    found = cell.novel_tasks
+def _claim_learner_subspace(model: TrainedModelResult) -> list[Claim]:
+    result = model.learner_subspace
+    mean, interval = result.mean, result.interval
+    # The largest absolute value, because random directions may not increase the cost at all.
+    null = float(result.null[result.splits.index("ood")].abs().max())
     return [
-        tested(
-            "with minors, new tasks leave the task span: share inside",
-            cell,
-            found.share,
-            below=one.novel_tasks.share,
-            words="below that without minors",
-            interval=found.interval,
-            null=one.novel_tasks.share,
-            control="without minors",
-        )
-        for one in plain
+        _make_claim(
+            model,
+            id="learner-subspace",
+            statement="New tasks depend on directions outside task and token spans: ablation costs "
+            "more than 10 times as much as the worst random one (nats).",
+            value=mean["ood"],
+            interval=interval["ood"],
+            threshold=10 * null,
+            nulls={"largest of random directions": null},
+        ),
+        _make_claim(
+            model,
+            id="learner-subspace-spares-known-tasks",
+            statement="Ablating them costs known tasks less than a tenth as much (nats).",
+            value=mean["major"],
+            interval=interval["major"],
+            side="below",
+            threshold=mean["ood"] / 10,
+            nulls={},
+        ),
     ]
+
+
+def _claim_novel_tasks(model: TrainedModelResult, without_minors: TrainedModelResult) -> Claim:
+    return _make_claim(
+        model,
+        id="novel-tasks-leave-span",
+        statement="Minor tasks in training move new tasks out of the task span (share inside).",
+        value=model.novel_tasks.share,
+        interval=model.novel_tasks.interval,
+        side="below",
+        nulls={"without minors": without_minors.novel_tasks.share},
+    )

@@ -1,6 +1,7 @@
-"""Prompts that mix tasks in a language model: do states and answers follow the posterior?"""
+"""Prompts that mix tasks: states and answers of a language model against posteriors over tasks."""
 
-from .claim_table import claims
-from .study import MIXTURES, MixtureStudy, run, scrambled
+from . import page as page
+from .claims import compute_claims
+from .study import MIXTURES, MixtureStudy, run, scrambled_weights
 
-__all__ = ["MIXTURES", "MixtureStudy", "claims", "run", "scrambled"]
+__all__ = ["MIXTURES", "MixtureStudy", "compute_claims", "run", "scrambled_weights"]

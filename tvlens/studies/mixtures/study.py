@@ -1,4 +1,4 @@
-"""Is in-context learning of a language model Bayesian retrieval? Prompts that mix tasks, tested."""
+"""The mixtures study: prompts that mix tasks, compared with Bayesian posteriors."""
 
 import contextlib
 import json
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from ... import viz
 from ...bayes import RetrievalCheck, retrieval_check
 from ...errors import TvlensError
 from ...file_names import file_name
@@ -20,18 +19,23 @@ from ...folder_lock import one_writer
 from ...models.forward import check_causal
 from ...tasks import Task
 from ..cache import cached
+from ..claims import Claim, summarize_claims
 from ..report import StudyReport
-from .claim_table import claims
+from .claims import compute_claims
 
 if TYPE_CHECKING:
     import pandas
 
-# Tasks on the same words, which a small model does from demonstrations.
+# Tasks with common inputs that a small model performs from demonstrations.
 MIXTURES = (
     ("present-past", "gerund", "third-person"),
     ("comparative", "superlative"),
     ("country-capital", "country-region", "country-language"),
 )
+
+# Settings of a check that the report lists.
+_SETTINGS = ("model", "revision", "processed", "dtype", "versions", "template", "shots", "contexts")
+_SETTINGS += ("count", "repeats", "noise", "null", "seed", "site")
 
 
 @dataclass(frozen=True)
@@ -39,49 +43,40 @@ class MixtureStudy(StudyReport):
     """Retrieval checks of several sets of tasks in one model.
 
     Attributes:
-        checks: by the tasks' names, joined with " + ".
-        control: the first set in the same model with scrambled weights. Attention averages labels
-            in any network, so that correlation with their numbers alone is nothing learnt.
-        settings: everything needed to run it again.
+        checks: by the names of the tasks, joined with " + ".
+        control: the first set in the same model with scrambled weights: attention averages labels
+            in any network, so a correlation with their numbers does not imply inference.
+        settings: all settings of the study.
     """
 
     checks: dict[str, RetrievalCheck]
     control: RetrievalCheck
     settings: dict
 
-    def claims(self) -> list[dict]:  # type: ignore[override]
-        """One row per set and claim: number, 95% interval, what its null gives, verdict."""
-        return [
-            {"tasks": name} | row
-            for name, check in self.checks.items()
-            for row in claims(check, self.control)
-        ]
+    @property
+    def claims(self) -> list[Claim]:
+        """Claims of every set of tasks."""
+        by_set = (compute_claims(name, c, self.control) for name, c in self.checks.items())
+        return [claim for claims in by_set for claim in claims]
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """The table of claims."""
+        """Return one row per claim."""
         import pandas as pd
 
-        return pd.DataFrame(self.claims())
+        return pd.DataFrame(summarize_claims(self.claims, over=""))
 
-    def page(self) -> viz.Page:
-        """The report page."""
-        from .page import page
-
-        return page(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All numbers and settings, as plain data."""
+    def numbers(self) -> dict[str, Any]:
+        """Return layers, position slopes and agreements of every set of tasks."""
+        checks = self.checks.items()
         return {
-            "settings": self.settings,
-            "claims": self.claims(),
-            "layers": {name: check.layer for name, check in self.checks.items()},
+            "layers": {name: check.layer for name, check in checks},
             "position_slopes": {
-                name: {of: slopes.tolist() for of, slopes in check.position_slopes.items()}
-                for name, check in self.checks.items()
+                name: {key: slopes.tolist() for key, slopes in check.position_slopes.items()}
+                for name, check in checks
             },
             "agreement": {
                 name: json.loads(check.to_dataframe().to_json(orient="records"))
-                for name, check in self.checks.items()
+                for name, check in checks
             },
         }
 
@@ -95,42 +90,37 @@ def run(
     progress: bool = True,
     **options: Any,
 ) -> MixtureStudy:
-    """Check several sets of tasks that have inputs in common.
+    """Run a retrieval check for several sets of tasks with common inputs.
 
     Args:
-        model: any causal model with a tokenizer that `load` gives.
+        model: a causal model with a tokenizer, as returned by `load`.
         tasks: sets of two or more tasks each.
-        folder: where finished checks are kept, so that an interrupted run goes on from there, and
-            where the page and the JSON are written.
-        options: of `tv.bayes.retrieval_check`.
+        folder: folder of the report and of finished checks, from which an interrupted run resumes.
+        options: arguments of `tv.bayes.retrieval_check`.
 
     Raises:
-        TvlensError: no tasks, unknown names, sets without common inputs.
+        TvlensError: there are no tasks, a name is unknown, or a set has no common inputs.
     """
     check_causal(model)
-    chosen = [
+    task_sets = [
         [task if isinstance(task, Task) else Task.load(task) for task in group] for group in tasks
     ]
-    named = {" + ".join(task.name for task in group): group for group in chosen}
-    if not named:
+    by_name = {" + ".join(task.name for task in group): group for group in task_sets}
+    if not by_name:
         raise TvlensError("no tasks to mix")
-    if len(named) < len(chosen):
+    if len(by_name) < len(task_sets):
         raise TvlensError("two sets have the same tasks")
     if folder is not None:
         check_folder(folder)
     checks = {
-        name: _kept(model, name, group, folder, options)
-        for name, group in tqdm(named.items(), "mixing", disable=not progress)
+        name: _cached_check(model, name, group, folder, options)
+        for name, group in tqdm(by_name.items(), "mixing", disable=not progress)
     }
-    name, group = next(iter(named.items()))
-    with scrambled(model):
-        control = _kept(model, name, group, folder, options, prefix="scrambled-")
-    first = checks[name]
-    kept = ("model", "revision", "processed", "dtype", "versions", "template", "shots", "contexts")
-    kept += ("count", "repeats", "noise", "null", "seed", "site")
-    settings = {k: first.settings[k] for k in kept} | {
-        "tasks": [list(c.tasks) for c in checks.values()]
-    }
+    name, group = next(iter(by_name.items()))
+    with scrambled_weights(model):
+        control = _cached_check(model, name, group, folder, options, prefix="scrambled-")
+    settings = {k: checks[name].settings[k] for k in _SETTINGS}
+    settings |= {"tasks": [list(check.tasks) for check in checks.values()]}
     study = MixtureStudy(checks, control, settings)
     if folder is not None:
         study.save(folder)
@@ -138,11 +128,11 @@ def run(
 
 
 @contextlib.contextmanager
-def scrambled(model: Any, *, seed: int = 0) -> Iterator[None]:
-    """Within, the entries of every weight matrix are permuted: same sizes, nothing learnt."""
+def scrambled_weights(model: Any, *, seed: int = 0) -> Iterator[None]:
+    """Permute the entries of every weight matrix within the context."""
     generator = torch.Generator().manual_seed(seed)
     matrices = [p for p in model.parameters() if p.ndim > 1]
-    kept = [p.detach().clone() for p in matrices]
+    originals = [p.detach().clone() for p in matrices]
     try:
         with torch.no_grad():
             for p in matrices:
@@ -151,11 +141,11 @@ def scrambled(model: Any, *, seed: int = 0) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for p, old in zip(matrices, kept, strict=True):
-                p.copy_(old)
+            for p, original in zip(matrices, originals, strict=True):
+                p.copy_(original)
 
 
-def _kept(
+def _cached_check(
     model: Any,
     name: str,
     tasks: Sequence[Task],
@@ -164,18 +154,15 @@ def _kept(
     *,
     prefix: str = "",
 ) -> RetrievalCheck:
-    """The check from the folder, if it was made from the same content, else a new one."""
+    """Run a retrieval check, or load it from the folder if its content is unchanged."""
     file = None
     if folder is not None:
         file = Path(folder) / f"{prefix}{file_name(name.replace(' ', ''))}.safetensors"
-    kept = {k: v for k, v in options.items() if k not in _NO_MATTER}
-    if kept.get("others"):
-        kept["others"] = [t if isinstance(t, Task) else Task.load(t) for t in kept["others"]]
-    content = {"model": model, "tasks": tasks, "options": kept}
+    relevant = {k: v for k, v in options.items() if k not in ("batch_size", "progress")}
+    if relevant.get("others"):
+        others = relevant["others"]
+        relevant["others"] = [t if isinstance(t, Task) else Task.load(t) for t in others]
+    content = {"model": model, "tasks": tasks, "options": relevant}
     return cached(
         file, content, lambda: retrieval_check(model, tasks, **options), load=RetrievalCheck.load
     )
-
-
-# Options that change the speed and not the result.
-_NO_MATTER = ("batch_size", "progress")

@@ -1,4 +1,4 @@
-"""What a study of latent tasks trains and how closely it looks: the presets."""
+"""`FamilyConfig`: model, training and check sizes of one task family; the presets."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -11,51 +11,51 @@ from ...training.schedules import Schedule
 
 FamilyName = Literal["dice", "markov", "regression"]
 FAMILIES: dict[FamilyName, Any] = {"dice": Dice, "markov": Markov, "regression": LinearRegression}
-# Families whose answer depends on the last token or input too: task and token cannot add up there.
-BY_TOKEN = ("markov", "regression")
+# Families whose predictive depends on the last token or input, which breaks additivity.
+TOKEN_DEPENDENT = ("markov", "regression")
 ScheduleName = Literal["cosine", "triangular"]
 _SCHEDULES: dict[ScheduleName, Schedule] = {"cosine": cosine, "triangular": triangular}
 
-# Sizes of the checks: option -> value, by check.
-Sizes = Mapping[str, Mapping[str, int]]
+# Options of the checks, by check.
+CheckSizes = Mapping[str, Mapping[str, int]]
 
-_QUICK: Sizes = {
+_QUICK: CheckSizes = {
     "behaviour": {"sequences": 256},
     "representation": {"per_cell": 32, "resamples": 300, "null": 20},
     "injection": {"sequences": 256},
     "ablation": {"sequences": 128, "null": 19},
-    "learning": {"sequences": 64, "null": 30, "rank": 4},
-    "explained": {"sequences": 256, "null": 5},
+    "learner_subspace": {"sequences": 64, "null": 30, "rank": 4},
+    "statistics_regression": {"sequences": 256, "null": 5},
     "novel_tasks": {"tasks": 64, "sequences": 24},
-    "over_steps": {"sequences": 96, "tasks": 32, "per_task": 12, "per_cell": 8},
+    "checkpoints": {"sequences": 96, "tasks": 32, "sequences_per_task": 12, "per_cell": 8},
 }
-_FULL: Sizes = {
+_FULL: CheckSizes = {
     "behaviour": {"sequences": 1024},
     "representation": {"per_cell": 64, "resamples": 1000, "null": 100},
     "injection": {"sequences": 1024},
     "ablation": {"sequences": 512, "null": 50},
-    "learning": {"sequences": 128, "null": 100, "rank": 4},
-    "explained": {"sequences": 1024, "null": 20},
+    "learner_subspace": {"sequences": 128, "null": 100, "rank": 4},
+    "statistics_regression": {"sequences": 1024, "null": 20},
     "novel_tasks": {"tasks": 128, "sequences": 128},
-    "over_steps": {"sequences": 1024, "tasks": 128, "per_task": 128, "per_cell": 32},
+    "checkpoints": {"sequences": 1024, "tasks": 128, "sequences_per_task": 128, "per_cell": 32},
 }
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One family, its model, its training and the sizes of its checks.
+class FamilyConfig:
+    """Model, training and check sizes of one task family.
 
     Attributes:
         family: "dice", "markov" or "regression".
-        length: observations in a sequence: tokens, or pairs.
+        length: observations per sequence: tokens, or pairs.
         layers, d_model, heads, d_mlp, positions, norm, activation: of the model.
         steps, batch, lr, weight_decay, schedule: of the training.
         minor: exponents k of the numbers 2^k of minor tasks, and "none".
-        minor_mass: prior mass of all minors together.
+        minor_mass: total prior mass of the minor tasks.
         tasks: number of major tasks.
-        options: of the family.
-        converged: KL to Bayes in distribution, in nats, below which training counts as done.
-        checks: sizes of the checks.
+        options: further arguments of the family.
+        converged: threshold of the KL to Bayesian retrieval on known tasks, in nats.
+        checks: options of the checks.
     """
 
     family: str
@@ -68,7 +68,7 @@ class Plan:
     minor: tuple[int | str, ...]
     minor_mass: float
     converged: float
-    checks: Sizes = field(default_factory=lambda: _QUICK)
+    checks: CheckSizes = field(default_factory=lambda: _QUICK)
     heads: int = 2
     d_mlp: int | None = None
     positions: str = "rotary"
@@ -80,35 +80,35 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def make_family(self, minor: int | str, seed: int) -> Any:
-        """The tasks, with 2^minor minors or with none."""
+        """Create the family with 2^minor minor tasks, or without any."""
         count = 0 if minor == "none" else 2**minor
         options = dict(self.options) | {"minor": count, "minor_mass": self.minor_mass}
         return FAMILIES[self.family](tasks=self.tasks, seed=seed, **options)
 
     def shape(self, family: Any) -> Shape:
-        """The model's architecture; its context holds one sequence."""
+        """Return the model's architecture, with a context of one sequence."""
         regression = self.family == "regression"
         reads = {"inputs": family.dim} if regression else {"vocab": family.vocabulary}
         names = "layers", "d_model", "heads", "d_mlp", "positions", "norm", "activation"
         context = 2 * self.length - 1 if regression else self.length
         return Shape(context=context, **reads, **{name: getattr(self, name) for name in names})
 
-    def rate(self) -> Schedule:
-        """The learning rate by step."""
+    def learning_rate_schedule(self) -> Schedule:
+        """Return the learning-rate schedule."""
         if self.schedule not in _SCHEDULES:
             raise unknown("schedule", self.schedule, _SCHEDULES)
         return _SCHEDULES[self.schedule]
 
-    def key(self) -> dict[str, Any]:
-        """Everything, as JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as plain data."""
         return asdict(self)
 
 
-# The paper's style for regressions, which learns them in fewer steps than that of the others.
-_GPT2 = dict(positions="learned", norm="layer", activation="gelu")
-_DICE = Plan("dice", 64, 2, 64, 1000, 64, 3e-3, ("none", 9), 0.3, converged=0.003)
-# A regression predicts less sharply and a chain needs an induction head: more layers and steps.
-_SMALL = dict(
+# Architecture of the regression models, which converges in fewer steps than the other one.
+_GPT2_STYLE = dict(positions="learned", norm="layer", activation="gelu")
+_DICE = FamilyConfig("dice", 64, 2, 64, 1000, 64, 3e-3, ("none", 9), 0.3, converged=0.003)
+# Regressions and chains (which need an induction head) require more layers and steps.
+_CPU_OPTIONS = dict(
     layers=4,
     d_model=64,
     steps=10_000,
@@ -120,10 +120,10 @@ _SMALL = dict(
 )
 _CPU = (
     replace(_DICE, steps=3000),
-    Plan("regression", 32, **_SMALL | _GPT2),
-    Plan("markov", 96, **_SMALL, options={"states": 6}),
+    FamilyConfig("regression", 32, **_CPU_OPTIONS | _GPT2_STYLE),
+    FamilyConfig("markov", 96, **_CPU_OPTIONS, options={"states": 6}),
 )
-_LARGE = dict(
+_PAPER_OPTIONS = dict(
     layers=6,
     d_model=128,
     steps=30_000,
@@ -135,14 +135,18 @@ _LARGE = dict(
     checks=_FULL,
 )
 _PAPER = (
-    Plan("dice", 129, converged=0.003, **_LARGE),
-    Plan(
+    FamilyConfig("dice", 129, converged=0.003, **_PAPER_OPTIONS),
+    FamilyConfig(
         "regression",
         64,
         converged=0.02,
-        **_LARGE | dict(layers=16, batch=256, lr=2e-4) | _GPT2,
+        **_PAPER_OPTIONS | dict(layers=16, batch=256, lr=2e-4) | _GPT2_STYLE,
     ),
-    Plan("markov", 192, converged=0.02, **_LARGE),
+    FamilyConfig("markov", 192, converged=0.02, **_PAPER_OPTIONS),
 )
 PresetName = Literal["quick", "cpu", "paper"]
-PRESETS: dict[PresetName, tuple[Plan, ...]] = {"quick": (_DICE,), "cpu": _CPU, "paper": _PAPER}
+PRESETS: dict[PresetName, tuple[FamilyConfig, ...]] = {
+    "quick": (_DICE,),
+    "cpu": _CPU,
+    "paper": _PAPER,
+}
