@@ -3,7 +3,6 @@
 import pytest
 import tiny
 import torch
-from helpers import fail_if_called
 
 import tvlens as tv
 from tvlens import Task, TvlensError
