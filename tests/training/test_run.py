@@ -7,7 +7,7 @@ import torch
 
 from tvlens import TvlensError
 from tvlens.studies.claims import Claim, read_claims
-from tvlens.studies.latent.damage import drop_damage
+from tvlens.studies.latent.trained_model import remove_damaged
 from tvlens.training import Shape, load_run, train
 
 SHAPE = Shape(context=8, vocab=5, layers=1, d_model=16, heads=2)
@@ -94,6 +94,6 @@ def test_a_study_trains_anew_where_metrics_are_damaged(tmp_path, capsys):
     run = start(tmp_path / "run")
     path = run.folder / "metrics.jsonl"
     path.write_text(path.read_text()[:-1])
-    drop_damage(run.folder)
+    remove_damaged(run.folder)
     assert not run.folder.exists()
     assert "made anew" in capsys.readouterr().err

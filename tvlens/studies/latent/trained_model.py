@@ -118,7 +118,7 @@ def train_and_check(
     path = Path(folder) / model_name(config.family, minor, seed)
     # Files written from here on do not belong to a result that another version completed.
     (path / _COMPLETED).unlink(missing_ok=True)
-    _remove_damaged(path / "run")
+    remove_damaged(path / "run")
     previous_threads = torch.get_num_threads()
     torch.set_num_threads(threads or previous_threads)
     try:
@@ -243,7 +243,7 @@ def _report_damage(path: Path) -> None:
     )
 
 
-def _remove_damaged(folder: Path) -> None:
+def remove_damaged(folder: Path) -> None:
     """Remove unreadable parts of a training run, so that it resumes from an earlier step.
 
     These are a damaged checkpoint and all later ones, or the whole run if its settings or metrics
