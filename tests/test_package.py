@@ -122,9 +122,9 @@ def test_every_public_signature_is_annotated():
         ("vectors.extraction.MethodName", ("vectors.METHODS",)),
         ("models.readouts.ReadoutName", ("models.READOUTS",)),
         ("studies.matrices.study.PresetName", ("studies.matrices.PRESETS",)),
-        ("studies.latent.plan.PresetName", ("studies.latent.PRESETS",)),
-        ("studies.latent.plan.FamilyName", ("studies.latent.plan.FAMILIES",)),
-        ("studies.latent.plan.ScheduleName", ("studies.latent.plan._SCHEDULES",)),
+        ("studies.latent.config.PresetName", ("studies.latent.PRESETS",)),
+        ("studies.latent.config.FamilyName", ("studies.latent.config.FAMILIES",)),
+        ("studies.latent.config.ScheduleName", ("studies.latent.config._SCHEDULES",)),
         ("studies.crossmodal.study.PresetName", ("studies.crossmodal.PRESETS",)),
     ],
 )

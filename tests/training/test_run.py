@@ -96,4 +96,4 @@ def test_a_study_trains_anew_where_metrics_are_damaged(tmp_path, capsys):
     path.write_text(path.read_text()[:-1])
     remove_damaged(run.folder)
     assert not run.folder.exists()
-    assert "made anew" in capsys.readouterr().err
+    assert "computed again" in capsys.readouterr().err
