@@ -81,6 +81,18 @@ def test_a_signal_while_a_command_starts(after, tmp_path):
     assert "Traceback" not in errors
 
 
+@pytest.fixture
+def heard_signals():
+    """The handlers that a terminal gives: processes in the background ignore some signals."""
+    numbers = signal.SIGINT, signal.SIGHUP
+    handlers = signal.default_int_handler, signal.SIG_DFL
+    before = [signal.signal(n, handler) for n, handler in zip(numbers, handlers, strict=True)]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heard_signals")
 def test_defer_signals_handles_a_signal_after_the_block():
     begun = []
     with pytest.raises(KeyboardInterrupt), defer_signals():
@@ -89,6 +101,7 @@ def test_defer_signals_handles_a_signal_after_the_block():
     assert begun
 
 
+@pytest.mark.usefixtures("heard_signals")
 def test_processes_started_in_defer_signals_inherit_blocked_signals():
     show = "import signal; print(sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))))"
     with defer_signals():

@@ -10,7 +10,6 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -218,11 +217,14 @@ def test_a_damaged_run_is_trained_again(name, made, tmp_path, capsys):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+def hear_signals():
+    """Handle what processes in the background ignore, as tests there start with."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 # A process of its own group that hears Ctrl-C, even where the tests run in the background.
-INTERRUPTIBLE = dict(
-    start_new_session=True,
-    preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
-)
+INTERRUPTIBLE = dict(start_new_session=True, preexec_fn=hear_signals)
 
 KILLED = """
 import sys

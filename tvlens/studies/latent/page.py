@@ -37,8 +37,8 @@ def latent_page(study: LatentStudy) -> viz.Page:
 
 _CLAIMS = (
     f"{VERDICT_RULE} Intervals are 95% bootstrap intervals over sequences; for several seeds, the "
-    "table gives medians and ranges. All thresholds were fixed before training. Figures below show "
-    "the first seed."
+    "table gives medians and ranges. Thresholds do not depend on the results of a run. Figures "
+    "below show the first seed."
 )
 _EXAMPLE = (
     "One sequence of each task, in a model without minor tasks. Weights are those of the convex "
