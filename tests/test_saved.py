@@ -1,5 +1,6 @@
 """What stands in saved files is what was saved, or one line says that it is not."""
 
+import importlib.metadata
 import json
 import random
 
@@ -229,3 +230,12 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     save_file({"other": ONES}, path)
     with pytest.raises(TvlensError, match="no weights in it"):
         checkpoint.weights(tmp_path, 1)
+
+
+def test_result_saves_and_loads_without_an_installed_distribution(tmp_path, monkeypatch):
+    def raise_not_found(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", raise_not_found)
+    tv.Subspace.random(8, 2).save(tmp_path / "s.safetensors")
+    assert tv.Subspace.load(tmp_path / "s.safetensors").basis.shape == (8, 2)

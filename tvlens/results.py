@@ -6,14 +6,13 @@ import os
 import types
 import typing
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from .errors import TvlensError
 from .field_checks import check_fields, field_types
-from .saved import read_tensors, reading, write_tensors
+from .saved import read_tensors, reading, tvlens_version, write_tensors
 from .viz import Figure, Figures
 
 if TYPE_CHECKING:
@@ -64,8 +63,8 @@ class Result:
     def save(self, path: str | os.PathLike) -> None:
         """Write a safetensors file; fields that are no tensors stand in its header. Atomic."""
         tensors, plain = split_tensors(self)
-        plain |= {_VERSION: metadata.version("tvlens")}
-        write_tensors(path, tensors, kind=f"tvlens.{type(self).__name__}", about=plain)
+        plain |= {_VERSION: tvlens_version()}
+        write_tensors(path, tensors, kind=f"tvlens.{type(self).__name__}", metadata=plain)
 
     @classmethod
     def load(cls: type[R], path: str | os.PathLike) -> R:

@@ -1,12 +1,12 @@
-"""Results in files: tensors as safetensors, everything else as JSON in the header."""
+"""Read and write safetensors and JSON files with checksums."""
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,26 +15,27 @@ import xxhash
 from torch import Tensor
 
 from .errors import TvlensError
-from .field_checks import check_fields
 from .files import NotWrittenError, atomic_write, one_line
 
-Result = TypeVar("Result", bound="Saved")
-Made = TypeVar("Made")
+T = TypeVar("T")
 
-# Where the checksum stands: in the header's JSON, or alone in the header of a file without one.
-CHECKSUM = "checksum"
+# Key of the checksum: in the header's JSON, or in the header itself where that holds no JSON.
+_CHECKSUM = "checksum"
 _CHECKSUM_KEY = "tvlens.checksum"
 _CHECKSUM_FORM = re.compile("[0-9a-f]{32}")
 
 
 def write_tensors(
-    path: str | os.PathLike, tensors: Mapping[str, Tensor], *, kind: str = "", about: Any = None
+    path: str | os.PathLike, tensors: Mapping[str, Tensor], *, kind: str = "", metadata: Any = None
 ) -> None:
-    """Write a safetensors file with a checksum of all that it holds, whole or not at all.
+    """Write a safetensors file with a checksum of its content, atomically.
 
     Args:
-        kind: the header's key, which tells what the file holds; a checksum alone if empty.
-        about: a mapping that stands there, as JSON.
+        path: of the file.
+        tensors: by name.
+        kind: key of the header that names the type of content; if empty, the header holds only the
+            checksum.
+        metadata: mapping saved under this key, as JSON.
 
     Raises:
         NotWrittenError: the folder cannot be written to, or the disk is full.
@@ -42,16 +43,16 @@ def write_tensors(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    plain = json.loads(json.dumps(about)) if kind else None
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    checksum = content_checksum(whole, plain)
-    # One key: safetensors writes several in any order, and the same content is to be the same file.
+    plain = json.loads(json.dumps(metadata)) if kind else None
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    checksum = content_checksum(contiguous, plain)
+    # One key only: safetensors writes several in any order, which would change the file's bytes.
     header = {_CHECKSUM_KEY: checksum}
     if kind:
-        header = {kind: json.dumps(plain | {CHECKSUM: checksum})}
+        header = {kind: json.dumps(plain | {_CHECKSUM: checksum})}
     with atomic_write(path) as temporary:
         try:
-            save_file(whole, temporary, metadata=header)
+            save_file(contiguous, temporary, metadata=header)
         except SafetensorError as error:
             raise NotWrittenError(f"cannot write {path}: {one_line(error)}") from error
 
@@ -59,14 +60,15 @@ def write_tensors(
 def read_tensors(
     path: str | os.PathLike, *, kind: str | Sequence[str], what: str, needs: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], Any]:
-    """The tensors of a file that `write_tensors` wrote, and what its header says.
+    """Read a file that `write_tensors` wrote: its tensors and the metadata of its header.
 
-    Files of earlier versions have no checksum, and are read without one.
+    Files of earlier versions have no checksum and are not checked.
 
     Args:
-        kind: the header's key, or several that are accepted; empty for a file without one.
-        what: what the file should hold, in words.
-        needs: names that must be among the tensors or in the header.
+        path: of the file.
+        kind: key of the header, or several that are accepted; empty for a file without metadata.
+        what: expected content, for error messages.
+        needs: names required among the tensors or the metadata.
 
     Raises:
         TvlensError: no such file, it is damaged, or it holds something else.
@@ -75,21 +77,20 @@ def read_tensors(
 
     with reading(path, what):
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            about, checksum = _read_header(metadata, kind)
+            metadata, checksum = _parse_header(file.metadata() or {}, kind)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if checksum is not None and checksum != content_checksum(tensors, about):
+        if checksum is not None and checksum != content_checksum(tensors, metadata):
             raise TvlensError("it is damaged: its content is not what was written")
         for name in needs:
-            if name not in tensors and name not in (about or {}):
+            if name not in tensors and name not in (metadata or {}):
                 raise TvlensError(f"no {name!r} in it")
-    return tensors, about
+    return tensors, metadata
 
 
-def read_entry(entry: Path, load: Callable[[Path], Made]) -> Made | None:
-    """What an entry of a cache holds; None if it is missing or damaged.
+def read_entry(entry: Path, load: Callable[[Path], T]) -> T | None:
+    """Load an entry of a cache; None if it is missing or damaged.
 
-    Damage is said in one line on standard error.
+    A damaged entry is reported in one line on standard error.
     """
     if not entry.exists():
         return None
@@ -100,54 +101,55 @@ def read_entry(entry: Path, load: Callable[[Path], Made]) -> Made | None:
         return None
 
 
-def content_checksum(tensors: Mapping[str, Tensor], about: Any) -> str:
-    """A digest of tensors by name, dtype, shape and bytes, and of what goes with them as JSON."""
-    found = xxhash.xxh3_128(json.dumps(about).encode())
+def content_checksum(tensors: Mapping[str, Tensor], metadata: Any) -> str:
+    """Digest of the names, dtypes, shapes and bytes of tensors, and of their metadata as JSON."""
+    digest = xxhash.xxh3_128(json.dumps(metadata).encode())
     for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        found.update(memoryview(flat.view(torch.uint8).numpy()))
-    return found.hexdigest()
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike, what: str) -> Iterator[None]:
-    """Say in one line, and with the file's name, what is wrong with a file that is read within.
+    """Convert errors of reading a file to a one-line `TvlensError` that names the file.
 
     Args:
-        what: what the file should hold, in words.
+        path: of the file.
+        what: expected content, for the message.
     """
     from safetensors import SafetensorError
 
-    wrong = (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError)
+    read_errors = (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError)
     try:
         yield
-    except (*wrong, RuntimeError) as error:  # RecursionError is a RuntimeError
+    except (*read_errors, RuntimeError) as error:  # RecursionError is a RuntimeError
         reason = f"no key {one_line(error)}" if isinstance(error, KeyError) else one_line(error)
         if isinstance(error, FileNotFoundError) or not os.path.exists(path):
             reason = "there is no such file"
-        elif isinstance(error, SafetensorError) and _begins_as_json(path):
+        elif isinstance(error, SafetensorError) and _starts_as_json(path):
             reason = "it is JSON, as tvlens before 0.2 wrote it"
         raise TvlensError(f"{path} holds no {what} ({reason})") from error
 
 
-def _begins_as_json(path: str | os.PathLike) -> bool:
+def _starts_as_json(path: str | os.PathLike) -> bool:
     with contextlib.suppress(OSError), open(path, "rb") as file:
         return file.read(1) == b"{"
     return False
 
 
 def check_checksum(plain: Any) -> Any:
-    """JSON data without its checksum, which is compared where there is one.
+    """Verify and remove the checksum of JSON data; data without one are returned as they are.
 
     Raises:
-        TvlensError: the data are not those that `with_checksum` got.
+        TvlensError: the data do not match their checksum, or are no object.
     """
     if not isinstance(plain, dict):
         raise TvlensError(f"its JSON is no object but a {type(plain).__name__}")
-    # It stands last, and may have a damaged name.
+    # The checksum is the last key; a damaged file may have another name for it.
     name = next(reversed(plain), None)
-    if name != CHECKSUM and not _CHECKSUM_FORM.fullmatch(str(plain.get(name))):
+    if name != _CHECKSUM and not _CHECKSUM_FORM.fullmatch(str(plain.get(name))):
         return plain
     if plain.pop(name) != content_checksum({}, plain):
         raise TvlensError("it is damaged: its content is not what was written")
@@ -155,72 +157,32 @@ def check_checksum(plain: Any) -> Any:
 
 
 def with_checksum(plain: Any) -> dict[str, Any]:
-    """A mapping as JSON data, with a checksum of them."""
+    """Convert a mapping to JSON data and add their checksum."""
     plain = json.loads(json.dumps(plain))
-    return plain | {CHECKSUM: content_checksum({}, plain)}
+    return plain | {_CHECKSUM: content_checksum({}, plain)}
 
 
-def _read_header(metadata: dict[str, str], kind: str | Sequence[str]) -> tuple[Any, str | None]:
-    """The header's JSON under a key, and the checksum."""
+def _parse_header(header: dict[str, str], kind: str | Sequence[str]) -> tuple[Any, str | None]:
+    """The metadata under a key of the header, and the checksum."""
     accepted = (kind,) if isinstance(kind, str) else kind
-    kinds = [key for key in metadata if key.startswith("tvlens") and key != _CHECKSUM_KEY]
+    kinds = [key for key in header if key.startswith("tvlens") and key != _CHECKSUM_KEY]
     if not kind and not kinds:
-        return None, metadata.get(_CHECKSUM_KEY)
-    matching = [key for key in accepted if key in metadata]
+        return None, header.get(_CHECKSUM_KEY)
+    matching = [key for key in accepted if key in header]
     if not matching:
-        others = [key.removeprefix("tvlens.") for key in kinds]
-        held = f"it holds {', '.join(others)}" if others else "nothing of tvlens in its header"
-        raise TvlensError(held)
-    about = json.loads(metadata[matching[0]])
-    if isinstance(about, list):  # of an earlier version
-        return about, None
-    if not isinstance(about, dict):
-        raise TvlensError(f"its header is no JSON object but a {type(about).__name__}")
-    return about, about.pop(CHECKSUM, None)
+        others = ", ".join(key.removeprefix("tvlens.") for key in kinds)
+        raise TvlensError(f"it holds {others}" if others else "nothing of tvlens in its header")
+    metadata = json.loads(header[matching[0]])
+    if isinstance(metadata, list):  # of an earlier version
+        return metadata, None
+    if not isinstance(metadata, dict):
+        raise TvlensError(f"its header is no JSON object but a {type(metadata).__name__}")
+    return metadata, metadata.pop(_CHECKSUM, None)
 
 
-class Saved:
-    """Gives a frozen dataclass `save` and `load`: tensors as safetensors, the rest as JSON."""
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write a safetensors file with all that is no tensor in its header. Atomic."""
-        tensors, plain = split_tensors(self)
-        write_tensors(path, tensors, kind=f"tvlens.{type(self).__name__}", about=plain)
-
-    @classmethod
-    def load(cls: type[Result], path: str | os.PathLike) -> Result:
-        """Read what `save` wrote.
-
-        Raises:
-            TvlensError: no such file, it is damaged, or it holds something else.
-        """
-        name = cls.__name__
-        tensors, header = read_tensors(path, kind=f"tvlens.{name}", what=name)
-        with reading(path, name):
-            return construct(cls, tensors, header)
-
-
-def construct(cls: type[Made], values: Mapping[str, Any], plain: Any) -> Made:
-    """A dataclass from the parts that a file holds.
-
-    Args:
-        values: fields as they are, such as tensors.
-        plain: fields as JSON gives them.
-
-    Raises:
-        TvlensError: a field is missing, unknown, of another type or of another shape.
-    """
-    if not isinstance(plain, dict):
-        raise TvlensError(f"its header is no JSON object but a {type(plain).__name__}")
-    # JSON has no tuples; no result has a list.
-    whole: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
-    whole |= values
-    check_fields(cls, whole)
-    return cls(**whole)
-
-
-def split_tensors(result: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The fields of a dataclass that are tensors, and those that are not."""
-    values = {f.name: getattr(result, f.name) for f in fields(result)}
-    tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
-    return tensors, {k: v for k, v in values.items() if k not in tensors}
+def tvlens_version() -> str:
+    """Version of the installed tvlens; "unknown" if it is imported without being installed."""
+    try:
+        return importlib.metadata.version("tvlens")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

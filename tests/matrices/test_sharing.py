@@ -122,7 +122,7 @@ def test_many_tasks_give_pairs_and_the_whole(tmp_path):
     tensors, plain = split_tensors(report)
     del tensors["difference"]
     old = tmp_path / "old.safetensors"
-    write_tensors(old, tensors, kind="tvlens.SharingReport", about=plain)
+    write_tensors(old, tensors, kind="tvlens.SharingReport", metadata=plain)
     with pytest.raises(TvlensError, match=r"'difference' is missing.*tvlens 0.1 wrote it"):
         SharingReport.load(old)
 

@@ -139,7 +139,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors by name. Atomic."""
-    write_tensors(path, tensors, kind="tvlens", about={})
+    write_tensors(path, tensors, kind="tvlens", metadata={})
 
 
 def _describe(value: Any) -> Any:

@@ -3,12 +3,11 @@
 import functools
 import json
 import os
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..files import write
-from ..saved import with_checksum
+from ..saved import tvlens_version, with_checksum
 from ..viz import Page
 from .claims import Claim
 
@@ -38,8 +37,11 @@ class StudyReport:
     def to_dict(self) -> dict[str, Any]:
         """Settings, claims and numbers as plain data."""
         claims = [claim.to_dict() for claim in self.claims]
-        version = metadata.version("tvlens")
-        return {"tvlens": version, "settings": self.settings, "claims": claims} | self.numbers()
+        return {
+            "tvlens": tvlens_version(),
+            "settings": self.settings,
+            "claims": claims,
+        } | self.numbers()
 
     def save(self, folder: str | os.PathLike) -> Path:
         """Write `report.json` and `index.html` into a folder; returns the page's path."""
