@@ -40,7 +40,7 @@ def holder(tmp_path):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr("tvlens.folder_lock._PATIENCE", 0.2)
+    monkeypatch.setattr("tvlens.folder_lock._RELEASE_SECONDS", 0.2)
 
 
 def test_another_process_is_refused_in_one_line_that_names_the_first(holder, tmp_path):

@@ -35,10 +35,10 @@ def check_value(name: str, value: Any, annotation: Any, sizes: dict[str, int]) -
     Args:
         sizes: length of every named axis so far; those of this value are added.
     """
-    if not _is_of(value, annotation, sizes):
-        shown = f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)
-        wanted = getattr(annotation, "__name__", None) or str(annotation)
-        raise TvlensError(f"{name} is {shown[:60]}, not {wanted}")
+    if not _matches(value, annotation, sizes):
+        text = f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)
+        expected = getattr(annotation, "__name__", None) or str(annotation)
+        raise TvlensError(f"{name} is {text[:60]}, not {expected}")
 
 
 @functools.cache
@@ -50,21 +50,21 @@ def field_types(cls: type) -> dict[str, Any]:
         return {f.name: f.type for f in dataclasses.fields(cls) if not isinstance(f.type, str)}
 
 
-def _is_of(value: Any, annotation: Any, sizes: dict[str, int]) -> bool:
+def _matches(value: Any, annotation: Any, sizes: dict[str, int]) -> bool:
     """Whether a value is of an annotation's type; of a kind unknown here it always is."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is None or annotation is type(None):
         return value is None
     if origin in (typing.Union, types.UnionType):
-        return any(_is_of(value, one, sizes) for one in arguments)
+        return any(_matches(value, one, sizes) for one in arguments)
     if origin is typing.Literal:
         return value in arguments
     if hasattr(annotation, "dim_str"):
-        return _is_array(value, annotation, sizes)
+        return _matches_array(value, annotation, sizes)
     if origin is tuple:
-        return _is_tuple(value, arguments, sizes)
+        return _matches_tuple(value, arguments, sizes)
     if isinstance(origin, type):
-        return _is_container(value, origin, arguments, sizes)
+        return _matches_container(value, origin, arguments, sizes)
     if annotation is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if annotation is int:
@@ -72,7 +72,7 @@ def _is_of(value: Any, annotation: Any, sizes: dict[str, int]) -> bool:
     return not isinstance(annotation, type) or isinstance(value, annotation)
 
 
-def _is_tuple(value: Any, arguments: tuple, sizes: dict[str, int]) -> bool:
+def _matches_tuple(value: Any, arguments: tuple, sizes: dict[str, int]) -> bool:
     if not isinstance(value, tuple | list):
         return False
     if arguments[-1:] == (Ellipsis,):
@@ -80,22 +80,24 @@ def _is_tuple(value: Any, arguments: tuple, sizes: dict[str, int]) -> bool:
     if not arguments:
         return True
     pairs = zip(value, arguments, strict=False)
-    return len(value) == len(arguments) and all(_is_of(v, a, sizes) for v, a in pairs)
+    return len(value) == len(arguments) and all(_matches(v, a, sizes) for v, a in pairs)
 
 
-def _is_container(value: Any, origin: type, arguments: tuple, sizes: dict[str, int]) -> bool:
+def _matches_container(value: Any, origin: type, arguments: tuple, sizes: dict[str, int]) -> bool:
     if issubclass(origin, Mapping):
         # JSON has no keys but texts.
         rest = arguments[1:] or (Any,)
-        return isinstance(value, Mapping) and all(_is_of(v, rest[0], sizes) for v in value.values())
+        return isinstance(value, Mapping) and all(
+            _matches(v, rest[0], sizes) for v in value.values()
+        )
     if issubclass(origin, Sequence):
         rest = arguments or (Any,)
         is_sequence = isinstance(value, list | tuple)
-        return is_sequence and all(_is_of(v, rest[0], sizes) for v in value)
+        return is_sequence and all(_matches(v, rest[0], sizes) for v in value)
     return True
 
 
-def _is_array(value: Any, annotation: Any, sizes: dict[str, int]) -> bool:
+def _matches_array(value: Any, annotation: Any, sizes: dict[str, int]) -> bool:
     """Whether a tensor has the dtype and the axes of a jaxtyping annotation."""
     if not isinstance(value, Tensor):
         return False
@@ -117,10 +119,10 @@ def _is_array(value: Any, annotation: Any, sizes: dict[str, int]) -> bool:
         return False
     else:
         pairs = list(zip(axes, shape, strict=True))
-    return all(_is_size(axis, size, sizes) for axis, size in pairs)
+    return all(_matches_axis(axis, size, sizes) for axis, size in pairs)
 
 
-def _is_size(axis: str, size: int, sizes: dict[str, int]) -> bool:
+def _matches_axis(axis: str, size: int, sizes: dict[str, int]) -> bool:
     if axis.isdigit():
         return size == int(axis)
     if not axis.isidentifier() or axis == "_":

@@ -105,14 +105,14 @@ def check_folder(folder: str | os.PathLike, *, size: int = 0) -> None:
     """
     folder = Path(folder)
     with convert_disk_errors(folder, "cannot write to"):
-        there = next(p for p in (folder, *folder.parents, Path()) if _is_there(p))
-    if there.is_symlink() and not there.exists():
-        target = os.readlink(there)
-        raise NotWrittenError(f"cannot write to {folder}: {there} is a broken link to {target}")
-    if not there.is_dir():
-        raise NotWrittenError(f"cannot write to {folder}: {there} is a file, not a folder")
+        existing = next(p for p in (folder, *folder.parents, Path()) if _is_there(p))
+    if existing.is_symlink() and not existing.exists():
+        target = os.readlink(existing)
+        raise NotWrittenError(f"cannot write to {folder}: {existing} is a broken link to {target}")
+    if not existing.is_dir():
+        raise NotWrittenError(f"cannot write to {folder}: {existing} is a file, not a folder")
     with (
-        _temporary(there / "probe") as probe,
+        _temporary(existing / "probe") as probe,
         convert_disk_errors(folder, "cannot write to"),
         probe.open("xb") as file,
     ):
@@ -120,9 +120,9 @@ def check_folder(folder: str | os.PathLike, *, size: int = 0) -> None:
         file.write(bytes(1 << 16))
         file.flush()
         os.fsync(file.fileno())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(existing).free
     if free < size:
-        raise NotWrittenError(f"cannot write to {folder}: {_needed(size, free)}")
+        raise NotWrittenError(f"cannot write to {folder}: {_space_message(size, free)}")
 
 
 def prepare_folder(folder: str | os.PathLike) -> Path:
@@ -167,8 +167,8 @@ def reserve(file: int, size: int, path: str | os.PathLike) -> None:
                 raise
             _write_zeros(file, size)
     except OSError as error:
-        needed = f"{_needed(size, free)} ({_reason(error)})"
-        raise NotWrittenError(f"cannot write {path}: {needed}") from error
+        problem = f"{_space_message(size, free)} ({_reason(error)})"
+        raise NotWrittenError(f"cannot write {path}: {problem}") from error
 
 
 def sweep(path: Path) -> None:
@@ -181,9 +181,9 @@ def sweep(path: Path) -> None:
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         names = [e.name for e in entries if e.name.startswith(prefix)]
         for name in names:
-            left = path.with_name(name)
-            if (found := pattern.fullmatch(name)) and _is_left_behind(left, *found.groups()[:2]):
-                _remove(left)
+            stale = path.with_name(name)
+            if (match := pattern.fullmatch(name)) and _is_left_behind(stale, *match.groups()[:2]):
+                _remove(stale)
 
 
 @contextlib.contextmanager
@@ -227,10 +227,10 @@ def _is_there(path: Path) -> bool:
 
 def _write_zeros(file: int, size: int) -> None:
     """Write zeros from the end of a file up to a size."""
-    at = os.lseek(file, 0, os.SEEK_END)
+    offset = os.lseek(file, 0, os.SEEK_END)
     block = bytes(1 << 23)
-    while at < size:
-        at += os.write(file, memoryview(block)[: size - at])
+    while offset < size:
+        offset += os.write(file, memoryview(block)[: size - offset])
 
 
 def _put_in_place(temporary: Path, path: Path, is_whole: Callable[[Path], bool]) -> None:
@@ -310,7 +310,7 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _needed(size: int, free: int) -> str:
+def _space_message(size: int, free: int) -> str:
     return f"{size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free"
 
 

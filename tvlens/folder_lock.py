@@ -19,16 +19,16 @@ from filelock import FileLock, Timeout
 from .errors import TvlensError
 from .files import check_folder, convert_disk_errors
 
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LOCK, HOLDER = ".tvlens.lock", ".tvlens.lock.json"
 
 # How long the processes of a killed run may take to end before their folder counts as in use.
-_PATIENCE = 3.0
+_RELEASE_SECONDS = 3.0
 
 # Folders locked by this process: the thread that holds each.
-_held: dict[Path, int] = {}
+_holders: dict[Path, int] = {}
 
 
 @contextlib.contextmanager
@@ -48,19 +48,19 @@ def folder_lock(folder: str | os.PathLike | None) -> Iterator[None]:
     if folder is not None:
         check_folder(folder)  # a broken link, which a resolved path would hide
     place = None if folder is None else Path(folder).resolve()
-    if place is None or _held.get(place) == threading.get_ident():
+    if place is None or _holders.get(place) == threading.get_ident():
         yield
         return
-    made = [one for one in (place, *place.parents) if not os.path.lexists(one)]
+    created = [one for one in (place, *place.parents) if not os.path.lexists(one)]
     try:
         lock = _acquire(place)
-        _held[place] = threading.get_ident()
+        _holders[place] = threading.get_ident()
         try:
             with convert_disk_errors(place, "cannot write to"):
                 (place / HOLDER).write_text(json.dumps(_describe_process()), encoding="utf-8")
             yield
         finally:
-            _held.pop(place, None)
+            _holders.pop(place, None)
             # Both go while the lock is held: who waits for it sees that its file has no name.
             with contextlib.suppress(OSError):
                 (place / HOLDER).unlink(missing_ok=True)
@@ -68,17 +68,17 @@ def folder_lock(folder: str | os.PathLike | None) -> Iterator[None]:
                 (place / LOCK).unlink(missing_ok=True)
             lock.release()
     finally:
-        for empty in made:
+        for empty in created:
             with contextlib.suppress(OSError):
                 empty.rmdir()
 
 
-def one_writer(function: Callable[Given, Result]) -> Callable[Given, Result]:
+def one_writer(function: Callable[P, R]) -> Callable[P, R]:
     """Run a function with the lock of its argument `folder` held."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def locked(*args: Given.args, **options: Given.kwargs) -> Result:
+    def run_locked(*args: P.args, **options: P.kwargs) -> R:
         try:
             bound = signature.bind(*args, **options)
         except TypeError:
@@ -87,14 +87,14 @@ def one_writer(function: Callable[Given, Result]) -> Callable[Given, Result]:
         with folder_lock(bound.arguments["folder"]):
             return function(*args, **options)
 
-    return locked
+    return run_locked
 
 
 def _acquire(place: Path) -> FileLock:
     """The lock of a folder, which is made if it is missing."""
     lock = FileLock(place / LOCK, thread_local=False)
     # Another thread of this process would be a deadlock to wait for.
-    patience = 0 if place in _held else _PATIENCE
+    patience = 0 if place in _holders else _RELEASE_SECONDS
     try:
         with convert_disk_errors(place, "cannot write to"):
             for last in (False, False, True):
@@ -123,9 +123,9 @@ def _describe_process() -> dict[str, Any]:
 def _describe_holder(place: Path) -> str:
     """The holder of a folder, for an error message."""
     try:
-        told = json.loads((place / HOLDER).read_text(encoding="utf-8"))
-        who = f"process {told['pid']} on {told['host']} has written there since {told['since']}"
-        command = " ".join(str(told["command"]).split())
+        info = json.loads((place / HOLDER).read_text(encoding="utf-8"))
+        who = f"process {info['pid']} on {info['host']} has written there since {info['since']}"
+        command = " ".join(str(info["command"]).split())
         return f"{who} ({command}); wait for it, or give another folder"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process writes there; wait for it, or give another folder"

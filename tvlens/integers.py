@@ -32,7 +32,7 @@ def as_integer(value: Any, *, name: str, minimum: int | None = None) -> int:
         TvlensError: several integers, or none, or one below the minimum.
     """
     if not is_integer(value):
-        raise TvlensError(f"{name} must be one integer, not {_shown(value)}")
+        raise TvlensError(f"{name} must be one integer, not {_abbreviate(value)}")
     if minimum is not None and value < minimum:
         raise TvlensError(f"{name} must be {minimum} or more, not {int(value)}")
     return int(value)
@@ -52,7 +52,7 @@ def as_integers(value: Any, *, name: str) -> list[int]:
     if not items:
         raise TvlensError(f"{name} is empty")
     if not all(is_integer(item) for item in items):
-        raise TvlensError(f"{name} must be one integer or several, not {_shown(value)}")
+        raise TvlensError(f"{name} must be one integer or several, not {_abbreviate(value)}")
     return [int(item) for item in items]
 
 
@@ -63,6 +63,6 @@ def require_at_least(minimum: int, **values: Any) -> None:
             raise TvlensError(f"{name} is a whole number of at least {minimum}, not {value!r}")
 
 
-def _shown(value: Any) -> str:
+def _abbreviate(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

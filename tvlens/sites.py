@@ -63,7 +63,7 @@ _IN_NAME = cast(int, None)  # the layer of a site whose hook name says it
 ALIASES = {"head_out": "z", "residual": "resid_post", "resid": "resid_post"}
 
 # model -> hooks it was seen to have: a bridge puts its dictionary together anew at every look
-_seen: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_hook_names: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 # "blocks.5.hook_resid_pre" as TransformerLens writes it, and "resid_pre.5" as a `Site` is written.
@@ -121,8 +121,10 @@ def resolve_layers(layers: Any, named: int | None, *, count: int) -> Any:
         return layers
     if isinstance(layers, str) and layers == "all":
         return named
-    asked = [] if layers is None or isinstance(layers, str) else as_integers(layers, name="layers")
-    if [n + count if n < 0 else n for n in asked] != [named]:
+    numbers = (
+        [] if layers is None or isinstance(layers, str) else as_integers(layers, name="layers")
+    )
+    if [n + count if n < 0 else n for n in numbers] != [named]:
         raise TvlensError(
             f"the site names layer {named}, but layers={layers!r}: name one of the two"
         )
@@ -228,11 +230,11 @@ class Site:
                 + ", ".join(c for c in COMPONENTS if c not in unreadable)
             )
         name = f"blocks.{site.layer}.{COMPONENTS[site.component][0]}"
-        known = _seen.setdefault(model, set())
-        if name not in known:
-            known.update(model.hook_dict)
-        if name not in known:
-            have = [c for c in COMPONENTS if f"blocks.{site.layer}.{COMPONENTS[c][0]}" in known]
+        hooks = _hook_names.setdefault(model, set())
+        if name not in hooks:
+            hooks.update(model.hook_dict)
+        if name not in hooks:
+            have = [c for c in COMPONENTS if f"blocks.{site.layer}.{COMPONENTS[c][0]}" in hooks]
             raise TvlensError(
                 f"this model has no {site.component} at layer {site.layer}; it has "
                 + ", ".join(have)
@@ -246,14 +248,14 @@ class Site:
             any_width: how wide a head is, or how many keys there are, does not matter.
         """
         pos = activation.shape[self.position_axis] if activation.ndim == len(self.axes) else 1
-        wanted = self.shape(model, batch=len(activation), pos=pos)
+        expected = self.shape(model, batch=len(activation), pos=pos)
         free = ("d_head", "key_pos") if any_width else ()
-        pairs = zip(self.axes, activation.shape, wanted, strict=False)
-        if activation.ndim != len(wanted) or any(
-            own != size for axis, own, size in pairs if axis not in free
+        pairs = zip(self.axes, activation.shape, expected, strict=False)
+        if activation.ndim != len(expected) or any(
+            size != expected_size for axis, size, expected_size in pairs if axis not in free
         ):
             raise TvlensError(
-                f"{self} of this model is {list(activation.shape)} and not {list(wanted)}, "
+                f"{self} of this model is {list(activation.shape)} and not {list(expected)}, "
                 f"[{', '.join(self.axes)}]: it cannot be read here"
             )
 
@@ -285,14 +287,14 @@ def sites(
     if isinstance(layers, str) and layers != "all":
         raise TvlensError(f"layers must be 'all' or numbers, not {layers!r}")
     count = model.cfg.n_layers
-    found = []
+    resolved = []
     for name in names:
         short, named = parse_site(name)
         chosen = resolve_layers(layers, named, count=count)
         every = isinstance(chosen, str)
         numbers = layers_with(model, short) if every else as_integers(chosen, name="layers")
-        found += [Site(short, layer).on(model) for layer in numbers]
-    return found
+        resolved += [Site(short, layer).on(model) for layer in numbers]
+    return resolved
 
 
 def layers_with(model: Any, component: str) -> list[int]:
@@ -317,14 +319,14 @@ def layers_with(model: Any, component: str) -> list[int]:
 
 def available(model: Any, *, layer: int = 0) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Which components a model has at a layer: component -> (hook name, shape of one prompt)."""
-    found = {}
+    components = {}
     for name in COMPONENTS:
         site = Site(name, layer)
         try:
-            found[name] = (site.hook(model), site.shape(model))
+            components[name] = (site.hook(model), site.shape(model))
         except TvlensError:
             site.on(model)  # a wrong layer is the caller's mistake, a missing component is not
-    return found
+    return components
 
 
 def _size(model: Any, axis: str) -> int:

@@ -165,7 +165,7 @@ def percentiles(values: Any, *, tail: float = 0.025, axis: int = -1) -> Any:
         values: an array or a tensor.
 
     Returns:
-        [2 *more], of the type of the values.
+        The two ends stacked in front, of the type of the values.
     """
     levels = [tail, 1 - tail]
     if isinstance(values, np.ndarray):

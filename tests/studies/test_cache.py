@@ -120,13 +120,13 @@ def test_a_digest_sees_every_way_to_change_weights(llama):
 
 
 def test_a_digest_is_computed_once(llama, monkeypatch):
-    read, real = [], digest._bytes
+    read, real = [], digest._tensor_bytes
 
     def counted(tensor):
         read.append(tensor.numel())
         return real(tensor)
 
-    monkeypatch.setattr(digest, "_bytes", counted)
+    monkeypatch.setattr(digest, "_tensor_bytes", counted)
     size = sum(p.numel() for p in llama.parameters())
     weights_digest(llama)
     assert sum(read) > size

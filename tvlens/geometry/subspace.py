@@ -228,7 +228,7 @@ class Subspace(Result):
         Args:
             layer: the layer; negative layers count from the last.
             site: a component of width d_model.
-            mode: replacement of the part inside: "mean" the part of `mean`, "zero" zero,
+            mode: replacement of the part inside: "mean" the part of ``mean``, "zero" zero,
                 "resample" the part of another row of the batch at the same position.
             mean: mean activation at this site; `center` by default.
             positions: all positions (default), one for all rows (negative positions count from

@@ -182,7 +182,7 @@ class RidgePath:
 
     def fold_errors(
         self,
-        whole: PairMoments,
+        total: PairMoments,
         fold: PairMoments,
         ridges: Float[Tensor, " k"],
         *,
@@ -195,13 +195,13 @@ class RidgePath:
             fold: moments of the fold, likewise.
             scatter: `project_scatter` of the fold.
         """
-        fold_cross, shift = self.vectors.T @ fold.xy, fold.mean_y - whole.mean_y
-        count = whole.count - fold.count
+        fold_cross, shift = self.vectors.T @ fold.xy, fold.mean_y - total.mean_y
+        count = total.count - fold.count
         # C of the rest is the difference, corrected for the shift of the means.
-        cross = (self.vectors.T @ whole.xy).sub_(fold_cross)
-        base_shift = (fold.mean_x - whole.mean_x) @ self.vectors
-        cross.addr_(base_shift, shift, alpha=-whole.count * fold.count / count)
-        held_out = _HeldOut(fold, fold_cross, whole.count / count * shift, scatter)
+        cross = (self.vectors.T @ total.xy).sub_(fold_cross)
+        base_shift = (fold.mean_x - total.mean_x) @ self.vectors
+        cross.addr_(base_shift, shift, alpha=-total.count * fold.count / count)
+        held_out = _HeldOut(fold, fold_cross, total.count / count * shift, scatter)
         return self._errors_on(held_out, cross, ridges)
 
     def _errors_on(
@@ -288,36 +288,36 @@ class Folds:
         Raises:
             TvlensError: fewer than two folds with pairs in them, or several targets and no index.
         """
-        whole, *folds = (part.pair(tuned=tuned) for part in (self.whole, *self._filled))
-        if whole.mean_y.ndim > 1:
+        total, *folds = (part.pair(tuned=tuned) for part in (self.whole, *self._folds))
+        if total.mean_y.ndim > 1:
             raise TvlensError("these moments stack several targets: take one with pair(tuned=)")
         if not self.bias:
-            whole, *folds = (part.uncentered() for part in (whole, *folds))
-        each = zip(folds, self._paths, self._scatters, strict=True)
-        costs = [path.fold_errors(whole, fold, ridges, scatter=s) for fold, path, s in each]
+            total, *folds = (part.uncentered() for part in (total, *folds))
+        parts = zip(folds, self._paths, self._scatters, strict=True)
+        costs = [path.fold_errors(total, fold, ridges, scatter=s) for fold, path, s in parts]
         return sum(costs[1:], start=costs[0])
 
     @cached_property
-    def _filled(self) -> list[PairMoments]:
-        filled = [part for part in self.parts if part.count]
-        if len(filled) < 2:
+    def _folds(self) -> list[PairMoments]:
+        folds = [part for part in self.parts if part.count]
+        if len(folds) < 2:
             raise TvlensError(
-                f"ridge='kfold' needs the moments of at least 2 folds, not {len(filled)}: give "
+                f"ridge='kfold' needs the moments of at least 2 folds, not {len(folds)}: give "
                 "them as a list, or use TaskMatrix.from_states or .fit with folds="
             )
-        return filled
+        return folds
 
     @cached_property
     def _paths(self) -> list[RidgePath]:
         """Decompositions without each fold, which do not depend on the target."""
         any_target = 0 if self.whole.mean_y.ndim > 1 else None
-        whole, *folds = (part.pair(tuned=any_target) for part in (self.whole, *self._filled))
-        return [RidgePath.from_moments(whole - fold, bias=self.bias) for fold in folds]
+        total, *folds = (part.pair(tuned=any_target) for part in (self.whole, *self._folds))
+        return [RidgePath.from_moments(total - fold, bias=self.bias) for fold in folds]
 
     @cached_property
     def _scatters(self) -> list[Float[Tensor, "r r"]]:
         """Scatter of the base states of each fold, in the eigenbasis of the others."""
-        return [path.project_scatter(f) for path, f in zip(self._paths, self._filled, strict=True)]
+        return [path.project_scatter(f) for path, f in zip(self._paths, self._folds, strict=True)]
 
 
 def check_penalty(ridge: PenaltyRule | float | None) -> None:

@@ -19,7 +19,9 @@ _NAMES += ("model_name", "tokenizer_name", "device", "n_devices", "use_cache")
 _NAMES += ("output_attentions", "output_hidden_states", "return_dict")
 _PLAIN = (str, int, float, bool, type(None))
 
-_kept: "weakref.WeakKeyDictionary[nn.Module, tuple[str, str]]" = weakref.WeakKeyDictionary()
+_cached_digests: "weakref.WeakKeyDictionary[nn.Module, tuple[str, str]]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def weights_digest(model: Any) -> str:
@@ -33,17 +35,17 @@ def weights_digest(model: Any) -> str:
 
     Cost: one pass over the weights, about 0.1 s for 135M parameters in single precision.
     """
-    tensors, settings = list(_tensors(model)), _configuration(model)
-    state = _state(tensors, settings)
-    if state is not None and (kept := _kept.get(model)) and kept[0] == state:
-        return kept[1]
-    found = xxhash.xxh3_128(settings)
+    tensors, settings = list(_named_tensors(model)), _config_bytes(model)
+    state = _state_digest(tensors, settings)
+    if state is not None and (cached := _cached_digests.get(model)) and cached[0] == state:
+        return cached[1]
+    digest = xxhash.xxh3_128(settings)
     for name, tensor in tensors:
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        found.update(_bytes(tensor))
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(_tensor_bytes(tensor))
     if state is not None:
-        _kept[model] = state, found.hexdigest()
-    return found.hexdigest()
+        _cached_digests[model] = state, digest.hexdigest()
+    return digest.hexdigest()
 
 
 def text_digest(text: str | bytes) -> str:
@@ -53,38 +55,38 @@ def text_digest(text: str | bytes) -> str:
 
 def tensor_digest(tensor: Tensor) -> str:
     """A digest of a tensor's type, shape and values."""
-    found = xxhash.xxh3_128(f"{tensor.dtype} {list(tensor.shape)} ".encode())
-    found.update(_bytes(tensor))
-    return found.hexdigest()
+    digest = xxhash.xxh3_128(f"{tensor.dtype} {list(tensor.shape)} ".encode())
+    digest.update(_tensor_bytes(tensor))
+    return digest.hexdigest()
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and persistent buffers, each once, by the first name it goes by."""
-    seen: set[int] = set()
+    ids: set[int] = set()
     for prefix, module in model.named_modules():
-        passing = module._non_persistent_buffers_set
-        own = {**module._parameters, **module._buffers}
-        for name, tensor in own.items():
-            if tensor is not None and name not in passing and id(tensor) not in seen:
-                seen.add(id(tensor))
+        non_persistent = module._non_persistent_buffers_set
+        members = {**module._parameters, **module._buffers}
+        for name, tensor in members.items():
+            if tensor is not None and name not in non_persistent and id(tensor) not in ids:
+                ids.add(id(tensor))
                 yield f"{prefix}.{name}", tensor
 
 
-def _state(tensors: list[tuple[str, Tensor]], settings: bytes) -> str | None:
+def _state_digest(tensors: list[tuple[str, Tensor]], settings: bytes) -> str | None:
     """What changes when any of the tensors does; None where PyTorch does not count."""
-    found = xxhash.xxh3_128(settings)
+    digest = xxhash.xxh3_128(settings)
     try:
         for name, t in tensors:
-            found.update(f"{name} {t.data_ptr()} {t._version} {t.dtype} {list(t.shape)} ".encode())
+            digest.update(f"{name} {t.data_ptr()} {t._version} {t.dtype} {list(t.shape)} ".encode())
             flat = t.detach().reshape(-1)
-            found.update(_bytes(flat[:: max(1, len(flat) // _SAMPLED)]))
+            digest.update(_tensor_bytes(flat[:: max(1, len(flat) // _SAMPLED)]))
     except (RuntimeError, NotImplementedError):
         # Tensors made in inference mode have no counter.
         return None
-    return found.hexdigest()
+    return digest.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> bytes | memoryview:
+def _tensor_bytes(tensor: Tensor) -> bytes | memoryview:
     """The values of a tensor, as they lie in memory; what lies elsewhere is never the same."""
     if tensor.is_meta:
         return uuid.uuid4().bytes
@@ -92,19 +94,19 @@ def _bytes(tensor: Tensor) -> bytes | memoryview:
     return memoryview(flat.view(torch.uint8).numpy())
 
 
-def _configuration(model: Any) -> bytes:
+def _config_bytes(model: Any) -> bytes:
     """What else decides the numbers: the configuration without names, as far as it is plain."""
     config = getattr(getattr(model, "original_model", None), "config", None)
     if config is None:
         config = getattr(model, "config", None) or getattr(model, "cfg", None)
     plain = config.to_dict() if hasattr(config, "to_dict") else getattr(config, "__dict__", {})
-    return json.dumps(_plain(plain), sort_keys=True, default=str).encode()
+    return json.dumps(_plain_settings(plain), sort_keys=True, default=str).encode()
 
 
-def _plain(value: Any) -> Any:
+def _plain_settings(value: Any) -> Any:
     """Nested settings without names and without what is no plain value."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items() if str(k) not in _NAMES}
+        return {str(k): _plain_settings(v) for k, v in value.items() if str(k) not in _NAMES}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_plain_settings(v) for v in value]
     return value if isinstance(value, _PLAIN) else type(value).__name__

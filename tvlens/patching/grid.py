@@ -95,8 +95,8 @@ def patch_grid(
     name, named = parse_site(site)
     layers = resolve_layers(layers, named, count=model.cfg.n_layers)
     if isinstance(site, Site):
-        heads = _narrowed("heads", heads, site.head)
-        positions = _narrowed("positions", positions, site.position)
+        heads = _choose_named("heads", heads, site.head)
+        positions = _choose_named("positions", positions, site.position)
     if isinstance(layers, str) and layers == "all":
         layers = layers_with(model, name)
     layer_choice = _coordinates("layers", layers, model.cfg.n_layers)
@@ -151,7 +151,7 @@ def _coordinates(name: str, choice: Choice, count: int) -> tuple[list, bool]:
     return [number % count for number in numbers], not is_integer(choice)
 
 
-def _narrowed(name: str, choice: Choice, named: int | None) -> Choice:
+def _choose_named(name: str, choice: Choice, named: int | None) -> Choice:
     """The asked heads or positions, or the one that a site names."""
     if named is None:
         return choice

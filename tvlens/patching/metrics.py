@@ -71,7 +71,7 @@ def _has_text(answers: Answers) -> bool:
     return any(isinstance(answer, str) for answer in (answers if several else [answers]))
 
 
-def _of_texts(make: Callable[..., Metric], *answers: Answers) -> Metric:
+def _text_metric(make: Callable[..., Metric], *answers: Answers) -> Metric:
     """A metric whose texts wait for a model's tokenizer."""
 
     def metric(logits: Tensor) -> Tensor:
@@ -109,19 +109,19 @@ def narrowed(
         raise TvlensError("this model has no vocabulary: metrics of tokens cannot be measured")
     if tokens[0] < 0 or tokens[-1] >= vocabulary:
         raise TvlensError(f"a token id outside the vocabulary of {vocabulary}")
-    return tokens, {name: _among(metric, tokens) for name, metric in metrics.items()}
+    return tokens, {name: _index_metric(metric, tokens) for name, metric in metrics.items()}
 
 
-def _among(metric: Metric, tokens: Sequence[int]) -> Metric:
+def _index_metric(metric: Metric, tokens: Sequence[int]) -> Metric:
     """A metric for logits of `tokens`, among which are its own."""
-    own, short = metric.narrow
-    at = [tokens.index(token) for token in own]
+    own_tokens, narrow_metric = metric.narrow
+    indices = [tokens.index(token) for token in own_tokens]
 
-    def chosen(logits: Tensor) -> Tensor:
-        return short(logits[..., at])
+    def indexed_metric(logits: Tensor) -> Tensor:
+        return narrow_metric(logits[..., indices])
 
-    chosen.positions = positions_of(metric)
-    return chosen
+    indexed_metric.positions = positions_of(metric)
+    return indexed_metric
 
 
 def logit_difference(right: Answers, wrong: Answers) -> Metric:
@@ -137,7 +137,7 @@ def logit_difference(right: Answers, wrong: Answers) -> Metric:
         tensor([1.])
     """
     if _has_text(right) or _has_text(wrong):
-        return _of_texts(logit_difference, right, wrong)
+        return _text_metric(logit_difference, right, wrong)
     metric = _difference(right, wrong)
     ids = [as_integers(token, name="tokens") for token in (right, wrong)]
     tokens = sorted({token for side in ids for token in side})
@@ -146,7 +146,7 @@ def logit_difference(right: Answers, wrong: Answers) -> Metric:
 
 
 def _difference(right: TokenIds, wrong: TokenIds) -> Metric:
-    return lambda logits: _of(logits, right) - _of(logits, wrong)
+    return lambda logits: _last_scores(logits, right) - _last_scores(logits, wrong)
 
 
 def probability(token: Answers) -> Metric:
@@ -158,8 +158,8 @@ def probability(token: Answers) -> Metric:
         tensor([0.6652])
     """
     if _has_text(token):
-        return _of_texts(probability, token)
-    return lambda logits: _of(logits.softmax(-1), token)
+        return _text_metric(probability, token)
+    return lambda logits: _last_scores(logits.softmax(-1), token)
 
 
 def log_probability(token: Answers) -> Metric:
@@ -171,8 +171,8 @@ def log_probability(token: Answers) -> Metric:
         tensor([-0.4076])
     """
     if _has_text(token):
-        return _of_texts(log_probability, token)
-    return lambda logits: _of(logits.log_softmax(-1), token)
+        return _text_metric(log_probability, token)
+    return lambda logits: _last_scores(logits.log_softmax(-1), token)
 
 
 def rank(token: Answers) -> Metric:
@@ -184,10 +184,10 @@ def rank(token: Answers) -> Metric:
         tensor([0.])
     """
     if _has_text(token):
-        return _of_texts(rank, token)
+        return _text_metric(rank, token)
 
     def metric(logits: Tensor) -> Tensor:
-        return (logits[:, -1] > _of(logits, token)[:, None]).sum(-1).to(logits.dtype)
+        return (logits[:, -1] > _last_scores(logits, token)[:, None]).sum(-1).to(logits.dtype)
 
     return metric
 
@@ -201,7 +201,7 @@ def accuracy(token: Answers) -> Metric:
         tensor([1.])
     """
     if _has_text(token):
-        return _of_texts(accuracy, token)
+        return _text_metric(accuracy, token)
 
     def metric(logits: Tensor) -> Tensor:
         return (logits[:, -1].argmax(-1) == _ids(token, logits)).to(logits.dtype)
@@ -221,14 +221,18 @@ def kl_divergence(reference: Float[Tensor, "batch vocab"]) -> Metric:
         raise TvlensError(f"kl_divergence needs logits [batch, vocab], not {reference!r}")
 
     def metric(logits: Tensor) -> Tensor:
-        found = logits[:, -1].log_softmax(-1)
-        if reference.shape not in (found.shape, found.shape[1:], (1, *found.shape[1:])):
+        log_probs = logits[:, -1].log_softmax(-1)
+        if reference.shape not in (
+            log_probs.shape,
+            log_probs.shape[1:],
+            (1, *log_probs.shape[1:]),
+        ):
             raise TvlensError(
                 f"kl_divergence has logits {list(reference.shape)} to compare with "
-                f"{list(found.shape)}: give those of the same examples at one position"
+                f"{list(log_probs.shape)}: give those of the same examples at one position"
             )
         target = reference.to(logits).log_softmax(-1)
-        return (target.exp() * (target - found)).sum(-1)
+        return (target.exp() * (target - log_probs)).sum(-1)
 
     return metric
 
@@ -246,6 +250,6 @@ def _ids(token: TokenIds, logits: Tensor) -> Tensor:
     return ids.expand(len(logits))
 
 
-def _of(scores: Tensor, token: TokenIds) -> Tensor:
+def _last_scores(scores: Tensor, token: TokenIds) -> Tensor:
     last = scores[:, -1]
     return last.gather(-1, _ids(token, last)[:, None])[:, 0]

@@ -160,8 +160,8 @@ def _check_additive(model: Any, senders: PatchingSetup) -> None:
             ]
             run(model, prompts, hooks=hooks)
         changes[component] = (outputs[-1] - outputs[1]).float()
-    written, received = changes.values()
-    gap = float((written - received).abs().max() / received.abs().max().clamp_min(1e-6))
+    output, received = changes.values()
+    gap = float((output - received).abs().max() / received.abs().max().clamp_min(1e-6))
     if gap > max(1e-3, 50 * torch.finfo(z.dtype).eps):
         raise TvlensError(
             f"what attention writes in {model_name(model)} is changed before it reaches the "

@@ -31,40 +31,40 @@ def shuffled_labels(
     """
     if not demonstrations:
         return []
-    given = [y for _, y in demonstrations]
+    answers = [y for _, y in demonstrations]
     rng = np.random.default_rng(seed)
-    shift = int(rng.integers(1, max(2, len(given))))
-    mixed = [given[(i + shift) % len(given)] for i in range(len(given))]
-    if any(a == b for a, b in zip(mixed, given, strict=True)):
-        mixed = _derange(given, labels, rng)
+    shift = int(rng.integers(1, max(2, len(answers))))
+    mixed = [answers[(i + shift) % len(answers)] for i in range(len(answers))]
+    if any(a == b for a, b in zip(mixed, answers, strict=True)):
+        mixed = _derange(answers, labels, rng)
     return [(x, y) for (x, _), y in zip(demonstrations, mixed, strict=True)]
 
 
-def _derange(given: Sequence[str], labels: Sequence[str], rng: np.random.Generator) -> list[str]:
+def _derange(answers: Sequence[str], labels: Sequence[str], rng: np.random.Generator) -> list[str]:
     """Another label for each one given, their counts the same as far as that can be."""
-    common, count = Counter(given).most_common(1)[0]
+    common, count = Counter(answers).most_common(1)[0]
     others = [label for label in labels if label != common]
     # So many of the most common label find no other one among those given.
-    missing = max(0, 2 * count - len(given))
+    missing = max(0, 2 * count - len(answers))
     if missing and not others:
         raise TvlensError(
-            f"labels cannot be shuffled: {count} of {len(given)} demonstrations have the label "
+            f"labels cannot be shuffled: {count} of {len(answers)} demonstrations have the label "
             f"{common!r}, and there is too little of any other; a task needs two labels"
         )
     drawn = [others[int(i)] for i in rng.integers(len(others), size=missing)] if missing else []
     # Equal labels side by side, in an order drawn anew: a shift by the largest group's size then
     # gives every place a label of another group.
-    order = rng.permutation(len(given)).tolist()
-    rank = {label: i for i, label in enumerate(dict.fromkeys(given[i] for i in order))}
+    order = rng.permutation(len(answers)).tolist()
+    rank = {label: i for i, label in enumerate(dict.fromkeys(answers[i] for i in order))}
     rank[common] = -1
-    order.sort(key=lambda i: rank[given[i]])
-    pool = [given[i] for i in order][missing:] + drawn
+    order.sort(key=lambda i: rank[answers[i]])
+    pool = [answers[i] for i in order][missing:] + drawn
     shift = count - missing
-    mixed = [""] * len(given)
+    mixed = [""] * len(answers)
     for place, i in enumerate(order):
         mixed[i] = pool[(place + shift) % len(pool)]
     # Swaps between places break up what a shift would leave: one new label for every old one.
-    for i, j in rng.integers(len(given), size=(8 * len(given), 2)).tolist():
-        if mixed[i] != given[j] and mixed[j] != given[i]:
+    for i, j in rng.integers(len(answers), size=(8 * len(answers), 2)).tolist():
+        if mixed[i] != answers[j] and mixed[j] != answers[i]:
             mixed[i], mixed[j] = mixed[j], mixed[i]
     return mixed

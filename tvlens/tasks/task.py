@@ -56,7 +56,7 @@ class Task:
             raise TvlensError(f"the name of a task is a text, not {self.name!r}")
         if any("\ud800" <= letter <= "\udfff" for letter in self.name):
             raise TvlensError(f"the name of a task, {self.name!r}, holds half a character")
-        object.__setattr__(self, "pairs", tuple(_checked(self.name, self.pairs)))
+        object.__setattr__(self, "pairs", tuple(_check_pairs(self.name, self.pairs)))
         _check_images(self)
 
     def __len__(self) -> int:
@@ -66,8 +66,8 @@ class Task:
         return iter(self.pairs)
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{x} -> {y}" for x, y in self.pairs[:3])
-        return f"Task({self.name!r}, {len(self)} pairs: {shown}, ...)"
+        pairs = ", ".join(f"{x} -> {y}" for x, y in self.pairs[:3])
+        return f"Task({self.name!r}, {len(self)} pairs: {pairs}, ...)"
 
     @staticmethod
     def names() -> list[str]:
@@ -83,10 +83,10 @@ class Task:
         """
         index = _index()
         if name in index:
-            about = index[name]
+            metadata = index[name]
             text = (_CATALOGUE / f"{name}.csv").read_text(encoding="utf-8")
             pairs = [(row["input"], row["output"]) for row in csv.DictReader(io.StringIO(text))]
-            fields = {k: about[k] for k in ("description", "instruction", "kind")}
+            fields = {k: metadata[k] for k in ("description", "instruction", "kind")}
             return cls(name, tuple(pairs), **fields)
         if Path(name).suffix == ".csv":
             return cls.from_csv(name)
@@ -134,12 +134,12 @@ class Task:
             raise TvlensError(f"{path} is no task: its lists are nested too deeply") from error
         except (OSError, ValueError) as error:
             raise TvlensError(f"{path} is no task: {error}") from error
-        about = {}
+        fields = {}
         if isinstance(data, dict) and isinstance(data.get("pairs"), list):
-            about = _json_fields(path, data)
+            fields = _json_fields(path, data)
             name = name or data.get("name", "")
             data = data["pairs"]
-        return cls(name or Path(path).stem, tuple(_json_pairs(path, data)), **about)
+        return cls(name or Path(path).stem, tuple(_json_pairs(path, data)), **fields)
 
     @classmethod
     def from_dataset(cls, dataset: Any, *, input: str, output: str, name: str = "") -> "Task":
@@ -166,14 +166,14 @@ class Task:
         Raises:
             TvlensError: pictures that are no files.
         """
-        about = {k: v for k, v in vars(self).items() if k not in ("images", "texts")}
+        plain = {k: v for k, v in vars(self).items() if k not in ("images", "texts")}
         if self.images:
             memory = [x for x, i in self.images.items() if not isinstance(i, str | os.PathLike)]
             if memory:
                 raise TvlensError(f"the image of {memory[0]!r} is no file: JSON cannot hold it")
             files = {x: os.fspath(image) for x, image in self.images.items()}
-            about |= {"images": files, "texts": self.texts}
-        write(path, json.dumps(about, ensure_ascii=False, indent=1))
+            plain |= {"images": files, "texts": self.texts}
+        write(path, json.dumps(plain, ensure_ascii=False, indent=1))
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -269,7 +269,7 @@ def _index() -> dict[str, dict]:
     return json.loads((_CATALOGUE / "catalogue.json").read_text(encoding="utf-8"))
 
 
-def _checked(name: str, pairs: Sequence) -> list[tuple[str, str]]:
+def _check_pairs(name: str, pairs: Sequence) -> list[tuple[str, str]]:
     """Pairs as non-empty strings, each input once; anything else is an error that names it."""
     checked: dict[str, str] = {}
     for i, pair in enumerate(pairs):
@@ -299,26 +299,26 @@ def _check_images(task: Task) -> None:
         raise TvlensError(f"{task.name}: {without[0]!r} is no text and has no image")
 
 
-def _check_columns(source: object, columns: Sequence[str], *wanted: str) -> None:
-    for column in wanted:
+def _check_columns(source: object, columns: Sequence[str], *required: str) -> None:
+    for column in required:
         if column not in columns:
             raise TvlensError(f"{source} has no column {column!r}; it has {', '.join(columns)}")
 
 
 def _json_fields(path: object, data: dict) -> dict[str, Any]:
     """What a JSON file says of a task beside its pairs; null is as good as nothing."""
-    about = {k: data[k] for k in ("description", "instruction", "kind") if data.get(k) is not None}
-    about |= {k: data[k] for k in ("images", "texts") if data.get(k) is not None}
-    for key, value in about.items():
+    fields = {k: data[k] for k in ("description", "instruction", "kind") if data.get(k) is not None}
+    fields |= {k: data[k] for k in ("images", "texts") if data.get(k) is not None}
+    for key, value in fields.items():
         kind, words = {"images": (dict, "an object"), "texts": (bool, "true or false")}.get(
             key, (str, "a text")
         )
         if not isinstance(value, kind):
             raise TvlensError(f"{path} is no task: {key} is {value!r:.60}, not {words}")
-    for x, image in about.get("images", {}).items():
+    for x, image in fields.get("images", {}).items():
         if not isinstance(image, str):
             raise TvlensError(f"{path} is no task: the image of {x!r} is {image!r:.60}, not a file")
-    return about
+    return fields
 
 
 def _json_pairs(path: object, data: object) -> list[tuple]:

@@ -41,14 +41,14 @@ def to_transformer_lens(shape: Shape, weights: Weights, *, name: str = "trained"
     try:
         from transformer_lens import HookedTransformer  # noqa: F401
     except ImportError:
-        model = _native(shape, weights)
+        model = _build_native(shape, weights)
     else:
-        model = _hooked_transformer(shape, weights)
+        model = _build_hooked_transformer(shape, weights)
     model.cfg.model_name = name
     return model.eval()
 
 
-def _sizes(shape: Shape) -> dict[str, Any]:
+def _config_options(shape: Shape) -> dict[str, Any]:
     """What the configurations of both models call the shape."""
     return dict(
         n_layers=shape.layers,
@@ -69,19 +69,19 @@ def _sizes(shape: Shape) -> dict[str, Any]:
     )
 
 
-def _native(shape: Shape, weights: Weights) -> Any:
+def _build_native(shape: Shape, weights: Weights) -> Any:
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
     from transformer_lens.model_bridge.sources.native import NativeModel
 
-    config = TransformerBridgeConfig(**_sizes(shape))
+    config = TransformerBridgeConfig(**_config_options(shape))
     native = NativeModel(config)
     if shape.inputs:
         native.tok_embed = _VectorEmbedding(shape)
-        native.register_forward_pre_hook(_vectors_are_inputs, with_kwargs=True)
+        native.register_forward_pre_hook(_pass_vectors_as_inputs, with_kwargs=True)
     if not shape.final_norm:
         native.ln_out = nn.Identity()
-    native.load_state_dict(_native_weights(shape, weights))
+    native.load_state_dict(_rename_native_weights(shape, weights))
     native.to(weights["unembed.weight"].device)
     model = build_bridge_from_module(native, "TransformerLensNative", tl_config=config)
     if not shape.final_norm:
@@ -90,22 +90,22 @@ def _native(shape: Shape, weights: Weights) -> Any:
     return model
 
 
-def _native_weights(shape: Shape, weights: Weights) -> Weights:
+def _rename_native_weights(shape: Shape, weights: Weights) -> Weights:
     """The weights by the names of the native model, whose queries, keys and values are apart."""
     names = {"embed": "tok_embed", "position": "pos", "final_norm": "ln_out", "unembed": "head"}
     inside = {"norm1": "ln1", "norm2": "ln2", "attn_out": "attn.o"}
     inside |= {"mlp_in": "mlp.fc_in", "mlp_out": "mlp.fc_out"}
-    found = {}
+    renamed = {}
     for key, value in weights.items():
         *block, part, kind = key.split(".")
         if part == "qkv":
             for short, piece in zip("qkv", value.chunk(3), strict=True):
-                found[f"layers.{block[1]}.attn.{short}.{kind}"] = piece
+                renamed[f"layers.{block[1]}.attn.{short}.{kind}"] = piece
         elif block:
-            found[f"layers.{block[1]}.{inside[part]}.{kind}"] = value
+            renamed[f"layers.{block[1]}.{inside[part]}.{kind}"] = value
         else:
-            found[f"{names[part]}.{kind}"] = value
-    return found
+            renamed[f"{names[part]}.{kind}"] = value
+    return renamed
 
 
 class _VectorEmbedding(nn.Embedding):
@@ -120,33 +120,33 @@ class _VectorEmbedding(nn.Embedding):
         return vectors @ self.weight
 
 
-def _vectors_are_inputs(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
+def _pass_vectors_as_inputs(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
     """The bridge takes every float tensor for states behind the embedding: say what they are."""
     if options.get("inputs_embeds") is not None:
         options["input_ids"] = options.pop("inputs_embeds")
     return args, options
 
 
-def _hooked_transformer(shape: Shape, weights: Weights) -> Any:
+def _build_hooked_transformer(shape: Shape, weights: Weights) -> Any:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     device = str(weights["unembed.weight"].device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of HookedTransformer itself
-        model = HookedTransformer(HookedTransformerConfig(**_sizes(shape), device=device))
+        model = HookedTransformer(HookedTransformerConfig(**_config_options(shape), device=device))
     if not shape.final_norm:
         model.ln_final = nn.Identity()
-    model.load_state_dict(model.state_dict() | _hooked_transformer_weights(shape, weights))
+    model.load_state_dict(model.state_dict() | _rename_hooked_weights(shape, weights))
     if shape.inputs:
         _read_vectors(model)
     return model
 
 
-def _hooked_transformer_weights(shape: Shape, weights: Weights) -> Weights:
+def _rename_hooked_weights(shape: Shape, weights: Weights) -> Weights:
     """The weights in the layout of HookedTransformer: heads apart, inputs before outputs."""
-    found = {"embed.W_E": weights["embed.weight"], "unembed.W_U": weights["unembed.weight"].T}
+    renamed = {"embed.W_E": weights["embed.weight"], "unembed.W_U": weights["unembed.weight"].T}
     if shape.positions == "learned":
-        found["pos_embed.W_pos"] = weights["position.weight"]
+        renamed["pos_embed.W_pos"] = weights["position.weight"]
     norms = {"ln_final": "final_norm"} if shape.final_norm else {}
     for layer in range(shape.layers):
         block = f"blocks.{layer}"
@@ -163,34 +163,39 @@ def _hooked_transformer_weights(shape: Shape, weights: Weights) -> Weights:
             head=shape.heads,
         )
         for i, short in enumerate("QKV"):
-            found |= {f"{block}.attn.W_{short}": qkv[i], f"{block}.attn.b_{short}": bias[i]}
+            renamed |= {f"{block}.attn.W_{short}": qkv[i], f"{block}.attn.b_{short}": bias[i]}
         out = rearrange(
             weights[f"{block}.attn_out.weight"],
             "d_model (head d_head) -> head d_head d_model",
             head=shape.heads,
         )
-        found |= {f"{block}.attn.W_O": out, f"{block}.attn.b_O": weights[f"{block}.attn_out.bias"]}
+        renamed |= {
+            f"{block}.attn.W_O": out,
+            f"{block}.attn.b_O": weights[f"{block}.attn_out.bias"],
+        }
         for side in ("in", "out"):
-            found[f"{block}.mlp.W_{side}"] = weights[f"{block}.mlp_{side}.weight"].T
-            found[f"{block}.mlp.b_{side}"] = weights[f"{block}.mlp_{side}.bias"]
+            renamed[f"{block}.mlp.W_{side}"] = weights[f"{block}.mlp_{side}.weight"].T
+            renamed[f"{block}.mlp.b_{side}"] = weights[f"{block}.mlp_{side}.bias"]
         norms |= {f"{block}.ln1": f"{block}.norm1", f"{block}.ln2": f"{block}.norm2"}
-    for theirs, ours in norms.items():
+    for target, source in norms.items():
         kinds = {"w": "weight", "b": "bias"} if shape.norm == "layer" else {"w": "weight"}
-        found |= {f"{theirs}.{short}": weights[f"{ours}.{kind}"] for short, kind in kinds.items()}
-    return found
+        renamed |= {
+            f"{target}.{short}": weights[f"{source}.{kind}"] for short, kind in kinds.items()
+        }
+    return renamed
 
 
 def _read_vectors(model: Any) -> None:
     """Let the embedding read vectors, and the positions count them rather than their entries."""
     # Bound methods, unlike closures, follow a copy of the model to its own weights.
-    model.embed.forward = types.MethodType(_mixture, model.embed)
+    model.embed.forward = types.MethodType(_embed_vectors, model.embed)
     if hasattr(model, "pos_embed"):
-        model.pos_embed.forward = types.MethodType(_positions, model.pos_embed)
+        model.pos_embed.forward = types.MethodType(_embed_positions, model.pos_embed)
 
 
-def _mixture(embed: Any, vectors: Tensor) -> Tensor:
+def _embed_vectors(embed: Any, vectors: Tensor) -> Tensor:
     return vectors @ embed.W_E
 
 
-def _positions(pos_embed: Any, vectors: Tensor, *rest: Any) -> Tensor:
+def _embed_positions(pos_embed: Any, vectors: Tensor, *rest: Any) -> Tensor:
     return type(pos_embed).forward(pos_embed, vectors[..., 0], *rest)

@@ -21,7 +21,7 @@ from .shape import Shape
 from .transformer import Transformer
 
 # What a report itself says.
-OWN = ("step", "loss", "lr", "seconds")
+_RECORD_KEYS = ("step", "loss", "lr", "seconds")
 
 
 @one_writer
@@ -71,7 +71,7 @@ def train(
         TvlensError: the folder holds a run of other settings; a batch does not fit the shape or
             changes with the same seed; the loss, a weight or a metric is not finite.
     """
-    kept = _kept(checkpoints, steps)
+    checkpoint_steps = _checkpoint_steps(checkpoints, steps)
     if every < 1:
         raise TvlensError(f"every must be at least 1, not {every}")
     settings = {
@@ -81,7 +81,7 @@ def train(
         "rates": [schedule(int(steps * share), steps, lr) for share in (0, 0.25, 0.5, 0.75)],
         "weight_decay": weight_decay,
         "seed": seed,
-        "checkpoints": kept,
+        "checkpoints": checkpoint_steps,
         "every": every,
         "data": fingerprint(shape, sample, seed),
         "meta": dict(meta or {}),
@@ -95,22 +95,22 @@ def train(
     if run.steps:
         checkpoint.restore(folder, start, model, optimizer)
     past = cut_metrics(run, start if run.steps else -1)
-    began = time.perf_counter() - (past[-1]["seconds"] if past else 0)
+    start_time = time.perf_counter() - (past[-1]["seconds"] if past else 0)
     compute: Callable[[torch.Tensor], torch.Tensor] = model
-    reports = {*kept, *range(0, steps, every)}
+    reports = {*checkpoint_steps, *range(0, steps, every)}
     losses: list[torch.Tensor] = []
 
     def report(step: int, rate: float) -> None:
-        record = {"step": step, "loss": _mean(losses, step), "lr": rate}
+        record = {"step": step, "loss": _mean_loss(losses, step), "lr": rate}
         _check_weights(model, step)
         with torch.no_grad():
-            record |= _numbers(evaluate(model, step), step) if evaluate else {}
-        append_metrics(run, record | {"seconds": time.perf_counter() - began})
+            record |= _check_metrics(evaluate(model, step), step) if evaluate else {}
+        append_metrics(run, record | {"seconds": time.perf_counter() - start_time})
         checkpoint.save(folder, step, model, optimizer)
-        _drop_passing(run, kept, step)
+        _remove_restart_checkpoints(run, checkpoint_steps, step)
         losses.clear()
-        shown = {k: v for k, v in record.items() if k not in ("step", "lr") and v is not None}
-        bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()})
+        postfix = {k: v for k, v in record.items() if k not in ("step", "lr") and v is not None}
+        bar.set_postfix({k: f"{v:.4g}" for k, v in postfix.items()})
 
     hidden = None if progress else True
     with tqdm(total=steps, initial=start, desc="training", disable=hidden) as bar:
@@ -134,7 +134,7 @@ def train(
     return run
 
 
-def _kept(checkpoints: Literal["log"] | Iterable[int], steps: int) -> list[int]:
+def _checkpoint_steps(checkpoints: Literal["log"] | Iterable[int], steps: int) -> list[int]:
     """The steps whose checkpoints stay."""
     if steps < 1:
         raise TvlensError(f"steps must be at least 1, not {steps}")
@@ -142,23 +142,23 @@ def _kept(checkpoints: Literal["log"] | Iterable[int], steps: int) -> list[int]:
         return log_steps(steps)
     if isinstance(checkpoints, str):
         raise TvlensError(f"checkpoints must be 'log' or steps, not {checkpoints!r}")
-    wanted = sorted({*map(int, checkpoints), steps})
-    if wanted[0] < 0 or wanted[-1] > steps:
-        outside = wanted[0] if wanted[0] < 0 else wanted[-1]
+    steps_to_save = sorted({*map(int, checkpoints), steps})
+    if steps_to_save[0] < 0 or steps_to_save[-1] > steps:
+        outside = steps_to_save[0] if steps_to_save[0] < 0 else steps_to_save[-1]
         raise TvlensError(f"no checkpoint can be kept at step {outside} of 0 to {steps}")
-    return wanted
+    return steps_to_save
 
 
-def _mean(losses: list[torch.Tensor], step: int) -> float | None:
+def _mean_loss(losses: list[torch.Tensor], step: int) -> float | None:
     """The mean loss of the updates up to `step`; None where there were none."""
     if not losses:
         return None
     values = torch.stack(losses).double()
     bad = (~values.isfinite()).nonzero()
     if len(bad):
-        at = step - len(values) + int(bad[0])
+        failed_step = step - len(values) + int(bad[0])
         raise TvlensError(
-            f"the loss is {values[bad[0]].item()} at step {at}: a lower lr may help; "
+            f"the loss is {values[bad[0]].item()} at step {failed_step}: a lower lr may help; "
             "checkpoints from before are whole"
         )
     return values.mean().item()
@@ -170,23 +170,23 @@ def _check_weights(model: Transformer, step: int) -> None:
             raise TvlensError(f"{name} is not finite at step {step}: a lower lr may help")
 
 
-def _numbers(found: Mapping[str, Any], step: int) -> dict[str, float]:
+def _check_metrics(metrics: Mapping[str, Any], step: int) -> dict[str, float]:
     """What `evaluate` gave, as numbers.
 
     Raises:
         TvlensError: a name that a report uses itself, or a number that is not finite.
     """
-    numbers = {name: float(value) for name, value in found.items()}
+    numbers = {name: float(value) for name, value in metrics.items()}
     for name, value in numbers.items():
-        if name in OWN:
+        if name in _RECORD_KEYS:
             raise TvlensError(f"evaluate may not give {name!r}: a report says it itself")
         if not math.isfinite(value):
             raise TvlensError(f"evaluate gave {value} for {name!r} at step {step}")
     return numbers
 
 
-def _drop_passing(run: Run, kept: list[int], step: int) -> None:
+def _remove_restart_checkpoints(run: Run, checkpoint_steps: list[int], step: int) -> None:
     """Remove the checkpoints that were only there for a restart, now that there is a newer one."""
     for old in run.steps:
-        if old < step and old not in kept:
+        if old < step and old not in checkpoint_steps:
             checkpoint.checkpoint_path(run.folder, old).unlink(missing_ok=True)

@@ -34,24 +34,28 @@ def random_like(
     values: Float[Tensor, " d_model"], rng: np.random.Generator, *, count: int
 ) -> list[Float[Tensor, " d_model"]]:
     """Directions drawn uniformly from the sphere of the vector's own norm."""
-    drawn = torch.tensor(rng.standard_normal((count, len(values)))).to(values)
-    return list(drawn / drawn.norm(dim=-1, keepdim=True) * values.norm())
+    directions = torch.tensor(rng.standard_normal((count, len(values)))).to(values)
+    return list(directions / directions.norm(dim=-1, keepdim=True) * values.norm())
 
 
-def most_common(shown: Sequence[Hashable], asked: Sequence[Hashable]) -> Float[np.ndarray, " item"]:
+def most_common(
+    examples: Sequence[Hashable], answers: Sequence[Hashable]
+) -> Float[np.ndarray, " item"]:
     """Always answering with what is most common among `shown`: what a constant would score."""
-    constant, _ = Counter(shown).most_common(1)[0]
-    return np.array([float(answer == constant) for answer in asked])
+    constant, _ = Counter(examples).most_common(1)[0]
+    return np.array([float(answer == constant) for answer in answers])
 
 
 def constant_answer(
     tokenizer: Any, template: Template, examples: Sequence[Pair], prompts: Sequence[Prompt]
 ) -> Float[np.ndarray, "item first_full"]:
     """What a constant scores: the examples' most common first token, and whole answer."""
-    shown = [build(tokenizer_of(tokenizer), template, [], x, y).answer for x, y in examples]
-    asked = [prompt.answer for prompt in prompts]
-    first = most_common([a[0] for a in shown], [a[0] for a in asked])
-    return np.stack([first, most_common(shown, asked)], axis=-1)
+    example_answers = [
+        build(tokenizer_of(tokenizer), template, [], x, y).answer for x, y in examples
+    ]
+    answers = [prompt.answer for prompt in prompts]
+    first = most_common([a[0] for a in example_answers], [a[0] for a in answers])
+    return np.stack([first, most_common(example_answers, answers)], axis=-1)
 
 
 def shared_first_token(tokenizer: Any, prompts: Sequence[Prompt]) -> str | None:

@@ -86,7 +86,7 @@ class Phases(Result):
 
     @property
     def interval(self) -> Float[Tensor, "group layer 2"]:
-        """95% bootstrap intervals of `mean` over prompts."""
+        """95% bootstrap intervals of ``mean`` over prompts."""
         intervals = [
             [bootstrap_interval(prompts) for prompts in layers.numpy()] for layers in self.closeness
         ]

@@ -78,23 +78,23 @@ class VectorReport(Result):
     @property
     def few_shot(self) -> float | None:
         """First-token accuracy with demonstrations; None for a vector without examples."""
-        shown = self.conditions.get("few_shot")
-        return shown.first if shown else None
+        condition = self.conditions.get("few_shot")
+        return condition.first if condition else None
 
     @property
     def controls(self) -> dict[str, float]:
         """First-token accuracy by control: random, wrong_task, shuffled_labels, most_common."""
-        known = ("vector", "zero_shot", "few_shot")
-        return {name: c.first for name, c in self.conditions.items() if name not in known}
+        not_controls = ("vector", "zero_shot", "few_shot")
+        return {name: c.first for name, c in self.conditions.items() if name not in not_controls}
 
     def __repr__(self) -> str:
         low, high = self.interval
         rest = {"zero_shot": self.zero_shot, "few_shot": self.few_shot, **self.controls}
-        shown = ", ".join(f"{k} {v:.2f}" for k, v in rest.items() if v is not None)
+        accuracies = ", ".join(f"{k} {v:.2f}" for k, v in rest.items() if v is not None)
         note = self.note and f"; {self.note}"
         return (
             f"VectorReport({self.task!r}: {self.accuracy:.2f} [{low:.2f}, {high:.2f}] "
-            f"at layer {self.layer}; {shown}{note})"
+            f"at layer {self.layer}; {accuracies}{note})"
         )
 
     @property

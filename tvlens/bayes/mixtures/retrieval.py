@@ -59,7 +59,7 @@ def retrieval_check(
     Args:
         model: a causal model with a tokenizer, as returned by `load`.
         tasks: two or more tasks with common inputs: catalogue names, files or `Task` objects.
-        others: tasks whose vectors are a control, at least as many as `tasks`; by default tasks of
+        others: tasks whose vectors are a control, at least as many; by default tasks of
             the catalogue that are of other kinds.
         template: as in `extract`.
         shots: demonstrations per prompt.

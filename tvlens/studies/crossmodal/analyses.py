@@ -224,9 +224,9 @@ def patch_heads(
     train, validation, _ = run.splits[name]
     items = validation.subset(range(min(count, len(validation))))
     clean = few_shot_prompts(model, train, items, shown="text", query="image", config=run.config)
-    bare = zero_shot(model, Template.restore(run.config.template), items, "image")
+    queries = zero_shot(model, Template.restore(run.config.template), items, "image")
     metric = log_probability([prompt.answer[0] for prompt in clean])
-    return patch(model, clean, bare, site="z", positions=-1, metric=metric)
+    return patch(model, clean, queries, site="z", positions=-1, metric=metric)
 
 
 class PromptAlignment(NamedTuple):

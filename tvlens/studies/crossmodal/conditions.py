@@ -185,25 +185,25 @@ def score_conditions(
     template = Template.restore(config.template)
     outcomes = {}
     for query in MODALITIES:
-        bare = zero_shot(model, template, test, query)
-        rows = prompt_rows(model, split, bare, query, config)
-        rows |= vector_rows(test.name, vectors, bare, query, layers, seed=config.seed)
+        queries = zero_shot(model, template, test, query)
+        rows = prompt_rows(model, split, queries, query, config)
+        rows |= vector_rows(test.name, vectors, queries, query, layers, seed=config.seed)
         outcomes[query] = score_rows(model, rows, len(test))
-        constant = torch.tensor(constant_answer(model.tokenizer, template, train.pairs, bare))
+        constant = torch.tensor(constant_answer(model.tokenizer, template, train.pairs, queries))
         # By the lenient measure a constant is correct where its first token is.
         outcomes[query]["most_common"] = constant[:, None, [0, 1, 0]]
     return outcomes
 
 
 def prompt_rows(
-    model: Any, split: TaskSplit, bare: Sequence[Prompt], query: str, config: ExtractionConfig
+    model: Any, split: TaskSplit, queries: Sequence[Prompt], query: str, config: ExtractionConfig
 ) -> dict[str, list[Row]]:
     """The conditions in which the prompt alone specifies the task."""
     train, _, test = split
     other = OTHER_MODALITY[query]
     options = {"query": query, "config": config}
     prompts = {
-        "no_context": bare,
+        "no_context": queries,
         "same_few_shot": few_shot_prompts(model, train, test, shown=query, **options),
         "other_few_shot": few_shot_prompts(model, train, test, shown=other, **options),
         "shuffled_few_shot": few_shot_prompts(
@@ -221,7 +221,7 @@ def prompt_rows(
 def vector_rows(
     name: str,
     vectors: VectorsByTask,
-    bare: Sequence[Prompt],
+    queries: Sequence[Prompt],
     query: str,
     layers: Mapping[str, int],
     *,
@@ -246,13 +246,13 @@ def vector_rows(
         "shuffled_patch": (text_layer, available("shuffled")),
     }
     rows = {
-        condition: [Row(prompt, layer, v.values[layer]) for prompt in bare for v in repeats]
+        condition: [Row(prompt, layer, v.values[layer]) for prompt in queries for v in repeats]
         for condition, (layer, repeats) in writes.items()
         if repeats
     }
     rng = np.random.default_rng(seed)
     random = random_like(by_source[other].values[other_layer], rng, count=_RANDOM_VECTORS)
-    rows["random"] = [Row(prompt, other_layer, v) for prompt in bare for v in random]
+    rows["random"] = [Row(prompt, other_layer, v) for prompt in queries for v in random]
     return rows
 
 
