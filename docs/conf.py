@@ -37,9 +37,7 @@ python_maximum_signature_line_length = 80
 napoleon_use_ivar = True
 napoleon_attr_annotations = False  # shapes stand in the signature already
 napoleon_use_rtype = False
-_attributes = next(f for f in PyObject.doc_field_types if f.name == "variable")
-_attributes.label = "Attributes"
-_attributes.rolename = None  # the name of an attribute is no link to one of another class
+next(f for f in PyObject.doc_field_types if f.name == "variable").label = "Attributes"
 toc_object_entries_show_parents = "hide"
 
 myst_enable_extensions = ["dollarmath"]

@@ -79,7 +79,9 @@ class Representation(Result):
         posterior: Bayesian posterior over the major tasks.
         residuals: the test states minus mean and token effect.
         task: true task of each test sequence.
-        mean, task_vectors, token_vectors: the effects.
+        mean: mean effect.
+        task_vectors: task effects.
+        token_vectors: token effects.
         layer: the block whose output is read.
         settings: model, family, sizes and seed.
     """

@@ -39,8 +39,10 @@ class RetrievalCheck(Result):
     Intervals resample queries together with all their prompts.
 
     Attributes:
-        tasks, noise_models, controls, conditions: names along the axes task, model, control and
-            condition.
+        tasks: names along the axis task.
+        noise_models: names along the axis model.
+        controls: names along the axis control.
+        conditions: names along the axis condition.
         layer: the layer with the highest score on the validation split.
         layer_scores: mean probability of a task's answer with its vector injected into zero-shot
             queries, by layer.
