@@ -41,7 +41,7 @@ def random_like(
 def most_common(
     examples: Sequence[Hashable], answers: Sequence[Hashable]
 ) -> Float[np.ndarray, " item"]:
-    """Always answering with what is most common among `shown`: what a constant would score."""
+    """Always answering with what is most common among `examples`: what a constant would score."""
     constant, _ = Counter(examples).most_common(1)[0]
     return np.array([float(answer == constant) for answer in answers])
 
