@@ -13,6 +13,7 @@ def progress_bar(*args: Any, progress: bool | None = None, **options: Any) -> tq
         progress: True shows the bar and False hides it; None shows it on a terminal, unless
             another bar is being shown.
     """
-    nested = progress is None and len(getattr(tqdm, "_instances", ())) > 0
-    hidden = True if progress is False or nested else None if progress is None else False
-    return tqdm(*args, disable=hidden, **options)
+    disable = None if progress is None else not progress  # None: tqdm asks for a terminal
+    if progress is None and len(getattr(tqdm, "_instances", ())) > 0:
+        disable = True
+    return tqdm(*args, disable=disable, **options)

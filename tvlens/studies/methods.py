@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..errors import TvlensError, unknown
 from ..file_names import file_name
@@ -17,6 +16,7 @@ from ..files import check_folder
 from ..folder_lock import one_writer
 from ..models.forward import check_causal
 from ..models.loading import model_name
+from ..progress import progress_bar
 from ..tasks import Task, Template
 from ..vectors import METHODS, TaskVector, VectorReport, evaluate, extract
 from .cache import cached
@@ -148,12 +148,12 @@ def run(
 
     vectors: dict[str, dict[str, TaskVector]] = {name: {} for name in parts}
     pairs = [(name, method) for name in parts for method in methods]
-    for name, method in tqdm(pairs, "extracting", disable=not progress):
+    for name, method in progress_bar(pairs, "extracting", progress=progress):
         vectors[name][method] = _vector(
             model, parts[name][0], method, options | {"template": form}, place
         )
     reports: dict[str, dict[str, VectorReport]] = {name: {} for name in parts}
-    for name, method in tqdm(pairs, "evaluating", disable=not progress):
+    for name, method in progress_bar(pairs, "evaluating", progress=progress):
         baseline = next(iter(reports[name].values()), None)
         reports[name][method] = _report(
             model, vectors, name, method, parts[name], baseline, seed, place

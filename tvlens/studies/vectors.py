@@ -10,7 +10,6 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..activations import collect
 from ..errors import TvlensError
@@ -19,6 +18,7 @@ from ..files import check_folder
 from ..folder_lock import one_writer
 from ..models.forward import check_causal
 from ..models.loading import model_name
+from ..progress import progress_bar
 from ..tasks import Prompt, Task, Template, build, contexts
 from ..vectors import TaskVector, VectorReport, evaluate, extract, top_tokens
 from .cache import cached
@@ -142,10 +142,10 @@ def run(
         check_folder(folder)
 
     vectors = {}
-    for name, (train, _, _) in tqdm(parts.items(), "extracting", disable=not progress):
+    for name, (train, _, _) in progress_bar(parts.items(), "extracting", progress=progress):
         vectors[name] = extract(model, train, **options | {"template": form})
     reports = {}
-    for name, (_, validation, test) in tqdm(parts.items(), "evaluating", disable=not progress):
+    for name, (_, validation, test) in progress_bar(parts.items(), "evaluating", progress=progress):
         reports[name] = _evaluate(model, vectors, name, validation, test, seed, folder)
 
     layer = int(torch.tensor([r.layer for r in reports.values()]).median())

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ...file_names import file_name
+from ...progress import progress_bar
 from ...tasks import Task, Template
 from ...vectors import TaskVector, extract
 from ..cache import cached, load_tensors, save_tensors
@@ -70,7 +70,7 @@ def run_seed(
     cache = None if folder is None else folder / f"seed-{config.seed}"
 
     def bar(description: str) -> Any:
-        return tqdm(splits.items(), f"{description}, seed {config.seed}", disable=not progress)
+        return progress_bar(splits.items(), f"{description}, seed {config.seed}", progress=progress)
 
     vectors, sweeps, outcomes = {}, {}, {}
     for name, split in bar("extracting"):

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ...activations import collect
 from ...bayes import (
@@ -24,6 +23,7 @@ from ...bayes import (
 from ...bayes.checks.probing import max_observations, read_probe_states
 from ...bayes.checks.simplex_projection import project_on_token_simplices
 from ...geometry import Effects
+from ...progress import progress_bar
 from ...saved import write_tensors
 from ...training import Run
 from .config import TOKEN_DEPENDENT, FamilyConfig
@@ -100,7 +100,7 @@ def check_checkpoints(
     options = dict(length=config.length, sequences=sizes["sequences"], seed=seed)
     references = ReferencePredictions.compute(family, **options)
     records = []
-    for step in tqdm(run.steps, "checkpoints", disable=not progress):
+    for step in progress_bar(run.steps, "checkpoints", progress=progress):
         model = run.model(step)
         result = references.compare(model)
         effects = task_effects(model, family, per_cell=sizes["per_cell"], seed=seed)

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import joblib
 import torch
 from joblib.externals.loky.backend import resource_tracker as loky_tracker
-from tqdm.auto import tqdm
 
 from ...errors import TvlensError, unknown
 from ...files import check_folder
 from ...folder_lock import one_writer
 from ...integers import is_integer, require_at_least
+from ...progress import progress_bar
 from ...signals import defer_signals, end_with_parent, lock_bars_by_thread
 from ..claims import Claim, summarize_claims
 from ..report import StudyReport
@@ -223,7 +223,9 @@ def _train_grid(
             multiprocessing.resource_tracker.ensure_running()
     with defer_signals():
         results = joblib.Parallel(min(jobs, len(pending)), return_as="generator_unordered")(tasks)
-    for _ in tqdm(results, "models", total=len(pending), disable=not progress, file=sys.stderr):
+    for _ in progress_bar(
+        results, "models", total=len(pending), progress=progress, file=sys.stderr
+    ):
         pass
 
 

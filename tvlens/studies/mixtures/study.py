@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm.auto import tqdm
 
 from ...bayes import RetrievalCheck, retrieval_check
 from ...errors import TvlensError
@@ -17,6 +16,7 @@ from ...file_names import file_name
 from ...files import check_folder
 from ...folder_lock import one_writer
 from ...models.forward import check_causal
+from ...progress import progress_bar
 from ...tasks import Task
 from ..cache import cached
 from ..claims import Claim, summarize_claims
@@ -114,7 +114,7 @@ def run(
         check_folder(folder)
     checks = {
         name: _cached_check(model, name, group, folder, options)
-        for name, group in tqdm(by_name.items(), "mixing", disable=not progress)
+        for name, group in progress_bar(by_name.items(), "mixing", progress=progress)
     }
     name, group = next(iter(by_name.items()))
     with scrambled_weights(model):
