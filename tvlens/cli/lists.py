@@ -30,7 +30,9 @@ def zoo_list(context: typer.Context) -> None:
     from ..models import zoo as store
 
     for entry in store.ZOO.values():
-        place = "in the cache" if store.at_hand(entry.name) else f"{entry.download_mb} MB to fetch"
+        place = (
+            "in the cache" if store.is_cached(entry.name) else f"{entry.download_mb} MB to fetch"
+        )
         place = "with tvlens" if entry.shipped else place
         size = f"{entry.disk_mb:5} MB on disk"
         print(f"{entry.name:14} {place:16} {size}  {entry.licence:18} {entry.description}")

@@ -129,11 +129,11 @@ def _silhouettes_of_block(distances: np.ndarray, labels: np.ndarray, k: int) -> 
     member = labels[:, None] == np.arange(k)[:, None]  # [draw k n]
     sizes = member.sum(-1)
     sums = (member.reshape(-1, len(distances)).astype(float) @ distances).reshape(member.shape)
-    own_size = np.take_along_axis(sizes, labels, 1)
+    cluster_size = np.take_along_axis(sizes, labels, 1)
     # The distance of a point to itself is 0 and not counted.
-    inner = np.take_along_axis(sums, labels[:, None], 1)[:, 0] / np.maximum(own_size - 1, 1)
+    inner = np.take_along_axis(sums, labels[:, None], 1)[:, 0] / np.maximum(cluster_size - 1, 1)
     outer = np.where(member, np.inf, sums / sizes[:, :, None]).min(1)
     largest = np.maximum(inner, outer)
     # A point that is alone in its cluster, or equal to all others, has silhouette 0.
     values = np.where(largest > 0, (outer - inner) / np.where(largest > 0, largest, 1), 0)
-    return np.where(own_size > 1, values, 0).mean(1)
+    return np.where(cluster_size > 1, values, 0).mean(1)

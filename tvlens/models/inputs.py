@@ -80,5 +80,5 @@ def check_input_kind(config: Any, inputs: Inputs) -> None:
     """Raise TvlensError where texts meet a vision model, or images a text model."""
     reads_images = hasattr(config, "image_size")
     if isinstance(inputs[0], str) == reads_images:
-        reads, given = ("images", "texts") if reads_images else ("texts", "images")
-        raise TvlensError(f"this {config.model_type} model reads {reads}, not {given}")
+        expected, received = ("images", "texts") if reads_images else ("texts", "images")
+        raise TvlensError(f"this {config.model_type} model reads {expected}, not {received}")

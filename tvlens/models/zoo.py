@@ -188,7 +188,7 @@ def folder(name: str) -> Path:
     return entry(name).shipped or cache_folder() / "zoo" / entry(name).name
 
 
-def at_hand(name: str) -> bool:
+def is_cached(name: str) -> bool:
     """Whether a zoo model is already converted and whole."""
     return os.path.isfile(folder(name) / PROVENANCE)
 
@@ -203,7 +203,7 @@ def get(name: str) -> Path:
     model = entry(name)
     if not model.shipped:
         sweep(target)
-    if at_hand(name):
+    if is_cached(name):
         return target
     check_folder(target.parent, size=(model.download_mb + model.disk_mb) * 1_000_000)
     print(f"tvlens: fetching {name} ({model.download_mb} MB, {model.licence})", file=sys.stderr)
@@ -280,5 +280,5 @@ def _is_file(stream: Any) -> bool:
 
 def cached_names() -> str:
     """The names of the cached models, as a sentence."""
-    cached = [name for name in ZOO if at_hand(name)]
+    cached = [name for name in ZOO if is_cached(name)]
     return "at hand in the cache: " + (", ".join(cached) or "nothing yet")

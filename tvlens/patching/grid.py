@@ -88,9 +88,9 @@ def patch_grid(
 
     "all" sweeps over all there are (layers: all that have the component), several numbers over
     these, one number is taken without an axis, and None patches all heads or positions together.
-    Where lengths differ, positions count
-    from each prompt's own start or, negative ones, from its end. A site that says its layer, head
-    or position ("blocks.5.hook_resid_pre", a `Site`) is swept there alone.
+    Where lengths differ, positions count from the start of each prompt or, negative ones, from its
+    end. A site that names its layer, head or position ("blocks.5.hook_resid_pre", a `Site`) is
+    swept there alone.
     """
     name, named = parse_site(site)
     layers = resolve_layers(layers, named, count=model.cfg.n_layers)

@@ -27,11 +27,11 @@ from ..saved import read_entry, read_tensors, write_tensors
 from ..tasks import Task
 from ..vectors import TaskVector
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 # Code that shows results and computes none: changes there leave every key as it is.
 _DISPLAY_FOLDERS = {"viz", "cli"}
-_DISPLAY_FILES = ("*show.py", "*page.py", "*figures.py", "*panels.py")
+_DISPLAY_FILES = ("*show.py", "*page.py", "*figures.py")
 _KEY_LENGTH = 16
 
 
@@ -77,11 +77,11 @@ def folder_digest(folder: str | os.PathLike) -> str:
 def cached(
     path: Path | None,
     content: Mapping[str, Any],
-    compute: Callable[[], Result],
+    compute: Callable[[], T],
     *,
-    load: Callable[[Path], Result],
-    save: Callable[[Result, Path], Any] | None = None,
-) -> Result:
+    load: Callable[[Path], T],
+    save: Callable[[T, Path], Any] | None = None,
+) -> T:
     """The entry of a cache that was computed from the same content, else a new one, saved.
 
     Content that changes gives another entry, which takes the place of the one before it. A damaged
@@ -203,11 +203,11 @@ def file_digest(path: Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _file_digest_once(path: str, size: int, changed: int) -> str:
-    found = xxhash.xxh3_128()
+    digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         while part := file.read(1 << 24):
-            found.update(part)
-    return found.hexdigest()
+            digest.update(part)
+    return digest.hexdigest()
 
 
 _tokenizers: "weakref.WeakKeyDictionary[Any, tuple[int, str]]" = weakref.WeakKeyDictionary()
@@ -218,8 +218,8 @@ def _tokenizer(tokenizer: Any) -> Any:
     if tokenizer is None:
         return None
     size = len(tokenizer)
-    if (kept := _tokenizers.get(tokenizer)) and kept[0] == size:
-        return kept[1]
+    if (entry := _tokenizers.get(tokenizer)) and entry[0] == size:
+        return entry[1]
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = json.loads(backend.to_str()) if backend is not None else dict(tokenizer.get_vocab())
     rules = {k: v for k, v in rules.items() if k not in ("padding", "truncation")}

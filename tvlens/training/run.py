@@ -76,15 +76,15 @@ class Run(Result):
         Raises:
             TvlensError: no checkpoint at that step; names the nearest one.
         """
-        at_hand = self.steps
-        if not at_hand:
+        saved = self.steps
+        if not saved:
             raise TvlensError(f"{self.folder} holds no checkpoint yet")
-        step = at_hand[-1] if step is None else step
-        if step not in at_hand:
-            nearest = min(at_hand, key=lambda there: abs(there - step))
+        step = saved[-1] if step is None else step
+        if step not in saved:
+            nearest = min(saved, key=lambda other: abs(other - step))
             raise TvlensError(
                 f"no checkpoint at step {step}: the nearest is {nearest}; there are "
-                + ", ".join(map(str, at_hand))
+                + ", ".join(map(str, saved))
             )
         return checkpoint.weights(self.folder, step)
 

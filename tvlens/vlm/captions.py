@@ -81,7 +81,7 @@ def name_logits(
         The logits, the target token of each, and the row that it belongs to.
     """
     embed = model.get_input_embeddings()
-    rows, positions, targets, owners = [], [], [], []
+    rows, positions, targets, image_indices = [], [], [], []
     for i, (name, image) in enumerate(zip(names, soft_tokens, strict=True)):
         # The end token is predicted, never an input.
         text = embed(torch.tensor([*prompt.suffix, *name], device=model.device))
@@ -89,13 +89,15 @@ def name_logits(
         first = len(rows[-1]) - len(name) - 1
         positions += range(first, first + len(name) + 1)
         targets += [*name, prompt.end]
-        owners += [i] * (len(name) + 1)
+        image_indices += [i] * (len(name) + 1)
     # Right padding does not affect a causal model.
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     outputs = model.model(inputs_embeds=padded, past_key_values=prompt.cache(len(rows)))
-    positions, targets, owners = torch.tensor([positions, targets, owners], device=model.device)
-    logits = model.lm_head(outputs.last_hidden_state[owners, positions])
-    return logits.float(), targets, owners
+    positions, targets, image_indices = torch.tensor(
+        [positions, targets, image_indices], device=model.device
+    )
+    logits = model.lm_head(outputs.last_hidden_state[image_indices, positions])
+    return logits.float(), targets, image_indices
 
 
 def caption_loss(
@@ -117,9 +119,9 @@ def is_named(
     names: NameIds,
 ) -> Bool[Tensor, " row"]:
     """Whether greedy decoding gives the whole name of each image and then ends it."""
-    logits, targets, owners = name_logits(model, soft_tokens, prompt, names)
+    logits, targets, image_indices = name_logits(model, soft_tokens, prompt, names)
     wrong = (logits.argmax(-1) != targets).long()
-    return wrong.new_zeros(len(names)).index_add(0, owners, wrong) == 0
+    return wrong.new_zeros(len(names)).index_add(0, image_indices, wrong) == 0
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
