@@ -121,21 +121,13 @@ def _latent_beside() -> Callable[[Path], Callable[[], object]]:
 
 def _latent() -> str:
     """The name of a preset of one tiny model."""
+    from helpers import TINY_LATENT_CHECKS
+
     from tvlens.studies.latent import study
     from tvlens.studies.latent.config import FamilyConfig
 
-    checks = {
-        "behaviour": {"sequences": 6},
-        "representation": {"per_cell": 2, "resamples": 5, "null": 2},
-        "injection": {"sequences": 6},
-        "ablation": {"sequences": 6, "null": 2},
-        "learner_subspace": {"sequences": 6, "restarts": 2, "null": 2, "rank": 1},
-        "statistics_regression": {"sequences": 40, "null": 2},
-        "novel_tasks": {"tasks": 4, "sequences": 4, "null": 5},
-        "checkpoints": {"sequences": 6, "tasks": 3, "sequences_per_task": 3, "per_cell": 2},
-    }
     sizes = (10, 2, 32, 30, 8, 1e-3, ("none", 2), 0.3, 0.003)
-    config = FamilyConfig("dice", *sizes, checks=checks, options={"faces": 4})
+    config = FamilyConfig("dice", *sizes, checks=TINY_LATENT_CHECKS, options={"faces": 4})
     study.PRESETS["tiny"] = (config,)
     return "tiny"
 

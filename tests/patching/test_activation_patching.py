@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 import tiny
 import torch
-from helpers import fail_if_called
+from helpers import fail_if_called, prompt_pair
 
 import tvlens as tv
 from tvlens import PatchResult, TvlensError
@@ -22,14 +22,7 @@ METRIC = tv.logit_difference(A, B)
 
 
 def pair(length=12, batch=3):
-    generator = torch.Generator().manual_seed(4)
-    return torch.randint(3, 120, (2, batch, length), generator=generator)
-
-
-def quiet(function, *args, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return function(*args, **options)
+    return prompt_pair(length, batch)
 
 
 def plain(model, clean, corrupted, site, layer, head, position):

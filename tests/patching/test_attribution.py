@@ -1,8 +1,7 @@
-import warnings
-
 import pytest
 import tiny
 import torch
+from helpers import prompt_pair, without_warnings
 
 import tvlens as tv
 from tvlens import TvlensError
@@ -15,14 +14,7 @@ SITES = ["resid_pre", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "
 
 
 def pair(length=10, batch=3):
-    generator = torch.Generator().manual_seed(4)
-    return torch.randint(3, 120, (2, batch, length), generator=generator)
-
-
-def quiet(function, *args, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return function(*args, **options)
+    return prompt_pair(length, batch)
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -47,7 +39,7 @@ def test_small_patches_are_what_the_gradient_says(causal, site):
     ends = states(corrupted), states(clean)
     near = {name: torch.lerp(ends[0][name], ends[1][name], 0.01) for name in names}
     options = dict(site=site, metric=METRIC, positions=[2, 9])
-    exact = quiet(tv.patch, causal, near, corrupted, **options)
+    exact = without_warnings(tv.patch, causal, near, corrupted, **options)
     estimate = tv.attribute(causal, near, corrupted, **options)
     assert estimate.axes == exact.axes
     scale = float(exact.differences.abs().max())
@@ -69,16 +61,16 @@ def test_integrated_gradients_are_complete():
 def test_refined_patches_are_exact(causal):
     clean, corrupted = pair()
     options = dict(site="z", metric=METRIC, positions=-1)
-    exact = quiet(tv.patch, causal, clean, corrupted, **options)
+    exact = without_warnings(tv.patch, causal, clean, corrupted, **options)
     rough = tv.attribute(causal, clean, corrupted, **options)
-    fine = quiet(tv.attribute, causal, clean, corrupted, refine=4, **options)
+    fine = without_warnings(tv.attribute, causal, clean, corrupted, refine=4, **options)
     top = rough.differences.abs().mean(-1).flatten().topk(4).indices
     torch.testing.assert_close(
         fine.values.flatten(0, 1)[top], exact.values.flatten(0, 1)[top], rtol=1e-4, atol=1e-5
     )
     assert fine.settings["refined"] == 4
     assert -1 <= rough.rank_correlation(exact) <= 1
-    every = quiet(tv.attribute, causal, clean, corrupted, refine=99, **options)
+    every = without_warnings(tv.attribute, causal, clean, corrupted, refine=99, **options)
     assert every.rank_correlation(exact) == pytest.approx(1)
 
 
@@ -104,9 +96,9 @@ def test_estimates_are_the_same_under_inference_mode(causal, steps):
     """PyTorch keeps nothing for a backward pass there, unless it is told to."""
     clean, corrupted = pair()
     options = dict(site="z", metric=METRIC, steps=steps, refine=2)
-    wanted = quiet(tv.attribute, causal, clean, corrupted, **options)
+    wanted = without_warnings(tv.attribute, causal, clean, corrupted, **options)
     with torch.inference_mode():
-        found = quiet(tv.attribute, causal, clean.clone(), corrupted.clone(), **options)
+        found = without_warnings(tv.attribute, causal, clean.clone(), corrupted.clone(), **options)
         assert torch.is_inference_mode_enabled()
     assert torch.equal(found.values, wanted.values)
 

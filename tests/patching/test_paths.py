@@ -1,8 +1,7 @@
-import warnings
-
 import pytest
 import tiny
 import torch
+from helpers import prompt_pair, without_warnings
 
 import tvlens as tv
 from tvlens import Site, TvlensError
@@ -13,14 +12,11 @@ METRIC = tv.logit_difference(7, 11)
 
 
 def pair(length=9, batch=2):
-    generator = torch.Generator().manual_seed(4)
-    return torch.randint(3, 120, (2, batch, length), generator=generator)
+    return prompt_pair(length, batch)
 
 
 def quiet(*args, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return tv.patch_paths(*args, metric=METRIC, **options)
+    return without_warnings(tv.patch_paths, *args, metric=METRIC, **options)
 
 
 def states(model, tokens, names):

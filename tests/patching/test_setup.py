@@ -1,8 +1,7 @@
-import warnings
-
 import pytest
 import tiny
 import torch
+from helpers import without_warnings
 
 import tvlens as tv
 from tvlens import TvlensError
@@ -18,9 +17,7 @@ def rows(lengths, seed=4):
 
 
 def quiet(*args, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return tv.patch(*args, metric=METRIC, **options)
+    return without_warnings(tv.patch, *args, metric=METRIC, **options)
 
 
 @pytest.mark.parametrize("site", ["z", "resid_pre", "k", "pattern"])
