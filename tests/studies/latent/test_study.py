@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import fail_if_called
+from helpers import TINY_LATENT_CHECKS, fail_if_called
 
 import tvlens as tv
 from tvlens import TvlensError
@@ -25,18 +25,10 @@ from tvlens.studies.latent.config import FamilyConfig
 # One worker makes the grid, once.
 pytestmark = pytest.mark.xdist_group("latent")
 
-SIZES = {
-    "behaviour": {"sequences": 6},
-    "representation": {"per_cell": 2, "resamples": 5, "null": 2},
-    "injection": {"sequences": 6},
-    "ablation": {"sequences": 6, "null": 2},
-    "learner_subspace": {"sequences": 6, "restarts": 2, "null": 2, "rank": 1},
-    "statistics_regression": {"sequences": 40, "null": 2},
-    "novel_tasks": {"tasks": 4, "sequences": 4, "null": 5},
-    "checkpoints": {"sequences": 6, "tasks": 3, "sequences_per_task": 3, "per_cell": 2},
-}
 DICE = FamilyConfig(
-    "dice", 10, 2, 32, 3, 8, 1e-3, ("none", 2), 0.3, 0.003, checks=SIZES, options={"faces": 4}
+    *("dice", 10, 2, 32, 3, 8, 1e-3, ("none", 2), 0.3, 0.003),
+    checks=TINY_LATENT_CHECKS,
+    options={"faces": 4},
 )
 CHAINS = replace(DICE, family="markov", minor=("none",), options={"states": 3})
 PAIRS = replace(DICE, family="regression", minor=(2,), options={"dim": 2})
@@ -126,7 +118,7 @@ def test_other_checks_use_the_trained_model_and_other_training_is_refused(tmp_pa
     options = dict(folder=tmp_path, families=["dice"], minor=["none"], jobs=1, progress=False)
     latent.run("tiny", **options)
     trained = (tmp_path / "dice-none-0/run/checkpoints/step-00000003.safetensors").stat().st_mtime
-    fewer = replace(DICE, checks=SIZES | {"behaviour": {"sequences": 3}})
+    fewer = replace(DICE, checks=TINY_LATENT_CHECKS | {"behaviour": {"sequences": 3}})
     monkeypatch.setitem(study.PRESETS, "tiny", (fewer,))
     assert latent.run("tiny", **options).models[0].behaviour.kl.shape[2] == 3
     again = (tmp_path / "dice-none-0/run/checkpoints/step-00000003.safetensors").stat().st_mtime
@@ -229,7 +221,7 @@ INTERRUPTIBLE = dict(start_new_session=True, preexec_fn=hear_signals)
 KILLED = """
 import sys
 from dataclasses import replace
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 from test_study import DICE
 from tvlens.studies.latent.trained_model import train_and_check
 if __name__ == "__main__":
@@ -240,10 +232,13 @@ if __name__ == "__main__":
 @pytest.mark.no_arithmetic
 def test_a_killed_cell_goes_on_and_ends_with_the_same_numbers(tmp_path):
     place = tmp_path / "killed"
-    code = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), folder=str(place))
+    here = Path(__file__).parent
+    folders = [str(here), str(here.parents[1])]  # of this file and of helpers.py
+    code = textwrap.dedent(KILLED).format(folders=folders, folder=str(place))
     process = subprocess.Popen([sys.executable, "-c", code])
     while not list(place.glob("*/run/checkpoints/*200.safetensors")) and process.poll() is None:
         time.sleep(0.02)
+    assert process.poll() is None, "it ended before it was killed"
     process.kill()
     process.wait()
     assert not (place / "dice-none-0/done.json").exists()
