@@ -58,45 +58,61 @@ def make_claims(
     solved = [task for task in tasks if task.is_solved_with_text]
     claims += [_transfers(task) for task in solved]
     for id, statement, (query, condition, baseline) in _COMPARISONS:
-        for task in solved:
-            results = task.conditions[query]
-            if condition in results and baseline in results:
-                claims.append(
-                    Claim(
-                        id=id,
-                        statement=statement,
-                        value=results[condition].accuracy,
-                        interval=results[condition].interval,
-                        nulls={baseline: results[baseline].accuracy},
-                        where={"task": task.name},
-                    )
-                )
+        claims += [
+            _accuracy_claim(id, statement, task, (query, condition), [baseline])
+            for task in solved
+            if {condition, baseline} <= task.conditions[query].keys()
+        ]
     if solved:
         claims += [*_geometry_claims(geometry), *_phase_claims(phases), *_overrides(conflicts)]
     return claims
 
 
 def _solves_task(task: TaskResult) -> Claim:
-    result = task.conditions["text"]["same_few_shot"]
-    return Claim(
-        id="task-solved-with-text",
-        statement="The model solves the task with text demonstrations and queries.",
-        value=result.accuracy,
-        interval=result.interval,
+    return _accuracy_claim(
+        "task-solved-with-text",
+        "The model solves the task with text demonstrations and queries.",
+        task,
+        ("text", "same_few_shot"),
+        ["most_common"],
         threshold=MIN_TEXT_ACCURACY,
-        nulls={"most_common": task.conditions["text"]["most_common"].accuracy},
-        where={"task": task.name},
     )
 
 
 def _transfers(task: TaskResult) -> Claim:
-    results = task.conditions["image"]
+    return _accuracy_claim(
+        "text-vector-works-on-images",
+        "The text vector raises accuracy of image queries above every control.",
+        task,
+        ("image", "other_patch"),
+        [name for name in _CONTROLS if name in task.conditions["image"]],
+    )
+
+
+def _accuracy_claim(
+    id: str,
+    statement: str,
+    task: TaskResult,
+    condition: tuple[str, str],
+    nulls: Iterable[str],
+    *,
+    threshold: float | None = None,
+) -> Claim:
+    """The claim that a task's accuracy under one condition exceeds that under others.
+
+    Args:
+        condition: modality of the query, and name of the condition.
+        nulls: names of the conditions to exceed, for the same queries.
+    """
+    query, name = condition
+    results = task.conditions[query]
     return Claim(
-        id="text-vector-works-on-images",
-        statement="The text vector raises accuracy of image queries above every control.",
-        value=results["other_patch"].accuracy,
-        interval=results["other_patch"].interval,
-        nulls={name: results[name].accuracy for name in _CONTROLS if name in results},
+        id=id,
+        statement=statement,
+        value=results[name].accuracy,
+        interval=results[name].interval,
+        threshold=threshold,
+        nulls={null: results[null].accuracy for null in nulls},
         where={"task": task.name},
     )
 
