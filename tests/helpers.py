@@ -1,5 +1,6 @@
 """Helpers that tests of several packages share."""
 
+import signal
 import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -25,6 +26,12 @@ def without_warnings(function: Callable, *args: Any, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return function(*args, **options)
+
+
+def hear_signals() -> None:
+    """Handle the signals that processes in the background ignore, as tests there start with."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def fail_if_called(*_: Any, **__: Any) -> NoReturn:

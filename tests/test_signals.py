@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 
 import joblib
 import pytest
+from helpers import hear_signals
 
 from tvlens.signals import defer_signals, interruptible
 
@@ -57,9 +57,7 @@ BODIES = {
 def test_a_signal_is_one_line_and_status_130(body, number):
     command = [sys.executable, "-c", SLOW.format(body=BODIES[body])]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    # Where the tests run in the background, their children do not hear Ctrl-C otherwise.
-    hear = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    with subprocess.Popen(command, preexec_fn=hear, **pipes) as process:
+    with subprocess.Popen(command, preexec_fn=hear_signals, **pipes) as process:
         assert process.stdout.readline() == "here\n"
         time.sleep(0.3)
         process.send_signal(number)
@@ -84,11 +82,10 @@ def test_a_signal_while_a_command_starts(after, tmp_path):
 @pytest.fixture
 def heard_signals():
     """The handlers that a terminal gives: processes in the background ignore some signals."""
-    numbers = signal.SIGINT, signal.SIGHUP
-    handlers = signal.default_int_handler, signal.SIG_DFL
-    before = [signal.signal(n, handler) for n, handler in zip(numbers, handlers, strict=True)]
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    hear_signals()
     yield
-    for number, handler in zip(numbers, before, strict=True):
+    for number, handler in before.items():
         signal.signal(number, handler)
 
 

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 
 import pytest
 import tiny
+from helpers import hear_signals
 
 import tvlens as tv
 from tvlens import cli
@@ -182,8 +182,7 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Where the tests run in the background, their children do not hear Ctrl-C otherwise.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
+        preexec_fn=hear_signals,
     )
     while not list(cache.glob("zoo/.smollm2*")) and process.poll() is None:
         time.sleep(0.05)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY_LATENT_CHECKS, fail_if_called
+from helpers import TINY_LATENT_CHECKS, fail_if_called, hear_signals
 
 import tvlens as tv
 from tvlens import TvlensError
@@ -207,12 +207,6 @@ def test_a_damaged_run_is_trained_again(name, made, tmp_path, capsys):
     assert one.steps == other.steps
     weights = one.weights(), other.weights()
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-
-
-def hear_signals():
-    """Handle what processes in the background ignore, as tests there start with."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # A process of its own group that hears Ctrl-C, even where the tests run in the background.
