@@ -13,6 +13,7 @@ import tvlens as tv
 from tvlens import TvlensError
 from tvlens.activations import Activations
 from tvlens.matrices import MatrixReport, TaskMatrices, TaskMatrix
+from tvlens.saved import write_tensors
 from tvlens.vectors import TaskVector, VectorReport
 
 META = {"task": "antonym", "mode": "add", "examples": [["hot", "cold"]], "seed": 3}
@@ -239,3 +240,21 @@ def test_result_saves_and_loads_without_an_installed_distribution(tmp_path, monk
     monkeypatch.setattr(importlib.metadata, "version", raise_not_found)
     tv.Subspace.random(8, 2).save(tmp_path / "s.safetensors")
     assert tv.Subspace.load(tmp_path / "s.safetensors").basis.shape == (8, 2)
+
+
+def test_write_tensors_removes_temporary_files_of_safetensors(tmp_path, monkeypatch):
+    def fail(tensors, path, metadata):
+        (path.parent / ".tmpA1b2C3").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_write_tensors_gives_the_mode_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1

@@ -81,6 +81,23 @@ def atomic_write_folder(
             _put_in_place(temporary, path, is_whole)
 
 
+@contextlib.contextmanager
+def temporary_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, which is removed at the end.
+
+    For libraries that write temporary files of their own, which a later run could not tell from
+    those of another process.
+
+    Raises:
+        NotWrittenError: the folder around it is read-only or full.
+    """
+    path = Path(path)
+    with _temporary(path) as folder:
+        with convert_disk_errors(path):
+            folder.mkdir()
+        yield folder
+
+
 def write(path: str | os.PathLike, content: str | bytes) -> Path:
     """Write a file atomically; returns its path."""
     with atomic_write(path) as temporary:

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import xxhash
 from torch import Tensor
 
 from .errors import TvlensError
-from .files import NotWrittenError, atomic_write, one_line
+from .files import NotWrittenError, atomic_write, one_line, temporary_folder
 
 T = TypeVar("T")
 
@@ -50,9 +51,13 @@ def write_tensors(
     header = {_CHECKSUM_KEY: checksum}
     if kind:
         header = {kind: json.dumps(plain | {_CHECKSUM: checksum})}
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as temporary, temporary_folder(path) as folder:
         try:
-            save_file(contiguous, temporary, metadata=header)
+            written = folder / temporary.name
+            save_file(contiguous, written, metadata=header)
+            # safetensors gives the file to its owner alone.
+            shutil.copymode(temporary, written)
+            os.replace(written, temporary)
         except SafetensorError as error:
             raise NotWrittenError(f"cannot write {path}: {one_line(error)}") from error
 

@@ -266,7 +266,7 @@ def _vision(work: Path) -> list[Command]:
     train_vlm(work / "vlm", **options)
     tasks = ("animal-class", "food-color", "food-flavor")
     crossmodal.PRESETS["tiny"] = crossmodal.Preset(
-        tasks, seeds=1, selected=2, tested=4, sets=2, contexts=2
+        tasks, seeds=1, validation_items=2, test_items=4, sets=2, contexts=2
     )
 
     def study(out: Path) -> Callable[[], object]:
