@@ -1,4 +1,4 @@
-"""A TransformerLens model whose inner workings are known: Bayes, laid out along chosen axes."""
+"""Models whose states encode the Bayesian posterior along known axes."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,25 @@ from torch import nn
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from tvlens.bayes import extrapolation, learner
+from tvlens import bayes
+from tvlens.training import Shape, Transformer, to_transformer_lens
+
+# Settings with which each check runs in little time.
+SMALL_CHECKS = {
+    "behaviour": dict(sequences=40, splits=["major"]),
+    "representation": dict(observations=[6, 8], per_cell=4, resamples=10, null=3),
+    "injection": dict(sequences=16),
+    "ablation": dict(sequences=8, null=2, splits=["major"]),
+    "novel_tasks": dict(tasks=6, sequences=8, null=10),
+}
+
+
+def untrained_model(family, context=17):
+    """A random model with the input format of the family's sequences."""
+    is_regression = isinstance(family, bayes.LinearRegression)
+    inputs = {"inputs": 6} if is_regression else {"vocab": family.vocabulary}
+    shape = Shape(context=context, layers=2, d_model=32, heads=2, **inputs)
+    return to_transformer_lens(shape, Transformer(shape, seed=1).state_dict())
 
 
 class Block(nn.Module):
@@ -17,15 +35,17 @@ class Block(nn.Module):
         self.hook_resid_post = HookPoint()
 
 
-def positive(p, *, floor=2e-3):
-    """p where it is far above the floor, and smoothly above 0 everywhere."""
+def softly_positive(p, *, floor=2e-3):
+    """A smooth positive function of p, nearly equal to p far above the floor."""
     return (p + (p.square() + 4 * floor**2).sqrt()) / 2
 
 
-class Planted(HookedRootModule):
-    """One block. Its state holds the weights of the major tasks, the current token, the weight of
-    a new task and the log-predictive of the learner, each along its own axes; what it says is read
-    off the state. `noise` puts a random state in place of all that.
+class PlantedModel(HookedRootModule):
+    """A one-block model with a known state, from which the output is read.
+
+    The state is a sum over orthogonal axes: the posterior weights of the major tasks, the current
+    token, the posterior weight of a new task, and the log-predictive of the learner. `noise`
+    replaces it with a random state.
     """
 
     def __init__(self, family, *, minor_mass=0.0, context=48, d=24, noise=False, seed=0):
@@ -40,23 +60,43 @@ class Planted(HookedRootModule):
         axes = torch.from_numpy(axes).float()
         self.task, self.token, self.learner, self.new = axes[: k + 2 * v + 1].split([k, v, v, 1])
         self.blocks = nn.ModuleList([Block()])
-        self.anchor = nn.Parameter(torch.zeros(1))  # what tells the device
+        self.anchor = nn.Parameter(torch.zeros(1))  # The model's device is that of a parameter.
         self.setup()
         self.eval()
 
     def forward(self, tokens, **_):
         state = self.blocks[0].hook_resid_post(self.state(tokens))
         p = self.family.with_major_tasks().parameters.to(state)
-        known = (state @ self.task.to(state).T) @ p
-        unknown = (state @ self.new.to(state).T) * (state @ self.learner.to(state).T).softmax(-1)
-        return positive(known + unknown).log()
+        retrieval = (state @ self.task.to(state).T) @ p
+        new_weight = state @ self.new.to(state).T
+        learner = new_weight * (state @ self.learner.to(state).T).softmax(-1)
+        return softly_positive(retrieval + learner).log()
 
     def state(self, tokens):
         if self.noise:
-            made = torch.Generator().manual_seed(int(tokens.sum()))
-            return torch.randn(*tokens.shape, self.cfg.d_model, generator=made)
-        found = extrapolation(self.family, tokens, minor_mass=self.minor_mass)
-        known, new = found.posterior.float().split([self.family.majors, 1], -1)
-        counted = learner(self.family, tokens).predictive.float().log()
-        told = new * self.new + counted @ self.learner
-        return known @ self.task + self.token[tokens] + (told if self.minor_mass else 0 * told)
+            generator = torch.Generator().manual_seed(int(tokens.sum()))
+            return torch.randn(*tokens.shape, self.cfg.d_model, generator=generator)
+        posterior = bayes.extrapolation(self.family, tokens, minor_mass=self.minor_mass).posterior
+        major_weights, new_weight = posterior.float().split([self.family.majors, 1], -1)
+        log_predictive = bayes.learner(self.family, tokens).predictive.float().log()
+        learner = new_weight * self.new + log_predictive @ self.learner
+        retrieval = major_weights @ self.task + self.token[tokens]
+        return retrieval + (learner if self.minor_mass else 0 * learner)
+
+
+class TokenDependentModel(PlantedModel):
+    """A planted model whose task axes are permuted by the current token."""
+
+    def forward(self, tokens, **_):
+        state = self.blocks[0].hook_resid_post(self.state(tokens))
+        weights = torch.einsum("npd,npkd->npk", state, self.task_axes(tokens))
+        p = self.family.with_major_tasks().parameters.float()
+        return (weights @ p).clamp(min=1e-6).log()
+
+    def state(self, tokens):
+        posterior = bayes.retrieval(self.family, tokens).posterior.float()
+        return torch.einsum("npk,npkd->npd", posterior, self.task_axes(tokens)) + self.token[tokens]
+
+    def task_axes(self, tokens):
+        k = self.family.majors
+        return torch.stack([self.task.roll(shift, 0) for shift in range(k)])[tokens % k]
