@@ -85,8 +85,10 @@ def adamw(model, gradients, moments, lr, decay, count):
         weight.data -= lr * step + lr * decay * weight.data
 
 
-def test_every_update_is_adamw_on_the_mean_cross_entropy(tmp_path):
-    run = start(tmp_path, steps=6, every=1, weight_decay=0.1, seed=3)
+@pytest.mark.parametrize("max_grad_norm", [None, 0.1])
+def test_every_update_is_adamw_on_the_mean_cross_entropy(tmp_path, max_grad_norm):
+    options = dict(weight_decay=0.1, max_grad_norm=max_grad_norm)
+    run = start(tmp_path, steps=6, every=1, seed=3, **options)
     model, moments = Transformer(SHAPE, seed=3), {}
     for step in range(6):
         model.zero_grad()
@@ -98,6 +100,10 @@ def test_every_update_is_adamw_on_the_mean_cross_entropy(tmp_path):
         assert record["loss"] == pytest.approx(cost.item(), abs=1e-5)
         assert record["lr"] == triangular(step, 6, 1e-2)
         gradients = {name: weight.grad for name, weight in model.named_parameters()}
+        norm = sum(gradient.square().sum() for gradient in gradients.values()).sqrt()
+        if max_grad_norm is not None:
+            assert norm > max_grad_norm
+            gradients = {name: g * max_grad_norm / norm for name, g in gradients.items()}
         adamw(model, gradients, moments, record["lr"], 0.1, step + 1)
     for name, weight in run.weights().items():
         torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-3, atol=1e-4)

@@ -33,6 +33,7 @@ def train(
     folder: str | os.PathLike,
     lr: float = 4e-4,
     weight_decay: float = 4e-4,
+    max_grad_norm: float | None = None,
     schedule: Schedule = triangular,
     seed: int = 0,
     checkpoints: Literal["log"] | Iterable[int] = "log",
@@ -57,6 +58,7 @@ def train(
         folder: where settings, metrics and checkpoints are kept.
         lr: peak of the learning rate.
         weight_decay: of all weights, decoupled (Loshchilov and Hutter 2019).
+        max_grad_norm: gradients of a larger total norm are scaled down to it; None clips none.
         schedule: (step, steps, lr) -> learning rate of that update.
         seed: of the weights and of the data.
         checkpoints: "log" for 0, 1, 2, 4, ..., or steps; the last step is always kept.
@@ -74,6 +76,8 @@ def train(
     checkpoint_steps = _checkpoint_steps(checkpoints, steps)
     if every < 1:
         raise TvlensError(f"every must be at least 1, not {every}")
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise TvlensError(f"max_grad_norm must be above 0, not {max_grad_norm}")
     settings = {
         "steps": steps,
         "lr": lr,
@@ -86,6 +90,8 @@ def train(
         "data": fingerprint(shape, sample, seed),
         "meta": dict(meta or {}),
     }
+    if max_grad_norm is not None:
+        settings["max_grad_norm"] = max_grad_norm
     run = open_run(folder, shape, settings)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = Transformer(shape, seed=seed).to(device)
@@ -125,6 +131,8 @@ def train(
                 compute = with_cuda_graphs(model, batch)
             cost = loss(compute, batch)
             cost.backward()
+            if max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
             losses.append(cost.detach())  # read at the next report: a GPU is not waited for

@@ -225,6 +225,7 @@ def _train_model(
         folder=path / "run",
         lr=config.lr,
         weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
         schedule=config.learning_rate_schedule(),
         seed=seed,
         meta=meta,
