@@ -87,7 +87,7 @@ def test_the_readme_example_runs_as_it_stands(readme):
         (20, 5),
         (27, 6),
     ]
-    assert names["guess"].rank_correlation(names["result"]) > 0.9
+    assert names["estimate"].rank_correlation(names["result"]) > 0.9
     assert "' tigers'" in said
     assert (folder / "plural.safetensors").exists()
 
