@@ -200,7 +200,7 @@ def sweep(path: Path) -> None:
         for name in names:
             stale = path.with_name(name)
             if (match := pattern.fullmatch(name)) and _is_left_behind(stale, *match.groups()[:2]):
-                _remove(stale)
+                remove(stale)
 
 
 @contextlib.contextmanager
@@ -280,7 +280,7 @@ def _temporary(path: Path, suffix: str = "") -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        _remove(temporary)
+        remove(temporary)
         _open_paths.discard(str(temporary))
 
 
@@ -318,8 +318,8 @@ def _machine() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def _remove(path: Path) -> None:
-    """Remove a file, a link or a folder, if it is there and can be removed."""
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it exists and can be removed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TvlensError
+from ..files import remove
 from ..saved import read_tensors, reading, write_tensors
 
 FOLDER = "checkpoints"
@@ -76,7 +77,7 @@ def weights(folder: str | os.PathLike, step: int) -> dict[str, Tensor]:
 def remove_leftovers(folder: str | os.PathLike) -> None:
     """Remove the temporary files of a killed run."""
     for path in (Path(folder) / FOLDER).glob(".step-*"):
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def _select_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
