@@ -8,6 +8,7 @@ Example:
 """
 
 from . import show as show
+from .affine_map import AffineMap, FitConfig
 from .baselines import BASELINES, BaselineData
 from .curves import LearningCurve, RankCurve, learning_curve, rank_curve
 from .diagnostics import (
@@ -22,7 +23,7 @@ from .diagnostics import (
 )
 from .evaluation import evaluate
 from .examples import Examples
-from .matrix import FitConfig, TaskMatrices, TaskMatrix, fit_models
+from .matrix import TaskMatrices, TaskMatrix, fit_models
 from .moments import PairMoments
 from .reading import LayerMoments, ReadConfig, collect_moments, collect_states
 from .report import Difference, MatrixReport, pool_reports
@@ -30,6 +31,7 @@ from .ridge import RidgePath
 from .sharing import SharingReport, SharingTask, evaluate_sharing, fit_shared_matrices
 
 __all__ = [
+    "AffineMap",
     "BASELINES",
     "BaselineData",
     "Difference",

@@ -12,11 +12,11 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..results import Result
 from ..stats import share_interval
+from .affine_map import check_rank
 from .evaluation import evaluate
 from .examples import Examples, Head, predict_classes
 from .matrix import TaskMatrix
 from .report import MatrixReport, pool_reports
-from .ridge import check_rank
 
 if TYPE_CHECKING:
     import pandas

@@ -9,11 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import TvlensError, unknown
+from .affine_map import check_rank, output_axes
 from .baselines import BASELINES, BaselineData, ridge_probe, ridge_probe_accuracy
 from .examples import Examples, Head, LayerExamples, check_parts, predict_classes
 from .moments import PairMoments
 from .report import MATRIX, MatrixReport
-from .ridge import COARSE_GRID, RidgePath, check_penalty, check_rank, output_axes
+from .ridge import COARSE_GRID, RidgePath, check_penalty
 
 Selection = Literal["validation", "oracle"]
 SELECTIONS = get_args(Selection)

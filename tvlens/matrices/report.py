@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import TvlensError, unknown
 from ..results import Result
-from ..stats import share_interval
+from ..stats import bootstrap_counts, percentiles, share_interval
 from .examples import Examples
 from .matrix import TaskMatrix
 
@@ -137,7 +137,8 @@ class MatrixReport(Result):
         resampled = self._resample(seed)
         value = self.accuracies[method] - self.accuracies[other]
         differences = resampled[self._index(method)] - resampled[self._index(other)]
-        return Difference(value, *percentile_interval(differences, level).tolist())
+        low, high = percentiles(differences.numpy(), tail=(1 - level) / 2).tolist()
+        return Difference(value, low, high)
 
     def gap_recovered(
         self, lower: str = "ridge_probe", upper: str = "finetuned", *, method: str = MATRIX
@@ -201,7 +202,7 @@ class MatrixReport(Result):
         low, high = share_interval(outcomes.numpy())
         if len(self._is_correct) > 1:
             resampled = self._resample(0)[self._index(method)]
-            bootstrap_low, bootstrap_high = percentile_interval(resampled).tolist()
+            bootstrap_low, bootstrap_high = percentiles(resampled.numpy()).tolist()
             low, high = min(low, bootstrap_low), max(high, bootstrap_high)
         return low, high
 
@@ -251,14 +252,5 @@ def pool_reports(reports: Sequence[MatrixReport]) -> MatrixReport:
 def resample_weights(
     rng: np.random.Generator, size: int, count: int = 2000
 ) -> Float[Tensor, "size resample"]:
-    """Weight of every item in each bootstrap resample."""
-    draws = rng.integers(0, size, (count, size))
-    return torch.tensor(np.stack([np.bincount(d, minlength=size) for d in draws]).T / size)
-
-
-def percentile_interval(
-    values: Float[Tensor, "*more resample"], level: float = 0.95
-) -> Float[Tensor, "*more 2"]:
-    """Percentile bootstrap interval of resampled values."""
-    low_high = np.quantile(values.numpy(), [(1 - level) / 2, (1 + level) / 2], axis=-1)
-    return torch.tensor(np.moveaxis(low_high, 0, -1))
+    """Draw the weight of every item in each bootstrap resample."""
+    return torch.from_numpy(bootstrap_counts(size, count, seed=rng).T / size)

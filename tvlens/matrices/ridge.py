@@ -1,7 +1,7 @@
 """Ridge regression between two spaces of states: every penalty from one eigendecomposition.
 
 `RidgePath` holds the decomposition, `Folds` cross-validates it, `choose_penalty` applies a rule to
-both. Reduced-rank and Procrustes solutions of the same moments are at the end.
+both.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -382,45 +382,3 @@ def _candidates(path: RidgePath, ridges: Iterable[float] | None) -> Float[Tensor
     if not candidates:
         raise TvlensError("no penalties to choose from")
     return torch.tensor(candidates, dtype=torch.float64).to(path.values)
-
-
-def output_axes(
-    factor: Float[Tensor, "r d_tuned"],
-) -> tuple[Float[Tensor, " d_tuned"], Float[Tensor, "d_tuned d_tuned"]]:
-    """Explained squares along the output directions of a map, and these directions as columns.
-
-    Both in descending order; the first r directions span the best map of rank r.
-
-    Source: Izenman 1975; with a ridge penalty Mukherjee and Zhu 2011.
-    """
-    squares, axes = torch.linalg.eigh(factor.T @ factor)
-    return squares.flip(0).clamp_min(0), axes.flip(1)
-
-
-def check_rank(rank: int, weight: Float[Tensor, "d_base d_tuned"]) -> None:
-    """Raise TvlensError unless the weight can have this rank."""
-    if not 1 <= rank <= min(weight.shape):
-        raise TvlensError(
-            f"rank {rank} is not possible for a map from {weight.shape[0]} to {weight.shape[1]} "
-            f"dimensions: choose 1 to {min(weight.shape)}"
-        )
-
-
-def fit_procrustes(moments: PairMoments) -> Float[Tensor, "d_base d_tuned"]:
-    """Orthogonal Procrustes: the W = s R of least squared error, with R'R = I or RR' = I.
-
-    Args:
-        moments: moments of one pair of layers; about the origin for a map without a bias.
-
-    Raises:
-        TvlensError: base states that are all the same.
-
-    Source: Schoenemann 1966; Gower 1975 (the scale s).
-    """
-    if not float(moments.xx.trace()):
-        raise TvlensError(f"all {moments.count} base states are the same: nothing to rotate")
-    u, singular_values, vt = torch.linalg.svd(moments.xy, full_matrices=False)
-    rotation = u @ vt
-    # If dimensions are lost, only the retained part counts.
-    retained = float((rotation.T @ moments.xx @ rotation).trace())
-    return rotation * (singular_values.sum() / retained)

@@ -13,11 +13,11 @@ from torch import Tensor
 from ..errors import TvlensError, unknown
 from ..integers import as_integers
 from ..results import Result
-from ..stats import share_interval
+from ..stats import percentiles, share_interval
 from .examples import Examples, Head, predict_classes
 from .matrix import TaskMatrix
 from .moments import PairMoments
-from .report import percentile_interval, resample_weights
+from .report import resample_weights
 from .ridge import COARSE_GRID, RidgePath
 
 if TYPE_CHECKING:
@@ -279,7 +279,9 @@ def _compare_with_own(
         mean, resampled = outcomes.mean(1), outcomes @ weights
         accuracies.append(mean)
         intervals.append(torch.tensor([share_interval(row) for row in outcomes.numpy()]).double())
-        ends = percentile_interval(resampled - resampled[task])
-        differences.append(torch.cat([(mean - mean[task])[:, None], ends], dim=1))
+        ends = percentiles((resampled - resampled[task]).numpy())
+        differences.append(
+            torch.cat([(mean - mean[task])[:, None], torch.from_numpy(ends).T], dim=1)
+        )
     by_task = {"accuracy": accuracies, "interval": intervals, "difference": differences}
     return {name: torch.stack(values, dim=1) for name, values in by_task.items()}
