@@ -16,17 +16,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from tvlens.files import write
-from tvlens.training import Shape, Transformer, to_transformer_lens
+from tvlens.training import Transformer, TransformerConfig, to_transformer_lens
 
 # One architecture that all three can express; sizes of a quick dice run and of the paper's E1.
 COMMON = dict(positions="learned", norm="layer", final_norm=True, activation="gelu")
 SETTINGS = {
     "dice, 2 layers, d 64": (
-        Shape(context=64, vocab=6, layers=2, d_model=64, heads=4, **COMMON),
+        TransformerConfig(context=64, vocab=6, layers=2, d_model=64, heads=4, **COMMON),
         dict(batch=64, steps=10),
     ),
     "paper's E1, 6 layers, d 128": (
-        Shape(context=128, vocab=6, layers=6, d_model=128, heads=2, **COMMON),
+        TransformerConfig(context=128, vocab=6, layers=6, d_model=128, heads=2, **COMMON),
         dict(batch=32, steps=3),
     ),
 }
@@ -36,17 +36,23 @@ ROUNDS = 3
 class Textbook(nn.Module):
     """What a tutorial writes."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, config: TransformerConfig):
         super().__init__()
-        self.embed = nn.Embedding(shape.vocab, shape.d_model)
-        self.position = nn.Embedding(shape.context, shape.d_model)
+        self.embed = nn.Embedding(config.vocab, config.d_model)
+        self.position = nn.Embedding(config.context, config.d_model)
         layer = nn.TransformerEncoderLayer(
-            shape.d_model, shape.heads, shape.d_mlp, 0.0, F.gelu, batch_first=True, norm_first=True
+            config.d_model,
+            config.heads,
+            config.d_mlp,
+            0.0,
+            F.gelu,
+            batch_first=True,
+            norm_first=True,
         )
-        norm = nn.LayerNorm(shape.d_model)
-        self.blocks = nn.TransformerEncoder(layer, shape.layers, norm, enable_nested_tensor=False)
-        self.unembed = nn.Linear(shape.d_model, shape.vocab, bias=False)
-        mask = nn.Transformer.generate_square_subsequent_mask(shape.context)
+        norm = nn.LayerNorm(config.d_model)
+        self.blocks = nn.TransformerEncoder(layer, config.layers, norm, enable_nested_tensor=False)
+        self.unembed = nn.Linear(config.d_model, config.vocab, bias=False)
+        mask = nn.Transformer.generate_square_subsequent_mask(config.context)
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -84,12 +90,12 @@ def _learn(model, optimizer, batches) -> tuple[float, float]:
     return time.perf_counter() - start, last
 
 
-def _measure(name: str, shape: Shape, device: str, *, batch: int, steps: int) -> dict:
-    plain = Transformer(shape).to(device)
+def _measure(name: str, config: TransformerConfig, device: str, *, batch: int, steps: int) -> dict:
+    plain = Transformer(config).to(device)
     ways = {
         "ours": (plain, dict(fused=True)),
         "textbook": (_textbook(plain).to(device), {}),
-        "hooked": (to_transformer_lens(shape, plain.state_dict()).train(), dict(fused=True)),
+        "hooked": (to_transformer_lens(config, plain.state_dict()).train(), dict(fused=True)),
     }
     size = {way: sum(p.numel() for p in model.parameters()) for way, (model, _) in ways.items()}
     assert size["ours"] == size["textbook"], size
@@ -98,20 +104,20 @@ def _measure(name: str, shape: Shape, device: str, *, batch: int, steps: int) ->
         for way, (model, options) in ways.items()
     }
     generator = torch.Generator().manual_seed(0)
-    draw = (ROUNDS + 1, steps, batch, shape.context + 1)
-    rounds = torch.randint(shape.vocab, draw, generator=generator).to(device)
+    draw = (ROUNDS + 1, steps, batch, config.context + 1)
+    rounds = torch.randint(config.vocab, draw, generator=generator).to(device)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for batches in rounds:
         losses = {}
         for way, (model, optimizer) in running.items():
             spent, losses[way] = _learn(model, optimizer, batches)
             seconds[way].append(spent)
-    made = steps * batch * shape.context
+    made = steps * batch * config.context
     speed = {way: made / statistics.median(found[1:]) for way, found in seconds.items()}
     return {
         "setting": name,
-        "shape": asdict(shape),
-        "batch x tokens": f"{batch} x {shape.context}",
+        "shape": asdict(config),
+        "batch x tokens": f"{batch} x {config.context}",
         "parameters": size["ours"],
         "tokens_per_second": speed,
         "ours_to_textbook": speed["ours"] / speed["textbook"],
@@ -122,8 +128,8 @@ def _measure(name: str, shape: Shape, device: str, *, batch: int, steps: int) ->
 
 def run(device: str) -> None:
     rows = []
-    for name, (shape, options) in SETTINGS.items():
-        row = _measure(name, shape, device, **options)
+    for name, (config, options) in SETTINGS.items():
+        row = _measure(name, config, device, **options)
         rows.append(row)
         speed = ", ".join(f"{way} {per:,.0f}" for way, per in row["tokens_per_second"].items())
         print(f"  {name} ({row['parameters']:,} parameters), tokens/s: {speed}")

@@ -10,7 +10,13 @@ import torch
 
 import tvlens as tv
 from tvlens import bayes, geometry, matrices
-from tvlens.training import FinetunedEncoder, Run, Shape, Transformer, to_transformer_lens
+from tvlens.training import (
+    FinetunedEncoder,
+    Run,
+    Transformer,
+    TransformerConfig,
+    to_transformer_lens,
+)
 from tvlens.vectors import TaskVector, VectorReport
 from tvlens.vlm import VLMRun
 
@@ -117,8 +123,8 @@ def _maps() -> dict[str, object]:
 @functools.cache
 def _dice() -> tuple[object, object]:
     family = bayes.Dice(tasks=3, faces=4, minor=4, seed=1)
-    shape = Shape(context=17, vocab=4, layers=2, d_model=32, heads=2)
-    return family, to_transformer_lens(shape, Transformer(shape, seed=1).state_dict())
+    config = TransformerConfig(context=17, vocab=4, layers=2, d_model=32, heads=2)
+    return family, to_transformer_lens(config, Transformer(config, seed=1).state_dict())
 
 
 def _beliefs() -> dict[str, object]:
@@ -152,7 +158,7 @@ def _trainings(folder: Path) -> dict[str, object]:
     epochs = [dict(epoch=e, loss=1 / e, validation_loss=1.2 / e, accuracy=0.2 * e) for e in (1, 2)]
     parts = dict(new_artist=0.6, new_categories=0.3, new_artist_and_category=0.2)
     return {
-        "Run": Run(folder, Shape(context=8, vocab=4), {"steps": 8}),
+        "Run": Run(folder, TransformerConfig(context=8, vocab=4), {"steps": 8}),
         "FinetunedEncoder": FinetunedEncoder(folder, {"base": "b", "data": "d"}, epochs),
         "VLMRun": VLMRun(folder, {"epochs": 2}, [e | parts for e in epochs]),
     }

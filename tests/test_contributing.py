@@ -144,13 +144,13 @@ def test_a_new_family_gives_sequences_of_its_tasks(sticky):
 
 
 def test_a_model_learns_the_new_family(sticky, tmp_path):
-    shape = tv.training.Shape(context=24, vocab=4, layers=1, d_model=32, heads=2)
+    config = tv.training.TransformerConfig(context=24, vocab=4, layers=1, d_model=32, heads=2)
 
     def sample(seed: int):
         return sticky.sample(64, 25, seed=seed).tokens
 
     trained = tv.training.train(
-        shape, sample, steps=200, folder=tmp_path, lr=5e-3, checkpoints=[200], progress=False
+        config, sample, steps=200, folder=tmp_path, lr=5e-3, checkpoints=[200], progress=False
     )
     tokens = sticky.sample(256, 24, seed=12345).tokens
     told = trained.transformer()(tokens).detach().double().softmax(-1)

@@ -12,11 +12,11 @@ import tiny
 import tvlens as tv
 from tvlens import TvlensError
 from tvlens.folder_lock import HOLDER, LOCK, folder_lock, one_writer
-from tvlens.training import Shape, load_run, train
+from tvlens.training import TransformerConfig, load_run, train
 
 pytestmark = pytest.mark.no_arithmetic
 
-SHAPE = Shape(context=8, vocab=5, layers=1, d_model=8, heads=1)
+CONFIG = TransformerConfig(context=8, vocab=5, layers=1, d_model=8, heads=1)
 
 HOLD = """
 import sys, time
@@ -51,7 +51,7 @@ def test_another_process_is_refused_in_one_line_that_names_the_first(holder, tmp
     runs = [
         lambda: tv.studies.vectors.run(tiny.model("llama"), [task], folder=out, progress=False),
         lambda: tv.studies.latent.run(folder=out, progress=False),
-        lambda: train(SHAPE, None, steps=1, folder=out),
+        lambda: train(CONFIG, None, steps=1, folder=out),
     ]
     for run in runs:
         with pytest.raises(TvlensError, match=rf"is in use: process {holder.pid} on ") as caught:
@@ -78,7 +78,7 @@ def test_a_lock_of_a_killed_process_is_no_obstacle(holder, tmp_path):
 
 def test_a_folder_may_be_read_while_it_is_written(tmp_path):
     sample = tv.bayes.Dice(tasks=2, faces=4, seed=0)
-    train(SHAPE, lambda s: sample.sample(2, 8, seed=s).tokens, steps=2, folder=tmp_path,
+    train(CONFIG, lambda s: sample.sample(2, 8, seed=s).tokens, steps=2, folder=tmp_path,
           progress=False)  # fmt: skip
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

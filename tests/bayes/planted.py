@@ -9,7 +9,7 @@ from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from tvlens import bayes
-from tvlens.training import Shape, Transformer, to_transformer_lens
+from tvlens.training import Transformer, TransformerConfig, to_transformer_lens
 
 # Settings with which each check runs in little time.
 SMALL_CHECKS = {
@@ -25,8 +25,8 @@ def untrained_model(family, context=17):
     """A random model with the input format of the family's sequences."""
     is_regression = isinstance(family, bayes.LinearRegression)
     inputs = {"inputs": 6} if is_regression else {"vocab": family.vocabulary}
-    shape = Shape(context=context, layers=2, d_model=32, heads=2, **inputs)
-    return to_transformer_lens(shape, Transformer(shape, seed=1).state_dict())
+    config = TransformerConfig(context=context, layers=2, d_model=32, heads=2, **inputs)
+    return to_transformer_lens(config, Transformer(config, seed=1).state_dict())
 
 
 class Block(nn.Module):

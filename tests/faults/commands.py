@@ -15,7 +15,7 @@ import torch
 
 import tvlens as tv
 from tvlens.activations import Activations
-from tvlens.training import Shape, load_run, train
+from tvlens.training import TransformerConfig, load_run, train
 
 from .children import tvlens
 
@@ -96,9 +96,14 @@ def _sample(seed: int) -> torch.Tensor:
 
 
 def _train(out: Path) -> Callable[[], object]:
-    shape = Shape(context=12, vocab=8, layers=2, d_model=32, heads=2)
-    options = {"steps": 60, "every": 10, "checkpoints": list(range(0, 61, 5)), "progress": False}
-    return lambda: train(shape, _sample, folder=out / "run", **options)
+    config = TransformerConfig(context=12, vocab=8, layers=2, d_model=32, heads=2)
+    options = {
+        "steps": 60,
+        "report_every": 10,
+        "checkpoints": list(range(0, 61, 5)),
+        "progress": False,
+    }
+    return lambda: train(config, _sample, folder=out / "run", **options)
 
 
 def _steps(out: Path) -> Any:

@@ -14,7 +14,7 @@ import tvlens as tv
 from tvlens import TvlensError
 from tvlens.activations import Activations
 from tvlens.studies.claims import read_claims
-from tvlens.training import Shape, checkpoint, load_run, train
+from tvlens.training import TransformerConfig, checkpoint, load_run, train
 
 Trial = tuple[str, str | None]
 
@@ -137,10 +137,10 @@ def _texts(folder: Path) -> Iterator[Format]:
 
 def _reports(folder: Path) -> Iterator[Format]:
     """What is written as JSON with a checksum."""
-    shape = Shape(context=8, vocab=4, layers=1, d_model=8, heads=1)
-    options = {"steps": 3, "every": 1, "progress": False}
+    config = TransformerConfig(context=8, vocab=4, layers=1, d_model=8, heads=1)
+    options = {"steps": 3, "report_every": 1, "progress": False}
     run = train(
-        shape, lambda _: torch.zeros(2, 9, dtype=torch.long), folder=folder / "run", **options
+        config, lambda _: torch.zeros(2, 9, dtype=torch.long), folder=folder / "run", **options
     )
     path = run.folder / "run.json"
     yield Format("run.json", path, lambda _: load_run(run.folder), lambda found: found.settings)

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from tvlens.training import Shape, train
+from tvlens.training import TransformerConfig, train
 from tvlens.training import loop as training_loop
 
-SHAPES = {
-    "tokens": Shape(context=16, vocab=6, layers=2, d_model=32, heads=2),
-    "pairs": Shape(context=15, inputs=3, layers=2, d_model=32, heads=2, positions="learned"),
+CONFIGS = {
+    "tokens": TransformerConfig(context=16, vocab=6, layers=2, d_model=32, heads=2),
+    "pairs": TransformerConfig(
+        context=15, inputs=3, layers=2, d_model=32, heads=2, positions="learned"
+    ),
 }
 
 
@@ -24,10 +26,12 @@ def draw(name: str):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_training_with_cuda_graphs_gives_the_losses_of_plain_training(name, tmp_path, monkeypatch):
     def losses(folder):
-        run = train(SHAPES[name], draw(name), steps=60, every=10, folder=folder, progress=False)
+        run = train(
+            CONFIGS[name], draw(name), steps=60, report_every=10, folder=folder, progress=False
+        )
         return torch.tensor([record["loss"] for record in run.metrics if record["loss"]])
 
     graphed = losses(tmp_path / "graphed")

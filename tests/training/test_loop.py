@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from tvlens import TvlensError
 from tvlens.training import (
-    Shape,
     Transformer,
+    TransformerConfig,
+    compute_loss,
     constant,
     cosine,
     load_run,
     log_steps,
-    loss,
     step_seed,
     train,
     triangular,
@@ -28,7 +28,7 @@ from tvlens.training import (
 
 pytestmark = pytest.mark.tl3
 
-SHAPE = Shape(context=8, vocab=5, layers=2, d_model=16, heads=2)
+CONFIG = TransformerConfig(context=8, vocab=5, layers=2, d_model=16, heads=2)
 STEPS = 21
 
 
@@ -42,8 +42,10 @@ def measured(model, step):
 
 
 def start(folder, sample=tokens, **options):
-    options = dict(steps=STEPS, every=5, evaluate=measured, progress=False, lr=1e-2) | options
-    return train(SHAPE, sample, folder=folder, **options)
+    options = (
+        dict(steps=STEPS, report_every=5, evaluate=measured, progress=False, lr=1e-2) | options
+    )
+    return train(CONFIG, sample, folder=folder, **options)
 
 
 def reported(run):
@@ -88,8 +90,8 @@ def adamw(model, gradients, moments, lr, decay, count):
 @pytest.mark.parametrize("max_grad_norm", [None, 0.1])
 def test_every_update_is_adamw_on_the_mean_cross_entropy(tmp_path, max_grad_norm):
     options = dict(weight_decay=0.1, max_grad_norm=max_grad_norm)
-    run = start(tmp_path, steps=6, every=1, seed=3, **options)
-    model, moments = Transformer(SHAPE, seed=3), {}
+    run = start(tmp_path, steps=6, report_every=1, seed=3, **options)
+    model, moments = Transformer(CONFIG, seed=3), {}
     for step in range(6):
         model.zero_grad()
         batch = tokens(step_seed(3, step))
@@ -181,7 +183,7 @@ def test_checkpoints_open_as_models(whole):
         assert model.cfg.model_name == f"run at step {STEPS if step is None else step}"
         with torch.no_grad():
             torch.testing.assert_close(model(batch), whole.transformer(step)(batch))
-    assert torch.equal(whole.transformer(0).unembed.weight, Transformer(SHAPE).unembed.weight)
+    assert torch.equal(whole.transformer(0).unembed.weight, Transformer(CONFIG).unembed.weight)
     with pytest.raises(TvlensError, match="no checkpoint at step 7: the nearest is 8"):
         whole.model(7)
 
@@ -199,11 +201,14 @@ def test_chosen_checkpoints(tmp_path):
         (dict(schedule=constant), "rates: "),
         (dict(meta={"family": "dice"}), "meta.family: None there, dice here"),
         (dict(sample=lambda seed: tokens(seed, rows=5)), "data: "),
-        (dict(shape=Shape(context=8, vocab=5, layers=3, d_model=16)), "shape.layers: 2 there, 3"),
+        (
+            dict(config=TransformerConfig(context=8, vocab=5, layers=3, d_model=16)),
+            "config.layers: 2 there, 3",
+        ),
     ],
 )
 def test_a_folder_of_another_run_is_refused(whole, options, message):
-    wanted = dict(shape=SHAPE, sample=tokens, steps=STEPS, every=5, lr=1e-2) | options
+    wanted = dict(config=CONFIG, sample=tokens, steps=STEPS, report_every=5, lr=1e-2) | options
     with pytest.raises(TvlensError, match=message):
         train(**wanted, folder=whole.folder, progress=False)
 
@@ -217,7 +222,7 @@ def test_a_loss_that_is_not_finite_names_its_step(tmp_path):
 
 
 def test_the_step_of_a_bad_batch(tmp_path):
-    shape = Shape(context=9, inputs=2, layers=1, d_model=8)
+    config = TransformerConfig(context=9, inputs=2, layers=1, d_model=8)
     bad = step_seed(0, 7)
 
     def sample(seed):
@@ -226,7 +231,7 @@ def test_the_step_of_a_bad_batch(tmp_path):
         return rng.normal(size=(3, 5, 2)), targets * (math.nan if seed == bad else 1)
 
     with pytest.raises(TvlensError, match="the loss is nan at step 7"):
-        train(shape, sample, steps=20, folder=tmp_path, progress=False)
+        train(config, sample, steps=20, folder=tmp_path, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -242,8 +247,8 @@ def test_what_evaluate_may_not_give(tmp_path, evaluate, message):
 
 
 def test_the_loss_of_a_regression_is_the_squared_error_where_x_was_read():
-    shape = Shape(context=9, inputs=2, layers=1, d_model=8)
-    model = Transformer(shape)
+    config = TransformerConfig(context=9, inputs=2, layers=1, d_model=8)
+    model = Transformer(config)
     rng = torch.Generator().manual_seed(0)
     x, y = torch.randn(3, 5, 2, generator=rng), torch.randn(3, 5, generator=rng)
     total = 0.0
@@ -254,7 +259,7 @@ def test_the_loss_of_a_regression_is_the_squared_error_where_x_was_read():
             if pair < n:
                 sequence[:, 2 * pair + 1, 2] = y[:, pair]
         total += ((model(sequence)[:, -1, 0] - y[:, n]) ** 2).mean().item() / 5
-    assert loss(model, (x, y)).item() == pytest.approx(total, rel=1e-5)
+    assert compute_loss(model, (x, y)).item() == pytest.approx(total, rel=1e-5)
 
 
 def test_one_die_is_learned_to_its_entropy(tmp_path):
@@ -263,7 +268,7 @@ def test_one_die_is_learned_to_its_entropy(tmp_path):
     def sample(seed):
         return torch.from_numpy(np.random.default_rng(seed).choice(5, (32, 9), p=faces))
 
-    run = train(SHAPE, sample, steps=120, lr=1e-2, folder=tmp_path, progress=False)
+    run = train(CONFIG, sample, steps=120, lr=1e-2, folder=tmp_path, progress=False)
     with torch.no_grad():
         log_q = run.transformer()(sample(1)[:, :8]).log_softmax(-1).double()
     kl = (torch.tensor(faces) * (torch.tensor(faces).log() - log_q)).sum(-1).mean()
@@ -271,13 +276,15 @@ def test_one_die_is_learned_to_its_entropy(tmp_path):
 
 
 def test_one_regression_is_learned_below_its_variance(tmp_path):
-    shape = Shape(context=15, inputs=2, layers=1, d_model=16, positions="learned")
+    config = TransformerConfig(context=15, inputs=2, layers=1, d_model=16, positions="learned")
 
     def sample(seed):
         x = np.random.default_rng(seed).normal(size=(32, 8, 2))
         return x, x @ np.array([1.0, -0.5])
 
-    run = train(shape, sample, steps=150, lr=1e-2, every=50, folder=tmp_path, progress=False)
+    run = train(
+        config, sample, steps=150, lr=1e-2, report_every=50, folder=tmp_path, progress=False
+    )
     assert run.metrics[-1]["loss"] < 0.05 * 1.25
 
 
@@ -302,7 +309,7 @@ def test_batches_that_do_not_fit(tmp_path, sample, message):
 def test_other_mistakes(tmp_path):
     for options, message in [
         (dict(steps=0), "steps must be at least 1"),
-        (dict(every=0), "every must be at least 1"),
+        (dict(report_every=0), "report_every must be at least 1"),
         (dict(checkpoints="all"), "'log' or steps, not 'all'"),
         (dict(checkpoints=[30]), "at step 30 of 0 to 21"),
     ]:
@@ -310,12 +317,12 @@ def test_other_mistakes(tmp_path):
             start(tmp_path / "run", **options)
     with pytest.raises(TvlensError, match="holds no training run"):
         load_run(tmp_path)
-    shape = Shape(context=9, inputs=2)
+    config = TransformerConfig(context=9, inputs=2)
     with pytest.raises(TvlensError, match=r"sample must give \(inputs, targets\)"):
-        train(shape, tokens, steps=1, folder=tmp_path / "run")
+        train(config, tokens, steps=1, folder=tmp_path / "run")
     with pytest.raises(TvlensError, match=r"wanted \[batch, pair, 2\]"):
         pairs = torch.rand(3, 5, 3), torch.rand(3, 5)
-        train(shape, lambda seed: pairs, steps=1, folder=tmp_path / "run")
+        train(config, lambda seed: pairs, steps=1, folder=tmp_path / "run")
 
 
 @given(st.integers(1, 5000), st.floats(1e-5, 1.0))

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from tvlens import TvlensError
+from tvlens import TvlensError, deprecation, training
 from tvlens.studies.claims import Claim, read_claims
 from tvlens.studies.latent.trained_model import remove_damaged
-from tvlens.training import Shape, load_run, train
+from tvlens.training import TransformerConfig, load_run, train
 
-SHAPE = Shape(context=8, vocab=5, layers=1, d_model=16, heads=2)
+CONFIG = TransformerConfig(context=8, vocab=5, layers=1, d_model=16, heads=2)
 
 
 def sample(seed):
@@ -18,7 +18,7 @@ def sample(seed):
 
 
 def start(folder, steps=2):
-    return train(SHAPE, sample, steps=steps, every=1, folder=folder, progress=False)
+    return train(CONFIG, sample, steps=steps, report_every=1, folder=folder, progress=False)
 
 
 def flip_bits(path, read):
@@ -61,6 +61,32 @@ def test_no_flipped_bit_changes_the_claims_of_a_report(tmp_path):
     path.write_text(json.dumps(with_checksum(report), indent=1))
     for result in flip_bits(path, lambda: read_claims(path)):
         assert result in (None, [before])
+
+
+def test_load_run_reads_the_settings_of_earlier_versions(tmp_path):
+    run = start(tmp_path)
+    former = {"config": "shape", "report_every": "every"}
+    settings = {former.get(key, key): value for key, value in run.settings.items()}
+    (tmp_path / "run.json").write_text(json.dumps(settings))
+    assert (load_run(tmp_path).config, load_run(tmp_path).settings) == (CONFIG, run.settings)
+    assert start(tmp_path).steps == run.steps
+
+
+def test_deprecated_names_warn_once_and_name_the_new_ones(monkeypatch, tmp_path):
+    monkeypatch.setattr(deprecation, "_warned", set())
+    for old, new in {
+        "Shape": "TransformerConfig",
+        "interleaved": "interleave_pairs",
+        "loss": "compute_loss",
+    }.items():
+        with pytest.warns(DeprecationWarning, match=rf"use tvlens\.training\.{new}$"):
+            assert getattr(training, old) is getattr(training, new)
+        assert getattr(training, old) is getattr(training, new)
+    with pytest.warns(DeprecationWarning, match=r"use train\(report_every=\)"):
+        run = train(CONFIG, sample, steps=2, every=1, folder=tmp_path, progress=False)
+    assert run.settings["report_every"] == 1
+    with pytest.warns(DeprecationWarning, match=r"use Run\.config"):
+        assert run.shape == CONFIG
 
 
 def test_metrics_without_checksums_load(tmp_path):

@@ -71,7 +71,10 @@ def bayes(model: Any) -> None:
     assert_type(tv.bayes.LinearRegression(tasks=2, dim=3).sample(4, 16).targets, Tensor)
     assert_type(tv.bayes.retrieval(family, tokens), tv.bayes.Prediction)
     assert_type(tv.bayes.behaviour(model, family, splits=["major"]), tv.bayes.Behaviour)
-    assert_type(tv.training.Shape(context=64, vocab=6, positions="learned"), tv.training.Shape)
+    assert_type(
+        tv.training.TransformerConfig(context=64, vocab=6, positions="learned"),
+        tv.training.TransformerConfig,
+    )
 
 
 def matrices(base: Any, tuned: Any, x: Tensor, y: Tensor) -> None:
@@ -109,7 +112,7 @@ def mistakes(model: Any, task: tv.Task, vector: tv.TaskVector, x: Tensor) -> Non
     tv.patch_paths(model, "a", "b", receiver="q", metric=metric)  # type: ignore[arg-type]
     tv.collect(model, ["a"], layers="first")  # type: ignore[arg-type]
     tv.bayes.Dice(tasks=3, faces=6).sample(4, 16, split="test")  # type: ignore[arg-type]
-    tv.training.Shape(context=64, vocab=6, norm="batch")  # type: ignore[arg-type]
+    tv.training.TransformerConfig(context=64, vocab=6, norm="batch")  # type: ignore[arg-type]
     tv.TaskMatrix.from_states(x, x, ridge="cv")  # type: ignore[arg-type]
     tv.matrices.collect_states(model, [["a"]], readout="median")  # type: ignore[arg-type]
     task.split(seed=0) + 1  # type: ignore[operator]

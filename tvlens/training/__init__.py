@@ -3,7 +3,7 @@
 Example:
     >>> family = tv.bayes.Dice(tasks=3, faces=6, seed=0)
     >>> run = tv.training.train(
-    ...     tv.training.Shape(context=8, vocab=6),
+    ...     tv.training.TransformerConfig(context=8, vocab=6),
     ...     lambda seed: family.sample(4, 9, seed=seed).tokens,
     ...     steps=2,
     ...     folder="run",
@@ -13,32 +13,49 @@ Example:
     True
 """
 
+from typing import TYPE_CHECKING
+
+from ..deprecation import warn_renamed
 from . import show as show
+from .config import TransformerConfig
 from .conversion import to_transformer_lens
-from .data import step_seed
+from .data import compute_loss, interleave_pairs, step_seed
 from .finetuning import FinetunedEncoder, finetune, load_finetuned
 from .loop import train
-from .objective import interleaved, loss
 from .run import Run, load_run
 from .schedules import constant, cosine, log_steps, triangular
-from .shape import Shape
 from .transformer import Transformer
 
 __all__ = [
     "FinetunedEncoder",
     "Run",
-    "Shape",
     "Transformer",
+    "TransformerConfig",
+    "compute_loss",
     "constant",
     "cosine",
     "finetune",
-    "to_transformer_lens",
-    "interleaved",
+    "interleave_pairs",
     "load_finetuned",
     "load_run",
     "log_steps",
-    "loss",
     "step_seed",
+    "to_transformer_lens",
     "train",
     "triangular",
 ]
+
+# Deprecated name -> its new name.
+_DEPRECATED = {
+    "Shape": "TransformerConfig",
+    "interleaved": "interleave_pairs",
+    "loss": "compute_loss",
+}
+
+if not TYPE_CHECKING:  # a type checker that saw this would take any name for one of this package
+
+    def __getattr__(name: str):
+        if name not in _DEPRECATED:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warn_renamed(f"{__name__}.{name}", f"{__name__}.{_DEPRECATED[name]}")
+        return globals()[_DEPRECATED[name]]

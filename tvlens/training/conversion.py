@@ -1,7 +1,7 @@
 """`to_transformer_lens`: trained weights as a TransformerLens model, with named hook points.
 
-On TransformerLens 4 that is its native model behind a `TransformerBridge`. On 3.9 it is a
-`HookedTransformer`, because the attention pattern that the bridge of 3.9 shows is not read back.
+On TransformerLens 4 it is the native model behind a `TransformerBridge`. On 3.9 it is a
+`HookedTransformer`, because the bridge of 3.9 ignores changes of the attention pattern.
 """
 
 import types
@@ -14,84 +14,87 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import TvlensError
-from .shape import Shape
+from .config import TransformerConfig
 from .transformer import EPSILON, ROTARY_BASE, Transformer
 
 Weights = Mapping[str, Tensor]
 
 
-def to_transformer_lens(shape: Shape, weights: Weights, *, name: str = "trained") -> Any:
-    """A TransformerLens model that computes what `Transformer` computes with these weights.
+def to_transformer_lens(
+    config: TransformerConfig, weights: Weights, *, name: str = "trained"
+) -> Any:
+    """Build a TransformerLens model that computes the same as `Transformer` with these weights.
 
     It reads tokens `Int[batch pos]`; the model of a regression reads vectors
-    `Float[batch pos inputs+1]`, as `interleaved` lays them out.
+    `Float[batch pos inputs+1]`, as `interleave_pairs` returns them.
 
     Args:
-        weights: the state dict of a `Transformer` of this shape; the model is where they are.
-        name: what the model is called in results.
+        config: the architecture.
+        weights: the state dict of a `Transformer`; the model is on their device.
+        name: name of the model in results.
 
     Raises:
-        TvlensError: the weights are not of this shape.
+        TvlensError: the weights are of another architecture.
     """
     weights = {key: value.detach().float() for key, value in weights.items()}
     try:
-        Transformer(shape).load_state_dict(weights)
+        Transformer(config).load_state_dict(weights)
     except RuntimeError as error:
-        raise TvlensError(f"these weights do not fit {shape}: {error}") from error
+        raise TvlensError(f"these weights do not fit {config}: {error}") from error
     try:
         from transformer_lens import HookedTransformer  # noqa: F401
     except ImportError:
-        model = _build_native(shape, weights)
+        model = _build_native(config, weights)
     else:
-        model = _build_hooked_transformer(shape, weights)
+        model = _build_hooked_transformer(config, weights)
     model.cfg.model_name = name
     return model.eval()
 
 
-def _config_options(shape: Shape) -> dict[str, Any]:
-    """What the configurations of both models call the shape."""
+def _config_options(config: TransformerConfig) -> dict[str, Any]:
+    """The architecture as options of TransformerLens' configurations."""
     return dict(
-        n_layers=shape.layers,
-        d_model=shape.d_model,
-        n_heads=shape.heads,
-        d_head=shape.d_head,
-        d_mlp=shape.d_mlp,
-        n_ctx=shape.context,
-        d_vocab=shape.d_in,
-        d_vocab_out=shape.d_out,
-        act_fn=shape.activation,
-        normalization_type={"rms": "RMS", "layer": "LN"}[shape.norm],
-        positional_embedding_type={"learned": "standard"}.get(shape.positions, shape.positions),
-        rotary_dim=shape.d_head if shape.positions == "rotary" else None,
+        n_layers=config.layers,
+        d_model=config.d_model,
+        n_heads=config.heads,
+        d_head=config.d_head,
+        d_mlp=config.d_mlp,
+        n_ctx=config.context,
+        d_vocab=config.d_in,
+        d_vocab_out=config.d_out,
+        act_fn=config.activation,
+        normalization_type={"rms": "RMS", "layer": "LN"}[config.norm],
+        positional_embedding_type={"learned": "standard"}.get(config.positions, config.positions),
+        rotary_dim=config.d_head if config.positions == "rotary" else None,
         rotary_base=ROTARY_BASE,
         rotary_adjacent_pairs=True,
         eps=EPSILON,
     )
 
 
-def _build_native(shape: Shape, weights: Weights) -> Any:
+def _build_native(config: TransformerConfig, weights: Weights) -> Any:
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
     from transformer_lens.model_bridge.sources.native import NativeModel
 
-    config = TransformerBridgeConfig(**_config_options(shape))
-    native = NativeModel(config)
-    if shape.inputs:
-        native.tok_embed = _VectorEmbedding(shape)
+    bridge_config = TransformerBridgeConfig(**_config_options(config))
+    native = NativeModel(bridge_config)
+    if config.inputs:
+        native.tok_embed = _VectorEmbedding(config)
         native.register_forward_pre_hook(_pass_vectors_as_inputs, with_kwargs=True)
-    if not shape.final_norm:
+    if not config.final_norm:
         native.ln_out = nn.Identity()
-    native.load_state_dict(_rename_native_weights(shape, weights))
+    native.load_state_dict(_rename_native_weights(weights))
     native.to(weights["unembed.weight"].device)
-    model = build_bridge_from_module(native, "TransformerLensNative", tl_config=config)
-    if not shape.final_norm:
-        # The bridge then passes the state through, instead of norming it on its own.
+    model = build_bridge_from_module(native, "TransformerLensNative", tl_config=bridge_config)
+    if not config.final_norm:
+        # The bridge then calls the identity, instead of its own normalization.
         model.ln_final.use_native_layernorm_autograd = True
     return model
 
 
-def _rename_native_weights(shape: Shape, weights: Weights) -> Weights:
-    """The weights by the names of the native model, whose queries, keys and values are apart."""
+def _rename_native_weights(weights: Weights) -> Weights:
+    """Rename weights as in the native model, which has separate queries, keys and values."""
     names = {"embed": "tok_embed", "position": "pos", "final_norm": "ln_out", "unembed": "head"}
     inside = {"norm1": "ln1", "norm2": "ln2", "attn_out": "attn.o"}
     inside |= {"mlp_in": "mlp.fc_in", "mlp_out": "mlp.fc_out"}
@@ -109,10 +112,10 @@ def _rename_native_weights(shape: Shape, weights: Weights) -> Weights:
 
 
 class _VectorEmbedding(nn.Embedding):
-    """An embedding that reads vectors: each is a mixture of the rows of the table."""
+    """Embedding of vectors, each a linear combination of the rows of the table."""
 
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape.d_in, shape.d_model)
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config.d_in, config.d_model)
 
     def forward(
         self, vectors: Float[Tensor, "batch pos d_in"]
@@ -121,53 +124,53 @@ class _VectorEmbedding(nn.Embedding):
 
 
 def _pass_vectors_as_inputs(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
-    """The bridge takes every float tensor for states behind the embedding: say what they are."""
+    """Pass float tensors as inputs, which the bridge takes for outputs of the embedding."""
     if options.get("inputs_embeds") is not None:
         options["input_ids"] = options.pop("inputs_embeds")
     return args, options
 
 
-def _build_hooked_transformer(shape: Shape, weights: Weights) -> Any:
+def _build_hooked_transformer(config: TransformerConfig, weights: Weights) -> Any:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     device = str(weights["unembed.weight"].device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of HookedTransformer itself
-        model = HookedTransformer(HookedTransformerConfig(**_config_options(shape), device=device))
-    if not shape.final_norm:
+        model = HookedTransformer(HookedTransformerConfig(**_config_options(config), device=device))
+    if not config.final_norm:
         model.ln_final = nn.Identity()
-    model.load_state_dict(model.state_dict() | _rename_hooked_weights(shape, weights))
-    if shape.inputs:
+    model.load_state_dict(model.state_dict() | _rename_hooked_weights(config, weights))
+    if config.inputs:
         _read_vectors(model)
     return model
 
 
-def _rename_hooked_weights(shape: Shape, weights: Weights) -> Weights:
-    """The weights in the layout of HookedTransformer: heads apart, inputs before outputs."""
+def _rename_hooked_weights(config: TransformerConfig, weights: Weights) -> Weights:
+    """Rename and reshape weights as in HookedTransformer: [head, input, output]."""
     renamed = {"embed.W_E": weights["embed.weight"], "unembed.W_U": weights["unembed.weight"].T}
-    if shape.positions == "learned":
+    if config.positions == "learned":
         renamed["pos_embed.W_pos"] = weights["position.weight"]
-    norms = {"ln_final": "final_norm"} if shape.final_norm else {}
-    for layer in range(shape.layers):
+    norms = {"ln_final": "final_norm"} if config.final_norm else {}
+    for layer in range(config.layers):
         block = f"blocks.{layer}"
         qkv = rearrange(
             weights[f"{block}.qkv.weight"],
             "(three head d_head) d_model -> three head d_model d_head",
             three=3,
-            head=shape.heads,
+            head=config.heads,
         )
         bias = rearrange(
             weights[f"{block}.qkv.bias"],
             "(three head d_head) -> three head d_head",
             three=3,
-            head=shape.heads,
+            head=config.heads,
         )
         for i, short in enumerate("QKV"):
             renamed |= {f"{block}.attn.W_{short}": qkv[i], f"{block}.attn.b_{short}": bias[i]}
         out = rearrange(
             weights[f"{block}.attn_out.weight"],
             "d_model (head d_head) -> head d_head d_model",
-            head=shape.heads,
+            head=config.heads,
         )
         renamed |= {
             f"{block}.attn.W_O": out,
@@ -178,7 +181,7 @@ def _rename_hooked_weights(shape: Shape, weights: Weights) -> Weights:
             renamed[f"{block}.mlp.b_{side}"] = weights[f"{block}.mlp_{side}.bias"]
         norms |= {f"{block}.ln1": f"{block}.norm1", f"{block}.ln2": f"{block}.norm2"}
     for target, source in norms.items():
-        kinds = {"w": "weight", "b": "bias"} if shape.norm == "layer" else {"w": "weight"}
+        kinds = {"w": "weight", "b": "bias"} if config.norm == "layer" else {"w": "weight"}
         renamed |= {
             f"{target}.{short}": weights[f"{source}.{kind}"] for short, kind in kinds.items()
         }
@@ -186,8 +189,8 @@ def _rename_hooked_weights(shape: Shape, weights: Weights) -> Weights:
 
 
 def _read_vectors(model: Any) -> None:
-    """Let the embedding read vectors, and the positions count them rather than their entries."""
-    # Bound methods, unlike closures, follow a copy of the model to its own weights.
+    """Let the embedding read vectors, and the position embedding their number."""
+    # A bound method, unlike a closure, uses the weights of a copy of the model.
     model.embed.forward = types.MethodType(_embed_vectors, model.embed)
     if hasattr(model, "pos_embed"):
         model.pos_embed.forward = types.MethodType(_embed_positions, model.pos_embed)

@@ -1,6 +1,6 @@
 """Launch a model's forward and backward passes as CUDA graphs.
 
-A small transformer keeps a GPU waiting for its hundreds of kernels to be launched one by one. A
+Launching the hundreds of kernels of a small transformer takes longer than running them. A CUDA
 graph launches all of them in one call (https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs).
 """
 
@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .data import Pairs, Tokens
-from .objective import model_inputs
+from .data import Pairs, Tokens, model_inputs
 
 
 class _Forward(nn.Module):
-    """A module around a model, so that capturing leaves the model's own forward as it is."""
+    """Wrap a model, so that capturing does not replace the model's own forward method."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -27,13 +26,13 @@ class _Forward(nn.Module):
 
 
 def with_cuda_graphs(model: nn.Module, batch: Tokens | Pairs) -> Callable[[Tensor], Tensor]:
-    """Return a function that computes what `model` does, its two passes as CUDA graphs.
+    """Capture the forward and backward pass of a model as CUDA graphs.
 
-    Where capturing fails, which is a warning, it is the model itself.
+    If capturing fails, it warns and returns the model itself.
 
     Args:
         model: a module on a GPU.
-        batch: an example; all later batches have its shape.
+        batch: an example batch; all later batches have its shape.
     """
     if hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):
         # Gradients are accumulated on another stream than that of the capture, which is harmless.

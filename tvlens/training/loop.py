@@ -1,32 +1,36 @@
-"""`train`: the training loop, from top to bottom."""
+"""`train`: the training loop of a small transformer."""
 
 import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from tqdm.auto import tqdm
 
+from ..deprecation import warn_renamed
 from ..errors import TvlensError
 from ..folder_lock import one_writer
+from ..progress import progress_bar
 from . import checkpoint
+from .config import TransformerConfig
 from .cuda_graphs import with_cuda_graphs
-from .data import as_batch, fingerprint, step_seed
-from .objective import loss
+from .data import as_batch, compute_loss, fingerprint, step_seed
 from .run import Run, append_metrics, cut_metrics, open_run
 from .schedules import Schedule, log_steps, triangular
-from .shape import Shape
 from .transformer import Transformer
 
-# What a report itself says.
+# Keys of a record that are not metrics of `evaluate`.
 _RECORD_KEYS = ("step", "loss", "lr", "seconds")
+
+Evaluate = Callable[[Transformer, int], Mapping[str, float]]
 
 
 @one_writer
 def train(
-    shape: Shape,
+    config: TransformerConfig,
     sample: Callable[[int], Any],
     *,
     steps: int,
@@ -37,113 +41,144 @@ def train(
     schedule: Schedule = triangular,
     seed: int = 0,
     checkpoints: Literal["log"] | Iterable[int] = "log",
-    every: int = 100,
-    evaluate: Callable[[Transformer, int], Mapping[str, float]] | None = None,
+    report_every: int = 100,
+    evaluate: Evaluate | None = None,
     meta: Mapping[str, Any] | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
     device: str | torch.device | None = None,
+    every: int | None = None,
 ) -> Run:
-    """Train a transformer from scratch with AdamW, or go on where the folder's run was stopped.
+    """Train a transformer from scratch with AdamW, or resume the run in the folder.
 
-    On a CPU, with the same number of threads, an interrupted run that goes on ends with the same
-    bits as one that was never stopped. At most `every` steps are made again. On a GPU the forward
-    and backward passes of small models are launched as CUDA graphs.
+    On a CPU with the same number of threads, a resumed run ends with the same bits as an
+    uninterrupted one; at most `report_every` steps are repeated. On a GPU the forward and backward
+    passes of small models are launched as CUDA graphs.
 
     Args:
-        shape: architecture.
+        config: architecture.
         sample: seed -> batch, the same one for the same seed: tokens `Int[batch pos]`, of which
             all but the last are read, or `(inputs Float[batch pair input], targets
-            Float[batch pair])`. Every step has its own seed, `step_seed(seed, step)`.
+            Float[batch pair])`. The seed of each step is `step_seed(seed, step)`.
         steps: number of updates.
-        folder: where settings, metrics and checkpoints are kept.
-        lr: peak of the learning rate.
-        weight_decay: of all weights, decoupled (Loshchilov and Hutter 2019).
-        max_grad_norm: gradients of a larger total norm are scaled down to it; None clips none.
+        folder: folder of settings, metrics and checkpoints.
+        lr: peak learning rate.
+        weight_decay: decoupled weight decay of all weights (Loshchilov and Hutter 2019).
+        max_grad_norm: gradients of a larger total norm are scaled down to it; by default none are.
         schedule: (step, steps, lr) -> learning rate of that update.
-        seed: of the weights and of the data.
-        checkpoints: "log" for 0, 1, 2, 4, ..., or steps; the last step is always kept.
-        every: report, and save what a restart needs, every so many steps.
-        evaluate: (model, step) -> numbers by name, such as the divergence from a reference
+        seed: seed of the weights and of the data.
+        checkpoints: "log" for the steps 0, 1, 2, 4, ..., or steps; the last step is always saved.
+        report_every: number of steps between reports, each of which saves what a resumed run needs.
+        evaluate: (model, step) -> metrics by name, such as the divergence from a reference
             predictor; called without gradients at every report and every checkpoint.
-        meta: anything else that tells this run from others, as JSON, such as the data's settings.
-        progress: show a bar with the loss and what `evaluate` gave.
-        device: the GPU if there is one.
+        meta: further settings that identify the run, as JSON, such as those of the data.
+        progress: whether to show a progress bar with loss and metrics; by default on a terminal.
+        device: by default the GPU if there is one.
+        every: deprecated name of `report_every`.
 
     Raises:
-        TvlensError: the folder holds a run of other settings; a batch does not fit the shape or
+        TvlensError: the folder holds a run of other settings; a batch does not fit the model or
             changes with the same seed; the loss, a weight or a metric is not finite.
     """
+    if every is not None:
+        warn_renamed("train(every=)", "train(report_every=)")
+        report_every = every
     checkpoint_steps = _checkpoint_steps(checkpoints, steps)
-    if every < 1:
-        raise TvlensError(f"every must be at least 1, not {every}")
+    if report_every < 1:
+        raise TvlensError(f"report_every must be at least 1, not {report_every}")
     if max_grad_norm is not None and not max_grad_norm > 0:
         raise TvlensError(f"max_grad_norm must be above 0, not {max_grad_norm}")
     settings = {
         "steps": steps,
         "lr": lr,
-        # A schedule is any function, and its name says little: compare what it gives.
+        # A schedule is any function, and its name says little: compare its values.
         "rates": [schedule(int(steps * share), steps, lr) for share in (0, 0.25, 0.5, 0.75)],
         "weight_decay": weight_decay,
         "seed": seed,
         "checkpoints": checkpoint_steps,
-        "every": every,
-        "data": fingerprint(shape, sample, seed),
+        "report_every": report_every,
+        "data": fingerprint(config, sample, seed),
         "meta": dict(meta or {}),
     }
     if max_grad_norm is not None:
         settings["max_grad_norm"] = max_grad_norm
-    run = open_run(folder, shape, settings)
+    run = open_run(folder, config, settings)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = Transformer(shape, seed=seed).to(device)
+    model = Transformer(config, seed=seed).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay, fused=True)
-
-    start = run.steps[-1] if run.steps else 0
-    if run.steps:
+    start = run.steps[-1] if run.steps else None
+    if start is not None:
         checkpoint.restore(folder, start, model, optimizer)
-    past = cut_metrics(run, start if run.steps else -1)
-    start_time = time.perf_counter() - (past[-1]["seconds"] if past else 0)
-    compute: Callable[[torch.Tensor], torch.Tensor] = model
-    reports = {*checkpoint_steps, *range(0, steps, every)}
-    losses: list[torch.Tensor] = []
-
-    def report(step: int, rate: float) -> None:
-        record = {"step": step, "loss": _mean_loss(losses, step), "lr": rate}
-        _check_weights(model, step)
-        with torch.no_grad():
-            record |= _check_metrics(evaluate(model, step), step) if evaluate else {}
-        append_metrics(run, record | {"seconds": time.perf_counter() - start_time})
-        checkpoint.save(folder, step, model, optimizer)
-        _remove_restart_checkpoints(run, checkpoint_steps, step)
-        losses.clear()
-        postfix = {k: v for k, v in record.items() if k not in ("step", "lr") and v is not None}
-        bar.set_postfix({k: f"{v:.4g}" for k, v in postfix.items()})
-
-    hidden = None if progress else True
-    with tqdm(total=steps, initial=start, desc="training", disable=hidden) as bar:
-        if not run.steps:
-            report(0, 0.0)
-        for step in range(start, steps):
-            rate = schedule(step, steps, lr)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batch = as_batch(shape, sample(step_seed(seed, step)))
-            if step == start and device.type == "cuda":
-                compute = with_cuda_graphs(model, batch)
-            cost = loss(compute, batch)
-            cost.backward()
-            if max_grad_norm is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(cost.detach())  # read at the next report: a GPU is not waited for
-            if step + 1 in reports:
-                report(step + 1, rate)
-            bar.update()
+    records = cut_metrics(run, -1 if start is None else start)
+    start_time = time.perf_counter() - (records[-1]["seconds"] if records else 0)
+    with progress_bar(total=steps, initial=start or 0, desc="training", progress=progress) as bar:
+        training = _Training(run, model, optimizer, sample, schedule, evaluate, start_time, bar)
+        _train_steps(training, start)
     return run
 
 
+@dataclass(frozen=True)
+class _Training:
+    """A training in progress.
+
+    Attributes:
+        start_time: when it started, less the seconds of the interrupted run.
+    """
+
+    run: Run
+    model: Transformer
+    optimizer: torch.optim.Optimizer
+    sample: Callable[[int], Any]
+    schedule: Schedule
+    evaluate: Evaluate | None
+    start_time: float
+    bar: tqdm
+
+    def report(self, step: int, rate: float, losses: list[torch.Tensor]) -> None:
+        """Evaluate the model, append a record to the metrics, and save a checkpoint."""
+        record = {"step": step, "loss": _mean_loss(losses, step), "lr": rate}
+        _check_weights(self.model, step)
+        if self.evaluate:
+            with torch.no_grad():
+                record |= _check_metrics(self.evaluate(self.model, step), step)
+        append_metrics(self.run, record | {"seconds": time.perf_counter() - self.start_time})
+        checkpoint.save(self.run.folder, step, self.model, self.optimizer)
+        _remove_restart_checkpoints(self.run, step)
+        postfix = {k: v for k, v in record.items() if k not in ("step", "lr") and v is not None}
+        self.bar.set_postfix({k: f"{v:.4g}" for k, v in postfix.items()})
+
+
+def _train_steps(training: _Training, start: int | None) -> None:
+    """Make the steps from a checkpoint on; None is a new run, whose step 0 is reported too."""
+    settings, model, optimizer = training.run.settings, training.model, training.optimizer
+    steps, lr, seed = settings["steps"], settings["lr"], settings["seed"]
+    max_grad_norm = settings.get("max_grad_norm")
+    reports = {*settings["checkpoints"], *range(0, steps, settings["report_every"])}
+    losses: list[torch.Tensor] = []
+    compute: Callable[[torch.Tensor], torch.Tensor] = model
+    if start is None:
+        training.report(0, 0.0, losses)
+    for step in range(start or 0, steps):
+        rate = training.schedule(step, steps, lr)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = as_batch(training.run.config, training.sample(step_seed(seed, step)))
+        if step == (start or 0) and model.unembed.weight.is_cuda:
+            compute = with_cuda_graphs(model, batch)
+        loss = compute_loss(compute, batch)
+        loss.backward()
+        if max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())  # read at the next report, without waiting for a GPU
+        if step + 1 in reports:
+            training.report(step + 1, rate, losses)
+            losses.clear()
+        training.bar.update()
+
+
 def _checkpoint_steps(checkpoints: Literal["log"] | Iterable[int], steps: int) -> list[int]:
-    """The steps whose checkpoints stay."""
+    """The steps whose checkpoints are permanent."""
     if steps < 1:
         raise TvlensError(f"steps must be at least 1, not {steps}")
     if checkpoints == "log":
@@ -158,7 +193,7 @@ def _checkpoint_steps(checkpoints: Literal["log"] | Iterable[int], steps: int) -
 
 
 def _mean_loss(losses: list[torch.Tensor], step: int) -> float | None:
-    """The mean loss of the updates up to `step`; None where there were none."""
+    """The mean loss of the updates up to `step`; None without updates."""
     if not losses:
         return None
     values = torch.stack(losses).double()
@@ -179,10 +214,10 @@ def _check_weights(model: Transformer, step: int) -> None:
 
 
 def _check_metrics(metrics: Mapping[str, Any], step: int) -> dict[str, float]:
-    """What `evaluate` gave, as numbers.
+    """Convert the metrics of `evaluate` to numbers.
 
     Raises:
-        TvlensError: a name that a report uses itself, or a number that is not finite.
+        TvlensError: a reserved name, or a number that is not finite.
     """
     numbers = {name: float(value) for name, value in metrics.items()}
     for name, value in numbers.items():
@@ -193,8 +228,8 @@ def _check_metrics(metrics: Mapping[str, Any], step: int) -> dict[str, float]:
     return numbers
 
 
-def _remove_restart_checkpoints(run: Run, checkpoint_steps: list[int], step: int) -> None:
-    """Remove the checkpoints that were only there for a restart, now that there is a newer one."""
-    for old in run.steps:
-        if old < step and old not in checkpoint_steps:
-            checkpoint.checkpoint_path(run.folder, old).unlink(missing_ok=True)
+def _remove_restart_checkpoints(run: Run, step: int) -> None:
+    """Remove checkpoints before `step` that served resuming only."""
+    for saved_step in run.steps:
+        if saved_step < step and saved_step not in run.settings["checkpoints"]:
+            checkpoint.checkpoint_path(run.folder, saved_step).unlink(missing_ok=True)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..deprecation import warn_renamed
 from ..errors import TvlensError
 from ..files import one_line, prepare_folder, write
 from ..results import Result
 from ..saved import check_checksum, with_checksum
 from . import checkpoint
+from .config import TransformerConfig
 from .conversion import to_transformer_lens
 from .history import check_same_settings
-from .shape import Shape
 from .transformer import Transformer
 
 if TYPE_CHECKING:
@@ -24,24 +25,33 @@ if TYPE_CHECKING:
 SETTINGS = "run.json"
 METRICS = "metrics.jsonl"
 
+# Key of run.json in earlier versions -> its name.
+_FORMER_KEYS = {"shape": "config", "every": "report_every"}
+
 
 @dataclass(frozen=True)
 class Run(Result):
-    """A model over the steps of its training.
+    """Training run of a small transformer, with its metrics and checkpoints.
 
     Attributes:
-        folder: holds run.json, metrics.jsonl and checkpoints/.
-        shape: architecture of the model.
-        settings: everything else that decides the numbers, as JSON.
+        folder: contains run.json, metrics.jsonl and checkpoints/.
+        config: architecture of the model.
+        settings: everything that determines the numbers, as JSON.
     """
 
     folder: Path
-    shape: Shape
+    config: TransformerConfig
     settings: dict
 
     def __repr__(self) -> str:
-        done = self.steps[-1] if self.steps else 0
-        return f"Run({str(self.folder)!r}: step {done} of {self.settings['steps']})"
+        step = self.steps[-1] if self.steps else 0
+        return f"Run({str(self.folder)!r}: step {step} of {self.settings['steps']})"
+
+    @property
+    def shape(self) -> TransformerConfig:
+        """Deprecated name of `config`."""
+        warn_renamed("Run.shape", "Run.config")
+        return self.config
 
     @property
     def steps(self) -> list[int]:
@@ -50,12 +60,12 @@ class Run(Result):
 
     @property
     def finished(self) -> bool:
-        """Whether the last step has been made."""
+        """Whether the run has reached its last step."""
         return self.settings["steps"] in self.steps
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One record per report: step, loss since the last report, what `evaluate` gave.
+        """One record per report: step, mean loss since the last report, metrics of `evaluate`.
 
         Raises:
             TvlensError: the file is damaged, or lacks the report of a checkpoint.
@@ -63,18 +73,18 @@ class Run(Result):
         path, steps = self.folder / METRICS, self.steps
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
         if lines and not lines[-1].endswith(b"\n"):
-            lines.pop()  # of a run that was killed while it wrote
-        records = [_record(path, i, line) for i, line in enumerate(lines, 1)]
-        # A report is written before its checkpoint.
+            lines.pop()  # incomplete, of a run that was killed
+        records = [_parse_line(path, i, line) for i, line in enumerate(lines, 1)]
+        # The record of a step is written before its checkpoint.
         if missing := sorted(set(steps) - {record["step"] for record in records}):
             raise TvlensError(f"{path} is damaged: it lacks step {missing[0]}. Give another folder")
         return records
 
     def weights(self, step: int | None = None) -> dict[str, Tensor]:
-        """The state dict of the `Transformer` at a checkpoint; the last one by default.
+        """Load the state dict of the `Transformer` at a checkpoint; the last one by default.
 
         Raises:
-            TvlensError: no checkpoint at that step; names the nearest one.
+            TvlensError: no checkpoint at that step; the message names the nearest one.
         """
         saved = self.steps
         if not saved:
@@ -89,26 +99,26 @@ class Run(Result):
         return checkpoint.weights(self.folder, step)
 
     def transformer(self, step: int | None = None) -> Transformer:
-        """The plain module at a checkpoint; the last one by default."""
-        model = Transformer(self.shape)
+        """Load the PyTorch module at a checkpoint; the last one by default."""
+        model = Transformer(self.config)
         model.load_state_dict(self.weights(step))
         return model.eval()
 
     def model(self, step: int | None = None) -> Any:
-        """The TransformerLens model at a checkpoint; the last one by default."""
+        """Load the TransformerLens model at a checkpoint; the last one by default."""
         weights = self.weights(step)
         step = self.steps[-1] if step is None else step
-        return to_transformer_lens(self.shape, weights, name=f"{self.folder.name} at step {step}")
+        return to_transformer_lens(self.config, weights, name=f"{self.folder.name} at step {step}")
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per report: step, loss, learning rate, seconds, what `evaluate` gave."""
+        """One row per report: step, loss, learning rate, seconds, metrics of `evaluate`."""
         import pandas as pd
 
         return pd.DataFrame(self.metrics)
 
 
 def load_run(folder: str | os.PathLike) -> Run:
-    """Open the folder of a run, finished or not.
+    """Open the folder of a run, complete or not.
 
     Raises:
         TvlensError: the folder holds no run.
@@ -116,48 +126,49 @@ def load_run(folder: str | os.PathLike) -> Run:
     folder = Path(folder)
     try:
         settings = check_checksum(json.loads((folder / SETTINGS).read_text()))
-        return Run(folder, Shape(**settings["shape"]), settings)
+        settings = {_FORMER_KEYS.get(key, key): value for key, value in settings.items()}
+        return Run(folder, TransformerConfig(**settings["config"]), settings)
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise TvlensError(f"{folder} holds no training run ({one_line(error)})") from error
 
 
-def open_run(folder: str | os.PathLike, shape: Shape, settings: dict) -> Run:
-    """The run of these settings in the folder: a new one, or the one that was interrupted there.
+def open_run(folder: str | os.PathLike, config: TransformerConfig, settings: dict) -> Run:
+    """Start a run with these settings in a folder, or reopen the interrupted one.
 
     Raises:
-        TvlensError: a run of other settings lives there; names what differs.
+        TvlensError: the folder holds a run of other settings; the message names the differences.
     """
     folder = prepare_folder(folder)
-    wanted = json.loads(json.dumps({"shape": asdict(shape), **settings}))
+    settings = json.loads(json.dumps({"config": asdict(config), **settings}))
     if (folder / SETTINGS).exists():
-        check_same_settings(folder, load_run(folder).settings, wanted)
+        check_same_settings(folder, load_run(folder).settings, settings)
         checkpoint.remove_leftovers(folder)
     elif checkpoint.saved_steps(folder):
         raise TvlensError(f"{folder} holds checkpoints, but no {SETTINGS}: give another folder")
     else:
-        write(folder / SETTINGS, json.dumps(with_checksum(wanted), indent=1))
-    return Run(folder, shape, wanted)
+        write(folder / SETTINGS, json.dumps(with_checksum(settings), indent=1))
+    return Run(folder, config, settings)
 
 
 def cut_metrics(run: Run, step: int) -> list[dict[str, Any]]:
-    """Drop what was reported after a step, and a line that a kill cut off; returns the rest."""
-    kept = [record for record in run.metrics if record["step"] <= step]
-    write(run.folder / METRICS, "".join(map(_line, kept)))
-    return kept
+    """Remove the records after a step, and an incomplete last line; returns the others."""
+    records = [record for record in run.metrics if record["step"] <= step]
+    write(run.folder / METRICS, "".join(map(_format_line, records)))
+    return records
 
 
 def append_metrics(run: Run, record: dict[str, Any]) -> None:
-    """Add one line."""
+    """Append a record to the metrics file."""
     with (run.folder / METRICS).open("a") as file:
-        file.write(_line(record))
+        file.write(_format_line(record))
 
 
-def _line(record: dict[str, Any]) -> str:
+def _format_line(record: dict[str, Any]) -> str:
     return json.dumps(with_checksum(record)) + "\n"
 
 
-def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    """What a line of the metrics holds; those of earlier versions have no checksum."""
+def _parse_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """Parse a line of the metrics file; lines of earlier versions have no checksum."""
     try:
         record = check_checksum(json.loads(line))
         if not isinstance(record["step"], int):

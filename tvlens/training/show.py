@@ -1,4 +1,4 @@
-"""Figures of training runs: of a small transformer, of an encoder."""
+"""Figures of training runs."""
 
 from .. import viz
 from ..results import register_figure

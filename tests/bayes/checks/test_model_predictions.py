@@ -4,21 +4,21 @@ from planted import SMALL_CHECKS, untrained_model
 
 from tvlens import TvlensError, bayes
 from tvlens.bayes.checks.model_predictions import next_observation_cost, predict
-from tvlens.training import Shape, Transformer, loss, to_transformer_lens
+from tvlens.training import Transformer, TransformerConfig, compute_loss, to_transformer_lens
 
 
 def test_predict_aligns_regression_with_the_targets_of_training():
     family = bayes.LinearRegression(seed=0)
-    shape = Shape(context=17, inputs=6, layers=2, d_model=32, heads=2)
-    transformer = Transformer(shape, seed=1)
+    config = TransformerConfig(context=17, inputs=6, layers=2, d_model=32, heads=2)
+    transformer = Transformer(config, seed=1)
     data = family.sample(8, 9, seed=2)
-    model = to_transformer_lens(shape, transformer.state_dict())
+    model = to_transformer_lens(config, transformer.state_dict())
     prediction = predict(model, family, data)
     assert prediction.shape == (8, 8)
     inputs, targets = data.inputs.float(), data.targets.float()
     with torch.no_grad():
-        total = loss(transformer, (inputs, targets)) * 9
-        first = loss(transformer, (inputs[:, :1], targets[:, :1]))
+        total = compute_loss(transformer, (inputs, targets)) * 9
+        first = compute_loss(transformer, (inputs[:, :1], targets[:, :1]))
     cost = next_observation_cost(family, prediction, data).mean()
     squared_error = cost * 2 * family.noise**2
     assert float(squared_error) == pytest.approx(float(total - first) / 8, rel=1e-4)

@@ -13,7 +13,7 @@ from ...models.forward import Batch, run
 from ...models.hooks import Hook, read_at, replace_at, with_hooks
 from ...models.loading import model_name
 from ...sites import Site
-from ...training.objective import interleaved
+from ...training.data import interleave_pairs
 from ..distributions import gaussian_kl, kl
 from ..pool import Split
 from ..prediction import Moments, Predictive
@@ -57,7 +57,7 @@ def max_length(model: Any, family: Any) -> int:
 def model_inputs(data: Data) -> Int[Tensor, "n length"] | Float[Tensor, "n pos d_in"]:
     """Convert data to model inputs: tokens, or vectors x1, y1, x2, ... up to the last x."""
     if isinstance(data, Pairs):
-        return interleaved(data.inputs.float(), data.targets.float())[:, :-1]
+        return interleave_pairs(data.inputs.float(), data.targets.float())[:, :-1]
     return data.tokens if isinstance(data, Sequences) else data
 
 

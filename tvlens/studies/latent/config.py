@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from ...bayes import Dice, Dyck, LinearRegression, Markov
 from ...errors import unknown
-from ...training import Shape, cosine, triangular
+from ...training import TransformerConfig, cosine, triangular
 from ...training.schedules import Schedule
 
 FamilyName = Literal["dice", "markov", "regression", "dyck"]
@@ -92,14 +92,14 @@ class FamilyConfig:
         options = dict(self.options) | {"minor": count, "minor_mass": self.minor_mass}
         return FAMILIES[self.family](tasks=self.tasks, seed=seed, **options)
 
-    def shape(self, family: Any) -> Shape:
+    def shape(self, family: Any) -> TransformerConfig:
         """Return the model's architecture, with a context of one sequence."""
         regression = self.family == "regression"
         reads = {"inputs": family.dim} if regression else {"vocab": family.vocabulary}
         names = "layers", "d_model", "heads", "d_mlp", "positions", "norm", "final_norm"
         options = {name: getattr(self, name) for name in (*names, "activation")}
         context = 2 * self.length - 1 if regression else self.length
-        return Shape(context=context, **reads, **options)
+        return TransformerConfig(context=context, **reads, **options)
 
     def learning_rate_schedule(self) -> Schedule:
         """Return the learning-rate schedule."""

@@ -1,4 +1,4 @@
-"""`Shape`: what a small transformer looks like before it has weights."""
+"""`TransformerConfig`: the architecture of a small transformer."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
@@ -13,27 +13,27 @@ POSITIONS, NORMS, ACTIVATIONS = get_args(Positions), get_args(Norm), get_args(Ac
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The architecture of a pre-norm decoder; the defaults are those of arXiv 2605.03780, E1.
+class TransformerConfig:
+    """Architecture of a pre-norm decoder; the defaults are those of arXiv 2605.03780, E1.
 
-    Either `vocab` or `inputs` is given: the model reads tokens and predicts the next one, or it
-    reads the pairs of a regression as vectors and predicts one real number.
+    Exactly one of `vocab` and `inputs` is set: the model reads tokens and predicts the next one, or
+    it reads the pairs of a regression as vectors and predicts one real number.
 
     Attributes:
-        context: how many positions the model can read; a regression of n pairs has 2n - 1.
+        context: maximal number of positions; a regression on n pairs has 2n - 1.
         vocab: number of tokens.
         inputs: dimension of x in a regression.
         layers: number of blocks.
         d_model: width of the residual stream.
         heads: attention heads per block; d_model / heads is the width of each.
-        d_mlp: width of the hidden layer of each MLP; 4 d_model where it is not given.
+        d_mlp: width of the hidden layer of each MLP; 4 d_model by default.
         positions: "rotary", or "learned" embeddings.
         norm: "rms", or "layer".
-        final_norm: whether a norm stands before the unembedding.
-        activation: of the MLPs, "silu", "gelu" or "relu".
+        final_norm: whether a norm precedes the unembedding.
+        activation: activation function of the MLPs: "silu", "gelu" or "relu".
 
     Raises:
-        TvlensError: a size or a choice that no model can have.
+        TvlensError: a size below 1, sizes that do not fit together, or an unknown choice.
     """
 
     context: int
@@ -59,9 +59,9 @@ class Shape:
         if self.d_model % self.heads:
             raise TvlensError(f"d_model {self.d_model} does not divide into {self.heads} heads")
         choices = {"positions": POSITIONS, "norm": NORMS, "activation": ACTIVATIONS}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
+        for name, valid in choices.items():
+            if getattr(self, name) not in valid:
+                raise unknown(name, getattr(self, name), valid)
         if self.positions == "rotary" and self.d_head % 2:
             raise TvlensError(f"rotary positions need heads of even width, not {self.d_head}")
 
@@ -72,10 +72,10 @@ class Shape:
 
     @property
     def d_in(self) -> int:
-        """Width of what enters: the vocabulary, or x and y side by side."""
+        """Width of the input: the vocabulary, or x and y concatenated."""
         return self.vocab or self.inputs + 1
 
     @property
     def d_out(self) -> int:
-        """Width of what comes out: logits over the vocabulary, or one real number."""
+        """Width of the output: logits over the vocabulary, or one real number."""
         return self.vocab or 1
