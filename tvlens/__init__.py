@@ -1,4 +1,4 @@
-"""tvlens: find task vectors in transformers, measure their shape, test them, move them.
+"""tvlens: extract, localize, compare and evaluate task vectors of transformers.
 
 Importing this answers at once: PyTorch and TransformerLens are imported when a model is.
 """

@@ -1,10 +1,10 @@
-"""`python -m tvlens` is the command `tvlens`."""
+"""Run the command line by `python -m tvlens`."""
 
 from .signals import install_handlers
 
 
 def main() -> None:
-    """Entry point: a signal ends it in one line, also while its parts are imported."""
+    """Run the command line; signal handlers are installed before the imports."""
     install_handlers()
     from .cli import main as run_command
 

@@ -79,11 +79,11 @@ class Activations(Mapping):
         return len(self.tensors)
 
     def stack(self, name: str) -> Float[Tensor, "layer prompt position ..."]:
-        """All collected layers of one component, in order of layer."""
-        name, named = parse_site(name)
+        """Stack the collected layers of one component, in order of layer."""
+        name, layer = parse_site(name)
         keys = sorted((k for k in self if k.split(".")[0] == name), key=_layer)
-        if named is not None:
-            keys = [key for key in keys if _layer(key) == named]
+        if layer is not None:
+            keys = [key for key in keys if _layer(key) == layer]
         if not keys:
             raise TvlensError(f"{name} was not collected; there is {', '.join(self)}")
         return torch.stack([self.tensors[k] for k in keys])
@@ -179,7 +179,7 @@ def collect(
 
 
 def _resolve_sites(model: Any, sites: Any, layers: Any) -> list[Site]:
-    """Every asked address, resolved on the model, each once."""
+    """Resolve the requested sites on the model, each once."""
     items = [sites] if isinstance(sites, str | Site) else sites
     if not isinstance(items, Iterable) or not all(isinstance(i, str | Site) for i in items):
         raise TvlensError(f"sites are names or `Site`s, one or several, not {sites!r}")
@@ -251,7 +251,7 @@ def _in_memory(shapes: dict, dtype: torch.dtype, lengths: Tensor, file: None) ->
 def _in_file(
     shapes: dict, dtype: torch.dtype, lengths: Tensor, file: str | os.PathLike
 ) -> Iterator[dict]:
-    """A safetensors file laid out beforehand and filled through a memory map, batch by batch.
+    """Open a safetensors file of final size, which is filled through a memory map batch by batch.
 
     The format is eight bytes of header length, a JSON header, and the raw tensors; the library
     itself can only write tensors that are whole in memory. The disk gives the whole room at once:
@@ -288,7 +288,7 @@ def _in_file(
 
 
 def _file_checksum(path: str | os.PathLike, checksum: str) -> str:
-    """A digest of a file's bytes, with the checksum in its header blanked."""
+    """Compute a digest of a file's bytes, without the checksum in its header."""
     digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         size = file.read(8)
@@ -301,7 +301,7 @@ def _file_checksum(path: str | os.PathLike, checksum: str) -> str:
 
 
 def _key(site: object) -> str:
-    """The name under which a site is kept; a hook name's is that of its site."""
+    """Key of a site; a hook name has the key of its site."""
     text = str(site)
     if text.startswith("blocks."):
         name, layer = parse_site(text)

@@ -1,4 +1,4 @@
-"""Public names that have changed: the old one still works and warns once."""
+"""Deprecated public names, which work and warn once."""
 
 import warnings
 

@@ -26,7 +26,7 @@ class TvlensError(ValueError):
 
 
 def unknown(kind: str, name: object, choices: Iterable[str], *, hint: str = "") -> TvlensError:
-    """The error for a name that does not exist: names it and the nearest valid choices.
+    """Create the error for an unknown name, with the nearest valid choices.
 
     Args:
         kind: what was looked up, as a person would say it ("task", "site", "zoo model").

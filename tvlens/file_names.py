@@ -32,12 +32,12 @@ def file_name(label: str) -> str:
     if _is_plain(label):
         return label
     digest = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    kept = re.sub(r"[^A-Za-z0-9_-]+", "-", label).strip("-")[: _LONGEST - 9].rstrip("-")
-    return f"{kept or 'name'}-{digest}"
+    prefix = re.sub(r"[^A-Za-z0-9_-]+", "-", label).strip("-")[: _LONGEST - 9].rstrip("-")
+    return f"{prefix or 'name'}-{digest}"
 
 
 def _is_plain(label: str) -> bool:
-    """Whether a label means the same as a file name on every system, and is nobody else's."""
+    """Whether a label is a valid and unambiguous file name on every system."""
     if not re.fullmatch(r"\w(?:[\w .,+-]*[\w+-])?", label) or ".." in label:
         return False
     if len(label.encode()) > _LONGEST or unicodedata.normalize("NFC", label) != label:

@@ -1,4 +1,4 @@
-"""Atomic writing of files and folders, and checks of output folders before the work."""
+"""Atomic writing of files and folders, and checks of output folders."""
 
 import contextlib
 import errno
@@ -59,7 +59,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 def atomic_write_folder(
     path: str | os.PathLike, *, is_whole: Callable[[Path], bool] = Path.is_dir
 ) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on a clean exit it becomes `path`, whole.
+    """Yield a temporary folder beside `path`; on a clean exit it becomes `path`.
 
     Where another process has made `path` meanwhile, that one is kept.
 
@@ -143,7 +143,7 @@ def check_folder(folder: str | os.PathLike, *, size: int = 0) -> None:
 
 
 def prepare_folder(folder: str | os.PathLike) -> Path:
-    """Check a folder and make it if it is missing; returns its path.
+    """Check a folder and create it if it is missing; returns its path.
 
     Call it before long work whose results go there.
 
@@ -207,7 +207,7 @@ def sweep(path: Path) -> None:
 def convert_disk_errors(
     path: Path, what: str = "cannot write", *, only: Collection[int] | None = None
 ) -> Iterator[None]:
-    """Convert what a disk or a folder refuses to an error of one line that names the path.
+    """Convert errors of the file system to a one-line error that names the path.
 
     Args:
         what: how the line begins.
@@ -227,14 +227,14 @@ def convert_disk_errors(
 def one_line(error: BaseException) -> str:
     """The message of an exception, in one line of at most 300 characters."""
     if isinstance(error, OSError) and error.strerror:
-        named = f"{error.filename}: " if error.filename is not None else ""
-        return f"{named}{error.strerror}"
+        prefix = f"{error.filename}: " if error.filename is not None else ""
+        return f"{prefix}{error.strerror}"
     lines = str(error).split()
     return " ".join(lines)[:300] or type(error).__name__
 
 
 def _is_there(path: Path) -> bool:
-    """Whether something stands at a path, a broken link included; a name too long is an error."""
+    """Whether a path exists, including a broken link; a name that is too long is an error."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -251,7 +251,7 @@ def _write_zeros(file: int, size: int) -> None:
 
 
 def _put_in_place(temporary: Path, path: Path, is_whole: Callable[[Path], bool]) -> None:
-    """Make a temporary folder `path`, unless a whole one stands there."""
+    """Rename a temporary folder to `path`, unless a complete one exists."""
     for _ in range(10):  # another process may do the same at the same time
         try:
             os.replace(temporary, path)
@@ -268,7 +268,7 @@ def _put_in_place(temporary: Path, path: Path, is_whole: Callable[[Path], bool])
 
 @contextlib.contextmanager
 def _temporary(path: Path, suffix: str = "") -> Iterator[Path]:
-    """A new name beside `path` whose file or folder, if any, is removed at the end.
+    """Yield a new name beside `path`, whose file or folder is removed at the end.
 
     The name holds the process and the machine, so that a later run can tell what was left behind
     by a process that is gone; that of the same `path` is removed here.
@@ -306,7 +306,7 @@ def _is_alive(process: int) -> bool:
 
 
 def _prefix(path: Path) -> str:
-    """How the names of temporary files of `path` begin; long names are cut, for the file system."""
+    """Prefix of the names of temporary files of `path`; long names are truncated."""
     name = path.name
     if len(os.fsencode(name)) > 160:
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""One writer per folder: a lock that the operating system drops when its process ends."""
+"""One writer per folder, by a lock that the operating system releases when its process ends."""
 
 import contextlib
 import functools
@@ -33,7 +33,7 @@ _holders: dict[Path, int] = {}
 
 @contextlib.contextmanager
 def folder_lock(folder: str | os.PathLike | None) -> Iterator[None]:
-    """Hold a folder against every other process and thread that writes results there.
+    """Lock a folder against other processes and threads that write results to it.
 
     The folder is made if it is missing, and removed again if nothing was written. The thread that
     holds it may ask again. A lock of a process that is gone is none: `flock` ends with the process.
@@ -74,7 +74,7 @@ def folder_lock(folder: str | os.PathLike | None) -> Iterator[None]:
 
 
 def one_writer(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function with the lock of its argument `folder` held."""
+    """Decorate a function to hold the lock of its argument `folder`."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -91,7 +91,7 @@ def one_writer(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _acquire(place: Path) -> FileLock:
-    """The lock of a folder, which is made if it is missing."""
+    """Acquire the lock of a folder, which is created if it is missing."""
     lock = FileLock(place / LOCK, thread_local=False)
     # Another thread of this process would be a deadlock to wait for.
     patience = 0 if place in _holders else _RELEASE_SECONDS
@@ -111,7 +111,7 @@ def _acquire(place: Path) -> FileLock:
 
 
 def _describe_process() -> dict[str, Any]:
-    """The process id, host, command and time that other processes see."""
+    """Describe this process for others: id, host, command and time."""
     return {
         "pid": os.getpid(),
         "host": platform.node(),
@@ -121,7 +121,7 @@ def _describe_process() -> dict[str, Any]:
 
 
 def _describe_holder(place: Path) -> str:
-    """The holder of a folder, for an error message."""
+    """Describe the holder of a folder, for an error message."""
     try:
         info = json.loads((place / HOLDER).read_text(encoding="utf-8"))
         who = f"process {info['pid']} on {info['host']} has written there since {info['since']}"

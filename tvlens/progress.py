@@ -1,4 +1,4 @@
-"""`progress_bar`: one rule for when a progress bar is shown."""
+"""`progress_bar`: progress bars that follow the argument `progress`."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tqdm.auto import tqdm
 
 
 def progress_bar(*args: Any, progress: bool | None = None, **options: Any) -> tqdm:
-    """A tqdm bar that is shown according to the argument `progress` of tvlens' functions.
+    """Create a tqdm bar that is shown or hidden by the argument `progress`.
 
     Args:
         args, options: for `tqdm`.

@@ -53,7 +53,7 @@ class Result:
         return self.figure()._repr_html_()
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """The result as a table.
+        """Return the result as a table.
 
         Raises:
             TvlensError: this type has no table.
@@ -61,14 +61,14 @@ class Result:
         raise TvlensError(f"a {type(self).__name__} has no table")
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a safetensors file; fields that are no tensors stand in its header. Atomic."""
+        """Write a safetensors file atomically; fields other than tensors are in its header."""
         tensors, plain = split_tensors(self)
         plain |= {_VERSION: tvlens_version()}
         write_tensors(path, tensors, kind=f"tvlens.{type(self).__name__}", metadata=plain)
 
     @classmethod
     def load(cls: type[R], path: str | os.PathLike) -> R:
-        """Read what `save` wrote.
+        """Load a result that `save` wrote.
 
         Raises:
             TvlensError: no such file, it is damaged, or it holds something else.
@@ -87,7 +87,7 @@ class Result:
 
 
 def register_figure(result_type: type) -> Callable[[FigureFunction], FigureFunction]:
-    """Decorate the function that draws a type of result: `result.figure(**options)` calls it.
+    """Decorate the function that draws a type of result, which `result.figure` calls.
 
     Example:
         >>> @register_figure(VectorReport)  # doctest: +SKIP
@@ -136,7 +136,7 @@ def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def construct(cls: type[T], tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> T:
-    """Construct a dataclass from what `split_tensors` returned, once it has been JSON.
+    """Construct a dataclass from the output of `split_tensors`, after a round trip by JSON.
 
     Raises:
         TvlensError: a field is missing, unknown, of another type or of another shape.
@@ -152,7 +152,7 @@ def construct(cls: type[T], tensors: Mapping[str, Tensor], plain: Mapping[str, A
 
 
 def _restore(annotation: Any, value: Any) -> Any:
-    """A JSON value as the type of an annotation: dataclasses, and tuples instead of lists."""
+    """Convert a JSON value to the type of an annotation: dataclasses, and tuples for lists."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         classes = [one for one in arguments if dataclasses.is_dataclass(one)]

@@ -53,11 +53,11 @@ def write_tensors(
         header = {kind: json.dumps(plain | {_CHECKSUM: checksum})}
     with atomic_write(path) as temporary, temporary_folder(path) as folder:
         try:
-            written = folder / temporary.name
-            save_file(contiguous, written, metadata=header)
+            target = folder / temporary.name
+            save_file(contiguous, target, metadata=header)
             # safetensors gives the file to its owner alone.
-            shutil.copymode(temporary, written)
-            os.replace(written, temporary)
+            shutil.copymode(temporary, target)
+            os.replace(target, temporary)
         except SafetensorError as error:
             raise NotWrittenError(f"cannot write {path}: {one_line(error)}") from error
 

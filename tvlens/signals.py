@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP end a command alike: workers stopped, one line, exit status 130.
+"""Signal handlers: SIGINT, SIGTERM and SIGHUP stop workers and exit with status 130.
 
 This file imports little, so that a command can be interrupted from its first moment on.
 """
@@ -24,7 +24,7 @@ _LOOK_EVERY = 0.5
 
 
 class _State:
-    """What the handler has to know."""
+    """State of the handler."""
 
     working = False
     received: float | None = None
@@ -44,7 +44,7 @@ def install_handlers() -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Work that has something to undo: a signal raises KeyboardInterrupt in it.
+    """Raise KeyboardInterrupt on a signal inside the `with` block, for work with cleanup.
 
     Raises:
         KeyboardInterrupt: a signal came, also where a library made another error of it.
@@ -67,7 +67,7 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
-    """Start processes: a signal that comes within is handled at the end, and they never see one.
+    """Defer signals inside the `with` block, and block them in processes started there.
 
     Processes inherit the signals that are blocked here, so that the one that started them decides.
     """
@@ -93,7 +93,7 @@ def defer_signals() -> Iterator[None]:
 
 
 def say_interrupted() -> None:
-    """Print the line with which an interrupted command ends."""
+    """Print the last line of an interrupted command."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(MESSAGE)
         sys.stderr.flush()
@@ -111,7 +111,7 @@ def lock_bars_by_thread() -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """End this worker soon after the process `parent`, which started it, is gone, however it went.
+    """End this worker soon after its parent process has ended.
 
     Args:
         parent: its process id, as it knows it itself.
@@ -129,7 +129,7 @@ def end_with_parent(parent: int) -> None:
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    """What happens on a signal: an exception in work, else the end at once."""
+    """Handle a signal: raise inside `interruptible`, otherwise exit."""
     now = time.monotonic()
     if not _State.working and _State.received is None:
         os.write(2, MESSAGE.encode())
@@ -146,7 +146,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _unraisable(error: Any) -> None:
-    """An interrupt that came where Python cannot raise it, such as in `__del__`, comes again."""
+    """Repeat an interrupt that Python could not raise, such as in `__del__`."""
     if not isinstance(error.exc_value, KeyboardInterrupt):
         if _State.received is None:
             sys.__unraisablehook__(error)
@@ -164,7 +164,7 @@ def _unraisable(error: Any) -> None:
 
 
 def _end_workers() -> None:
-    """Kill the processes that this one started for its work; their files are written atomically."""
+    """Kill the worker processes of this process, whose files are written atomically."""
     multiprocessing = sys.modules.get("multiprocessing")
     if multiprocessing is None:
         return

@@ -72,7 +72,7 @@ _SITE_NAME = re.compile(r"(?P<rest>[^.]+)\.(?P<layer>\d+)")
 
 
 def parse_site(name: "str | Site") -> tuple[str, int | None]:
-    """The component and the layer that a name says, aliases and `hook_` spellings resolved.
+    """Parse a name into component and layer; resolves aliases and `hook_` spellings.
 
     Args:
         name: a component ("resid_pre"), a hook name of TransformerLens ("blocks.5.hook_resid_pre")
@@ -93,7 +93,7 @@ def parse_site(name: "str | Site") -> tuple[str, int | None]:
 
 
 def component(name: "str | Site") -> str:
-    """The canonical component name where every layer is meant.
+    """Return the canonical name of a component at all layers.
 
     Raises:
         TvlensError: no such component, or a name that says a layer.
@@ -106,27 +106,27 @@ def component(name: "str | Site") -> str:
     return short
 
 
-def resolve_layers(layers: Any, named: int | None, *, count: int) -> Any:
-    """The layers to take where a site's name may say one: the asked ones, or the name's own.
+def resolve_layers(layers: Any, site_layer: int | None, *, count: int) -> Any:
+    """Choose between the argument `layers` and the layer that a site's name contains.
 
     Args:
         layers: "all" (which the name narrows), one layer or several, or None.
-        named: the layer that the name says.
-        count: how many layers the model has.
+        site_layer: layer in the name.
+        count: number of layers of the model.
 
     Raises:
         TvlensError: a layer in the name and other layers asked for.
     """
-    if named is None:
+    if site_layer is None:
         return layers
     if isinstance(layers, str) and layers == "all":
-        return named
+        return site_layer
     numbers = (
         [] if layers is None or isinstance(layers, str) else as_integers(layers, name="layers")
     )
-    if [n + count if n < 0 else n for n in numbers] != [named]:
+    if [n + count if n < 0 else n for n in numbers] != [site_layer]:
         raise TvlensError(
-            f"the site names layer {named}, but layers={layers!r}: name one of the two"
+            f"the site names layer {site_layer}, but layers={layers!r}: name one of the two"
         )
     return layers
 
@@ -157,12 +157,12 @@ class Site:
     position: _Int | None = None
 
     def __post_init__(self) -> None:
-        name, named = parse_site(self.component)
-        layer = named if self.layer is None else as_integer(self.layer, name="layer")
+        name, name_layer = parse_site(self.component)
+        layer = name_layer if self.layer is None else as_integer(self.layer, name="layer")
         if layer is None:
             raise TvlensError(f"{name} needs a layer: Site({name!r}, layer)")
-        if named is not None and layer != named:
-            raise TvlensError(f"{self.component!r} names layer {named}, not {layer}: give one")
+        if name_layer is not None and layer != name_layer:
+            raise TvlensError(f"{self.component!r} names layer {name_layer}, not {layer}: give one")
         object.__setattr__(self, "component", name)
         object.__setattr__(self, "layer", layer)
         for place in ("head", "position"):
@@ -184,16 +184,16 @@ class Site:
 
     @property
     def head_axis(self) -> int | None:
-        """Which axis counts heads, if one does."""
+        """Index of the axis of heads; None without one."""
         return next((i for i, axis in enumerate(self.axes) if axis.endswith("head")), None)
 
     @property
     def position_axis(self) -> int:
-        """Which axis counts (query) positions."""
+        """Index of the axis of (query) positions."""
         return self.axes.index("pos")
 
     def on(self, model: Any) -> "Site":
-        """This site with its layer and head resolved to what `model` has.
+        """Resolve layer and head on a model.
 
         Raises:
             TvlensError: the model has no such layer or head.
@@ -213,7 +213,7 @@ class Site:
         return replace(self, layer=layer, head=head)
 
     def hook(self, model: Any) -> str:
-        """The name of the hook point on `model`.
+        """Return the name of the hook point on `model`.
 
         Raises:
             TvlensError: the model has no such layer, head or hook point.
@@ -242,7 +242,7 @@ class Site:
         return name
 
     def check_shape(self, model: Any, activation: Tensor, *, any_width: bool = False) -> None:
-        """Raise TvlensError unless an activation that the model gave has this site's axes.
+        """Raise TvlensError unless an activation of the model has this site's axes.
 
         Args:
             any_width: how wide a head is, or how many keys there are, does not matter.
@@ -260,7 +260,7 @@ class Site:
             )
 
     def shape(self, model: Any, *, batch: int = 1, pos: int | None = None) -> tuple[int, ...]:
-        """The shape of the whole activation for `batch` prompts of `pos` positions.
+        """Return the shape of the activation for `batch` prompts of `pos` positions.
 
         `pos` defaults to the context length, which for vision models is the number of patches
         and the class token.
@@ -274,7 +274,7 @@ class Site:
 def sites(
     model: Any, components: SiteName | str | Iterable[str], *, layers: Layers = "all"
 ) -> list[Site]:
-    """Every site of the given components at the given layers, in reading order.
+    """List the sites of components at layers, component by component.
 
     Args:
         components: one component name or several; a hook name says its own layer.
@@ -289,8 +289,8 @@ def sites(
     count = model.cfg.n_layers
     resolved = []
     for name in names:
-        short, named = parse_site(name)
-        chosen = resolve_layers(layers, named, count=count)
+        short, name_layer = parse_site(name)
+        chosen = resolve_layers(layers, name_layer, count=count)
         every = isinstance(chosen, str)
         numbers = layers_with(model, short) if every else as_integers(chosen, name="layers")
         resolved += [Site(short, layer).on(model) for layer in numbers]
@@ -298,7 +298,7 @@ def sites(
 
 
 def layers_with(model: Any, component: str) -> list[int]:
-    """The layers that have a component; in a hybrid model only some have attention heads.
+    """List the layers that have a component; in hybrid models only some have attention.
 
     Raises:
         TvlensError: no layer has it.
@@ -318,7 +318,7 @@ def layers_with(model: Any, component: str) -> list[int]:
 
 
 def available(model: Any, *, layer: int = 0) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Which components a model has at a layer: component -> (hook name, shape of one prompt)."""
+    """List a model's components at a layer: component -> (hook name, shape of one prompt)."""
     components = {}
     for name in COMPONENTS:
         site = Site(name, layer)
@@ -330,6 +330,6 @@ def available(model: Any, *, layer: int = 0) -> dict[str, tuple[str, tuple[int, 
 
 
 def _size(model: Any, axis: str) -> int:
-    """How long an axis is that the model decides on: its heads, or a width such as "d_mlp"."""
+    """Return the length of a model-dependent axis: its heads, or a width such as "d_mlp"."""
     heads = family(model).heads
     return heads[axis] if axis in heads else getattr(model.cfg, axis)

@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
         drawn = {artist: png for artist, png in drawn.items() if png is not None}
         if "noto" in drawn and len(drawn) >= 3:
             rows += [(thing.name, thing.kind, a, small(png)) for a, png in drawn.items()]
-    columns = dict(zip(("name", "kind", "artist", "picture"), zip(*rows, strict=True), strict=True))
+    columns = dict(zip(("name", "kind", "artist", "image"), zip(*rows, strict=True), strict=True))
     TARGET.mkdir(exist_ok=True)
     path = TARGET / "images.parquet"
     pq.write_table(pa.table(columns), path, compression="zstd", compression_level=19)

@@ -1,4 +1,4 @@
-"""The command line: studies that write a page and a JSON file, and lists of tasks and models."""
+"""The command line: studies, which write a page and a JSON file, and lists of tasks and models."""
 
 import contextlib
 import sys

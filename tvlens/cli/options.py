@@ -1,4 +1,4 @@
-"""Options that the commands share, and the lines with which they end."""
+"""Options and final output that the commands share."""
 
 import sys
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ LARGEST_SEED = 2**31 - 1
 
 
 def parse_folder(value: str | Path) -> Path:
-    """The folder that a text names; `Path` takes an empty text for the current folder."""
+    """Convert text to a folder path; an empty text is an error, not the current folder."""
     if not str(value).strip() or "\0" in str(value):
         raise typer.BadParameter("give the name of a folder, or . for this one")
     return Path(value)
@@ -30,7 +30,7 @@ def check_output_folder(folder: Path) -> Path:
 
 
 def output_option(help: str) -> Any:
-    """The option `--out`, which is checked before any work."""
+    """Create the option `--out`, which is checked before any work."""
     return typer.Option(
         "--out",
         "-o",
@@ -42,7 +42,7 @@ def output_option(help: str) -> Any:
 
 
 def seed_option(use: str) -> Any:
-    """The option `--seed`.
+    """Create the option `--seed`.
 
     Args:
         use: what is drawn with it, such as "splits, contexts and controls".

@@ -68,7 +68,7 @@ def patch(
 
 
 def _positions(text: str) -> str | int | list[int] | None:
-    """The argument `positions` of `patch` that --positions means."""
+    """Convert --positions to the argument `positions` of `patch`."""
     if text in ("all", "together"):
         return None if text == "together" else "all"
     try:

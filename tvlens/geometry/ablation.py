@@ -33,7 +33,7 @@ def make_ablation_hook(
     positions: Integers | None,
     seed: int,
 ) -> Hook:
-    """Make the hook that replaces the part of an activation inside a subspace."""
+    """Create the hook that replaces the part of an activation inside a subspace."""
     address = Site(site, layer).on(model)
     if address.axes[-1] != "d_model":
         names = [name for name, (_, axes) in COMPONENTS.items() if axes[-1] == "d_model"]

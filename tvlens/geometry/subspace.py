@@ -67,7 +67,7 @@ class Subspace(Result):
 
     @classmethod
     def span(cls, vectors: Float[Tensor, "n d"], *, tolerance: float | None = None) -> "Subspace":
-        """The span of vectors, which may be linearly dependent.
+        """Compute the span of vectors, which may be linearly dependent.
 
         Args:
             tolerance: singular values below this share of the largest are treated as 0; by default
@@ -90,7 +90,7 @@ class Subspace(Result):
         rank: int | None = None,
         variance: float | None = None,
     ) -> "Subspace":
-        """The first principal components of points; stores their mean as `center`.
+        """Compute the first principal components of points; stores their mean as `center`.
 
         Args:
             rank: number of components.
@@ -109,14 +109,14 @@ class Subspace(Result):
 
     @classmethod
     def random(cls, d: int, r: int, *, seed: int = 0) -> "Subspace":
-        """A random subspace of rank r in d dimensions, uniform (Haar)."""
+        """Draw a random subspace of rank r in d dimensions, uniform (Haar)."""
         if not 1 <= r <= d:
             raise TvlensError(f"rank {r} is not possible in {d} dimensions")
         gaussian = np.random.default_rng(seed).standard_normal((d, r))
         return cls(torch.from_numpy(np.linalg.qr(gaussian).Q).float())
 
     def union(self, other: "Subspace") -> "Subspace":
-        """The smallest subspace that contains both."""
+        """Compute the smallest subspace that contains both."""
         self._check_same_dim(other)
         both = torch.cat([self.basis.T, other.basis.T.to(self.basis)])
         # Rounding errors of the less precise basis must not count as a direction.
@@ -124,7 +124,7 @@ class Subspace(Result):
         return Subspace.span(both, tolerance=max(both.shape) * eps)
 
     def complement(self) -> "Subspace":
-        """The orthogonal complement.
+        """Compute the orthogonal complement.
 
         Raises:
             TvlensError: this subspace is the whole space.

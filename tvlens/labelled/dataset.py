@@ -1,4 +1,4 @@
-"""`LabelledDataset`: inputs with one class each, where they come from, and how they are split."""
+"""`LabelledDataset`: inputs with one class each, their sources and their splits."""
 
 import functools
 import hashlib
@@ -210,7 +210,7 @@ class LabelledDataset:
         return first, second, third
 
     def subset(self, indices: Iterable[int]) -> "LabelledDataset":
-        """The same dataset and classes, with only the rows at these indices, in this order."""
+        """Select rows by index, in this order; the classes stay the same."""
         rows = [int(i) for i in indices]
         columns = {k: [getattr(self, k)[i] for i in rows] for k in ("inputs", "labels", "groups")}
         return replace(self, **columns)
@@ -224,7 +224,7 @@ class LabelledDataset:
 
 
 def _group_equal_inputs(inputs: Sequence) -> tuple[str, ...]:
-    """A group for every input, the same for equal inputs.
+    """Assign a group to every input, the same to equal inputs.
 
     Texts are equal up to case, white space and Unicode form, images by their pixels.
     """
@@ -248,7 +248,7 @@ def _load_metadata() -> dict[str, dict]:
 
 
 def _load_packaged_rows(name: str) -> Any:
-    """The rows of one packaged dataset, in memory: `datasets` would leave a copy in its cache."""
+    """Read the rows of a packaged dataset into memory, without the cache of `datasets`."""
     import datasets
     import pyarrow.parquet as pq
 
@@ -289,7 +289,7 @@ def _from_columns(
 
 
 def _to_array(title: str, image: Any) -> np.ndarray:
-    """A PIL image or an array, as uint8 `[height, width, 3]`."""
+    """Convert a PIL image or an array to uint8 `[height, width, 3]`."""
     if hasattr(image, "convert"):
         image = image.convert("RGB")
     array = np.asarray(image)
@@ -301,7 +301,7 @@ def _to_array(title: str, image: Any) -> np.ndarray:
 def _assign_groups(
     dataset: LabelledDataset, rng: np.random.Generator, train: float, validation: float
 ) -> dict[str, int]:
-    """Group -> part. A group counts for the class of its first row."""
+    """Assign groups to parts; the class of a group is that of its first row."""
     by_class: dict[int, list[str]] = {}
     assigned: set[str] = set()
     for group, label in sorted(zip(dataset.groups, dataset.labels, strict=True)):

@@ -91,7 +91,7 @@ class AffineMap:
         method: Method = "ridge",
         ridges: Iterable[float] | None = None,
     ) -> Map:
-        """The best map for these pairs, from their moments alone.
+        """Fit the best map for these pairs, from their moments alone.
 
         Args:
             moments: moments of one base layer and one target. Several are summed: the folds of one
@@ -121,7 +121,7 @@ class AffineMap:
         folds: int = 5,
         seed: int = 0,
     ) -> Map:
-        """The best map from states x to states y of the same inputs.
+        """Fit the best map from states x to states y of the same inputs.
 
         Args:
             x, y: base and finetuned states, one row per input.
@@ -152,7 +152,7 @@ class AffineMap:
         fold_errors: Callable[[Float[Tensor, " k"]], Float[Tensor, " k"]] | None = None,
         pairs: Iterable[tuple[Tensor, Tensor]] | None = None,
     ) -> Map:
-        """One map of a decomposition, which may serve many targets.
+        """Fit a map to a decomposition, which may serve many targets.
 
         Args:
             fold_errors, pairs: as in `choose_penalty`, for "kfold" and "loo".
@@ -177,12 +177,12 @@ class AffineMap:
 
     @property
     def d_base(self) -> int:
-        """Width of the states it reads."""
+        """Width of the base states."""
         return self.weight.shape[0]
 
     @property
     def d_tuned(self) -> int:
-        """Width of the states it predicts."""
+        """Width of the finetuned states."""
         return self.weight.shape[1]
 
     def predict(self, states: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d_tuned"]:
@@ -206,7 +206,7 @@ class AffineMap:
         return squares / squares[-1]
 
     def truncate(self: Map, rank: int) -> Map:
-        """The best map of this rank for the same pairs and penalty: W U_r U_r'.
+        """Compute the best map of this rank for the same pairs and penalty: W U_r U_r'.
 
         Raises:
             TvlensError: an impossible rank.
@@ -232,7 +232,7 @@ class AffineMap:
 def output_axes(
     factor: Float[Tensor, "r d_tuned"],
 ) -> tuple[Float[Tensor, " d_tuned"], Float[Tensor, "d_tuned d_tuned"]]:
-    """Explained squares along the output directions of a map, and these directions as columns.
+    """Compute the output directions of a map, as columns, and the squares explained along them.
 
     Both in descending order; the first r directions span the best map of rank r.
 
@@ -252,7 +252,7 @@ def check_rank(rank: int, weight: Float[Tensor, "d_base d_tuned"]) -> None:
 
 
 def _fit_procrustes(moments: PairMoments) -> Float[Tensor, "d_base d_tuned"]:
-    """Orthogonal Procrustes: the W = s R of least squared error, with R'R = I or RR' = I.
+    """Fit orthogonal Procrustes: W = s R of least squared error, with R'R = I or RR' = I.
 
     Args:
         moments: moments of one pair of layers; about the origin for a map without a bias.
@@ -272,7 +272,7 @@ def _fit_procrustes(moments: PairMoments) -> Float[Tensor, "d_base d_tuned"]:
 
 
 def _check_constant_features(moments: PairMoments) -> None:
-    """Least squares does not determine the weight of a feature that never varies."""
+    """Raise TvlensError for constant features, whose weight least squares does not determine."""
     scatter = moments.xx.diagonal()
     squares = scatter + moments.count * moments.mean_x.square()
     constant = (scatter <= 1e-24 * squares).nonzero().flatten().tolist()

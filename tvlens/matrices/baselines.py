@@ -20,7 +20,7 @@ _INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 @dataclass(frozen=True)
 class BaselineData:
-    """What every baseline is given: the examples at one layer, and the finetuned model's head.
+    """Inputs of a baseline: the examples at one layer, and the finetuned model's head.
 
     Attributes:
         train, validation, test: to fit to, to choose penalties on, to score on.

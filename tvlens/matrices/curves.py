@@ -86,7 +86,7 @@ def learning_curve(
 def stratified_subset(
     labels: Int[Tensor, " n"], size: int, *, seed: int = 0
 ) -> Int[Tensor, " size"]:
-    """Rows of a random subset, stratified by label, with at least one row per label.
+    """Draw a random subset of rows, stratified by label, with at least one row per label.
 
     Subsets of one seed are nested: a larger one contains the smaller.
     """
@@ -159,7 +159,7 @@ def rank_curve(
     head: Head,
     ranks: Sequence[int] | None = None,
 ) -> RankCurve:
-    """Accuracy of a matrix truncated to each rank, from one decomposition.
+    """Score a matrix truncated to each rank, from one decomposition.
 
     Args:
         matrix: with a layer, as `MatrixReport.refit` and `TaskMatrix.fit` return it.
@@ -203,5 +203,5 @@ def rank_curve(
 
 
 def _powers_of_two(full: int) -> list[int]:
-    """1, 2, 4, ... and the full rank."""
+    """The ranks 1, 2, 4, ... and the full rank."""
     return sorted({min(2**k, full) for k in range(full.bit_length() + 1)})

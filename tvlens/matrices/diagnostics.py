@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def cka(moments: PairMoments) -> float:
-    """Linear centered kernel alignment (CKA) of base and finetuned states, from 0 to 1.
+    """Compute linear centered kernel alignment (CKA) of base and finetuned states, from 0 to 1.
 
     Raises:
         TvlensError: the states of one side do not vary.
@@ -35,7 +35,7 @@ def cka(moments: PairMoments) -> float:
 
 
 def squared_errors(moments: PairMoments, matrix: TaskMatrix) -> Float[Tensor, " d_tuned"]:
-    """Sum of squared errors of a matrix on the pairs of these moments, by dimension."""
+    """Compute the sum of squared errors of a matrix on the pairs of these moments, by dimension."""
     w = matrix.weight.to(moments.xx.device)
     shift = moments.mean_y - moments.mean_x @ w - matrix.bias.to(w.device)
     fitted = (w * (moments.xx @ w)).sum(0) - 2 * (w * moments.xy).sum(0)
@@ -43,7 +43,7 @@ def squared_errors(moments: PairMoments, matrix: TaskMatrix) -> Float[Tensor, " 
 
 
 def r2_by_dimension(moments: PairMoments, matrix: TaskMatrix) -> Float[Tensor, " d_tuned"]:
-    """R^2 of a matrix for every finetuned dimension, on the given pairs.
+    """Compute R^2 of a matrix for every finetuned dimension, on the pairs of these moments.
 
     A dimension that does not vary has R^2 1 if it is predicted exactly and 0 otherwise, as in
     scikit-learn.
@@ -56,7 +56,7 @@ def r2_by_dimension(moments: PairMoments, matrix: TaskMatrix) -> Float[Tensor, "
 
 
 def r2(moments: PairMoments, matrix: TaskMatrix) -> float:
-    """R^2 of a matrix over all dimensions together; below 0 if the mean does better.
+    """Compute R^2 of a matrix over all dimensions; below 0 if the mean does better.
 
     Raises:
         TvlensError: the finetuned states do not vary.
@@ -69,7 +69,7 @@ def r2(moments: PairMoments, matrix: TaskMatrix) -> float:
 
 @dataclass(frozen=True)
 class LayerMap(Result):
-    """How well each finetuned layer is predicted from each base layer.
+    """R^2 and CKA of every finetuned layer, predicted from every base layer.
 
     Attributes:
         layers: base layers, the rows.
@@ -105,7 +105,7 @@ def layer_map(
     ridge: PenaltyRule | float | None = "gcv",
     bias: bool = True,
 ) -> LayerMap:
-    """R^2 and CKA of every base layer with every finetuned layer.
+    """Compute R^2 and CKA of every base layer with every finetuned layer.
 
     One eigendecomposition per base layer.
 
@@ -140,7 +140,7 @@ def _map_layer(
     ridge: PenaltyRule | float | None,
     bias: bool,
 ) -> list[tuple[float, float]]:
-    """R^2 and CKA of one base layer with every target."""
+    """Compute R^2 and CKA of one base layer with every target."""
     folds, row = Folds(shard.parts(layer), bias), []
     layer_path = RidgePath.from_moments(folds.whole, bias=bias)
     for j, target in enumerate(shard.targets):
@@ -204,7 +204,7 @@ class WeightDistance(Result):
 
 
 def weight_distance(base: Any, tuned: Any) -> WeightDistance:
-    """Distance of the weights of two models.
+    """Compute the distance between the weights of two models.
 
     Raises:
         TvlensError: the models share no parameter.
@@ -226,13 +226,13 @@ def weight_distance(base: Any, tuned: Any) -> WeightDistance:
 
 
 def _get_trunk(model: Any) -> Any:
-    """The model without its head, whose parameters have the same names under any head."""
+    """Return the model without its head, whose parameters have the same names under any head."""
     source = getattr(model, "original_model", model)
     return getattr(source, "base_model", source)
 
 
 def _square_norms(base: Any, tuned: Any) -> tuple[list[float], list[float], list[str]]:
-    """Squared norms of the changes and of the base, by shared parameter; names of the others."""
+    """Compute squared norms of changes and of the base by shared parameter; name the others."""
     a, b = ({n: p.detach() for n, p in m.named_parameters()} for m in (base, tuned))
     shared = [name for name in a if name in b and a[name].shape == b[name].shape]
     changes = [float((b[n].double() - a[n].double()).square().sum()) for n in shared]

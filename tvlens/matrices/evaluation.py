@@ -1,4 +1,4 @@
-"""`evaluate`: layer, penalty and rank chosen on validation, everything scored once on test."""
+"""`evaluate`: choose layer, penalty and rank on validation, and score once on test."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _BEST_LAYER_PROBE = "ridge_probe_best_layer"
 
 @dataclass(frozen=True)
 class _Search:
-    """What is searched, at every layer.
+    """The search space at every layer.
 
     Attributes:
         ridges: penalties; None for decades around the mean eigenvalue.
@@ -161,7 +161,7 @@ def _choose_baselines(train: Examples, names: Sequence[str] | None) -> list[str]
 def _search_layer(
     train: Examples, parts: Sequence[Examples], layer: int, search: _Search
 ) -> Iterator[tuple[_Candidate, ...]]:
-    """Every penalty and rank at one layer, from one decomposition, scored on each of the parts."""
+    """Score every penalty and rank at one layer on each part, from one decomposition."""
     x, y, _ = train.at_layer(layer)
     path = RidgePath.from_moments(PairMoments().update(x, y), bias=search.bias)
     ridges = path.grid(COARSE_GRID).tolist() if search.ridges is None else list(search.ridges)
@@ -181,7 +181,7 @@ def _score(
     head: Head,
     like: Float[Tensor, "..."],
 ) -> tuple[float, float]:
-    """Accuracy and R^2 of predicted states."""
+    """Compute accuracy and R^2 of predicted states."""
     y = examples.y.double()
     scatter = (y - y.mean(0)).square().sum()
     if not scatter:
@@ -194,7 +194,7 @@ def _score(
 def _predict_by_rank(
     path: RidgePath, ridge: float, ranks: Sequence[int | None], states: Float[Tensor, "n d_base"]
 ) -> Iterator[tuple[int, Float[Tensor, "n d_tuned"]]]:
-    """Predicted states by rank (0 for the full matrix), from one decomposition."""
+    """Predict states by rank (0 for the full matrix), from one decomposition."""
     weight = path.weight(ridge)
     centered = (states.to(weight) - path.moments.mean_x) @ weight
     mean = path.moments.mean_y
@@ -210,7 +210,7 @@ def _predict_by_rank(
 
 
 def _predict_with(candidate: _Candidate, data: BaselineData, bias: bool) -> Int[Tensor, " n"]:
-    """Test classes predicted by one matrix of the search."""
+    """Predict the test classes by one matrix of the search."""
     path = RidgePath.from_moments(PairMoments().update(data.train.x, data.train.y), bias=bias)
     ranks = [candidate.rank or None]
     ((_, states),) = _predict_by_rank(path, candidate.ridge, ranks, data.test.x)

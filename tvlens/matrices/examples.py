@@ -64,7 +64,7 @@ class Examples:
         return self.base.shape[1]
 
     def at_layer(self, layer: int) -> LayerExamples:
-        """The examples with the base states of one layer.
+        """Select the base states of one layer.
 
         Raises:
             TvlensError: no states of that layer.
@@ -74,7 +74,7 @@ class Examples:
         return LayerExamples(self.base[self.layers.index(layer)], self.tuned, self.labels)
 
     def subset(self, rows: Int[Tensor, " k"]) -> "Examples":
-        """The examples of these rows."""
+        """Select examples by row."""
         return Examples(self.base[:, rows], self.tuned[rows], self.labels[rows], self.layers)
 
 
@@ -95,7 +95,7 @@ def check_parts(train: Examples, validation: Examples, test: Examples) -> None:
 def predict_classes(
     head: Head, states: Float[Tensor, "n d_tuned"], like: Float[Tensor, "..."]
 ) -> Int[Tensor, " n"]:
-    """The class with the largest logit.
+    """Predict the class with the largest logit.
 
     Args:
         head: from states to logits.

@@ -104,14 +104,16 @@ class TaskMatrix(AffineMap, Result):
                 method, NaN states, or fewer than 2 examples.
         """
         config = FitConfig(ridge, bias, rank, method, ridges)
-        read = ReadConfig(layers, targets, readout, progress)
-        return fit_models(base, {"": tuned}, batches, config, read, folds=folds, shard=shard)[""]
+        read_config = ReadConfig(layers, targets, readout, progress)
+        return fit_models(
+            base, {"": tuned}, batches, config, read_config, folds=folds, shard=shard
+        )[""]
 
     @contextlib.contextmanager
     def applied(
         self, model: Any, *, layer: int | None = None, other_model: bool = False
     ) -> Iterator[None]:
-        """Within the `with` block, the model's last states are predicted after block `layer`.
+        """Predict the model's last states after block `layer` inside the `with` block.
 
         The states after that block are mapped by the matrix and become the last block's output;
         the blocks between do not run. Every position is mapped: a readout is a position or a mean
@@ -293,7 +295,7 @@ def fit_models(
 def _fit_layers(
     moments: LayerMoments, config: FitConfig, states: Sequence[LayerStates] | None
 ) -> Iterator[TaskMatrix]:
-    """Every base layer with every target; a decomposition per base layer serves all targets."""
+    """Fit every base layer to every target; all targets share the base layer's decomposition."""
     for i, layer in enumerate(moments.layers):
         folds = Folds(moments.parts(layer), config.bias)
         path = RidgePath.from_moments(folds.whole, bias=config.bias)

@@ -89,7 +89,7 @@ class PairMoments(Result):
         return self
 
     def merge(self, other: "PairMoments") -> "PairMoments":
-        """The moments of the pairs of both, as a new object.
+        """Compute the moments of the pairs of both, as a new object.
 
         Raises:
             TvlensError: the other is of other widths or layers.
@@ -98,7 +98,7 @@ class PairMoments(Result):
 
     @classmethod
     def total(cls, parts: Sequence["PairMoments"]) -> "PairMoments":
-        """The moments of the pairs of all parts; a single part is returned as it is."""
+        """Compute the moments of the pairs of all parts; a single part is returned unchanged."""
         if len(parts) == 1:
             return parts[0]
         filled = [part for part in parts if part.count]
@@ -109,7 +109,7 @@ class PairMoments(Result):
         return total
 
     def subtract(self, other: "PairMoments") -> "PairMoments":
-        """The moments without the pairs of `other` (such as a fold), as a new object.
+        """Compute the moments without the pairs of `other` (such as a fold), as a new object.
 
         Raises:
             TvlensError: the pairs of `other` cannot have been among these.
@@ -134,7 +134,7 @@ class PairMoments(Result):
     __sub__ = subtract
 
     def pair(self, base: int | None = None, tuned: int | slice | None = None) -> "PairMoments":
-        """The moments of one stacked base layer and one stacked finetuned layer, as views.
+        """Select one stacked base layer and one stacked finetuned layer, as views.
 
         Args:
             base, tuned: index into the leading axis of that side; None if it has no such axis, or
@@ -152,7 +152,7 @@ class PairMoments(Result):
         )
 
     def uncentered(self) -> "PairMoments":
-        """Moments about the origin instead of the means, as for maps without a bias."""
+        """Compute moments about the origin instead of the means, for maps without a bias."""
         self._check_not_empty()
         raw = self._copy()
         raw._add_outer(self.mean_x, self.mean_y, weight=self.count)
@@ -233,7 +233,7 @@ def _check_rows(x: Float[Tensor, "..."], y: Float[Tensor, "..."]) -> None:
 def _center(
     name: str, states: Float[Tensor, "*stack n d"]
 ) -> tuple[Float[Tensor, "*stack d"], Float[Tensor, "*stack more d"]]:
-    """Mean, and deviations with one spare row, in float64 (on the CPU if the device has none)."""
+    """Compute mean and deviations, with a spare row, in float64 (on the CPU if necessary)."""
     states = states.detach().cpu() if states.device.type == "mps" else states.detach()
     *stack, n, width = states.shape
     # In memory the layers of an input are adjacent.
@@ -252,7 +252,7 @@ def _center(
 
 
 def _flatten_layers(states: Float[Tensor, "*stack n d"]) -> Float[Tensor, "n stack_d"]:
-    """One matrix with a row per pair, in which the stacked layers are adjacent columns."""
+    """Flatten stacked layers to one matrix with a row per pair and adjacent columns per layer."""
     return states.movedim(-2, 0).reshape(states.shape[-2], -1)
 
 
@@ -264,7 +264,7 @@ def _add_grams(sums: Float[Tensor, "*stack d d"], states: Float[Tensor, "*stack 
 
 
 def gram(x: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
-    """X'X by a symmetric product, which needs about half the operations of a general one."""
+    """Compute X'X by a symmetric product, in about half the operations of a general one."""
     sums = x.new_zeros(x.shape[1], x.shape[1])
     _add_gram(sums, x)
     return sums

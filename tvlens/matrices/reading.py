@@ -74,23 +74,23 @@ class LayerMoments(Result):
         return sum(fold.count for fold in self.folds)
 
     def parts(self, layer: int, target: int | None = None) -> list[PairMoments]:
-        """Moments of one base layer by fold, with one finetuned layer or with all, stacked.
+        """Select the moments of one base layer by fold, with one finetuned layer or all of them.
 
         Raises:
             TvlensError: no moments of that layer.
         """
-        for name, asked, gathered in (
+        for name, number, numbers in (
             ("base", layer, self.layers),
             ("finetuned", target, self.targets),
         ):
-            if asked is not None and asked not in gathered:
-                raise TvlensError(f"no moments of {name} layer {asked}; there are {list(gathered)}")
+            if number is not None and number not in numbers:
+                raise TvlensError(f"no moments of {name} layer {number}; there are {list(numbers)}")
         base = self.layers.index(layer)
         tuned = None if target is None else self.targets.index(target)
         return [fold.pair(base, tuned) for fold in self.folds]
 
     def pair(self, layer: int, target: int | None = None) -> PairMoments:
-        """Moments of one base layer over all folds, otherwise as `parts`."""
+        """Select the moments of one base layer over all folds, otherwise as `parts`."""
         return PairMoments.total(self.parts(layer, target))
 
 
@@ -102,7 +102,7 @@ def collect_states(
     readout: ReadoutName | Readout = "first",
     progress: bool | None = None,
 ) -> Float[Tensor, "layer n d_model"]:
-    """The readout state of every input after each of these blocks, on the CPU.
+    """Compute the readout state of every input after each of these blocks, on the CPU.
 
     One forward pass per batch, up to the last of the layers.
 
@@ -116,9 +116,9 @@ def collect_states(
     Raises:
         TvlensError: unknown layer, no batches, or a prompt beyond the context length.
     """
-    numbers, read = resolve_layers(model, layers), get_readout(readout)
+    numbers, readout_function = resolve_layers(model, layers), get_readout(readout)
     bar = progress_bar(batches, desc="reading states", progress=progress)
-    states = [_read_batch(model, batch, numbers, read).cpu() for batch in bar]
+    states = [_read_batch(model, batch, numbers, readout_function).cpu() for batch in bar]
     if not states:
         raise TvlensError("no batches to run")
     return torch.cat(states, dim=1)
@@ -135,7 +135,7 @@ def collect_moments(
     folds: int = 1,
     progress: bool | None = None,
 ) -> LayerMoments:
-    """Moments of base states with finetuned states of the same inputs, in one pass.
+    """Compute moments of base and finetuned states of the same inputs, in one pass.
 
     Memory: 8 bytes x folds x layers x (d^2 + targets x d x d_tuned).
 
@@ -188,7 +188,7 @@ class PairReader:
         self.readout = get_readout(config.readout)
 
     def read(self, batches: Iterable[Any]) -> Iterator[LayerStates]:
-        """The states of each batch."""
+        """Yield the states of each batch."""
         for batch in progress_bar(batches, desc="reading states", progress=self.config.progress):
             x = _read_batch(self.base, batch, self.layers, self.readout)
             y = [
@@ -200,7 +200,7 @@ class PairReader:
     def sum_moments(
         self, states: Iterable[LayerStates], *, folds: int = 1
     ) -> dict[str, LayerMoments]:
-        """The moments of what `read` yields, by finetuned model.
+        """Sum the moments of the states that `read` yields, by finetuned model.
 
         Raises:
             TvlensError: no batches.
@@ -231,7 +231,7 @@ class PairReader:
         }
 
     def target_rows(self, name: str) -> slice:
-        """Where the states of one finetuned model are among the finetuned states."""
+        """Rows of one finetuned model's states among all finetuned states."""
         count = len(self.targets[name])
         begin = list(self.tuned).index(name) * count
         return slice(begin, begin + count)
@@ -240,7 +240,7 @@ class PairReader:
 def _read_batch(
     model: Any, inputs: Any, layers: list[int], readout: Readout
 ) -> Float[Tensor, "layer row d_model"]:
-    """The readout states of one batch after these blocks."""
+    """Compute the readout states of one batch after these blocks."""
     batch = Batch.of(model, read_prompts(model, inputs))
     states: dict[int, Tensor] = {}
 
@@ -259,19 +259,19 @@ def _read_batch(
 
 
 def resolve_layers(model: Any, layers: Layers | Literal["last"]) -> list[int]:
-    """Layers as numbers from 0: "all", "last", one or several, negative ones from the end.
+    """Convert layers ("all", "last", one or several, also negative) to numbers from 0.
 
     Raises:
         TvlensError: no layers, or one that the model does not have.
     """
-    found = sites(model, "resid_post", layers=-1 if layers == "last" else layers)
-    if not found:
+    layer_sites = sites(model, "resid_post", layers=-1 if layers == "last" else layers)
+    if not layer_sites:
         raise TvlensError("no layers to read")
-    return list(dict.fromkeys(site.layer for site in found))
+    return list(dict.fromkeys(site.layer for site in layer_sites))
 
 
 def identify(model: Any) -> dict[str, str]:
-    """The model's name and a fingerprint of its weights."""
+    """Return the model's name and a fingerprint of its weights."""
     return {"name": model_name(model), "fingerprint": _fingerprint(model)}
 
 
@@ -300,7 +300,7 @@ def check_pair(base: Any, tuned: Any) -> None:
 
 
 def _fingerprint(model: Any) -> str:
-    """A short hash of a few values of every parameter of the blocks; heads may differ."""
+    """Hash a few values of every parameter of the blocks; heads may differ."""
     fingerprint = hashlib.sha256()
     for parameter in model.blocks.parameters():
         values = parameter.detach().flatten()

@@ -123,14 +123,14 @@ class MatrixReport(Result):
         return [dict(zip(self.methods, row, strict=True)) for row in rows]
 
     def agreement(self, method: str = MATRIX, *, other: str = "finetuned") -> float:
-        """Share of test examples to which two methods assign the same class."""
+        """Compute the share of test examples to which two methods assign the same class."""
         a, b = (self.predictions[:, self._index(m)] for m in (method, other))
         return float((a == b).double().mean())
 
     def difference(
         self, method: str, other: str, *, level: float = 0.95, seed: int = 0
     ) -> Difference:
-        """Accuracy of one method minus that of another, paired by example and seed.
+        """Compute the accuracy of one method minus that of another, paired by example and seed.
 
         The interval is a bootstrap over examples and seeds.
         """
@@ -143,7 +143,7 @@ class MatrixReport(Result):
     def gap_recovered(
         self, lower: str = "ridge_probe", upper: str = "finetuned", *, method: str = MATRIX
     ) -> float:
-        """Share of the gap between two methods' accuracies that a third one recovers.
+        """Compute the share of the gap between two methods' accuracies that a third one recovers.
 
         Raises:
             TvlensError: the two are equal, so that there is no gap.
@@ -207,7 +207,7 @@ class MatrixReport(Result):
         return low, high
 
     def _resample(self, seed: int) -> Float[Tensor, "method resample"]:
-        """Accuracies under resampled examples and, across them, resampled seeds."""
+        """Compute accuracies under resampled examples crossed with resampled seeds."""
         if seed in self._resamples:
             return self._resamples[seed]
         rng = np.random.default_rng(seed)

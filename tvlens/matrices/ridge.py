@@ -1,4 +1,4 @@
-"""Ridge regression between two spaces of states: every penalty from one eigendecomposition.
+"""Ridge regression between two spaces of states, for every penalty by one eigendecomposition.
 
 `RidgePath` holds the decomposition, `Folds` cross-validates it, `choose_penalty` applies a rule to
 both.
@@ -70,7 +70,7 @@ class RidgePath:
         return cls(moments, bias, values[is_kept], vectors[:, is_kept])
 
     def for_target(self, index: int) -> "RidgePath":
-        """The same decomposition, for one of several stacked finetuned layers."""
+        """Select one of several stacked finetuned layers; the decomposition stays the same."""
         return RidgePath(self.moments.pair(tuned=index), self.bias, self.values, self.vectors)
 
     @cached_property
@@ -81,36 +81,36 @@ class RidgePath:
         return self.vectors.T @ self.moments.xy
 
     def grid(self, units: Sequence[float] = GRID) -> Float[Tensor, " k"]:
-        """Penalties in units of the mean eigenvalue of X'X, over all dimensions."""
+        """Convert penalties from units of the mean eigenvalue of X'X, over all dimensions."""
         mean = self.values.sum() / len(self.vectors)
         return torch.tensor(units, dtype=torch.float64, device=mean.device) * mean
 
     def weight(self, ridge: float) -> Float[Tensor, "d_base d_tuned"]:
-        """W at one penalty."""
+        """Compute W at one penalty."""
         return self.vectors @ (self.cross / (self.values + ridge)[:, None])
 
     def intercept(self, weight: Float[Tensor, "d_base d_tuned"]) -> Float[Tensor, " d_tuned"]:
-        """The bias of a weight: it maps mean to mean."""
+        """Compute the bias of a weight, which maps mean to mean."""
         return self.moments.mean_y - self.moments.mean_x @ weight
 
     def factor(self, ridge: float) -> Float[Tensor, "r d_tuned"]:
-        """(S + r)^-1/2 C, whose top right singular vectors span the best map of reduced rank."""
+        """Compute (S + r)^-1/2 C, whose top right singular vectors span the best low-rank map."""
         return self.cross / (self.values + ridge).sqrt()[:, None]
 
     def squared_errors(self, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-        """Sum of squared residuals over pairs and dimensions at each penalty."""
+        """Compute the sum of squared residuals over pairs and dimensions at each penalty."""
         # A sum of nonnegative terms: tr Y'Y minus the fitted part would cancel.
         added = self._cross_squares * ridges[:, None] ** 2
         added = added / (self.values * (self.values + ridges[:, None]) ** 2)
         return self._least_squares_error + added.sum(1)
 
     def residual_freedom(self, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-        """Residual degrees of freedom at each penalty: n - df."""
+        """Compute the residual degrees of freedom at each penalty: n - df."""
         lost = (ridges[:, None] / (self.values + ridges[:, None])).sum(1)
         return self._least_squares_freedom + lost
 
     def gcv(self, ridges: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-        """Generalized cross-validation score n SSE / (n - df)^2 at each penalty.
+        """Compute the generalized cross-validation score n SSE / (n - df)^2 at each penalty.
 
         It estimates the squared error per pair from the moments alone.
 
@@ -122,7 +122,7 @@ class RidgePath:
         return torch.where(freedom > 1e-12 * self.moments.count, score, torch.inf)
 
     def predicted_r2(self, ridge: float) -> float | None:
-        """R^2 that generalized cross-validation expects on new pairs.
+        """Estimate R^2 on new pairs by generalized cross-validation.
 
         Below 0 if the map does worse than the mean; None if it interpolates its pairs, or the
         finetuned states do not vary.
@@ -139,7 +139,7 @@ class RidgePath:
         y: Float[Tensor, "n d_tuned"],
         ridges: Float[Tensor, " k"],
     ) -> Float[Tensor, " k"]:
-        """Exact leave-one-out error: each of these pairs predicted from all others.
+        """Compute the exact leave-one-out error: each pair predicted from all others.
 
         Args:
             x, y: all pairs of the moments or some of them; sums over parts add up.
@@ -157,7 +157,7 @@ class RidgePath:
         return torch.stack(errors)
 
     def project_scatter(self, moments: PairMoments) -> Float[Tensor, "r r"]:
-        """V'X'XV of other pairs about the mean of these.
+        """Compute V'X'XV of other pairs about the mean of these.
 
         It is all that held-out errors need of the base states, for any target.
         """
@@ -169,7 +169,7 @@ class RidgePath:
     def held_out_errors(
         self, moments: PairMoments, ridges: Float[Tensor, " k"]
     ) -> Float[Tensor, " k"]:
-        """Sum of squared errors on other pairs at each penalty, from their moments alone."""
+        """Compute the sum of squared errors on other pairs at each penalty, from their moments."""
         scatter = self.project_scatter(moments)
         moments = moments if self.bias else moments.uncentered()
         held_out = _HeldOut(
@@ -188,7 +188,7 @@ class RidgePath:
         *,
         scatter: Float[Tensor, "r r"],
     ) -> Float[Tensor, " k"]:
-        """`held_out_errors` of a fold, where this decomposition is of the whole without it.
+        """Compute `held_out_errors` of a fold that this decomposition leaves out.
 
         Args:
             whole: moments of all pairs, for any target; about the origin without a bias.
@@ -207,7 +207,7 @@ class RidgePath:
     def _errors_on(
         self, held_out: "_HeldOut", cross: Float[Tensor, "r d_tuned"], ridges: Float[Tensor, " k"]
     ) -> Float[Tensor, " k"]:
-        """A quadratic in 1 / (S + r), whose coefficients are computed once for all penalties."""
+        """Evaluate a quadratic in 1 / (S + r), with common coefficients for all penalties."""
         moments, shift = held_out.moments, held_out.shift
         shrinkage = 1 / (self.values + ridges[:, None])
         linear = einsum(held_out.cross, cross, "direction d_tuned, direction d_tuned -> direction")
@@ -280,7 +280,7 @@ class Folds:
     def errors(
         self, ridges: Float[Tensor, " k"], *, tuned: int | None = None
     ) -> Float[Tensor, " k"]:
-        """Squared error of each fold under the map fitted to all others, summed, by penalty.
+        """Compute the squared error of each fold under the map fitted to all others, by penalty.
 
         Args:
             tuned: index of the target if several are stacked.
@@ -337,7 +337,7 @@ def choose_penalty(
     fold_errors: Callable[[Float[Tensor, " k"]], Float[Tensor, " k"]] | None = None,
     pairs: Iterable[tuple[Float[Tensor, "n d_base"], Float[Tensor, "n d_tuned"]]] | None = None,
 ) -> float:
-    """The penalty to use, given or chosen by a rule.
+    """Choose the penalty by a rule; a number is returned unchanged.
 
     Args:
         ridge: a number; None for least squares; "gcv", "loo" (exact leave-one-out, which needs

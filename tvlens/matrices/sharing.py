@@ -1,4 +1,4 @@
-"""One matrix for several tasks: their moments add up."""
+"""One matrix for several tasks, fitted to the sum of their moments."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _ALL_SUBSETS = 5
 
 
 class SharingTask(NamedTuple):
-    """One of the tasks that are to share a matrix.
+    """A task that shares a matrix with others.
 
     Attributes:
         moments: moments of the training part, base layers stacked, with the last finetuned layer.
@@ -77,7 +77,7 @@ class SharingReport(Result):
         return f"SharingReport({k} tasks: own matrices {separate:.3f}, one for all {shared:.3f})"
 
     def index(self, *tasks: str) -> int:
-        """Index of the matrix that these tasks share.
+        """Return the index of the matrix that these tasks share.
 
         Raises:
             TvlensError: an unknown task, or a subset that was not evaluated.
@@ -92,7 +92,7 @@ class SharingReport(Result):
         return int(matches[0])
 
     def best(self, size: int = 2) -> tuple[str, ...]:
-        """The subset of this size with the highest mean validation accuracy over own matrices.
+        """Find the subset of this size with the highest mean validation accuracy over own matrices.
 
         Raises:
             TvlensError: no subsets of this size.
@@ -107,7 +107,7 @@ class SharingReport(Result):
         return self._task_names(best)
 
     def pair_differences(self) -> Float[Tensor, "task partner"]:
-        """Test accuracy of every task with the matrix it shares with a partner, minus its own.
+        """Compute each task's test accuracy with the matrix shared with a partner, minus its own.
 
         The diagonal is 0.
         """
@@ -272,7 +272,7 @@ def _evaluate_subset(
 def _compare_with_own(
     is_right: Sequence[Float[Tensor, "subset _"]], seed: int
 ) -> dict[str, Tensor]:
-    """Accuracies and differences to the own matrix, which is row i for task i, with intervals."""
+    """Compute accuracies and differences to the task's own matrix (row i for task i)."""
     accuracies, intervals, differences = [], [], []
     for task, outcomes in enumerate(is_right):
         weights = resample_weights(np.random.default_rng(seed), outcomes.shape[1])

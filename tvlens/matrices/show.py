@@ -170,7 +170,7 @@ def rank_figure(curve: RankCurve) -> viz.Figure:
 
 @register_figure(SharingReport)
 def sharing_figure(report: SharingReport) -> viz.Figure | viz.Figures:
-    """Own matrix and one for all, by task; and the effect of every partner."""
+    """Accuracy with the own and the common matrix by task, and the effect of every partner."""
     order = sorted(range(len(report.tasks)), key=lambda i: -float(report.difference[-1, i, 0]))
     rows, groups = [], []
     for i in order:

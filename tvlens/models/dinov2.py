@@ -33,7 +33,7 @@ _NORMS = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
 
 
 def build_vit(data: bytes, *, size: int = 224) -> Any:
-    """The backbone of the ONNX graph as a `ViTModel` for images of `size` pixels a side.
+    """Build a `ViTModel` for images of `size` by `size` pixels from the ONNX graph.
 
     Raises:
         TvlensError: the graph is not this model.
@@ -126,7 +126,7 @@ def _position_embeddings(
 
 
 def resize_positions(grid: Float[Tensor, "1 old width"], side: int) -> Float[Tensor, "1 new width"]:
-    """Position embeddings of a square grid of patches, resized to `side` patches a side."""
+    """Resize the position embeddings of a square grid of patches to `side` by `side` patches."""
     old = round(grid.shape[1] ** 0.5)
     square = rearrange(grid, "1 (row column) width -> 1 width row column", row=old)
     square = torch.nn.functional.interpolate(

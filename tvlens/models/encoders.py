@@ -41,14 +41,14 @@ def register_adapters() -> frozenset[str]:
 
 
 def supported_architectures() -> frozenset[str]:
-    """Every architecture that can be opened, here or by TransformerLens."""
+    """List the architectures that tvlens or TransformerLens can open."""
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 
     return register_adapters() | frozenset(SUPPORTED_ARCHITECTURES)
 
 
 def model_class(architecture: str) -> type:
-    """The class of an architecture: Hugging Face's, or a classifier that pools by the mean."""
+    """Return the class of an architecture: Hugging Face's, or a mean-pooling classifier."""
     import transformers
 
     from .mean_pooling import MEAN_CLASSIFIERS
@@ -61,7 +61,7 @@ def _build_adapter() -> type:
     from transformer_lens.model_bridge.supported_architectures.bert import BertArchitectureAdapter
 
     class EncoderAdapter(BertArchitectureAdapter):
-        """BERT's blocks, under the trunk and the head of the loaded model."""
+        """Adapter of BERT's blocks, with the trunk and the head of the loaded model."""
 
         def prepare_model(self, hf_model: Any) -> None:
             trunk = hf_model.base_model
@@ -99,7 +99,7 @@ def _map_pooler(trunk: Any, prefix: str) -> dict[str, Any]:
 
 
 def _map_head(hf_model: Any, cfg: Any) -> dict[str, Any]:
-    """The components after the last block, of a classifier or a masked language model."""
+    """Map the components after the last block of a classifier or a masked language model."""
     from transformer_lens.model_bridge.generalized_components import (
         LinearBridge,
         NormalizationBridge,

@@ -1,4 +1,4 @@
-"""Whether TransformerLens computes what Hugging Face computes, checked when a model is wrapped."""
+"""Check that a wrapped model computes the same logits as the Hugging Face model."""
 
 import contextlib
 from typing import Any
@@ -23,7 +23,7 @@ _TOLERANCE_FLOAT32 = 1e-3
 
 
 def reference_logits(hf_model: Any) -> Float[Tensor, "1 pos vocab"] | None:
-    """Logits of a Hugging Face language model on a few tokens, before it is wrapped.
+    """Compute logits of a Hugging Face language model on a few tokens, before it is wrapped.
 
     None for what has no logits per token: encoders without a head, classifiers, vision encoders,
     encoder-decoders. Cost: a forward pass of twelve tokens.
@@ -37,7 +37,7 @@ def reference_logits(hf_model: Any) -> Float[Tensor, "1 pos vocab"] | None:
 
 
 def check_same_logits(model: Any, reference: Float[Tensor, "1 pos vocab"] | None) -> None:
-    """Raise TvlensError where a wrapped model gives other logits than the plain one gave.
+    """Raise TvlensError if the logits of a wrapped model differ from those before wrapping.
 
     Cost: a forward pass of twelve tokens.
     """
@@ -63,13 +63,13 @@ def check_same_logits(model: Any, reference: Float[Tensor, "1 pos vocab"] | None
 
 
 def is_language_model(architecture: str, config: Any) -> bool:
-    """Whether an architecture gives logits of the next token at every position."""
+    """Whether an architecture outputs logits of the next token at every position."""
     causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
     return causal and not getattr(config, "is_encoder_decoder", False)
 
 
 def _tokens(hf_model: Any) -> Int[Tensor, "1 pos"]:
-    """The same few tokens for every model, from the middle of its vocabulary."""
+    """A few tokens from the middle of the vocabulary."""
     config = hf_model.config.get_text_config()
     size = config.vocab_size
     with contextlib.suppress(AttributeError, TypeError):

@@ -1,4 +1,4 @@
-"""`Family`: how the architecture of a model differs from others, as one record per model.
+"""`Family`: properties of a model's architecture, computed once per model.
 
 Every architecture-dependent choice in tvlens is made from this record. It is read once per model
 from the model's configuration and hook points, without a forward pass.
@@ -67,19 +67,19 @@ class Family:
 
 
 def family(model: Any) -> Family:
-    """The record of a model, computed at the first call."""
+    """Return the properties of a model's architecture, computed at the first call."""
     if model not in _families:
         _families[model] = _read_family(model)
     return _families[model]
 
 
 def input_device(model: Any) -> torch.device:
-    """The device on which a model takes its inputs."""
+    """Return the device of a model's inputs."""
     return next(model.parameters()).device
 
 
 def weight_dtype(model: Any) -> torch.dtype:
-    """The dtype of a model's weights."""
+    """Return the dtype of a model's weights."""
     return next(model.parameters()).dtype
 
 
@@ -149,7 +149,7 @@ def _has_index_masks(text_config: Any) -> bool:
 
 
 def _image_shape(config: Any, text_config: Any) -> tuple[int, int, int] | None:
-    """Shape of the images of a vision model, which has no language model beside it."""
+    """Shape of the images of a vision model without a language model."""
     if text_config is not config or not hasattr(config, "image_size"):
         return None
     size = config.image_size

@@ -1,4 +1,4 @@
-"""Run a model on prompts of unequal length, with hooks, and with logits only where they are read.
+"""Forward passes on prompts of unequal length, with hooks, and logits at chosen positions.
 
 Prompts are padded on the right. A causal model never attends to later positions, so padding needs
 no mask on any architecture; only encoders, which attend both ways, get one.
@@ -26,7 +26,7 @@ TokenRows = Sequence[Any] | Int[Tensor, "row pos"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts of unequal length as one tensor, or images or vectors, which are all of one size.
+    """Padded prompts of unequal length, or images or vectors of one size.
 
     Attributes:
         inputs: token ids, right-padded, pixel values, or a vector per position.
@@ -43,7 +43,7 @@ class Batch:
     def of(
         cls, model: Any, prompts: TokenRows | PixelValues | Vectors, *, process_images: bool = True
     ) -> "Batch":
-        """Pad token lists or prompts for `model`, or take images and vectors as they are.
+        """Pad token lists or prompts for `model`; images and vectors are used as they are.
 
         Args:
             process_images: run the processor on the prompts' images; otherwise the batch holds
@@ -70,12 +70,12 @@ class Batch:
         return len(self.lengths)
 
     def to(self, device: Any) -> "Batch":
-        """The same batch with its inputs and images on a device."""
+        """Move inputs and images to a device."""
         outputs = {key: value.to(device) for key, value in self.processor_outputs.items()}
         return Batch(self.inputs.to(device), self.lengths, outputs)
 
     def repeat(self, count: int) -> "Batch":
-        """All rows, repeated `count` times."""
+        """Repeat all rows `count` times."""
 
         def repeat_rows(tensor: Tensor) -> Tensor:
             return tensor.repeat(count, *[1] * (tensor.ndim - 1))
@@ -84,20 +84,20 @@ class Batch:
         return Batch(repeat_rows(self.inputs), self.lengths.repeat(count), outputs)
 
     def options(self, model: Any) -> dict[str, Tensor]:
-        """The arguments of the model's forward beside the inputs."""
+        """Keyword arguments of the model's forward method."""
         device = input_device(model)
         outputs = {key: value.to(device) for key, value in self.processor_outputs.items()}
         return self.mask(model) | outputs
 
     def mask(self, model: Any) -> dict[str, Int[Tensor, "row pos"]]:
-        """The attention mask of the padding, for models that attend both ways."""
+        """The attention mask of the padding, for bidirectional models."""
         if not family(model).is_bidirectional or self.inputs.is_floating_point():
             return {}
         mask = torch.arange(self.inputs.shape[1]) < self.lengths[:, None]
         return {"attention_mask": mask.long().to(input_device(model))}
 
     def positions(self, positions: Integers) -> Int[Tensor, "row k"]:
-        """Absolute positions in every row; negative ones count from each row's own end.
+        """Convert positions to absolute ones in every row; negative ones count from its end.
 
         Raises:
             TvlensError: a position outside one of the rows.
@@ -141,7 +141,7 @@ def run(model: Any, batch: Batch, *, hooks: Sequence[Hook] = (), **options: Any)
 
 
 def check_model(model: Any) -> None:
-    """Raise TvlensError for what is no model with named hook points."""
+    """Raise TvlensError unless this is a model with named hook points."""
     if not (hasattr(model, "hook_dict") and hasattr(model, "cfg")):
         raise TvlensError(
             f"a {type(model).__name__} has no named hook points: give what tvlens.load returns"
@@ -173,7 +173,7 @@ def logits_at(
     hooks: Sequence[Hook] = (),
     vocabulary: Sequence[int] | None = None,
 ) -> Float[Tensor, "row k vocab"]:
-    """Logits at the given absolute positions; only these are unembedded.
+    """Compute logits at absolute positions; only these are unembedded.
 
     Args:
         vocabulary: the tokens whose logits are computed, in this order; all by default.
@@ -190,7 +190,7 @@ def logits_at(
 
 
 def check_causal(model: Any) -> None:
-    """Raise TvlensError where a model cannot answer prompts: an encoder, or a classifier."""
+    """Raise TvlensError for a model that cannot answer prompts: an encoder or a classifier."""
     if family(model).is_bidirectional or family(model).is_classifier:
         name = getattr(model.cfg, "model_name", None) or type(model).__name__
         raise TvlensError(

@@ -1,4 +1,4 @@
-"""Hooks: the one place where activations are read and written, blocks skipped, models locked.
+"""Hooks that read and write activations or skip blocks, and locks of models.
 
 Everything here that changes a model is a context manager that undoes the change, and holds the
 model's lock: hooks and skipped blocks are states of the model itself.
@@ -38,7 +38,7 @@ _block_outputs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def lock_of(model: Any) -> Any:
-    """The model's own lock, which one thread can take several times."""
+    """Return the model's reentrant lock."""
     with _new_lock:
         return _locks.setdefault(model, threading.RLock())
 
@@ -61,7 +61,7 @@ def exclusive(manager: Callable[..., Iterator[None]]) -> Callable[..., Iterator[
 @contextlib.contextmanager
 @exclusive
 def locked(model: Any) -> Iterator[None]:
-    """Within, no other thread runs tvlens on this model."""
+    """Keep other threads from running tvlens on this model inside the `with` block."""
     yield
 
 
@@ -106,7 +106,7 @@ def read_at(
     key: Any,
     select: Callable[[Tensor], Tensor] = torch.clone,
 ) -> Hook:
-    """A hook that stores an activation.
+    """Create a hook that stores an activation.
 
     Args:
         name: of the hook point.
@@ -122,7 +122,7 @@ def read_at(
 
 
 def write_at(name: str, *edits: tuple[Index, Edit]) -> Hook:
-    """A hook that writes parts of an activation into a copy of it.
+    """Create a hook that writes parts of an activation into a copy of it.
 
     Args:
         name: of the hook point.
@@ -140,12 +140,12 @@ def write_at(name: str, *edits: tuple[Index, Edit]) -> Hook:
 
 
 def replace_at(name: str, edit: Callable[[Tensor], Tensor]) -> Hook:
-    """A hook that replaces an activation by a function of it."""
+    """Create a hook that replaces an activation by a function of it."""
     return name, lambda activation, hook: edit(activation)
 
 
 def unembed_only(model: Any, positions: Int[Tensor, "row k"]) -> Hook:
-    """A hook that keeps only these positions before the unembedding, `[row, pos] -> [row, k]`."""
+    """Create a hook that selects positions before the unembedding: `[row, pos] -> [row, k]`."""
     rows = torch.arange(len(positions))[:, None]
 
     def select(activation: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def unembed_only(model: Any, positions: Int[Tensor, "row k"]) -> Hook:
 
 
 def without_logits(model: Any) -> list[Hook]:
-    """Hooks that unembed one position only, for runs whose logits are not read."""
+    """Create hooks that unembed one position only, for runs whose logits are not read."""
     architecture = family(model)
     if architecture.unembedding_input != "unembed.hook_in" or architecture.is_classifier:
         return []
@@ -163,7 +163,7 @@ def without_logits(model: Any) -> list[Hook]:
 
 
 def row_positions(positions: Integers, activation: Tensor) -> tuple[Tensor, Int[Tensor, " row"]]:
-    """The index of one position in each row of an activation `[row, pos, ...]`, on its device.
+    """Build the index of one position in each row of an activation `[row, pos, ...]`.
 
     Args:
         positions: one position for all rows, or one per row; negative ones count from the end of
@@ -186,7 +186,7 @@ def row_positions(positions: Integers, activation: Tensor) -> tuple[Tensor, Int[
 @contextlib.contextmanager
 @exclusive
 def restricted_vocabulary(model: Any, vocabulary: Sequence[int] | None) -> Iterator[None]:
-    """Within, logits hold these tokens only: other columns of the unembedding are not computed."""
+    """Restrict logits to some tokens inside the `with` block; the others are not computed."""
     if vocabulary is None:
         yield
         return
@@ -212,7 +212,7 @@ def restricted_vocabulary(model: Any, vocabulary: Sequence[int] | None) -> Itera
 @contextlib.contextmanager
 @exclusive
 def skip_blocks(model: Any, blocks: Iterable[int]) -> Iterator[None]:
-    """Within, these blocks are not computed: each returns its input, through its output's hook.
+    """Skip blocks inside the `with` block: each returns its input, through its output's hook.
 
     TransformerLens' `start_at_layer` on a bridge would run the blocks below it all the same.
     """
@@ -239,7 +239,7 @@ def skip_blocks(model: Any, blocks: Iterable[int]) -> Iterator[None]:
 
 
 def block_outputs(model: Any) -> tuple[int | None, ...]:
-    """For each block, the length of the tuple that it returns, or None where it returns a tensor.
+    """Return the length of each block's output tuple, or None for a tensor.
 
     A skipped block must return the same form. Observed at the first call, which costs a forward
     pass of one token (one image for a vision encoder).
@@ -271,7 +271,7 @@ def _observe_block_outputs(model: Any) -> tuple[int | None, ...]:
 
 @contextlib.contextmanager
 def _without_hooks(model: Any) -> Iterator[None]:
-    """Within, hooks on the model's hook points do not run: they expect the caller's prompts."""
+    """Disable the hooks of the model's hook points inside the `with` block."""
     points = list(model.hook_dict.values())
     hooks = [point._forward_hooks for point in points]
     for point in points:
@@ -284,7 +284,7 @@ def _without_hooks(model: Any) -> Iterator[None]:
 
 
 def _forward_one_position(model: Any) -> None:
-    """The smallest forward pass: one token, one image, or one input vector."""
+    """Run the smallest forward pass: one token, one image, or one input vector."""
     device, shape = input_device(model), family(model).image_shape
     if shape is not None:
         model(torch.zeros(1, *shape, device=device, dtype=weight_dtype(model)))

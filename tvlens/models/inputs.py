@@ -1,4 +1,4 @@
-"""What a model reads, made from texts or images: token rows and pixel values, in batches."""
+"""Conversion of texts and images to batches of token rows and pixel values."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ Inputs = Sequence[str] | Sequence[np.ndarray]
 def batches(
     model: Any, inputs: Inputs, *, batch_size: int = 32, max_tokens: int = 64
 ) -> Iterator[list[list[int]] | Float[Tensor, "row 3 size size"]]:
-    """Batches that `model` reads, in the order of the inputs.
+    """Yield batches of a model's inputs, in order.
 
     Args:
         model: what `load` gives.
@@ -43,7 +43,7 @@ def batches(
 
 
 def token_rows(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
-    """Texts as token ids, with the tokenizer's special tokens, cut to `max_tokens`.
+    """Tokenize texts with the tokenizer's special tokens, truncated to `max_tokens`.
 
     Raises:
         TvlensError: no tokenizer, or a text without tokens.
@@ -58,7 +58,7 @@ def token_rows(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> list
 
 
 def image_settings(config: Any) -> dict[str, Any]:
-    """Size, mean and standard deviation of the images that a vision model reads, from its folder.
+    """Read size, mean and standard deviation of a vision model's images from its folder.
 
     The mean and standard deviation of ImageNet are the default.
     """
@@ -77,7 +77,7 @@ def image_settings(config: Any) -> dict[str, Any]:
 
 
 def check_input_kind(config: Any, inputs: Inputs) -> None:
-    """Raise TvlensError where texts meet a vision model, or images a text model."""
+    """Raise TvlensError for texts with a vision model, or images with a text model."""
     reads_images = hasattr(config, "image_size")
     if isinstance(inputs[0], str) == reads_images:
         expected, received = ("images", "texts") if reads_images else ("texts", "images")

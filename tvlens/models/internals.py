@@ -1,4 +1,4 @@
-"""The parts of TransformerLens and Transformers that tvlens uses beside their documented interface.
+"""Undocumented parts of TransformerLens and Transformers that tvlens uses.
 
 They may change in any release, so pyproject.toml bounds the versions to those that are tested, and
 a test resolves every entry of `INTERNALS` on the installed versions. Whatever is imported from
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Internal:
-    """A part of another package, and what it serves for.
+    """A part of another package, and its use in tvlens.
 
     Attributes:
         module: where it is.
@@ -112,17 +112,17 @@ INTERNALS = (
 
 
 def missing_internals() -> list[Internal]:
-    """The entries of `INTERNALS` that the installed versions lack."""
+    """List the entries of `INTERNALS` that the installed versions lack."""
     return [part for part in INTERNALS if not _exists(part)]
 
 
 def _exists(part: Internal) -> bool:
     try:
-        found = importlib.import_module(part.module)
+        value = importlib.import_module(part.module)
     except ImportError:
         return False
     for name in part.name.split("."):
-        if not hasattr(found, name):
+        if not hasattr(value, name):
             return False
-        found = getattr(found, name)
+        value = getattr(value, name)
     return True

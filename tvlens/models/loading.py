@@ -1,4 +1,4 @@
-"""`load`: any model, as the TransformerLens model itself."""
+"""`load`: open a model as a TransformerLens model."""
 
 import contextlib
 import os
@@ -100,18 +100,18 @@ def load(
 
 
 def is_processed(model: Any) -> bool:
-    """Whether layer norms were folded into the weights (a model is raw unless it was asked)."""
+    """Whether layer norms were folded into the weights, which is not the default."""
     folded = getattr(model.cfg, "normalization_type", None) in ("LNPre", "RMSPre")
     return bool(getattr(model, "tvlens_processed", False)) or folded
 
 
 def model_name(model: Any) -> str:
-    """The name a model goes by in results: zoo name, hub id, or what its config says."""
+    """Return a model's name in results: zoo name, hub id, or the name in its config."""
     return getattr(model.cfg, "model_name", None) or type(model).__name__
 
 
 def folder_of(name: str) -> str:
-    """Where Hugging Face finds a model: the folder of a zoo model or of the user, or a hub id.
+    """Return the folder or hub id that Hugging Face loads a model from.
 
     Raises:
         TvlensError: no such folder, or a name that is none of these.
@@ -158,14 +158,14 @@ def _from_hub(name: str, **options: Any) -> Any:
 
 
 def _names_without_organisation() -> set[str]:
-    """Hub models whose id has no organisation, which TransformerLens knows."""
+    """Hub models of TransformerLens whose id has no organization."""
     from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
 
     return {name for name in OFFICIAL_MODEL_NAMES if "/" not in name}
 
 
 def _loader(folder: str) -> Callable | None:
-    """The loader of the format that a folder is saved in; None for Hugging Face's own."""
+    """Return the loader of a folder's format; None for Hugging Face's own."""
     for marker, loader in LOADERS.items():
         if (Path(folder) / marker).is_file():
             return pkgutil.resolve_name(loader)

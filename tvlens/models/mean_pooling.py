@@ -1,4 +1,4 @@
-"""Text classifiers on the mean of the last states, as sentence encoders read them.
+"""Text classifiers on the mean of the last states, as in sentence encoders.
 
 Hugging Face's own classifiers read the first token. These have no pooler: one linear layer stands
 on the mean over the real positions. A folder of one opens with `tvlens.load`.
@@ -16,7 +16,7 @@ from .readouts import mean_token
 
 
 class _OnTheMean:
-    """What makes a family's classifier read the mean."""
+    """Mixin for classifiers that read the mean."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -32,15 +32,15 @@ class _OnTheMean:
         **options: Any,
     ) -> SequenceClassifierOutput:
         options |= dict(input_ids=input_ids, inputs_embeds=inputs_embeds)
-        found = self.base_model(attention_mask=attention_mask, **options)
-        states = found.last_hidden_state
+        outputs = self.base_model(attention_mask=attention_mask, **options)
+        states = outputs.last_hidden_state
         if attention_mask is None:
             attention_mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         pooled = self.dropout(mean_token(states, attention_mask.sum(1)))
         return SequenceClassifierOutput(
             logits=self.classifier(pooled),
-            hidden_states=found.hidden_states,
-            attentions=found.attentions,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
 

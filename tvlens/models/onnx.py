@@ -46,7 +46,7 @@ def read_onnx(data: bytes) -> tuple[dict[str, Tensor], list[Node]]:
 
 
 def _read_fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of one message: (number, whole number or bytes)."""
+    """Parse the fields of one message: (number, integer or bytes)."""
     offset = 0
     while offset < len(data):
         key, offset = _read_varint(data, offset)
@@ -78,7 +78,7 @@ def _read_varint(data: memoryview, offset: int) -> tuple[int, int]:
 
 
 def _parse_tensor(data: memoryview) -> tuple[str, Tensor | None]:
-    """A weight; None if it is not float32 or not stored as raw little-endian bytes."""
+    """Parse a weight; None if it is not float32 or not stored as raw little-endian bytes."""
     name, kind, raw, shape = "", 0, None, []
     for key, value in _read_fields(data):
         if key == _TENSOR_NAME:

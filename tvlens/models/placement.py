@@ -1,4 +1,4 @@
-"""Where a model's weights go and in which precision, as people write it."""
+"""Device and dtype of a model's weights, from text."""
 
 import torch
 
@@ -16,7 +16,7 @@ _SHORT |= {"double": "float64", "float": "float32", "half": "float16"}
 
 
 def read_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """A precision from its name ("float32", "float16", "bfloat16", "float64") or as it is.
+    """Convert "float32", "float16", "bfloat16" or "float64" to a dtype.
 
     Raises:
         TvlensError: no such precision, or one that no model runs in, such as integers.
@@ -31,7 +31,7 @@ def read_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def check_device(device: str | int | torch.device | None) -> None:
-    """Raise TvlensError unless a device ("cpu", "cuda", "cuda:1", "mps") is on this machine.
+    """Raise TvlensError unless a device ("cpu", "cuda", "cuda:1", "mps") is available.
 
     None stands for the accelerator if there is one.
     """
@@ -39,15 +39,15 @@ def check_device(device: str | int | torch.device | None) -> None:
         return
     here = available_devices()
     try:
-        asked = torch.device(device)
+        parsed = torch.device(device)
     except (RuntimeError, TypeError, ValueError):
         raise unknown("device", device, here) from None
-    if asked.type in ("cpu", "cuda", "mps") and str(asked) not in here:
+    if parsed.type in ("cpu", "cuda", "mps") and str(parsed) not in here:
         raise TvlensError(f"no device {str(device)!r} on this machine: there is {', '.join(here)}")
 
 
 def available_devices() -> list[str]:
-    """Devices of this machine, as PyTorch calls them."""
+    """List the devices of this machine by PyTorch's names."""
     names = ["cpu", "cpu:0"]
     if torch.cuda.is_available():
         names += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]

@@ -25,7 +25,7 @@ def preprocess_images(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Float[Tensor, "image 3 size size"]:
-    """Resize and normalise images to the pixel values that a vision encoder reads.
+    """Resize and normalize images to the pixel values of a vision encoder.
 
     Args:
         images: `uint8 [height, width, 3]`, of any sizes.
@@ -63,12 +63,12 @@ def _resize(images: np.ndarray, size: int) -> Float[Tensor, "image 3 size size"]
 
 
 def processor_or_tokenizer(model: Any) -> Any:
-    """The model's processor if it has one, else its tokenizer."""
+    """Return the model's processor if it has one, else its tokenizer."""
     return getattr(model, "processor", None) or getattr(model, "tokenizer", None)
 
 
 def load_processor(name: str, **options: Any) -> Any:
-    """Load the processor of a folder or hub id without torchvision; None where there is none.
+    """Load the processor of a folder or hub id without torchvision; None if there is none.
 
     Hugging Face's processors of models that also read videos require torchvision for the videos
     alone; such a processor is built without its video part.
@@ -91,7 +91,7 @@ def load_processor(name: str, **options: Any) -> Any:
 
 
 def without_video_processor(cls: type) -> type:
-    """A subclass of a Hugging Face processor class that accepts None as its video processor."""
+    """Create a subclass of a Hugging Face processor class that needs no video processor."""
 
     def check(self: Any, name: str, part: Any) -> Any:
         return None if part is None else cls.check_argument_for_proper_class(self, name, part)

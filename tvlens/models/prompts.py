@@ -1,4 +1,4 @@
-"""`read_prompts`: prompts of every form that people hold them in, without their padding.
+"""`read_prompts`: conversion of prompts of any form to rows without padding.
 
 Texts, token lists, built prompts, padded tensors and what tokenizers give with their attention
 masks all become rows of tokens that `Batch` pads in the one way the models are run.
@@ -33,7 +33,7 @@ Rows = list[Any]
 
 
 def read_prompts(model: Any, prompts: Any) -> Any:
-    """Prompts as a list of token rows, or images and vectors (float tensors) as they are.
+    """Convert prompts to a list of token rows; images and vectors (float tensors) stay as they are.
 
     Args:
         prompts: a text or texts, tokenised by the model; one prompt's tokens or several prompts',
@@ -66,12 +66,12 @@ def read_prompts(model: Any, prompts: Any) -> Any:
 
 
 def is_tokenizer_output(prompts: Any) -> bool:
-    """Whether prompts are what a tokenizer gives: a mapping with "input_ids"."""
+    """Whether prompts are the output of a tokenizer: a mapping with "input_ids"."""
     return isinstance(prompts, Mapping) and "input_ids" in prompts
 
 
 def unpadded(tokenizer: Any, tokens: Int[Tensor, "row pos"]) -> list[Int[Tensor, " _"]]:
-    """The rows of a padded tensor without their padding.
+    """Remove the padding of the rows of a tensor.
 
     A padding token with no other use is padding wherever it stands at an end. One that also begins
     or ends texts (GPT-2's <|endoftext|>) is told by these rules:
@@ -107,7 +107,7 @@ def unpadded(tokenizer: Any, tokens: Int[Tensor, "row pos"]) -> list[Int[Tensor,
 def _padding(
     tokenizer: Any, pad: int, tokens: Int[Tensor, "row pos"]
 ) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
-    """How many tokens of each row are padding on the left and on the right."""
+    """Count the padding tokens of each row on the left and on the right."""
     left, right = (_run_length(side == pad) for side in (tokens, tokens.flip(1)))
     special = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "cls")}
     if pad not in special:
@@ -149,24 +149,24 @@ def _ambiguity_message(tokenizer: Any, pad: int, problem: str) -> str:
 
 
 def _first_token(tokenizer: Any) -> int | None:
-    """What texts may begin with: as in `tvlens.tasks.beginning_token`."""
+    """The token that texts may begin with, as in `tvlens.tasks.beginning_token`."""
     names = ("bos_token_id", "cls_token_id", "eos_token_id")
     tokens = (getattr(tokenizer, name, None) for name in names)
     return next((token for token in tokens if token is not None), None)
 
 
 def _ends_texts(tokenizer: Any, token: int) -> bool:
-    """Whether a tokenizer ends every text with this token, unasked."""
+    """Whether a tokenizer appends this token to every text."""
     return list(tokenizer("a")["input_ids"])[-1:] == [token]
 
 
 def _run_length(hits: Bool[Tensor, "row pos"]) -> Int[Tensor, " row"]:
-    """How many entries of each row are true before the first false one."""
+    """Count the entries of each row before the first false one."""
     return hits.long().cumprod(1).sum(1)
 
 
 def _rows_of(model: Any, tokens: Tensor) -> Rows:
-    """The rows of an integer tensor; one axis is one prompt."""
+    """Split an integer tensor into rows; a tensor of one axis is one prompt."""
     if tokens.ndim not in (1, 2) or tokens.dtype == torch.bool or tokens.is_complex():
         kind = f"{str(tokens.dtype).removeprefix('torch.')} {list(tokens.shape)}"
         raise TvlensError(f"a tensor of prompts is integers [prompt, position], not {kind}")
@@ -179,7 +179,7 @@ def _rows_of(model: Any, tokens: Tensor) -> Rows:
 
 
 def _check_float_inputs(model: Any, tensor: Tensor) -> Tensor:
-    """Images or vectors as they are, where the model reads them."""
+    """Check images or vectors, and return them unchanged."""
     image_shape, shape = family(model).image_shape, list(tensor.shape)
     if tensor.ndim not in (3, 4):
         raise TvlensError(
@@ -207,7 +207,7 @@ def _check_float_inputs(model: Any, tensor: Tensor) -> Tensor:
 
 
 def _tokenizer_rows(model: Any, prompts: Mapping) -> Rows:
-    """The rows that a tokenizer's output says to attend to."""
+    """Select the rows of a tokenizer's output by its attention mask."""
     if "input_ids" not in prompts:
         keys = ", ".join(map(str, prompts)) or "nothing"
         raise TvlensError(f"a mapping of prompts needs 'input_ids'; this one has {keys}")
@@ -229,7 +229,7 @@ def _tokenizer_rows(model: Any, prompts: Mapping) -> Rows:
 
 
 def _as_rows(values: Any) -> list[Tensor]:
-    """Rows of integers, from a tensor, an array or nested lists; one row may stand alone."""
+    """Convert a tensor, an array or nested lists to rows of integers; one row may be flat."""
     if not isinstance(values, Tensor | np.ndarray) and len(values) and not is_integer(values[0]):
         return [_row(value, i) for i, value in enumerate(values)]
     tensor = torch.as_tensor(values).cpu()
@@ -237,7 +237,7 @@ def _as_rows(values: Any) -> list[Tensor]:
 
 
 def _apply_mask(row: Tensor, mask: Tensor, i: int) -> Tensor:
-    """The tokens of one row that its mask keeps, which stand side by side."""
+    """Select the tokens of one row by its mask, which must be contiguous."""
     indices = mask.bool().nonzero().flatten()
     if not len(indices):
         raise TvlensError(f"prompt {i} is empty: its attention mask is 0 everywhere")
@@ -250,7 +250,7 @@ def _apply_mask(row: Tensor, mask: Tensor, i: int) -> Tensor:
 
 
 def _list_rows(model: Any, prompts: Any) -> Rows:
-    """The rows of a list of texts, token lists or prompts, or of one of these."""
+    """Convert a list of texts, token lists or prompts, or one of these, to rows."""
     if isinstance(prompts, np.ndarray):
         prompts = prompts.tolist()
     if isinstance(prompts, str) or _is_built(prompts):
@@ -276,7 +276,7 @@ def _read_prompt(model: Any, prompt: Any, i: int) -> Any:
 
 
 def _is_built(prompt: Any) -> bool:
-    """Whether this is a `Prompt`, or another that carries its tokens."""
+    """Whether this is a `Prompt`, or another object with tokens."""
     tokens = getattr(prompt, "tokens", None)
     return isinstance(tokens, Tensor) or (
         isinstance(tokens, tuple | list) and all(map(is_integer, tokens))
@@ -284,7 +284,7 @@ def _is_built(prompt: Any) -> bool:
 
 
 def _row(tokens: Any, i: int) -> Tensor:
-    """One prompt's tokens as a tensor."""
+    """Convert one prompt's tokens to a tensor."""
     if not isinstance(tokens, Tensor):
         is_token_ids = isinstance(tokens, Sequence | np.ndarray) and all(map(is_integer, tokens))
         if isinstance(tokens, str) or not is_token_ids:
@@ -296,7 +296,7 @@ def _row(tokens: Any, i: int) -> Tensor:
 
 
 def _check_tokens(model: Any, rows: Rows) -> None:
-    """Raise TvlensError for a token id that the model has no embedding for."""
+    """Raise TvlensError for a token id outside the model's vocabulary."""
     if family(model).image_shape is not None:
         raise TvlensError("this model reads images [row, channel, height, width], not tokens")
     embedding = getattr(getattr(model, "original_model", None), "get_input_embeddings", None)

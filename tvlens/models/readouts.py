@@ -1,4 +1,4 @@
-"""Readouts: which state stands for a whole input, as plain functions of the states of a layer.
+"""Readouts: functions from the states of an input to one state that represents it.
 
 Each takes states `[row pos d]`, right-padded, and how many positions of each row are real.
 """
@@ -23,17 +23,17 @@ def first_token(states: States, lengths: Int[Tensor, " row"]) -> Float[Tensor, "
 
 
 def mean_token(states: States, lengths: Int[Tensor, " row"]) -> Float[Tensor, "row d"]:
-    """The mean over the real positions, special tokens included, as sentence encoders use it."""
+    """The mean over all positions but padding, special tokens included, as in sentence encoders."""
     _check(states, lengths)
     lengths = lengths.to(states.device)
     real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
     # Not a product with the mask: what stands in the padding may be anything, even NaN.
-    kept = states.masked_fill(~real[..., None], 0)
-    return kept.sum(1) / lengths[:, None]
+    masked = states.masked_fill(~real[..., None], 0)
+    return masked.sum(1) / lengths[:, None]
 
 
 def last_token(states: States, lengths: Int[Tensor, " row"]) -> Float[Tensor, "row d"]:
-    """The state of the last real position: what causal models have read everything by."""
+    """The last state before the padding, which depends on all positions in causal models."""
     _check(states, lengths)
     lengths = lengths.to(states.device)
     return states[torch.arange(len(states), device=states.device), lengths - 1]
@@ -44,7 +44,7 @@ READOUTS: dict[str, Readout] = {"first": first_token, "mean": mean_token, "last"
 
 
 def readout(name: ReadoutName | Readout) -> Readout:
-    """The readout called "first", "mean" or "last"; a function comes back as it is.
+    """Return the readout called "first", "mean" or "last"; a function is returned unchanged.
 
     Raises:
         TvlensError: no such readout.

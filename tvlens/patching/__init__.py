@@ -1,4 +1,4 @@
-"""Activation patching: exact, over any layer, head and position.
+"""Exact activation patching, gradient estimates and path patching.
 
 Example:
     >>> model = tv.load("smollm2-135m")

@@ -100,7 +100,7 @@ def patch(
 
 
 def affordable_tokens(model: Any, base: BaseRun, gigabytes: float) -> int:
-    """How many tokens of a pass fit into memory: what one takes in the widest block and behind it.
+    """Estimate the number of tokens per pass that fit into memory.
 
     States and their copies, the MLP's hidden units, scores and mask over all keys, and logits.
     """

@@ -33,7 +33,7 @@ def attribute(
     refine: int = 0,
     seed: int = 0,
 ) -> PatchResult:
-    """Estimate what `patch` would give, from gradients; arguments are the same.
+    """Estimate the results of `patch` from gradients.
 
     Args:
         steps: 1 for attribution patching: (clean - corrupted) times the gradient on the corrupted
@@ -108,7 +108,7 @@ def _estimate_effects(
 def _first_order_changes(
     model: Any, setup: PatchingSetup, name: str, steps: int
 ) -> Float[Tensor, "patch batch"]:
-    """First-order change of one metric under every patch, per example."""
+    """Compute the first-order change of one metric under every patch, per example."""
     lengths = setup.base.prompts.lengths
     total: dict[int, Tensor] = {}
     for embedding in _embeddings(model, setup, steps):
@@ -124,7 +124,7 @@ def _first_order_changes(
 
 
 def _embeddings(model: Any, setup: PatchingSetup, steps: int) -> list[Tensor | None]:
-    """What enters the first block at each step; None for the corrupted prompts themselves."""
+    """Compute the first block's input at each step; None for the corrupted prompts."""
     if steps == 1:
         return [None]
     ends = [
@@ -137,7 +137,7 @@ def _embeddings(model: Any, setup: PatchingSetup, steps: int) -> list[Tensor | N
 def _gradients(
     model: Any, setup: PatchingSetup, name: str, embedding: Tensor | None
 ) -> dict[int, Tensor]:
-    """Gradient of one metric, summed over examples, at the swept sites."""
+    """Compute the gradient of one metric, summed over examples, at the swept sites."""
     prompts, site = setup.base.prompts, setup.grid.component
     activations: dict[int, Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""The engines: three ways from a group of patches to logits, equal but for rounding.
+"""Three engines that compute the logits of a group of patches, equal up to rounding.
 
 - `full_forward`, the reference: every patch is a set of rows of a full forward pass.
 - `batched`: each patch is a copy of the prompts, computed from its layer up. It needs a model that
@@ -40,7 +40,7 @@ from .setup import BaseRun
 
 @dataclass(frozen=True)
 class PatchGroup:
-    """Patches that run together, and what each of them writes.
+    """Patches that run in one pass, with their replacements.
 
     Attributes:
         patches: in the order of layers.
@@ -54,13 +54,13 @@ class PatchGroup:
         return len(self.patches)
 
     def take(self, indices: Sequence[int]) -> "PatchGroup":
-        """The patches at these indices."""
+        """Select patches by index."""
         return PatchGroup(
             [self.patches[i] for i in indices], [self.replacements[i] for i in indices]
         )
 
     def hooks(self, model: Any, place: Callable[[int], tuple]) -> list[Hook]:
-        """One hook per layer that writes each replacement into its own rows and positions.
+        """Create one hook per layer that writes each replacement into its rows and positions.
 
         Args:
             place: number of a patch -> (rows, positions) in the running activation.
@@ -80,7 +80,7 @@ class PatchGroup:
 def full_forward(
     model: Any, base: BaseRun, group: PatchGroup
 ) -> Float[Tensor, "patch batch position vocab"]:
-    """Logits at the metrics' positions under each patch. Cost: a full forward per patch."""
+    """Compute the logits under each patch by a full forward pass per patch."""
     return _full_forward(model, base, group, base.vocabulary)
 
 
@@ -103,7 +103,7 @@ def _full_forward(
 def full_forward_of_examples(
     model: Any, base: BaseRun, group: PatchGroup, examples: Sequence[int]
 ) -> Float[Tensor, "patch position vocab"]:
-    """As `full_forward`, with each patch on one example only, for the whole vocabulary.
+    """Compute full forward passes with each patch on one example, for the whole vocabulary.
 
     Args:
         examples: for each patch, the index of its prompt.
@@ -162,7 +162,7 @@ def batched(
 
 
 def first_position(model: Any, patch: Patch, prompts: Batch) -> int:
-    """The first position that the rows of a patch compute."""
+    """Return the first position that the rows of a patch compute."""
     return (
         int(patch.first_position(prompts.lengths).min())
         if family(model).is_hooked_transformer
@@ -173,7 +173,7 @@ def first_position(model: Any, patch: Patch, prompts: Batch) -> int:
 def _forward_from_layer(
     model: Any, base: BaseRun, hidden: Tensor, hooks: list, *, layer: int, first: int, count: int
 ) -> Tensor:
-    """The model's own forward, whose lower blocks hand on what they get."""
+    """Run the model's forward method with its lower blocks skipped."""
     prompts = base.prompts
     rows = prompts.repeat(count)
     enter = replace_at(f"blocks.{layer}.hook_resid_pre", lambda activation: hidden)
@@ -184,7 +184,7 @@ def _forward_from_layer(
 def _forward_from_cache(
     model: Any, base: BaseRun, hidden: Tensor, hooks: list, *, layer: int, first: int, count: int
 ) -> Tensor:
-    """HookedTransformer's own way: begin at a layer, behind the frozen keys of the base run."""
+    """Run a HookedTransformer from a layer on, with the frozen keys of the base run."""
     from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
     prefix = TransformerLensKeyValueCache.init_cache(model.cfg, hidden.device, len(hidden))
@@ -211,11 +211,11 @@ class Tree:
 
     @property
     def prefix(self) -> int:
-        """How many keys of the prefix there are."""
+        """Number of keys of the prefix."""
         return self.visible.shape[2] - self.visible.shape[1]
 
     def first(self, count: int) -> "Tree":
-        """The first tokens alone."""
+        """Select the first tokens."""
         keys = self.prefix + count
         return Tree(self.visible[:, :count, :keys], self.distance[:, :count, :keys])
 
@@ -270,7 +270,7 @@ def _forward_branches(
     joining: Mapping[int, int],
     hooks: Sequence[Hook],
 ) -> Float[Tensor, "batch read vocab"]:
-    """Logits of branches that enter at their own layers: no block runs for those from above it.
+    """Compute the logits of branches that start at different layers.
 
     Args:
         joining: layers where branches enter, upwards -> how many tokens there are from there on.
@@ -308,7 +308,7 @@ def _forward_branches(
 
 
 def _prefix(cache: Any, length: int) -> Any:
-    """A fresh cache that holds the first `length` positions."""
+    """Copy the first `length` positions of a cache."""
     from transformers import DynamicCache
 
     prefix = DynamicCache()
@@ -321,7 +321,7 @@ def _prefix(cache: Any, length: int) -> Any:
 def build_tree(
     starts: Int[Tensor, "batch patch"], owner: Int[Tensor, " token"], step: Int[Tensor, " token"]
 ) -> Tree:
-    """Which keys each token attends to: those of the prefix, then those of the pass itself."""
+    """List the keys that each token attends to: those of the prefix, then those of the pass."""
     if bool((starts == starts[:1]).all()):
         starts = starts[:1]  # prompts of one length share a mask
     prefix, branch_starts = torch.arange(int(starts.max())), starts[:, owner]
@@ -340,7 +340,7 @@ def build_tree(
 def attention_masks(
     model: Any, branches: Tree, *, like: Float[Tensor, "batch token d_model"]
 ) -> Tensor | dict[str, Tensor]:
-    """A mask for attention to all that is seen; one per kind of layer where some have a window."""
+    """Build attention masks, one per kind of layer if some have a sliding window."""
 
     def additive(visible: Bool[Tensor, "row token key"]) -> Float[Tensor, "batch 1 token key"]:
         mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(like.dtype).min)

@@ -33,21 +33,21 @@ class Patch:
         return self.site.position
 
     def positions(self, lengths: Int[Tensor, " row"]) -> Int[Tensor, " row"] | slice:
-        """The patched position in prompts of these lengths, or all of them."""
+        """Return the patched position in prompts of these lengths, or all of them."""
         if self.position is None:
             return slice(None)
         return (lengths if self.position < 0 else torch.zeros_like(lengths)) + self.position
 
     def first_position(self, lengths: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
-        """The first position that the patch can change."""
+        """Return the first position that the patch can change."""
         return torch.zeros_like(lengths) if self.position is None else self.positions(lengths)
 
     def select(self, activation: Tensor, lengths: Int[Tensor, " row"]) -> Tensor:
-        """The patched part of an activation of prompts of these lengths."""
+        """Select the patched part of an activation of prompts of these lengths."""
         return activation[self.index(torch.arange(len(lengths)), self.positions(lengths))]
 
     def index(self, rows: Any, positions: Any) -> tuple:
-        """The index of the patched part in an activation, for these rows and positions."""
+        """Build the index of the patched part in an activation, for these rows and positions."""
         index = {"batch": rows, "pos": positions}
         if self.site.head_axis is not None:
             head = slice(None) if self.site.head is None else self.site.head
@@ -92,8 +92,8 @@ def patch_grid(
     end. A site that names its layer, head or position ("blocks.5.hook_resid_pre", a `Site`) is
     swept there alone.
     """
-    name, named = parse_site(site)
-    layers = resolve_layers(layers, named, count=model.cfg.n_layers)
+    name, site_layer = parse_site(site)
+    layers = resolve_layers(layers, site_layer, count=model.cfg.n_layers)
     if isinstance(site, Site):
         heads = _choose_named("heads", heads, site.head)
         positions = _choose_named("positions", positions, site.position)
@@ -122,7 +122,7 @@ def patch_grid(
 
 
 def _positions(choice: Choice, lengths: Int[Tensor, " row"]) -> tuple[list, bool]:
-    """Positions that every prompt has; between prompts of unlike length, signs are kept."""
+    """Resolve positions; negative ones stay negative if lengths differ."""
     shortest, longest = int(lengths.min()), int(lengths.max())
     if shortest == longest or choice is None:
         return _coordinates("positions", choice, shortest)
@@ -137,7 +137,7 @@ def _positions(choice: Choice, lengths: Int[Tensor, " row"]) -> tuple[list, bool
 
 
 def _coordinates(name: str, choice: Choice, count: int) -> tuple[list, bool]:
-    """The coordinates along one axis, and whether they are swept."""
+    """Return the coordinates along one axis, and whether they are swept."""
     if choice is None:
         return [None], False
     if isinstance(choice, str):
@@ -151,10 +151,10 @@ def _coordinates(name: str, choice: Choice, count: int) -> tuple[list, bool]:
     return [number % count for number in numbers], not is_integer(choice)
 
 
-def _choose_named(name: str, choice: Choice, named: int | None) -> Choice:
-    """The asked heads or positions, or the one that a site names."""
-    if named is None:
+def _choose_named(name: str, choice: Choice, number: int | None) -> Choice:
+    """Choose between the argument and the head or position of the site."""
+    if number is None:
         return choice
     if not isinstance(choice, str) and choice is not None:
-        raise TvlensError(f"the site names one of {name}, {named}: leave {name}={choice!r} out")
-    return named
+        raise TvlensError(f"the site names one of {name}, {number}: leave {name}={choice!r} out")
+    return number

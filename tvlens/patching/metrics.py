@@ -1,4 +1,4 @@
-"""Metrics: from logits at the positions a metric reads to one number per example.
+"""Metrics: functions from logits to one number per example.
 
 Any callable from `Float[batch pos vocab]` to `Float[batch]` will do. It may carry two attributes:
 `positions`, a sequence of ints, where it reads more than the last position; and `narrow`, a pair of
@@ -24,12 +24,12 @@ Answers = TokenIds | str | Sequence[str | int]
 
 
 def positions_of(metric: Metric) -> tuple[int, ...]:
-    """The positions a metric reads, from the end of the prompt; the last one by default."""
+    """Return the positions that a metric reads, from the end; the last one by default."""
     return tuple(as_integers(getattr(metric, "positions", (-1,)), name="a metric's positions"))
 
 
 def resolved(metric: Metric | Mapping[str, Metric], model: Any) -> dict[str, Metric]:
-    """The metrics by name, those of texts as metrics of the model's tokens.
+    """Resolve metrics to a mapping by name, and their texts to the model's tokens.
 
     Raises:
         TvlensError: what is no metric, or a text that is not one token of the model.
@@ -49,7 +49,7 @@ def resolved(metric: Metric | Mapping[str, Metric], model: Any) -> dict[str, Met
 
 
 def one_token(tokenizer: Any, text: str) -> int:
-    """The id of a text that is exactly one token.
+    """Return the id of a text that is exactly one token.
 
     Raises:
         TvlensError: it is none or several; names them.
@@ -72,7 +72,7 @@ def _has_text(answers: Answers) -> bool:
 
 
 def _text_metric(make: Callable[..., Metric], *answers: Answers) -> Metric:
-    """A metric whose texts wait for a model's tokenizer."""
+    """Create a metric whose texts are resolved by a model's tokenizer."""
 
     def metric(logits: Tensor) -> Tensor:
         raise TvlensError(
@@ -85,20 +85,20 @@ def _text_metric(make: Callable[..., Metric], *answers: Answers) -> Metric:
 
 
 def _tokens(model: Any, answers: Answers) -> list[int]:
-    """Token ids of answers, each an id or a text of one token."""
+    """Convert answers, each an id or a text of one token, to token ids."""
     tokenizer = getattr(model, "tokenizer", None)
     if isinstance(answers, str):
         answers = [answers]
     if not isinstance(answers, Sequence):
         return as_integers(answers, name="tokens")
-    read = [one_token(tokenizer, a) if isinstance(a, str) else a for a in answers]
-    return as_integers(read, name="tokens")
+    token_ids = [one_token(tokenizer, a) if isinstance(a, str) else a for a in answers]
+    return as_integers(token_ids, name="tokens")
 
 
 def narrowed(
     metrics: dict[str, Metric], vocabulary: int
 ) -> tuple[list[int] | None, dict[str, Metric]]:
-    """The tokens that all metrics read together, and the metrics for logits of these alone.
+    """Restrict metrics to the tokens that they read; also returns these tokens.
 
     None and the metrics as they are where one of them reads the whole vocabulary.
     """
@@ -113,7 +113,7 @@ def narrowed(
 
 
 def _index_metric(metric: Metric, tokens: Sequence[int]) -> Metric:
-    """A metric for logits of `tokens`, among which are its own."""
+    """Index a metric's tokens within the restricted logits."""
     own_tokens, narrow_metric = metric.narrow
     indices = [tokens.index(token) for token in own_tokens]
 
@@ -125,7 +125,7 @@ def _index_metric(metric: Metric, tokens: Sequence[int]) -> Metric:
 
 
 def logit_difference(right: Answers, wrong: Answers) -> Metric:
-    """Logit of the right token less that of the wrong one, at the last position.
+    """Logit of the right token minus that of the wrong one, at the last position.
 
     Args:
         right, wrong: one token for all examples, or one per example: token ids, or texts such as
@@ -176,7 +176,7 @@ def log_probability(token: Answers) -> Metric:
 
 
 def rank(token: Answers) -> Metric:
-    """How many tokens are more likely than this one at the last position (0 is the top).
+    """Number of tokens more likely than this one at the last position (0 is the top).
 
     Example:
         >>> logits = torch.tensor([[[0.0, 2.0, 1.0]]])  # [batch pos vocab]
@@ -193,7 +193,7 @@ def rank(token: Answers) -> Metric:
 
 
 def accuracy(token: Answers) -> Metric:
-    """1 where the token is the most likely one at the last position, else 0; ids or texts.
+    """Whether the token is the most likely one at the last position (1 or 0); ids or texts.
 
     Example:
         >>> logits = torch.tensor([[[0.0, 2.0, 1.0]]])  # [batch pos vocab]
@@ -238,7 +238,7 @@ def kl_divergence(reference: Float[Tensor, "batch vocab"]) -> Metric:
 
 
 def _ids(token: TokenIds, logits: Tensor) -> Tensor:
-    """One token id per example, as a tensor beside the logits."""
+    """Return one token id per example, as a tensor on the device of the logits."""
     if isinstance(token, Tensor) and token.ndim == 1 and not token.is_floating_point():
         ids = token.to(logits.device)
     else:

@@ -41,7 +41,7 @@ def patch_paths(
     seed: int = 0,
     progress: bool | None = None,
 ) -> PatchResult:
-    """Patch sender heads into what one receiver alone reads: the edge, and nothing beside it.
+    """Patch the direct paths from sender heads to the input of one receiver.
 
     What a sender would write in the clean run is added to the residual stream that the receiver
     reads, through its norm; every other head and MLP reads the corrupted stream, and follows what
@@ -112,7 +112,7 @@ def patch_paths(
 
 
 def _receiver(model: Any, receiver: Site | str) -> Site:
-    """Where a receiver is written to: its own site, or the end of the residual stream."""
+    """Return the site of a receiver: its own, or the end of the residual stream."""
     if receiver == "logits":
         return Site("resid_post", model.cfg.n_layers - 1)
     if isinstance(receiver, Site) and receiver.component in "qkv" and receiver.head is not None:
@@ -124,7 +124,7 @@ def _receiver(model: Any, receiver: Site | str) -> Site:
 
 
 def _senders(layers: Choice, model: Any, target: Site) -> Choice:
-    """All layers below the receiver, or those asked for."""
+    """Resolve the layers of the senders; by default all below the receiver."""
     # Every head's output reaches the end of the stream; another head sits behind lower layers.
     above = model.cfg.n_layers if target.head is None else target.layer
     if isinstance(layers, str):
@@ -140,7 +140,7 @@ def _senders(layers: Choice, model: Any, target: Site) -> Choice:
 
 
 def _check_additive(model: Any, senders: PatchingSetup) -> None:
-    """Raise TvlensError where attention's output is not what reaches the residual stream.
+    """Raise TvlensError if attention's output is changed before the residual stream.
 
     Falcon-H1 multiplies it by a factor behind the hook. Cost: two forwards, once per model.
     """
@@ -173,7 +173,7 @@ def _check_additive(model: Any, senders: PatchingSetup) -> None:
 def _receiver_activations(
     model: Any, senders: PatchingSetup, patches: list[Patch]
 ) -> list[Float[Tensor, "batch ..."]]:
-    """The receiver's activation when each sender alone is patched."""
+    """Compute the receiver's activation with each sender patched."""
     receiver = patches[0].site
     prompts, layer = senders.base.prompts, receiver.layer
     stream_site = "resid_post" if receiver.head is None else "resid_pre"
@@ -193,7 +193,7 @@ def _receiver_activations(
 def _sender_changes(
     model: Any, senders: PatchingSetup
 ) -> Iterator[tuple[list[int], Float[Tensor, "sender batch pos d_model"]]]:
-    """What senders write more in the clean run than in the corrupted one, a head at a time.
+    """Compute the change of each sender's output from the corrupted to the clean run.
 
     The attention layers write it themselves, so a norm behind them is taken into account. With
     their inputs given, all layers' senders are seen in one forward pass.
@@ -217,7 +217,7 @@ def _sender_changes(
 def _attention_outputs(
     model: Any, prompts: Batch, outputs: Mapping[int, Tensor]
 ) -> dict[int, Float[Tensor, "batch pos d_model"]]:
-    """What attention layers add to the residual stream, given their heads' outputs."""
+    """Compute the outputs of attention layers, given their heads' outputs."""
     activations: dict[int, Tensor] = {}
 
     hooks = [
@@ -232,7 +232,7 @@ def _attention_outputs(
 def _project_stream(
     model: Any, prompts: Batch, stream: Float[Tensor, "sender batch pos d_model"], receiver: Site
 ) -> Float[Tensor, "sender batch pos ..."]:
-    """The receiver's activation when its block reads each of these streams."""
+    """Compute the receiver's activation from residual streams before its block."""
     senders, batch = stream.shape[:2]
     rows = prompts.repeat(senders)
     activations: dict[int, Tensor] = {}

@@ -1,4 +1,4 @@
-"""`PatchResult`: what each patch did to a metric, per example, with its uncertainty."""
+"""`PatchResult`: the effect of each patch on a metric, with its uncertainty."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -68,7 +68,7 @@ class PatchResult(Result):
         return f"PatchResult({self.site}: {shape or 'one patch'}, batch {self.values.shape[-1]})"
 
     def __getitem__(self, metric: str) -> "PatchResult":
-        """The result of one metric, where several were given."""
+        """Select one of several metrics."""
         names = self.coordinates.get("metric", [])
         if metric not in names:
             raise TvlensError(f"no metric {metric!r} here; there is {', '.join(names) or 'one'}")
@@ -90,7 +90,7 @@ class PatchResult(Result):
 
     @property
     def normalised(self) -> Float[Tensor, "*axes"]:
-        """Effect as a share of the way from the corrupted to the clean metric (1: all of it).
+        """Effect as a share of the difference between clean and corrupted metric.
 
         Raises:
             TvlensError: no clean run, or clean and corrupted runs give the same metric.
@@ -141,7 +141,7 @@ class PatchResult(Result):
         return ends.movedim(0, -1).to(self.values.dtype)
 
     def p_value(self, *, permutations: int = 10_000, seed: int = 0) -> Float[Tensor, "*axes"]:
-        """Sign-flip permutation test of no effect, two-sided; exact up to 13 examples.
+        """Two-sided p-value of no effect by sign flips; exact up to 13 examples.
 
         The smallest value possible with n examples is 2 / 2^n.
         """
@@ -150,7 +150,7 @@ class PatchResult(Result):
         return torch.as_tensor(p_values).to(self.values.dtype)
 
     def rank_correlation(self, other: "PatchResult") -> float:
-        """Spearman correlation with the effects of another result of the same sweep.
+        """Compute the Spearman correlation with the effects of another result of the same sweep.
 
         For example, exact values and gradient estimates.
         """
@@ -161,7 +161,7 @@ class PatchResult(Result):
         return float(spearmanr(self.effect.flatten(), other.effect.flatten()).statistic)
 
     def top(self, k: int = 10) -> "pandas.DataFrame":
-        """The k patches of largest absolute effect, as a table."""
+        """List the k patches of largest absolute effect."""
         frame = self.to_dataframe()
         return frame.reindex(frame.effect.abs().sort_values(ascending=False).index).head(k)
 
@@ -180,7 +180,7 @@ class PatchResult(Result):
         return frame.reset_index()
 
     def _beside(self, per_example: Tensor) -> Tensor:
-        """[*metric, batch] with room for the swept axes in between."""
+        """Insert the swept axes, of size 1, into [*metric, batch]."""
         lead = per_example.shape[:-1]
         gap = [1] * (self.values.ndim - per_example.ndim)
         return per_example.reshape(*lead, *gap, per_example.shape[-1])

@@ -1,4 +1,4 @@
-"""`PatchingSetup`: the base run, the source of activations, and the grid of patches between them.
+"""`PatchingSetup`: the base run, the source of activations, and the grid of patches.
 
 What exact patching and its gradient estimates share; arguments are checked before any work.
 """
@@ -32,7 +32,7 @@ _writable: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class BaseRun:
-    """The unpatched run, as far as patches need it.
+    """Activations and caches of the unpatched run.
 
     Attributes:
         prompts: the corrupted prompts.
@@ -54,7 +54,7 @@ class BaseRun:
 
 @dataclass(frozen=True)
 class PatchingSetup:
-    """Everything a sweep needs, from one run of each side.
+    """The inputs of a sweep, from one run of each side.
 
     Attributes:
         base: the corrupted run.
@@ -70,11 +70,11 @@ class PatchingSetup:
     metrics: dict[str, Metric]
 
     def source_part(self, patch: Patch) -> Tensor:
-        """The source's activation that a patch writes."""
+        """Select the source's activation at a patch."""
         return patch.select(self.source.activations[patch.layer], self.source.lengths)
 
     def base_part(self, patch: Patch) -> Tensor:
-        """The corrupted run's own activation at a patch."""
+        """Select the corrupted run's activation at a patch."""
         return patch.select(
             self.base.site_activations.activations[patch.layer], self.base.site_activations.lengths
         )
@@ -82,14 +82,14 @@ class PatchingSetup:
     def measure(
         self, logits: Float[Tensor, "batch position vocab"]
     ) -> Float[Tensor, "metric batch"]:
-        """Every metric, checked."""
+        """Compute and check every metric."""
         measured = [_measure(m, logits, self.base.positions) for m in self.metrics.values()]
         return torch.stack(measured)
 
     def result(
         self, model: Any, values: Float[Tensor, "metric patch batch"], **settings: Any
     ) -> PatchResult:
-        """The values of all patches as a result with its grid."""
+        """Build the result from the values of all patches."""
         corrupted = _first_prompt(self.base.prompts)
         source = corrupted if self.clean is None else _first_prompt(self.clean)
         # A single layer is no axis, so the settings name it.
@@ -123,7 +123,7 @@ def prepare_patching(
     positions: Positions,
     seed: int,
 ) -> PatchingSetup:
-    """Check what was asked and run both sides once. Arguments as in `patch`."""
+    """Check the arguments, which are those of `patch`, and run both sides once."""
     check_runnable(model)
     seed = as_integer(seed, name="seed", minimum=0)
     base_prompts = _read_batch(model, corrupted)
@@ -187,7 +187,7 @@ def run_base(
     positions: Sequence[int],
     vocabulary: Sequence[int] | None = None,
 ) -> BaseRun:
-    """Run the prompts once and keep what patches compare with and resume from."""
+    """Run the prompts once, and store the states and caches from which patches resume."""
     component_activations: dict[int, Tensor] = {}
     resid: dict[int, Tensor] = {}
     hooks = [read_at(Site(component, l).hook(model), component_activations, l) for l in layers]
@@ -204,7 +204,7 @@ def run_base(
 
 
 def _new_cache(model: Any, prompts: Batch) -> tuple[Any, dict[str, Any]]:
-    """An empty cache of the model's kind, and the options that have a run fill it."""
+    """Create an empty cache of the model's kind, and the options of the run that fills it."""
     if has_shared_prefix(model, prompts):
         from transformers import DynamicCache
 
@@ -223,7 +223,7 @@ def _new_cache(model: Any, prompts: Batch) -> tuple[Any, dict[str, Any]]:
 
 
 def check_writable(model: Any, prompts: Batch, site: Site) -> None:
-    """Raise TvlensError where a model exposes an activation but ignores what is written to it.
+    """Raise TvlensError if a model ignores what is written to an activation.
 
     Native models of TransformerLens 3.9 do so with attention patterns: every patch would then
     seem to have no effect. Cost: two forwards of one prompt, once per model and component.
@@ -255,7 +255,7 @@ def check_writable(model: Any, prompts: Batch, site: Site) -> None:
 
 
 def _measure(metric: Metric, logits: Tensor, positions: Sequence[int]) -> Float[Tensor, " batch"]:
-    """One metric on the positions it reads, checked."""
+    """Compute and check one metric on the positions that it reads."""
     value = metric(logits[:, [positions.index(p) for p in positions_of(metric)]])
     if not isinstance(value, Tensor) or value.shape != (len(logits),):
         shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -267,9 +267,9 @@ def _measure(metric: Metric, logits: Tensor, positions: Sequence[int]) -> Float[
 
 def _is_source(clean: Any) -> bool:
     """Whether `clean` is a source of activations and not prompts."""
-    named = isinstance(clean, str) and clean in ("mean", "zero", "resample")
+    is_statistic = isinstance(clean, str) and clean in ("mean", "zero", "resample")
     return (
-        named
+        is_statistic
         or (isinstance(clean, Mapping) and not is_tokenizer_output(clean))
         or hasattr(clean, "cache_dict")
         or (hasattr(clean, "site") and hasattr(clean, "mode"))
@@ -277,14 +277,14 @@ def _is_source(clean: Any) -> bool:
 
 
 def _read_batch(model: Any, prompts: Prompts) -> Batch:
-    """Prompts of any form and of any lengths, on the model's device."""
+    """Convert prompts of any form to a batch on the model's device."""
     rows = read_prompts(model, prompts)
     batch = Batch.of(model, rows)  # too long a prompt is an error before any forward
     return batch.to(input_device(model))
 
 
 def _check_sides(clean: Batch, corrupted: Batch) -> None:
-    """Raise TvlensError unless there are as many prompts on both sides, and not the same ones."""
+    """Raise TvlensError unless both sides have as many prompts, and different ones."""
     if len(clean) != len(corrupted):
         raise TvlensError(f"{len(clean)} clean prompts and {len(corrupted)} corrupted ones")
     if torch.equal(clean.lengths, corrupted.lengths) and _equal(clean, corrupted):
@@ -303,7 +303,7 @@ def _equal(clean: Batch, corrupted: Batch) -> bool:
 def _check_alignment(
     clean: Int[Tensor, " row"], corrupted: Int[Tensor, " row"], patch: Patch
 ) -> None:
-    """What is patched as a whole must be of one size on both sides, prompt by prompt."""
+    """Raise TvlensError if all positions are patched together and lengths differ."""
     if patch.position is not None and patch.site.component != "pattern":
         return
     unequal = (clean != corrupted).nonzero().flatten()
@@ -316,7 +316,7 @@ def _check_alignment(
 
 
 def _first_prompt(prompts: Batch) -> Int[Tensor, " pos"]:
-    """The first prompt without its padding."""
+    """Return the first prompt without its padding."""
     return prompts.inputs[0, : prompts.lengths[0]]
 
 

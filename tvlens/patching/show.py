@@ -1,4 +1,4 @@
-"""Pictures of patching."""
+"""Figures of patching."""
 
 import torch
 
@@ -12,18 +12,18 @@ def figures(result: PatchResult) -> viz.Figures:
     """A heat map of the effect over two axes, or a curve over one, and the top heads' attention."""
     if result.axes[:1] == ("metric",):
         return viz.stack(*[figures(result[m]) for m in result.coordinates["metric"]])
-    shown = [_map(result)] if len(result.axes) != 1 else [_curve(result)]
+    parts = [_map(result)] if len(result.axes) != 1 else [_curve(result)]
     if result.attention:
         patterns = torch.stack(list(result.attention.values()))
         words = [word.replace("\n", "\u21b5") for word in result.source_tokens]
         title = "attention of the heads with the largest effect"
         names = list(result.attention)
-        shown.append(viz.attention_heads(patterns, words, head_names=names, title=title))
-    return viz.stack(*shown)
+        parts.append(viz.attention_heads(patterns, words, head_names=names, title=title))
+    return viz.stack(*parts)
 
 
 def _map(result: PatchResult) -> viz.Figure:
-    """Rows are the first axis; further axes are laid side by side."""
+    """Heat map with the first axis as rows and the others side by side."""
     effect = result.effect.reshape(result.effect.shape[0] if result.axes else 1, -1)
     rows = _labels(result, result.axes[0]) if result.axes else ["patch"]
     columns = [""]
@@ -45,13 +45,13 @@ def _map(result: PatchResult) -> viz.Figure:
 def _curve(result: PatchResult) -> viz.Figure:
     (axis,) = result.axes
     ends = result.interval
-    known = not ends.isnan().any()  # a single example has no interval
+    has_interval = not ends.isnan().any()  # a single example has no interval
     return viz.lines(
         {"effect": result.effect},
         x=result.coordinates[axis],
         x_title=axis,
         y_title="effect on the metric",
-        bands={"effect": (ends[:, 0], ends[:, 1])} if known else None,
+        bands={"effect": (ends[:, 0], ends[:, 1])} if has_interval else None,
         title=f"patching {result.site}",
     )
 

@@ -17,7 +17,7 @@ from ..sites import Site
 
 @dataclass(frozen=True)
 class SiteActivations:
-    """One run: the patched component at the swept layers, and the logits that metrics read.
+    """The patched component at the swept layers, and the logits at the metrics' positions.
 
     Attributes:
         activations: layer -> the whole activation, `[batch, ...]`, as the model computes it.
@@ -39,7 +39,7 @@ def run_source(
     positions: Sequence[int],
     vocabulary: Sequence[int] | None = None,
 ) -> SiteActivations:
-    """Run prompts once, keeping one component at some layers and the logits at `positions`."""
+    """Run prompts once; returns one component at some layers and the logits at `positions`."""
     activations: dict[int, Tensor] = {}
     hooks = [read_at(Site(component, l).hook(model), activations, l) for l in layers]
     absolute = prompts.positions(list(positions))
@@ -50,7 +50,7 @@ def run_source(
 def load_source(
     model: Any, source: Any, base: SiteActivations, *, component: str, seed: int
 ) -> SiteActivations:
-    """The activations that patches write, from a source that is no run.
+    """Load the activations that patches write from a source other than prompts.
 
     Args:
         source: an activation cache or mapping with the model's hook names, whose batch and
@@ -88,7 +88,7 @@ def _named_source(source: str, base: SiteActivations, seed: int) -> SiteActivati
 
 
 def _expand_vector(vector: Any, layer: int, like: Tensor, component: str) -> Tensor:
-    """A task vector as the activation at every position."""
+    """Expand a task vector to every position."""
     if vector.site != component:
         raise TvlensError(f"the vector belongs at {vector.site}, not at {component}")
     layers, width = vector.values.shape

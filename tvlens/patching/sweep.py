@@ -33,7 +33,7 @@ _FEWEST = 2
 
 @dataclass(frozen=True)
 class Engine:
-    """One way to run a group of patches.
+    """A method of running a group of patches.
 
     Attributes:
         name: "tree_attention", "batched" or "full_forward".
@@ -66,7 +66,7 @@ class SweepValues:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a result records of the computation."""
+        """Settings that a result records."""
         return {
             "engine": self.engine,
             "verified": self.verified,
@@ -85,7 +85,7 @@ def run_sweep(
     seed: int = 0,
     progress: bool | None = None,
 ) -> SweepValues:
-    """The metrics under each patch; a replacement equal to the model's own activation is not run.
+    """Compute the metrics under each patch; replacements that change nothing are not run.
 
     Args:
         batch_tokens: tokens per forward pass; halved when memory runs out.
@@ -129,7 +129,7 @@ def run_sweep(
 
 
 def _draw_sample(count: int, batch: int, share: float, seed: int) -> dict[int, int]:
-    """Which of the patches are computed again, each on one example: patch -> example."""
+    """Draw the patches that are verified, each on one example: patch -> example."""
     if not share:
         return {}
     rng = np.random.default_rng(seed)
@@ -139,7 +139,7 @@ def _draw_sample(count: int, batch: int, share: float, seed: int) -> dict[int, i
 
 
 def _engines(model: Any, setup: PatchingSetup) -> Iterator[Engine]:
-    """The engines that may run these patches, the fastest first."""
+    """Yield the engines that can run these patches, the fastest first."""
     base = setup.base
     lengths, width = base.prompts.lengths, base.prompts.inputs.shape[1]
 
@@ -169,7 +169,7 @@ def _run_engine(
     batch_tokens: int,
     bar: tqdm,
 ) -> tuple[Float[Tensor, "metric patch batch"], float]:
-    """The metrics under all patches, and the largest difference of the sample from full forwards.
+    """Compute all metrics, and the largest difference of the sample from full forward passes.
 
     Raises:
         Disagreement: the engine is not exact here.
@@ -209,7 +209,7 @@ def _verify_engine(
 
 
 def _split(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> Iterator[range]:
-    """Cells, given by layer and tokens, in groups of neighbouring layers that fit into a pass."""
+    """Split patches, given by layer and tokens, into groups that fit into a pass."""
     start = 0
     while start < len(sizes):
         count = _fitting(sizes[start:], batch_tokens)
@@ -220,7 +220,7 @@ def _split(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> Iterator[rang
 def _run_groups(
     engine: Engine, group: PatchGroup, batch_tokens: int
 ) -> Iterator[tuple[range, Float[Tensor, "patch batch position vocab"]]]:
-    """Indices and logits of every pass; lack of memory halves a pass and goes on."""
+    """Yield indices and logits of every pass; passes are halved when memory runs out."""
     sizes = [(patch.layer, engine.tokens(patch)) for patch in group.patches]
     start = 0
     while start < len(group):
@@ -237,7 +237,7 @@ def _run_groups(
 
 
 def _fitting(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> int:
-    """How many of these patches, given by layer and tokens, go into the next pass.
+    """Count the patches, given by layer and tokens, that fit into the next pass.
 
     Whole layers where they fit: a pass begins at its lowest layer, so a layer that is cut in two
     costs the upper layers' patches a block more. A layer too large is cut into even pieces.

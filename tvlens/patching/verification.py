@@ -1,4 +1,4 @@
-"""Verification of the fast engines: the same patches by full forwards, and the rounding allowed.
+"""Verification of the fast engines against full forward passes, up to rounding.
 
 An engine is verified twice. Before a model is first swept, it runs groups of patches as large as
 those of the sweep, with activations far from the model's own, and is compared with full forwards
@@ -41,7 +41,7 @@ _rounding: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 class Disagreement(Exception):
-    """An engine differs from full forwards, or does not run on this model."""
+    """An engine differs from full forward passes, or does not run on this model."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def verify_groups(
     engine: str,
     forward: Forward,
 ) -> None:
-    """Compare an engine with full forwards on the largest and on the last group of a sweep.
+    """Compare an engine with full forward passes on the largest and the last group of a sweep.
 
     The activations written are the examples' own, negated: large changes, which no mask or
     position that is wrong survives. An answer holds for prompts up to this length, between these
@@ -106,7 +106,7 @@ def verify_groups(
 
 
 def mark_inexact(model: Any, engine: str, component: str) -> None:
-    """Remember that an engine is not exact for a component of a model: it is not tried again."""
+    """Mark an engine as inexact for a component of a model, so that it is not tried again."""
     _verified.setdefault(model, {})[engine, component, _dtype(model)] = None
 
 
@@ -136,7 +136,7 @@ def compare_examples(
     *,
     batch_size: int = 8,
 ) -> float:
-    """The largest difference of an engine's logits from full forwards, as a share of the largest.
+    """Compute the largest difference of logits from full forward passes, relative to the largest.
 
     Args:
         group, examples: patches, and the prompt of each that is compared.
@@ -169,7 +169,7 @@ def compare_examples(
 
 
 def rounding(model: Any, base: BaseRun) -> float:
-    """What rounding does to the logits of full forwards, as a share of the largest logit.
+    """Estimate the rounding error of the logits of full forward passes, relative to the largest.
 
     The larger of two measurements on up to four of the prompts: full forwards of other batch
     shapes; and full forwards in which the residual stream before every block is moved by random
@@ -205,13 +205,13 @@ def _measure_rounding(model: Any, base: BaseRun) -> float:
 
 
 def _largest_finite(logits: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
-    """The largest finite size of a logit."""
+    """Return the largest finite absolute logit."""
     sizes = logits.abs().nan_to_num(0, posinf=0)
     return (sizes.amax(dim) if dim else sizes.amax()).clamp_min(1e-6)
 
 
 def _differences(logits: Tensor, true: Tensor) -> Tensor:
-    """Distance of logits from the true ones.
+    """Compute the distance between logits and reference logits.
 
     Zero between equal infinities, else infinity where one of them is not finite.
     """
@@ -219,7 +219,7 @@ def _differences(logits: Tensor, true: Tensor) -> Tensor:
 
 
 def _padding(model: Any, prompts: Batch) -> int:
-    """How many positions may follow the prompts without being seen."""
+    """Count the positions that can follow the prompts without effect."""
     if family(model).is_bidirectional:
         return 0  # padding is masked there, but changes nothing that this would show
     context = model.cfg.n_ctx or prompts.inputs.shape[1]
@@ -227,7 +227,7 @@ def _padding(model: Any, prompts: Batch) -> int:
 
 
 def _noise(model: Any, seed: int) -> list[Hook]:
-    """Hooks that round the residual stream before every block in another way."""
+    """Create hooks that perturb the residual stream before every block by rounding errors."""
     generator = torch.Generator().manual_seed(seed)
 
     def move(activation: Tensor) -> Tensor:

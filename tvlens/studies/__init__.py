@@ -1,4 +1,4 @@
-"""Studies: each runs a whole analysis and reports claims, numbers and a page.
+"""Studies: complete analyses with claims, numbers and a page.
 
 Example:
     >>> model = tv.load("smollm2-135m")

@@ -1,4 +1,4 @@
-"""`cached`: results in a folder, keyed by all that decides them.
+"""`cached`: results in a folder, keyed by their content.
 
 The key is a digest of weights, tokenizer, pairs, images, templates, settings and the code of this
 package: other content has another key, whatever model, task and file are called.
@@ -36,7 +36,7 @@ _KEY_LENGTH = 16
 
 
 def content_key(what: str, **content: Any) -> str:
-    """A digest of all that decides a result.
+    """Compute a digest of everything that determines a result.
 
     Args:
         what: which result of which study it is.
@@ -50,7 +50,7 @@ def content_key(what: str, **content: Any) -> str:
 
 @functools.cache
 def code_digest(*folders: str) -> str:
-    """A digest of the source files and tasks of this package, or of some folders of it.
+    """Compute a digest of the source files and tasks of this package, or of some folders.
 
     Files that only show results are left out.
     """
@@ -67,7 +67,7 @@ def code_digest(*folders: str) -> str:
 
 
 def folder_digest(folder: str | os.PathLike) -> str:
-    """A digest of the names and bytes of a folder's files, such as a saved model's."""
+    """Compute a digest of the names and bytes of a folder's files, such as a saved model's."""
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     lines = (f"{path.relative_to(folder).as_posix()} {file_digest(path)}" for path in files)
@@ -82,7 +82,7 @@ def cached(
     load: Callable[[Path], T],
     save: Callable[[T, Path], Any] | None = None,
 ) -> T:
-    """The entry of a cache that was computed from the same content, else a new one, saved.
+    """Load the cache entry of the same content, or compute and save it.
 
     Content that changes gives another entry, which takes the place of the one before it. A damaged
     entry is computed again, which is said in one line on standard error.
@@ -107,13 +107,13 @@ def cached(
 
 
 def entry_path(path: Path, load: Callable[[Path], Any], content: Mapping[str, Any]) -> Path:
-    """Where the cache keeps the result of some content: `plural.json` as `plural-3f0a....json`."""
+    """Return the path of a cache entry: `plural.json` becomes `plural-3f0a....json`."""
     key = content_key(getattr(load, "__qualname__", ""), **content)
     return path.with_name(f"{path.stem}-{key[:_KEY_LENGTH]}{path.suffix}")
 
 
 def write_entry(entry: Path, result: Any, save: Callable[[Any, Path], Any] | None = None) -> None:
-    """Save a result as an entry, in place of entries of other content."""
+    """Save a cache entry, and remove entries of other content."""
     if save is None:
         result.save(entry)
     else:
@@ -129,7 +129,7 @@ def write_entry(entry: Path, result: Any, save: Callable[[Any, Path], Any] | Non
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read what `save_tensors` wrote.
+    """Load tensors that `save_tensors` wrote.
 
     Raises:
         TvlensError: no such file, or it is damaged.
@@ -138,12 +138,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors by name. Atomic."""
+    """Write tensors by name, atomically."""
     write_tensors(path, tensors, kind="tvlens", metadata={})
 
 
 def _describe(value: Any) -> Any:
-    """Any content as JSON: what is large as a digest. The order of a mapping counts."""
+    """Convert content to JSON, with digests of large values; the order of a mapping counts."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, Mapping):
@@ -164,7 +164,7 @@ def _describe(value: Any) -> Any:
 
 
 def _model(model: Any) -> dict[str, Any]:
-    """A model as it computes: its weights, and how it reads texts and images."""
+    """Describe a model by its weights, tokenizer and image processor."""
     return {
         "model": model_name(model),
         "weights": weights_digest(model),
@@ -186,7 +186,7 @@ def _task(task: Task) -> dict[str, Any]:
 
 
 def _image(source: Any) -> str:
-    """A digest of a picture: of the file's bytes where it comes as one, else of its pixels."""
+    """Compute a digest of an image: of its file's bytes, or of its pixels."""
     if isinstance(source, str | os.PathLike):
         return file_digest(Path(source))
     if isinstance(source, bytes):
@@ -196,7 +196,7 @@ def _image(source: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """A digest of a file's bytes, read once while size and time of change stay the same."""
+    """Compute a digest of a file's bytes, cached by its size and modification time."""
     state = path.stat()
     return _file_digest_once(str(path.resolve()), state.st_size, state.st_mtime_ns)
 
@@ -214,7 +214,7 @@ _tokenizers: "weakref.WeakKeyDictionary[Any, tuple[int, str]]" = weakref.WeakKey
 
 
 def _tokenizer(tokenizer: Any) -> Any:
-    """A digest of a tokenizer's vocabulary and rules; how it pads and cuts is set by each call."""
+    """Compute a digest of a tokenizer's vocabulary and rules, without padding and truncation."""
     if tokenizer is None:
         return None
     size = len(tokenizer)
@@ -231,7 +231,7 @@ def _tokenizer(tokenizer: Any) -> Any:
 
 
 def _image_processor(processor: Any) -> Any:
-    """How pictures become pixel values and tokens."""
+    """Describe the conversion of images to pixel values and tokens."""
     images = getattr(processor, "image_processor", None)
     if images is None:
         return None
@@ -241,7 +241,7 @@ def _image_processor(processor: Any) -> Any:
 
 
 def _function(value: Callable) -> Any:
-    """A function by its code and what is bound to it; one without code is never the same."""
+    """Describe a function by its code and bound values; without code it is always different."""
     if isinstance(value, functools.partial):
         return [_function(value.func), _describe(value.args), _describe(value.keywords)]
     code = getattr(value, "__code__", None)

@@ -1,4 +1,4 @@
-"""`Claim`: one statement of a study, the number that tests it, and the verdict."""
+"""`Claim`: a statement of a study with its value, nulls and verdict."""
 
 import json
 import math
@@ -24,7 +24,7 @@ VERDICT_RULE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A statement that a number can refute, with the number, its nulls and the verdict.
+    """A testable statement with its value, interval, nulls, threshold and verdict.
 
     Attributes:
         id: short name of the statement, the same in every run, such as `"retrieval-kl"`.
@@ -89,7 +89,7 @@ class Claim:
         return "misses" if max(distances) <= 0 else "undecided"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, the verdict included; NaN becomes None."""
+        """Convert the claim and its verdict to plain data; NaN becomes None."""
         plain = asdict(self) | {"verdict": self.verdict}
         numbers = {k: _to_number(plain[k]) for k in ("value", "threshold")}
         ends = None if self.interval is None else [_to_number(end) for end in self.interval]
@@ -98,7 +98,7 @@ class Claim:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Claim":
-        """The claim that `to_dict` described.
+        """Build a claim from its dictionary.
 
         Raises:
             TvlensError: a field is missing, unknown or of another type.
@@ -115,7 +115,7 @@ class Claim:
 
 
 def read_claims(path: str | os.PathLike) -> list[Claim]:
-    """The claims in the `report.json` of a study.
+    """Load the claims in the `report.json` of a study.
 
     Raises:
         TvlensError: no such file, or another version of tvlens wrote it; names the version.
@@ -130,7 +130,7 @@ def read_claims(path: str | os.PathLike) -> list[Claim]:
 
 
 def summarize_claims(claims: Sequence[Claim], *, over: str = "seed") -> list[dict[str, Any]]:
-    """One row per statement and place, over several seeds, datasets or tasks.
+    """Summarize claims over seeds, datasets or tasks: one row per statement and place.
 
     Args:
         over: key of `Claim.where` that is summarized.
@@ -148,13 +148,13 @@ def summarize_claims(claims: Sequence[Claim], *, over: str = "seed") -> list[dic
 
 
 def claims_table(claims: Sequence[Claim], *, over: str = "") -> viz.Figure:
-    """The claims as a table for a page; with `over`, summarized as by `summarize_claims`."""
+    """Build a table of claims; with `over`, summarized by `summarize_claims`."""
     rows = []
     for row in summarize_claims(claims, over=over):
         ends = "" if row["low"] is None else f"[{row['low']:.3f}, {row['high']:.3f}]"
-        shown = {"claim": row["statement"], "where": row["where"], "value": row["value"]}
-        shown |= {"95%" if not over else f"95%, or range over {over}s": ends}
-        rows.append(shown | {k: row[k] for k in ("nulls", "threshold", "verdict")})
+        table_row = {"claim": row["statement"], "where": row["where"], "value": row["value"]}
+        table_row |= {"95%" if not over else f"95%, or range over {over}s": ends}
+        rows.append(table_row | {k: row[k] for k in ("nulls", "threshold", "verdict")})
     return viz.table(rows)
 
 
@@ -181,7 +181,7 @@ def _summarize(group: Sequence[Claim], place: str) -> dict[str, Any]:
 
 
 def _describe_where(where: Mapping[str, str | int]) -> str:
-    """A place as text: values that are texts by themselves, numbers behind their names."""
+    """Format a place as text; numbers follow their names."""
     return ", ".join(v if isinstance(v, str) else f"{k} {v}" for k, v in where.items())
 
 

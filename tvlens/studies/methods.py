@@ -1,4 +1,4 @@
-"""Extraction methods compared: the vector of every method on every task, evaluated alike."""
+"""The study of extraction methods: the vector of every method on every task."""
 
 import os
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ _WRONG = 2
 
 @dataclass(frozen=True)
 class MethodStudy(StudyReport):
-    """Every method's vector of every task, evaluated alike.
+    """Vectors of every method and task, evaluated on the same items.
 
     Attributes:
         vectors, reports: by task and method.
@@ -56,13 +56,13 @@ class MethodStudy(StudyReport):
 
     @property
     def accuracy(self) -> Float[Tensor, "task method"]:
-        """First-token accuracy on test items, at each one's own selected layer."""
+        """First-token accuracy on test items, at each vector's selected layer."""
         rows = [[self.reports[t][m].accuracy for m in self.methods] for t in self.tasks]
         return torch.tensor(rows)
 
     @property
     def by_layer(self) -> Float[Tensor, "method task layer"]:
-        """First-token accuracy on selection items."""
+        """First-token accuracy on validation items."""
         rows = [[self.reports[t][m].by_layer for t in self.tasks] for m in self.methods]
         return torch.stack([torch.stack(row) for row in rows])
 
@@ -121,7 +121,7 @@ def run(
     contexts: int = 20,
     seed: int = 0,
     folder: str | os.PathLike | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> MethodStudy:
     """Extract every task's vector by every method and evaluate all of them on the same items.
 
@@ -169,7 +169,7 @@ def run(
 def check(
     tasks: Sequence[str | Task] | None, *, methods: Sequence[str] = tuple(METHODS)
 ) -> list[Task]:
-    """The tasks by name, all of the catalogue if None; names are checked before any work."""
+    """Load tasks by name, by default the whole catalogue; checks names before any work."""
     for method in methods:
         if method not in METHODS:
             raise unknown("method", method, METHODS)
@@ -187,7 +187,7 @@ def _parts(task: Task, items: int, seed: int) -> tuple[Task, Task, Task]:
 
 
 def _file(place: Path | None, task: str, method: str, suffix: str) -> Path | None:
-    """The cache entry of a task's vector or report by a method."""
+    """Return the path of the cache entry of a task's vector or report by a method."""
     return place and place / file_name(task) / f"{file_name(method)}{suffix}"
 
 
@@ -210,7 +210,7 @@ def _report(
     seed: int,
     place: Path | None,
 ) -> VectorReport:
-    """One task's report; its wrong tasks are others of the study, of another kind."""
+    """Evaluate one task's vector; wrong tasks are others of the study, of another kind."""
     vector, (_, validation, test) = vectors[name][method], parts
     others = [by[method] for by in vectors.values() if by[method].meta["kind"] != parts[0].kind]
     wrong = others[:_WRONG]

@@ -1,4 +1,4 @@
-"""The page of a comparison of methods."""
+"""The page of the study of extraction methods."""
 
 import torch
 
@@ -12,7 +12,7 @@ from .report import build_page, settings_table
 
 @build_page.register(MethodStudy)
 def methods_page(study: MethodStudy) -> viz.Page:
-    """Accuracy by task and method, by layer, and the heads of function vectors."""
+    """Build the page: accuracy by task, method and layer, and the heads of function vectors."""
     sections = [
         viz.Section("Which method works where", _RESULTS, [_map(study), _table(study)]),
         viz.Section("At which layers", _LAYERS, [_layers(study)]),
@@ -45,7 +45,7 @@ def _summary(study: MethodStudy) -> list[str]:
     mean = dict(zip(study.methods, study.accuracy.mean(0).tolist(), strict=True))
     ranked = sorted(mean, key=mean.__getitem__, reverse=True)
     few = [_any(study, task).few_shot for task in study.tasks]
-    shown = ", ".join(
+    ranking = ", ".join(
         f"{method} {mean[method]:.2f} {_over_tasks(study, method)}" for method in ranked
     )
     controls = [
@@ -59,8 +59,8 @@ def _summary(study: MethodStudy) -> list[str]:
     return [
         f"Question: which of {len(study.methods)} extraction methods works on "
         f"{len(study.tasks)} tasks?",
-        f"Mean accuracy on test items, with 95% intervals over tasks: {shown}; demonstrations give "
-        f"{sum(few) / len(few):.2f}. "
+        f"Mean accuracy on test items, with 95% intervals over tasks: {ranking}; "
+        f"demonstrations give {sum(few) / len(few):.2f}. "
         f"Best on so many tasks (the first named where equal): {wins}.",
         *[f"Note, {task}: {note}." for task in study.tasks if (note := _any(study, task).note)],
         f"Controls: one seed; random vectors of the same length and other tasks' vectors reach "
@@ -77,7 +77,7 @@ def _over_tasks(study: MethodStudy, method: str) -> str:
 
 
 def _any(study: MethodStudy, task: str) -> VectorReport:
-    """A report of the task, for what does not depend on the method."""
+    """Return any report of the task, for numbers that do not depend on the method."""
     return next(iter(study.reports[task].values()))
 
 

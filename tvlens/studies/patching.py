@@ -1,4 +1,4 @@
-"""Activation patching on a task or on pairs of texts: which heads, layers and positions matter."""
+"""The study of activation patching on a task or on pairs of texts."""
 
 import math
 import os
@@ -63,7 +63,7 @@ class PatchStudy(StudyReport):
 
     @property
     def claims(self) -> list[Claim]:
-        """The claim that the largest of all effects differs from zero."""
+        """Claim that the largest of all effects differs from zero."""
         (top,) = self.result.top(1).to_dict(orient="records")
         return [
             Claim(
@@ -92,7 +92,7 @@ class PatchStudy(StudyReport):
 
 @build_page.register(PatchStudy)
 def patching_page(study: PatchStudy) -> viz.Page:
-    """The map of effects, and the largest of them."""
+    """Build the page: the map of effects, and the largest of them."""
     sections = [
         viz.Section("Where it matters", _MAP, [study.result.figure()]),
         viz.Section("The largest effects", _TABLE, [viz.table(_top(study.result))]),
@@ -121,13 +121,14 @@ def from_task(
     count: int = 10,
     seed: int = 0,
 ) -> Pairs:
-    """Few-shot prompts of a task, corrupted by shuffling the demonstrations' labels."""
+    """Build few-shot prompts of a task, corrupted by shuffled labels of the demonstrations."""
     template = Template.of(template)
     clean, corrupted, answers, outputs = [], [], [], set()
     labels = [y for _, y in task]
-    for i, (shown, query) in enumerate(contexts(task, shots=shots, count=count, seed=seed)):
-        prompt = build(model.tokenizer, template, shown, *query)
-        mixed = shuffled_labels(shown, labels=labels, seed=i)
+    draws = contexts(task, shots=shots, count=count, seed=seed)
+    for i, (demonstrations, query) in enumerate(draws):
+        prompt = build(model.tokenizer, template, demonstrations, *query)
+        mixed = shuffled_labels(demonstrations, labels=labels, seed=i)
         clean.append(list(prompt.tokens))
         corrupted.append(list(build(model.tokenizer, template, mixed, *query).tokens))
         answers.append(prompt.answer[0])
@@ -157,7 +158,7 @@ def from_texts(
     right: str,
     wrong: str | None = None,
 ) -> Pairs:
-    """Two texts, or several pairs of them, and the token that should follow.
+    """Build pairs from texts and the tokens that should follow.
 
     Args:
         wrong: measure the logit difference to this token; by default the log-probability of
@@ -186,7 +187,7 @@ def run(
     positions: Choice = -1,
     seed: int = 0,
     folder: str | os.PathLike | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> PatchStudy:
     """Patch exactly over layers, heads and positions; arguments as in `patch`."""
     choice = dict(layers=layers, heads=heads, positions=positions)
@@ -211,7 +212,7 @@ def run(
 
 
 def _as_plain(choice: Choice, name: str) -> str | int | list[int] | None:
-    """Layers, heads or positions as JSON has them."""
+    """Convert layers, heads or positions to JSON values."""
     if choice is None or isinstance(choice, str):
         return choice
     numbers = as_integers(choice, name=name)
@@ -219,7 +220,7 @@ def _as_plain(choice: Choice, name: str) -> str | int | list[int] | None:
 
 
 def _named(site: str | Site) -> str:
-    """A site as results name it, with its layer where it says one."""
+    """Return the name of a site in results, with its layer if it has one."""
     name, layer = parse_site(site)
     return name if layer is None else f"{name}.{layer}"
 
@@ -228,13 +229,13 @@ def _top(result: PatchResult, k: int = 12) -> list[dict[str, object]]:
     rows = []
     for row in result.top(k).to_dict(orient="records"):
         where = {axis: row[axis] for axis in result.axes}
-        shown = {"effect": row["effect"], "95%": _ends(row)}
-        rows.append(where | shown | {"p": row["p_value"]})
+        columns = {"effect": row["effect"], "95%": _ends(row)}
+        rows.append(where | columns | {"p": row["p_value"]})
     return rows
 
 
 def _ends(row: Mapping[str, Any]) -> str:
-    """The interval in brackets; a single prompt has none."""
+    """Format the interval in brackets; a single prompt has none."""
     if math.isnan(row["low"]):
         return "[one prompt: no interval]"
     return f"[{row['low']:.3f}, {row['high']:.3f}]"

@@ -1,4 +1,4 @@
-"""`StudyReport`: what every study has: claims, settings, a page and a JSON file."""
+"""`StudyReport`: base of studies, with claims, settings, a page and a JSON file."""
 
 import functools
 import json
@@ -23,7 +23,7 @@ class StudyReport:
 
     @property
     def claims(self) -> list[Claim]:
-        """What the study claims, each with its number, interval, nulls and verdict."""
+        """Claims of the study."""
         raise NotImplementedError
 
     def numbers(self) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class StudyReport:
         raise NotImplementedError
 
     def page(self) -> Page:
-        """The report page."""
+        """Build the page."""
         return build_page(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,12 +56,12 @@ class StudyReport:
 
 @functools.singledispatch
 def build_page(study: StudyReport) -> Page:
-    """The page of a study, by its type."""
+    """Build the page of a study, by its type."""
     raise NotImplementedError(f"{type(study).__name__} has no page")
 
 
 def settings_table(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as a page lists them: versions in rows of their own, at the end."""
+    """Arrange settings for a page: versions in separate rows, at the end."""
     versions = settings.get("versions", {})
     plain = {k: v for k, v in settings.items() if k != "versions"}
     return plain | {f"version of {k}": v for k, v in versions.items()}

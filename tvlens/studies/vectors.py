@@ -1,4 +1,4 @@
-"""Task vectors of several tasks in one model: accuracy, controls, layers and geometry."""
+"""The study of task vectors: accuracy, controls, layers and geometry."""
 
 import os
 from collections.abc import Sequence
@@ -84,7 +84,7 @@ class VectorStudy(StudyReport):
 
 
 def vector_claim(report: VectorReport, **where: str | int) -> Claim:
-    """The claim that a task vector works: it exceeds all controls without demonstrations.
+    """Claim that a task vector works: it exceeds all controls without demonstrations.
 
     Args:
         report: of `evaluate`.
@@ -114,7 +114,7 @@ def run(
     contexts: int = 20,
     seed: int = 0,
     folder: str | os.PathLike | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> VectorStudy:
     """Extract, evaluate and compare the vectors of several tasks.
 
@@ -181,7 +181,7 @@ def _evaluate(
     seed: int,
     folder: str | os.PathLike | None,
 ) -> VectorReport:
-    """The report of one task, with vectors of up to four tasks of another kind as a control."""
+    """Evaluate one task, with vectors of up to four tasks of another kind as a control."""
     vector = vectors[name]
     wrong = [v for v in vectors.values() if v.meta["kind"] != vector.meta["kind"]][:4] or None
     file = None if folder is None else Path(folder) / f"{file_name(name)}.json"
@@ -197,7 +197,7 @@ def _evaluate(
 def _states(
     model: Any, vector: TaskVector, train: Task, layer: int
 ) -> Float[Tensor, "context d_model"]:
-    """States of the single contexts whose mean the vector is."""
+    """Collect the states of the contexts, whose mean is the vector."""
     prompts = [p.tokens for p in _prompts(model, vector, train, vector.meta["contexts"])]
     activations = collect(model, prompts, vector.site, layers=layer, positions=-1, progress=False)
     return activations.stack(vector.site)[0, :, 0]
@@ -205,15 +205,18 @@ def _states(
 
 def _prompts(model: Any, vector: TaskVector, train: Task, count: int) -> list[Prompt]:
     meta = vector.meta
-    drawn = contexts(train, shots=meta["shots"], count=count, seed=meta["seed"])
+    draws = contexts(train, shots=meta["shots"], count=count, seed=meta["seed"])
     template = Template.restore(meta["template"])
-    return [build(model.tokenizer, template, shown, query) for shown, (query, _) in drawn]
+    return [
+        build(model.tokenizer, template, demonstrations, query)
+        for demonstrations, (query, _) in draws
+    ]
 
 
 def _inspect_prompt(
     model: Any, vector: TaskVector, parts: tuple[Task, Task, Task], layer: int, *, show: int = 8
 ) -> tuple[list[str], Tensor, list[tuple[int, int, float]], Tensor]:
-    """One few-shot prompt: tokens, alignment with the vector, and the heads that read labels."""
+    """Inspect a few-shot prompt: tokens, alignment with the vector, heads that attend to labels."""
     (prompt,) = _prompts(model, vector, parts[0], 1)
     activations = collect(model, [prompt.tokens], ["resid_post", "pattern"], progress=False)
     residual = activations.stack("resid_post")[layer, 0]

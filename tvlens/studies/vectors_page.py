@@ -1,4 +1,4 @@
-"""The page of a study of vectors."""
+"""The page of the study of task vectors."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from .vectors import VectorStudy
 
 @build_page.register(VectorStudy)
 def vectors_page(study: VectorStudy) -> viz.Page:
-    """Accuracy by task, layer and control, the geometry of the vectors, and a prompt."""
+    """Build the page: accuracy by task, layer and control, geometry, and a prompt."""
     sections = [
         viz.Section("Claims", VERDICT_RULE, [claims_table(study.claims)]),
         viz.Section("Results", _RESULTS, [_table(study)]),
@@ -125,7 +125,7 @@ def _geometry(study: VectorStudy) -> viz.Figures:
 
 
 def _map(study: VectorStudy) -> tuple[np.ndarray, list[str], list[str], np.ndarray]:
-    """Contexts and task means on two principal components: points, labels, groups, shares."""
+    """Project contexts and task means on two principal components."""
     from sklearn.decomposition import PCA
 
     names = list(study.states)
@@ -161,9 +161,9 @@ def _prompt(study: VectorStudy) -> list:
 def _top_tokens(study: VectorStudy) -> viz.Figure:
     layers = len(next(iter(study.vectors.values())).values)
     around = range(max(study.layer - 1, 0), min(study.layer + 3, layers))
-    shown = sorted({0, layers // 2, *around, layers - 1})
+    layers_shown = sorted({0, layers // 2, *around, layers - 1})
     rows = []
-    for layer in shown:
+    for layer in layers_shown:
         row: dict[str, object] = {"layer": str(layer)}
         for name, tokens in study.top_tokens.items():
             row[name] = "  ".join(f"{token!r} {p:.2f}" for token, p in tokens[layer][:4])

@@ -8,7 +8,7 @@ from .image import Image
 
 
 def tokenizer_of(processor: Any) -> Any:
-    """The tokenizer of a processor; a tokenizer is returned as it is."""
+    """Return the tokenizer of a processor; a tokenizer is returned unchanged."""
     return getattr(processor, "tokenizer", None) or processor
 
 
@@ -43,7 +43,7 @@ def expand_images(processor: Any, parts: Sequence[str | Image]) -> list[str]:
 
 
 def _image_replacements(processor: Any, images: Sequence[Image]) -> list[str]:
-    """The replacement of each image of one prompt; it depends on the images' sizes and number."""
+    """Return the replacement of each image of a prompt, which depends on sizes and number."""
     outputs = processor(
         text=[processor.image_token * len(images)],
         images=[[image.read_pixels() for image in images]],

@@ -1,4 +1,4 @@
-"""`Prompt`: tokens whose roles are known because the prompt was built from its parts."""
+"""`Prompt`: tokens with known roles, built from a template and demonstrations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A few-shot prompt (zero-shot without demonstrations) with the places of its parts.
+    """A few-shot prompt (zero-shot without demonstrations) with the positions of its parts.
 
     Attributes:
         text: the whole prompt without its beginning-of-text token; an image is one image token.
@@ -43,7 +43,7 @@ class Prompt:
     instruction: tuple[int, int] | None = None
 
     def answered(self) -> "Prompt":
-        """The same prompt with all of its answer that a model reads: all but the last token."""
+        """Append the answer's tokens except for the last one, which the model predicts."""
         return replace(self, tokens=self.tokens + self.answer[:-1])
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ def build(
     *,
     instruction: str = "",
 ) -> Prompt:
-    """Write a prompt and tokenise it whole; every part's tokens follow from its characters.
+    """Build a prompt and tokenize it as a whole; parts are located by their characters.
 
     Args:
         processor: a tokenizer, or the processor of a model that reads images too.
@@ -110,12 +110,12 @@ def build(
 
 
 def plain(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text as it is, after a beginning-of-text token."""
+    """Tokenize a text, after a beginning-of-text token."""
     return _tokenize(tokenizer, [text])[0]
 
 
 def beginning_token(tokenizer: Any) -> int:
-    """The token every prompt begins with.
+    """Return the first token of every prompt.
 
     Without one the first word becomes the attention sink, and short prompts stop working.
     """
@@ -144,7 +144,7 @@ def contexts(task: Task, *, shots: int, count: int, seed: int = 0) -> list[tuple
 def _check_labels(
     template: Template, demonstrations: Sequence[Shown], spans: Sequence[tuple[int, int]]
 ) -> None:
-    """A label without a token of its own cannot be told from what stands around it."""
+    """Raise TvlensError for a label that shares all its tokens with other parts."""
     for (x, y), (start, stop) in zip(demonstrations, spans, strict=True):
         if y and start == stop:
             raise TvlensError(
@@ -164,7 +164,7 @@ def _parts(template: Template, x: str | Image, y: str) -> list[tuple[str, str | 
 
 
 def _tokenize(tokenizer: Any, texts: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Token ids of the joined texts after a beginning-of-text token, and which text owns each.
+    """Tokenize the joined texts, and assign each token to a text.
 
     A token that straddles two texts belongs to the one its last character is in: the model can
     know that text's end only there. The beginning-of-text token belongs to none (-1).
@@ -181,6 +181,6 @@ def _tokenize(tokenizer: Any, texts: Sequence[str]) -> tuple[list[int], list[int
 
 
 def _span(owners: Sequence[int], part: int) -> tuple[int, int]:
-    """First token of a part and one past its last; empty parts span nothing."""
+    """Return the first token of a part and the one after its last; empty parts are empty spans."""
     start = int(np.searchsorted(owners, part, side="left"))
     return start, int(np.searchsorted(owners, part, side="right"))

@@ -1,4 +1,4 @@
-"""Wrong labels for demonstrations: the control that tells a task from the form of its prompt."""
+"""Wrong labels for demonstrations, a control for the form of the prompt."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ Shown = tuple[str | Image, str]
 def shuffled_labels(
     demonstrations: Sequence[Shown], *, labels: Sequence[str] = (), seed: int = 0
 ) -> list[Shown]:
-    """The same inputs with other labels: no demonstration keeps its right one.
+    """Shuffle labels such that no demonstration has its own.
 
     The labels are those of the demonstrations in another order, a derangement by label. Where
     there is none, because one label stands in more than half of them (or there is only one of
@@ -41,7 +41,7 @@ def shuffled_labels(
 
 
 def _derange(answers: Sequence[str], labels: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """Another label for each one given, their counts the same as far as that can be."""
+    """Assign another label to each one, with the same counts as far as possible."""
     common, count = Counter(answers).most_common(1)[0]
     others = [label for label in labels if label != common]
     # So many of the most common label find no other one among those given.
@@ -51,14 +51,14 @@ def _derange(answers: Sequence[str], labels: Sequence[str], rng: np.random.Gener
             f"labels cannot be shuffled: {count} of {len(answers)} demonstrations have the label "
             f"{common!r}, and there is too little of any other; a task needs two labels"
         )
-    drawn = [others[int(i)] for i in rng.integers(len(others), size=missing)] if missing else []
-    # Equal labels side by side, in an order drawn anew: a shift by the largest group's size then
+    extra = [others[int(i)] for i in rng.integers(len(others), size=missing)] if missing else []
+    # Equal labels side by side, in an order extra anew: a shift by the largest group's size then
     # gives every place a label of another group.
     order = rng.permutation(len(answers)).tolist()
     rank = {label: i for i, label in enumerate(dict.fromkeys(answers[i] for i in order))}
     rank[common] = -1
     order.sort(key=lambda i: rank[answers[i]])
-    pool = [answers[i] for i in order][missing:] + drawn
+    pool = [answers[i] for i in order][missing:] + extra
     shift = count - missing
     mixed = [""] * len(answers)
     for place, i in enumerate(order):

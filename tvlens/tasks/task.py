@@ -1,4 +1,4 @@
-"""`Task`: named input-output pairs, where they come from, and how they are split."""
+"""`Task`: named input-output pairs, their sources and their splits."""
 
 import csv
 import io
@@ -71,12 +71,12 @@ class Task:
 
     @staticmethod
     def names() -> list[str]:
-        """The tasks of the catalogue."""
+        """List the tasks of the catalogue."""
         return sorted(_index())
 
     @classmethod
     def load(cls, name: str) -> "Task":
-        """A task of the catalogue by name, or from a `.json` or `.csv` file by path.
+        """Load a task of the catalogue by name, or a `.json` or `.csv` file by path.
 
         Raises:
             TvlensError: no such task; names the nearest ones.
@@ -143,7 +143,7 @@ class Task:
 
     @classmethod
     def from_dataset(cls, dataset: Any, *, input: str, output: str, name: str = "") -> "Task":
-        """Take two columns of a `datasets` dataset, given as an object, a local file or a hub id.
+        """Read two columns of a `datasets` dataset: an object, a local file or a hub id.
 
         A column of class labels gives the labels' names. A dataset with several splits gives its
         "train" split; choose another by passing the split itself.
@@ -177,12 +177,12 @@ class Task:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What all its inputs can be shown as: "text", "image" or both."""
+        """Modalities in which all inputs can be shown: "text", "image" or both."""
         with_image = all(x in self.images for x, _ in self.pairs)
         return ("text",) * self.texts + ("image",) * with_image
 
     def shown(self, pair: tuple[str, str], modality: Modality) -> tuple[str | Image, str]:
-        """A pair with its input as it stands in a prompt: itself, or its picture.
+        """Return a pair with its input as shown in a prompt: the text, or its image.
 
         Raises:
             TvlensError: the input has no picture, or is no text.
@@ -197,7 +197,7 @@ class Task:
         return (Image(x, self.images[x]) if modality == "image" else x), y
 
     def with_images(self, images: Mapping[str, Source]) -> "Task":
-        """The pairs whose inputs have a picture here, with it.
+        """Select the pairs whose inputs have an image, and add it.
 
         Raises:
             TvlensError: none has.
@@ -215,7 +215,7 @@ class Task:
         validation: float = 0.2,
         select: float | None = None,
     ) -> tuple["Task", "Task", "Task"]:
-        """Three disjoint parts: to extract from, to choose the layer on, and to test on once.
+        """Split into disjoint parts for extraction, validation and test.
 
         Pairs whose inputs are the same up to case, white space and Unicode form ("Cat" and "cat")
         land in one part, which makes it larger or smaller by them.
@@ -235,14 +235,14 @@ class Task:
         for i, (x, _) in enumerate(self.pairs):
             groups.setdefault(normalize(x), []).append(i)
         order = np.random.default_rng(seed).permutation(len(groups))
-        drawn = [list(groups.values())[i] for i in order]
+        shuffled = [list(groups.values())[i] for i in order]
         # A cut inside a group moves to its beginning.
-        before = np.cumsum([len(group) for group in drawn])
+        before = np.cumsum([len(group) for group in shuffled])
         cuts = round(extract * len(self)), round((extract + validation) * len(self))
         first, second = np.searchsorted(before, cuts, side="right")
         parts = [
             [i for group in some for i in group]
-            for some in (drawn[:first], drawn[first:second], drawn[second:])
+            for some in (shuffled[:first], shuffled[first:second], shuffled[second:])
         ]
         if any(len(part) == 0 for part in parts):
             sizes = "/".join(str(len(part)) for part in parts)
@@ -254,14 +254,14 @@ class Task:
         return subsets[0], subsets[1], subsets[2]
 
     def subset(self, indices: Iterable[int]) -> "Task":
-        """The same task with only the pairs at these indices, in this order."""
+        """Select pairs by index, in this order."""
         pairs = tuple(self.pairs[int(i)] for i in indices)
         images = {x: self.images[x] for x, _ in pairs if x in self.images}
         return replace(self, pairs=pairs, images=images)
 
 
 def normalize(text: str) -> str:
-    """A text without what makes no other word of it: case, white space, Unicode form."""
+    """Normalize case, white space and Unicode form of a text."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -270,7 +270,7 @@ def _index() -> dict[str, dict]:
 
 
 def _check_pairs(name: str, pairs: Sequence) -> list[tuple[str, str]]:
-    """Pairs as non-empty strings, each input once; anything else is an error that names it."""
+    """Check that pairs are non-empty strings with each input once."""
     checked: dict[str, str] = {}
     for i, pair in enumerate(pairs):
         if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
@@ -288,7 +288,7 @@ def _check_pairs(name: str, pairs: Sequence) -> list[tuple[str, str]]:
 
 
 def _check_images(task: Task) -> None:
-    """Pictures belong to inputs, and their files are there; they are read when they are shown."""
+    """Check that images belong to inputs and that their files exist."""
     inputs = {x for x, _ in task.pairs}
     for x, image in task.images.items():
         if x not in inputs:
@@ -306,7 +306,7 @@ def _check_columns(source: object, columns: Sequence[str], *required: str) -> No
 
 
 def _json_fields(path: object, data: dict) -> dict[str, Any]:
-    """What a JSON file says of a task beside its pairs; null is as good as nothing."""
+    """Read the fields of a task in a JSON file other than its pairs; null counts as missing."""
     fields = {k: data[k] for k in ("description", "instruction", "kind") if data.get(k) is not None}
     fields |= {k: data[k] for k in ("images", "texts") if data.get(k) is not None}
     for key, value in fields.items():

@@ -32,8 +32,8 @@ class Template:
     name: str = ""
 
     def __post_init__(self) -> None:
-        found = re.findall(r"\{[xy]\}", self.demonstration)
-        if found != ["{x}", "{y}"]:
+        fields = re.findall(r"\{[xy]\}", self.demonstration)
+        if fields != ["{x}", "{y}"]:
             raise TvlensError(
                 f"template {self.demonstration!r} must hold {{x}} and then {{y}}, each once"
             )
@@ -45,7 +45,7 @@ class Template:
 
     @classmethod
     def of(cls, template: "str | Template") -> "Template":
-        """A built-in template by name, a template written out, or a Template as it is.
+        """Create a template from a built-in name or a text; a Template is returned unchanged.
 
         Escape sequences in a text, as a command line hands them on (a backslash and an n), are
         read as in Python; everything else stays as it is.
@@ -63,7 +63,7 @@ class Template:
 
     @classmethod
     def restore(cls, text: str) -> "Template":
-        """The template of a result: its name or its `demonstration`, with no escapes in it."""
+        """Restore a result's template from its name or its `demonstration`, without escapes."""
         return TEMPLATES[text] if text in TEMPLATES else cls(text)
 
     @property
@@ -72,12 +72,12 @@ class Template:
 
     @property
     def prefix(self) -> str:
-        """What stands before the input."""
+        """Text before the input."""
         return self.demonstration.split("{x}")[0]
 
     @property
     def delimiter(self) -> str:
-        """What stands between input and label; its last token is where a task vector lives."""
+        """Text between input and label; the task vector is extracted at its last token."""
         return self._between.removesuffix(" ")
 
     @property
@@ -87,12 +87,12 @@ class Template:
 
     @property
     def separator(self) -> str:
-        """What ends a demonstration."""
+        """Text after the label."""
         return self.demonstration.split("{y}")[1]
 
 
 def _unescape(text: str) -> str:
-    """The text with its escape sequences read, and nothing else changed."""
+    """Replace the escape sequences of a text."""
 
     def read(match: re.Match) -> str:
         escape = match.group()

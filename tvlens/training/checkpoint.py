@@ -14,12 +14,12 @@ FOLDER = "checkpoints"
 
 
 def checkpoint_path(folder: str | os.PathLike, step: int) -> Path:
-    """Path of the checkpoint of a step in the folder of a run."""
+    """Return the path of a step's checkpoint in the folder of a run."""
     return Path(folder) / FOLDER / f"step-{step:08d}.safetensors"
 
 
 def saved_steps(folder: str | os.PathLike) -> list[int]:
-    """The steps that have a checkpoint, in order."""
+    """List the steps that have a checkpoint, in order."""
     paths = (Path(folder) / FOLDER).glob("step-*.safetensors")
     return sorted(int(path.stem.removeprefix("step-")) for path in paths)
 
@@ -30,7 +30,7 @@ def save(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint, atomically."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -44,7 +44,7 @@ def restore(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Restore a model and its optimizer from a checkpoint, bit for bit.
+    """Restore a model and its optimizer from a checkpoint, exactly.
 
     Raises:
         TvlensError: the checkpoint is damaged, or of another model.
@@ -62,7 +62,7 @@ def restore(
 
 
 def weights(folder: str | os.PathLike, step: int) -> dict[str, Tensor]:
-    """The model's state dict at a step.
+    """Load the model's state dict at a step.
 
     Raises:
         TvlensError: the checkpoint is damaged.

@@ -95,7 +95,7 @@ def _check_positions(config: TransformerConfig, count: int) -> None:
 def model_inputs(
     batch: Tokens | Pairs,
 ) -> Int[Tensor, "batch read"] | Float[Tensor, "batch read d_in"]:
-    """The positions of a batch that the model reads: all but the last token, or the last y."""
+    """Return the inputs of a batch: all but the last token, or the last y."""
     if isinstance(batch, Tensor):
         return batch[:, :-1]
     return interleave_pairs(*batch)[:, :-1]

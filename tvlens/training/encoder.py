@@ -99,7 +99,7 @@ def freeze_blocks(model: Any, count: int) -> None:
 
 
 def get_blocks(model: Any) -> nn.ModuleList:
-    """The encoder's blocks, in any of the architectures."""
+    """Return the encoder's blocks."""
     trunk = model.base_model
     return trunk.layers if hasattr(trunk, "layers") else trunk.encoder.layer
 
@@ -110,7 +110,7 @@ def is_head(name: str) -> bool:
 
 
 def parameter_groups(model: nn.Module, *, lr: float, head_lr: float) -> list[dict[str, Any]]:
-    """The trained parameters in two groups with their peak learning rates: encoder and head."""
+    """Group the trained parameters by peak learning rate: encoder and head."""
     body, head = [], []
     for name, weight in model.named_parameters():
         if weight.requires_grad:
@@ -158,7 +158,7 @@ def add_adapters(model: Any, rank: int, *, seed: int) -> Any:
 
 
 def merge_adapters(model: Any) -> Any:
-    """The Hugging Face model, with its adapters added to its weights."""
+    """Add the adapters to the weights, and return the Hugging Face model."""
     return model.merge_and_unload()
 
 

@@ -1,4 +1,4 @@
-"""`EncoderExamples`: labelled inputs as an encoder reads them, and the batches of an epoch."""
+"""`EncoderExamples`: labelled inputs of an encoder, and the batches of an epoch."""
 
 import hashlib
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class EncoderExamples:
     def from_dataset(
         cls, data: LabelledDataset, model: Any, tokenizer: Any, *, max_tokens: int
     ) -> "EncoderExamples":
-        """The rows of a labelled dataset as `model` reads them."""
+        """Convert the rows of a labelled dataset to inputs of `model`."""
         labels = torch.tensor(data.labels)
         if data.kind == "image":
             return cls(list(data.inputs), labels, image_settings(model.config))
@@ -45,7 +45,7 @@ class EncoderExamples:
         return len(self.rows)
 
     def batches(self, size: int, *, seed: int | None = None) -> list[list[int]]:
-        """Batches of rows of similar length, each row once; random, or in a fixed order.
+        """Divide rows into batches of similar length; random, or in a fixed order.
 
         A seed adds random offsets of up to four tokens to the lengths before they are sorted, so
         that batches differ between epochs and still contain little padding.
@@ -60,7 +60,7 @@ class EncoderExamples:
         return [parts[i] for i in rng.permutation(len(parts))]
 
     def inputs(self, indices: list[int], device: torch.device) -> dict[str, Tensor]:
-        """Inputs of Hugging Face's models for these rows, by argument."""
+        """Build the keyword arguments of a Hugging Face model for these rows."""
         rows = [self.rows[i] for i in indices]
         if self.image_settings:
             return {"pixel_values": preprocess_images(rows, **self.image_settings).to(device)}
@@ -73,7 +73,7 @@ class EncoderExamples:
 
 
 def digest_rows(*parts: LabelledDataset) -> str:
-    """A digest of rows and labels."""
+    """Compute a digest of rows and labels."""
     digest = hashlib.sha256()
     for part in parts:
         for row, label in zip(part.inputs, part.labels, strict=True):

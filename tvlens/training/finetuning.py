@@ -81,7 +81,7 @@ class FinetunedEncoder(Result):
         return _best_record(self.history)["accuracy"]
 
     def model(self, **options: Any) -> Any:
-        """The TransformerLens model; `options` as in `tvlens.load`."""
+        """Load the TransformerLens model; `options` as in `tvlens.load`."""
         return load(self.folder, **options)
 
     def to_dataframe(self) -> "pandas.DataFrame":
@@ -299,7 +299,7 @@ def _train(training: _Training, progress: bool | None) -> None:
 
 
 def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> float:
-    """One pass over the training examples; returns their mean loss in nats, before each step."""
+    """Train for one epoch; returns the mean loss in nats, before each step."""
     model, optimizer, examples = training.model, training.optimizer, training.train
     settings = training.settings
     seed, device = step_seed(settings["seed"], epoch), next(model.parameters()).device
@@ -322,7 +322,7 @@ def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> float:
 
 
 def _validate(training: _Training) -> dict[str, float]:
-    """Mean loss in nats and accuracy on the validation examples, without dropout."""
+    """Compute mean loss in nats and accuracy on the validation examples, without dropout."""
     model, examples = training.model, training.validation
     model.eval()
     loss, count_right, device = 0.0, 0, next(model.parameters()).device
@@ -370,7 +370,7 @@ def _remove_checkpoints(work: Path, *, keep: set[int]) -> None:
 
 
 def _best_record(history: History) -> dict[str, float]:
-    """The record of the first epoch of the highest validation accuracy."""
+    """Return the record of the first epoch of the highest validation accuracy."""
     return max(history, key=lambda record: record["accuracy"])
 
 

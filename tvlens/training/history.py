@@ -17,12 +17,12 @@ History = list[dict[str, float]]
 
 
 def dump_history(settings: Mapping[str, Any], history: History) -> str:
-    """Settings and history as JSON with a checksum."""
+    """Convert settings and history to JSON with a checksum."""
     return json.dumps(with_checksum({"settings": settings, "history": history}), indent=1)
 
 
 def load_history(path: Path, kind: str) -> tuple[dict, History]:
-    """Settings and history that `dump_history` wrote.
+    """Load settings and history that `dump_history` wrote.
 
     Args:
         path: the file.
@@ -41,7 +41,7 @@ def load_history(path: Path, kind: str) -> tuple[dict, History]:
 
 
 def resume_history(path: Path, settings: dict, load: Callable[[Path], Any]) -> History:
-    """The history of an interrupted run of these settings; empty if there is none.
+    """Load the history of an interrupted run of these settings; empty if there is none.
 
     Args:
         path: the history's file.
@@ -74,7 +74,7 @@ def check_same_settings(folder: str | os.PathLike, saved: dict, settings: dict) 
 
 
 def _list_differences(saved: dict, settings: dict, prefix: str = "") -> list[str]:
-    """Differences of two settings, named in full ("shape.layers: 2 there, 3 here")."""
+    """List the differences of two settings by full name ("config.layers: 2 there, 3 here")."""
     differences = []
     for key in dict.fromkeys([*saved, *settings]):
         old, new = saved.get(key), settings.get(key)

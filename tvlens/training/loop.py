@@ -178,7 +178,7 @@ def _train_steps(training: _Training, start: int | None) -> None:
 
 
 def _checkpoint_steps(checkpoints: Literal["log"] | Iterable[int], steps: int) -> list[int]:
-    """The steps whose checkpoints are permanent."""
+    """Return the steps whose checkpoints are permanent."""
     if steps < 1:
         raise TvlensError(f"steps must be at least 1, not {steps}")
     if checkpoints == "log":
@@ -193,7 +193,7 @@ def _checkpoint_steps(checkpoints: Literal["log"] | Iterable[int], steps: int) -
 
 
 def _mean_loss(losses: list[torch.Tensor], step: int) -> float | None:
-    """The mean loss of the updates up to `step`; None without updates."""
+    """Compute the mean loss of the updates up to `step`; None without updates."""
     if not losses:
         return None
     values = torch.stack(losses).double()

@@ -38,7 +38,7 @@ class Block(nn.Module):
         residual: Float[Tensor, "batch pos d_model"],
         rotation: Complex[Tensor, "pos 3 1 pair"] | None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The residual stream after the block."""
+        """Compute the residual stream after the block."""
         residual = residual + self.attention(self.norm1(residual), rotation)
         hidden = self.activation(self.mlp_in(self.norm2(residual)))
         return residual + self.mlp_out(hidden)
@@ -48,7 +48,7 @@ class Block(nn.Module):
         normed: Float[Tensor, "batch pos d_model"],
         rotation: Complex[Tensor, "pos 3 1 pair"] | None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Causal self-attention of all heads."""
+        """Compute causal self-attention."""
         qkv = rearrange(
             self.qkv(normed),
             "batch pos (three head d_head) -> batch pos three head d_head",
@@ -107,7 +107,7 @@ class Transformer(nn.Module):
     def forward(
         self, inputs: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_in"]
     ) -> Float[Tensor, "batch pos d_out"]:
-        """Logits of the next token, or the predicted y, at every position.
+        """Compute logits of the next token, or the predicted y, at every position.
 
         Args:
             inputs: tokens, or the vectors of a regression as `interleave_pairs` returns them;
@@ -131,7 +131,7 @@ class Transformer(nn.Module):
 
 
 def rotary_factors(context: int, d_head: int) -> Complex[Tensor, "pos 3 1 pair"]:
-    """The complex factors of rotary position embeddings (Su et al. 2021, equation 15).
+    """Compute the complex factors of rotary embeddings (Su et al. 2021, equation 15).
 
     The second axis is query, key and value. Values are multiplied by one, which is faster than
     splitting them off and concatenating their gradient.

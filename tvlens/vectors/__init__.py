@@ -1,4 +1,4 @@
-"""Task vectors: extract them, write them into a model, evaluate them against controls.
+"""Task vectors: extraction, application, and evaluation against controls.
 
 Example:
     >>> model = tv.load("smollm2-135m")

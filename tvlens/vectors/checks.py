@@ -11,14 +11,14 @@ from .vector import TaskVector
 
 
 def check_task(task: Any, *, name: str) -> None:
-    """Raise TvlensError for what is no task."""
+    """Raise TvlensError unless this is a task."""
     if not isinstance(task, Task):
         hint = f"Task.load({task!r})" if isinstance(task, str) else "Task(name, pairs)"
         raise TvlensError(f"{name} must be a Task, not {type(task).__name__}: give tvlens.{hint}")
 
 
 def read_template(template: Any) -> Template:
-    """A template by its name or text, or as it is.
+    """Convert a name or a text to a template.
 
     Raises:
         TvlensError: no such template, or no text.
@@ -29,7 +29,7 @@ def read_template(template: Any) -> Template:
 
 
 def check_vector(vector: Any, *, name: str) -> None:
-    """Raise TvlensError for what is no task vector."""
+    """Raise TvlensError unless this is a task vector."""
     if not isinstance(vector, TaskVector):
         raise TvlensError(
             f"{name} must be a TaskVector, as tvlens.extract gives it, not {type(vector).__name__}"
@@ -37,7 +37,7 @@ def check_vector(vector: Any, *, name: str) -> None:
 
 
 def vector_site(site: Any) -> str:
-    """The component that a vector is read from at every layer.
+    """Return the component that a vector is read from at every layer.
 
     Raises:
         TvlensError: no such component, one with a layer, or one that is not as wide as the model.
@@ -52,7 +52,7 @@ def vector_site(site: Any) -> str:
 
 
 def extraction_counts(**counts: Any) -> dict[str, int]:
-    """Shots and seed (0 or more), contexts and batch size (1 or more) as ints.
+    """Check shots and seed (0 or more), contexts and batch size (1 or more).
 
     Raises:
         TvlensError: no integers, or too small ones.
@@ -65,7 +65,7 @@ def extraction_counts(**counts: Any) -> dict[str, int]:
 
 
 def wrong_vectors(wrong: Any, model: Any) -> list[TaskVector] | None:
-    """The vectors of other tasks as a list, or None where there are none.
+    """Convert the vectors of other tasks to a list; None without vectors.
 
     Raises:
         TvlensError: something else, or a vector that does not fit the model.

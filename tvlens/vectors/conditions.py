@@ -1,4 +1,4 @@
-"""What vectors are written into and held against: bare queries, chance, a constant answer."""
+"""Conditions without a vector: zero-shot queries, random directions, a constant answer."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -17,7 +17,7 @@ from ..tasks.image_tokens import tokenizer_of
 def zero_shot(
     model: Any, template: Template, task: Task, modality: Modality, *, instruction: str = ""
 ) -> list[Prompt]:
-    """Every item asked by itself, as a text or as a picture, perhaps behind an instruction."""
+    """Build zero-shot prompts of all items, as text or image, optionally after an instruction."""
     return [
         build(
             processor_or_tokenizer(model),
@@ -33,7 +33,7 @@ def zero_shot(
 def random_like(
     values: Float[Tensor, " d_model"], rng: np.random.Generator, *, count: int
 ) -> list[Float[Tensor, " d_model"]]:
-    """Directions drawn uniformly from the sphere of the vector's own norm."""
+    """Draw random directions of the vector's norm."""
     directions = torch.tensor(rng.standard_normal((count, len(values)))).to(values)
     return list(directions / directions.norm(dim=-1, keepdim=True) * values.norm())
 
@@ -41,7 +41,7 @@ def random_like(
 def most_common(
     examples: Sequence[Hashable], answers: Sequence[Hashable]
 ) -> Float[np.ndarray, " item"]:
-    """Always answering with what is most common among `examples`: what a constant would score."""
+    """Score a constant answer: the most common label of `examples`."""
     constant, _ = Counter(examples).most_common(1)[0]
     return np.array([float(answer == constant) for answer in answers])
 
@@ -49,7 +49,7 @@ def most_common(
 def constant_answer(
     tokenizer: Any, template: Template, examples: Sequence[Pair], prompts: Sequence[Prompt]
 ) -> Float[np.ndarray, "item first_full"]:
-    """What a constant scores: the examples' most common first token, and whole answer."""
+    """Score a constant answer by first token and by whole answer."""
     example_answers = [
         build(tokenizer_of(tokenizer), template, [], x, y).answer for x, y in examples
     ]
@@ -59,7 +59,7 @@ def constant_answer(
 
 
 def shared_first_token(tokenizer: Any, prompts: Sequence[Prompt]) -> str | None:
-    """The token with which every prompt's answer begins, as a text; None where they differ."""
+    """Return the text of the first token of all answers; None if they differ."""
     first = {prompt.answer[0] for prompt in prompts}
     if len(prompts) < 2 or len(first) > 1:
         return None

@@ -1,4 +1,4 @@
-"""`evaluate`: choose the layer on one part, score on another, beside every control."""
+"""`evaluate`: choose the layer on one part, and score the vector and its controls on another."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +67,7 @@ def evaluate(
             were shown as images, for the few-shot conditions.
         seed: of demonstrations and random vectors.
         batch_tokens: tokens per forward.
-        progress: show a progress bar; by default on a terminal.
+        progress: whether to show a progress bar; by default on a terminal.
         select: deprecated name of `validation`.
 
     Cost: a layer sweep of the validation items (see `layer_sweep`), the last tokens of about
@@ -140,7 +140,7 @@ def evaluate(
 
 @dataclass(frozen=True, kw_only=True)
 class _Evaluation:
-    """A vector and how its items are asked and scored.
+    """A vector with the settings of its evaluation.
 
     Attributes:
         modality: how queries show their inputs.
@@ -158,11 +158,11 @@ class _Evaluation:
     progress: bool | None
 
     def queries(self, task: Task) -> list[Prompt]:
-        """The zero-shot prompt of every item."""
+        """Build the zero-shot prompt of every item."""
         return zero_shot(self.model, self.template, task, self.modality)
 
     def sweep_layers(self, task: Task) -> Float[np.ndarray, "item layer first_full"]:
-        """Correctness of the answers with the vector applied at each layer."""
+        """Score the answers with the vector applied at each layer."""
         options = dict(mode=self.mode, progress=self.progress)
         sweep = layer_sweep(self.model, self.vector, self.queries(task), **options)
         return sweep.double().numpy()
@@ -170,7 +170,7 @@ class _Evaluation:
     def score_vectors(
         self, layer: int, test: Task, wrong: Sequence[TaskVector]
     ) -> dict[str, Float[np.ndarray, "item vector first_full"]]:
-        """Correctness under the vector, random vectors and vectors of other tasks."""
+        """Score the vector, random vectors and vectors of other tasks."""
         vector = self.vector.values[layer]
         rng = np.random.default_rng(self.seed)
         vectors = {
@@ -186,7 +186,7 @@ class _Evaluation:
         return dict(zip(vectors, parts, strict=True))
 
     def score_baselines(self, test: Task) -> dict[str, Float[np.ndarray, "item 1 first_full"]]:
-        """Correctness without a vector: zero-shot, few-shot, shuffled labels, constant answer."""
+        """Score the conditions without a vector: zero-shot, few-shot, shuffled labels, constant."""
         queries = self.queries(test)
         prompts = {"zero_shot": queries}
         if self.vector.examples:
@@ -199,7 +199,7 @@ class _Evaluation:
         return correct
 
     def settings(self, validation: Task, test: Task, wrong: Sequence[TaskVector]) -> dict:
-        """What a report records of the evaluation."""
+        """Build the settings that a report records."""
         return {
             "vector": self.vector.meta,
             "site": self.vector.site,
@@ -220,7 +220,7 @@ class _Evaluation:
         return torch.stack([scores.first, scores.full], dim=-1).double().numpy()
 
     def _few_shot(self, test: Task) -> dict[str, list[Prompt]]:
-        """Prompts with demonstrations from the vector's own examples, labels right and shuffled."""
+        """Build few-shot prompts of the vector's examples, with right and with shuffled labels."""
         examples = self.demonstrations
         shots = min(self.vector.meta.get("shots", 6), len(examples))
         labels = [y for _, y in examples]
@@ -237,20 +237,20 @@ class _Evaluation:
 
 
 def _reused_conditions(baseline: VectorReport | None, settings: dict) -> dict[str, Condition]:
-    """The conditions of another report that do not depend on its vector."""
+    """Select the conditions of another report that do not depend on its vector."""
     if baseline is None:
         return {}
     for key in ("test", "template", "seed"):
         if baseline.meta.get(key) != settings[key]:
             raise TvlensError(f"the baseline report has another {key}")
-    shown = ("examples", "shots")
-    if any(baseline.meta["vector"].get(k) != settings["vector"].get(k) for k in shown):
+    keys = ("examples", "shots")
+    if any(baseline.meta["vector"].get(k) != settings["vector"].get(k) for k in keys):
         raise TvlensError("the baseline report shows other demonstrations")
     return {n: c for n, c in baseline.conditions.items() if n in _WITHOUT_VECTOR}
 
 
 def _demonstrations(vector: TaskVector, task: Task | None) -> list[Shown]:
-    """The vector's examples as demonstrations, with inputs as in extraction."""
+    """Convert the vector's examples to demonstrations, with inputs as in extraction."""
     if vector.meta.get("modality", "text") == "text":
         return list(vector.examples)
     if task is None:
@@ -285,7 +285,7 @@ def _wrong_vectors(
 
 
 def _condition(name: str, right: np.ndarray) -> Condition:
-    """Summarise [item, repeat, first/full]; items are what varies independently."""
+    """Summarize [item, repeat, first/full]; intervals are over items."""
     per_item = right.mean(axis=1)
     first, full = per_item[:, 0], per_item[:, 1]
     return Condition(

@@ -1,4 +1,4 @@
-"""`extract`: from a task's examples to its task vector."""
+"""`extract`: compute a task vector from the examples of a task."""
 
 import importlib.metadata
 from typing import Any, Literal
@@ -102,12 +102,12 @@ def extract(
 
 
 def _method_name(method: Method) -> str:
-    """The name of a method given as a function."""
+    """Return the name of a method given as a function."""
     return getattr(getattr(method, "func", method), "__name__", "custom")
 
 
 def provenance(model: Any, task: Task | None = None) -> dict:
-    """Which model, weights, task and versions a result was taken with, as JSON."""
+    """Record model, weights, task and versions of a result, as JSON."""
     packages = ("tvlens", "torch", "transformer-lens", "transformers")
     return {
         "model": model_name(model),

@@ -1,4 +1,4 @@
-"""Function vectors: the heads that carry a task, found by patching, and what they write.
+"""Function vectors: the summed outputs of the heads with the largest indirect effects.
 
 Source: Todd et al. 2024, "Function Vectors in Large Language Models", section 2.
 """
@@ -22,7 +22,7 @@ Heads = Sequence[tuple[int, int]]
 
 
 def function(context: ExtractionContext, *, heads: int = 10, trials: int = 25) -> Extraction:
-    """Sum of what the task's strongest heads write on average, to be added after any block.
+    """Sum the mean outputs of the heads with the largest effects, to be added after any block.
 
     Heads are ranked by their causal indirect effect: how much more likely the right answer gets in
     a prompt with shuffled labels when the head's output at the last token is its mean over prompts
@@ -54,7 +54,7 @@ def function(context: ExtractionContext, *, heads: int = 10, trials: int = 25) -
 
 
 def correctly_answered(model: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts whose first answer token is the likeliest; all of them where none is."""
+    """Select the prompts whose first answer token is the most likely one; all if none is."""
     batch = Batch.of(model, prompts)
     best = logits_at(model, batch, batch.positions(-1))[:, 0].argmax(-1).tolist()
     correct = [p for p, token in zip(prompts, best, strict=True) if p.answer[0] == token]
@@ -64,7 +64,7 @@ def correctly_answered(model: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
 def mean_head_outputs(
     context: ExtractionContext, prompts: Sequence[Prompt]
 ) -> Float[Tensor, "layer head d_head"]:
-    """Every head's mean output at the last token, before the output matrix."""
+    """Compute every head's mean output at the last token, before the output matrix."""
     activations = collect(
         context.model,
         prompts,
@@ -79,14 +79,14 @@ def mean_head_outputs(
 def indirect_effects(
     context: ExtractionContext, means: Float[Tensor, "layer head d_head"], *, trials: int = 25
 ) -> PatchResult:
-    """What each head's mean output does to the right answer's probability under shuffled labels."""
+    """Compute each head's effect on the right answer's probability under shuffled labels."""
     shots = len(context.contexts[0][0])
     # Other contexts than those that the means come from.
-    drawn = contexts(context.task, shots=shots, count=trials, seed=context.seed + 1)
+    draws = contexts(context.task, shots=shots, count=trials, seed=context.seed + 1)
     labels = [y for _, y in context.task]
     prompts = [
-        context.prompt(shuffled_labels(shown, labels=labels, seed=i), query)
-        for i, (shown, query) in enumerate(drawn)
+        context.prompt(shuffled_labels(demonstrations, labels=labels, seed=i), query)
+        for i, (demonstrations, query) in enumerate(draws)
     ]
     source = {Site("z", l).hook(context.model): mean[None, None] for l, mean in enumerate(means)}
     return patch(
@@ -103,7 +103,7 @@ def indirect_effects(
 def sum_of_heads(
     model: Any, outputs: Float[Tensor, "layer head d_head"], heads: Heads
 ) -> Float[Tensor, " d_model"]:
-    """The sum that the chosen heads add to the residual stream when every head outputs `outputs`.
+    """Compute the sum that chosen heads add to the residual stream, given all outputs.
 
     The model's own attention layers write it, with and without these heads: that is the sum of
     z @ W_O over them, and right also where a norm or a factor follows.
@@ -118,7 +118,7 @@ def sum_of_heads(
 def _attention_outputs(
     model: Any, outputs: Tensor, *, without: Bool[Tensor, "layer head"]
 ) -> Float[Tensor, "layer two d_model"]:
-    """Every attention layer's output, given all heads' outputs and without some of them."""
+    """Compute every attention layer's output, given all heads' outputs and without some of them."""
     rows = torch.stack([outputs, outputs.masked_fill(without[..., None].to(outputs.device), 0)], 1)
     attention_outputs: dict[int, Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""The logit lens: what states and vectors decode to at each layer, alone and as phases."""
+"""The logit lens: tokens of states and vectors by layer, and phases of processing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _STATES_AT_ONCE = 256
 
 
 def logit_lens(model: Any, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
-    """Logits of states put in place of the last state (the logit lens).
+    """Compute logits of states by final norm and unembedding (the logit lens).
 
     The head is the model's own, on any architecture and version: every state takes the place of
     the last block's output in one row of a forward pass of one token.
@@ -42,13 +42,13 @@ def logit_lens(model: Any, states: Float[Tensor, "row d_model"]) -> Float[Tensor
 
 
 def vector_logits(model: Any, vector: TaskVector) -> Float[Tensor, "layer vocab"]:
-    """Logits of each layer's vector alone, by the lens."""
+    """Compute logits of each layer's vector by the logit lens."""
     vector.check(model, other_model=True)
     return logit_lens(model, vector.values)
 
 
 def top_tokens(model: Any, vector: TaskVector, *, k: int = 8) -> list[list[tuple[str, float]]]:
-    """The k most likely tokens of each layer's vector alone, with probabilities."""
+    """List the k most likely tokens of each layer's vector, with probabilities."""
     top = vector_logits(model, vector).softmax(-1).topk(k)
     return [
         [(model.tokenizer.decode([t]), p) for t, p in zip(tokens, probabilities, strict=True)]
@@ -58,7 +58,7 @@ def top_tokens(model: Any, vector: TaskVector, *, k: int = 8) -> list[list[tuple
 
 @dataclass(frozen=True)
 class Phases(Result):
-    """How near the top of the vocabulary words of several groups stand, read by the logit lens.
+    """Ranks of several groups of words by layer, by the logit lens.
 
     Attributes:
         groups: names of the groups, such as "input", "task", "answer".
@@ -76,12 +76,12 @@ class Phases(Result):
 
     @property
     def mean(self) -> Float[Tensor, "group layer"]:
-        """Mean over prompts: the mean reciprocal rank."""
+        """Mean reciprocal rank over prompts."""
         return self.closeness.mean(-1)
 
     @property
     def peaks(self) -> list[int]:
-        """The layer at which each group stands highest."""
+        """Layer of the highest mean reciprocal rank of each group."""
         return self.mean.argmax(-1).tolist()
 
     @property
@@ -108,7 +108,7 @@ def phases(
     batch_size: int = 16,
     progress: bool | None = None,
 ) -> Phases:
-    """Read the state at each prompt's last token, after every block, by the logit lens.
+    """Rank groups of words at each prompt's last token after every block, by the logit lens.
 
     Args:
         prompts: what is read, at the query's delimiter.

@@ -21,7 +21,7 @@ from ..tasks import Modality, Pair, Prompt, Task, Template, build, contexts, pla
 
 @dataclass(frozen=True)
 class ExtractionContext:
-    """What a method extracts from: a model, a task, and the few-shot contexts drawn for it.
+    """Inputs of an extraction method: a model, a task, and its few-shot contexts.
 
     Attributes:
         contexts: demonstrations and query of every context.
@@ -45,16 +45,16 @@ class ExtractionContext:
     def draw(
         cls, model: Any, task: Task, template: Template, *, shots: int, count: int, **options: Any
     ) -> "ExtractionContext":
-        """ExtractionContext `count` contexts of `shots` demonstrations and a query each."""
+        """Draw `count` contexts of `shots` demonstrations and a query each."""
         drawn = contexts(task, shots=shots, count=count, seed=options["seed"])
         return cls(model, task, template, drawn, **options)
 
     def prompts(self) -> list[Prompt]:
-        """The few-shot prompts, with the queries' answers."""
+        """Build the few-shot prompts, with the queries' answers."""
         return [self.prompt(demonstrations, query) for demonstrations, query in self.contexts]
 
     def prompt(self, demonstrations: Sequence[Pair], query: Pair) -> Prompt:
-        """One prompt, with inputs as texts or images."""
+        """Build one prompt, with inputs as texts or images."""
         inputs = [self.task.shown(pair, self.modality) for pair in demonstrations]
         query_input = self.task.shown(query, self.query)
         return build(processor_or_tokenizer(self.model), self.template, inputs, *query_input)
@@ -62,7 +62,7 @@ class ExtractionContext:
     def states(
         self, prompts: Sequence[Prompt] | Sequence[Sequence[int]]
     ) -> Float[Tensor, "layer prompt d_model"]:
-        """States at the last token of every prompt."""
+        """Collect the states at the last token of every prompt."""
         activations = collect(
             self.model,
             prompts,

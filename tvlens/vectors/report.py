@@ -1,4 +1,4 @@
-"""`VectorReport`: what a task vector does, beside what its controls do."""
+"""`VectorReport`: accuracy of a task vector and of its controls."""
 
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,7 @@ class VectorReport(Result):
 
     @property
     def full_accuracy(self) -> float:
-        """Share of test items whose whole answer is given with the vector."""
+        """Share of test items with a correct whole answer under the vector."""
         return self.conditions["vector"].full
 
     @property
@@ -99,7 +99,7 @@ class VectorReport(Result):
 
     @property
     def note(self) -> str:
-        """What a reader of first-token accuracy must know; empty where there is nothing."""
+        """Caveat about first-token accuracy; empty if there is none."""
         if self.shared_first_token is None:
             return ""
         return (
@@ -130,7 +130,7 @@ class VectorReport(Result):
         return pd.DataFrame(rows).astype({"layer": "Int64"})
 
     def to_json(self) -> dict[str, Any]:
-        """The whole report as plain JSON values."""
+        """Convert the report to plain JSON values."""
         plain = asdict(self)
         plain["by_layer"] = self.by_layer.tolist()
         plain["by_layer_interval"] = self.by_layer_interval.tolist()
@@ -138,7 +138,7 @@ class VectorReport(Result):
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> "VectorReport":
-        """The report that `to_json` described."""
+        """Build a report from its JSON values."""
         conditions = {}
         for name, c in plain["conditions"].items():
             ends = {k: tuple(c[k]) for k in ("first_interval", "full_interval")}

@@ -95,7 +95,7 @@ def layer_sweep(
     batch_tokens: int = 512,
     progress: bool | None = None,
 ) -> Float[Tensor, "prompt layer first_full"]:
-    """Whether the model answers with the vector written at each layer: first token, whole answer.
+    """Score the answers with the vector applied at each layer: first token, whole answer.
 
     Cost: one forward of the prompts, and for every layer and prompt the answer's own tokens from
     that layer up; the patching engine shares the rest.
@@ -123,7 +123,7 @@ def score_writes(
     batch_tokens: int = 512,
     progress: bool | None = None,
 ) -> Float[Tensor, "prompt write first_full"]:
-    """Whether the model answers under each write, a layer and a vector: first token, whole answer.
+    """Score the answers with each (layer, vector) applied: first token, whole answer.
 
     The vector is written at the query's delimiter. Cost: as `layer_sweep`, for every write.
     """
@@ -138,7 +138,7 @@ def score_writes(
 
 
 def lenient(prediction: str, answer: str) -> bool:
-    """Whether one of the two begins with the other, as in Luo et al. 2024: "C" is Canberra.
+    """Whether one text begins with the other (Luo et al. 2024): "C" counts as "Canberra".
 
     Source: the evaluation code of "Task Vectors are Cross-Modal".
     """
@@ -149,7 +149,7 @@ def lenient(prediction: str, answer: str) -> bool:
 def _answer_correct(
     model: Any, rows: Sequence[Row], site: str, mode: Mode
 ) -> tuple[Bool[Tensor, "row answer"], Int[Tensor, " row"]]:
-    """Which tokens of each answer the model predicts, and its first predicted token.
+    """Compute the correct tokens of each answer, and the first predicted token.
 
     Padding behind a short answer counts as right.
     """
@@ -169,7 +169,7 @@ def _answer_correct(
 def _write_hooks(
     model: Any, rows: Sequence[Row], delimiter: Int[Tensor, " row"], site: str, mode: Mode
 ) -> list[Hook]:
-    """One hook per layer at which any row is written to."""
+    """Create one hook per layer that writes into the rows."""
     by_layer: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         if row.layer is not None:
@@ -186,7 +186,7 @@ def _write_hooks(
 
 
 def _split_rows(rows: Sequence[Row], batch_tokens: int) -> list[list[int]]:
-    """Indices of rows, alike in length, in batches of about `batch_tokens` tokens."""
+    """Split rows into batches of similar length and about `batch_tokens` tokens."""
     lengths = [len(row.prompt.tokens) + len(row.prompt.answer) for row in rows]
     order = sorted(range(len(rows)), key=lengths.__getitem__)
     chunks: list[list[int]] = [[]]
@@ -238,7 +238,7 @@ def _score_one_length(
 
 
 def _correct_metric(answers: Tensor, count: int) -> Metric:
-    """1 where the first `count` tokens of an answer are the likeliest ones, else 0."""
+    """Whether the first `count` tokens of an answer are the most likely ones (1 or 0)."""
 
     def metric(logits: Float[Tensor, "prompt pos vocab"]) -> Float[Tensor, " prompt"]:
         target = answers[:, :count].to(logits.device)

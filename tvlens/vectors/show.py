@@ -1,4 +1,4 @@
-"""Pictures of vectors and of their reports."""
+"""Figures of vectors and of their reports."""
 
 import torch
 
@@ -21,7 +21,7 @@ CONDITION_LABELS = {
 
 
 def layer_figure(report: VectorReport) -> viz.Figure:
-    """Accuracy by layer on the selection part, with the test result and its reference lines."""
+    """Accuracy by layer on the validation part, with the test result and reference levels."""
     low, high = report.interval
     rules = {"zero-shot": report.zero_shot}
     if report.few_shot is not None:
@@ -60,13 +60,13 @@ def _sentence(note: str) -> str:
 
 @register_figure(VectorReport)
 def report_figure(report: VectorReport) -> viz.Figures:
-    """What a report shows in a notebook."""
+    """Accuracy by layer, and under every condition."""
     return viz.row(layer_figure(report), condition_figure(report))
 
 
 @register_figure(TaskVector)
 def vector_figure(vector: TaskVector) -> viz.Figure:
-    """What a vector shows in a notebook: the heads it is made of, or its length by layer."""
+    """Effects of the heads of a function vector, or the norm by layer."""
     if "effects" in vector.meta:
         return head_figure(vector)
     return viz.lines(
@@ -96,14 +96,14 @@ def head_figure(vector: TaskVector) -> viz.Figure:
 
 
 @register_figure(Phases)
-def phase_figure(found: Phases, *, title: str = "what the last token is about") -> viz.Figure:
+def phase_figure(phases: Phases, *, title: str = "what the last token is about") -> viz.Figure:
     """Mean reciprocal rank of every group of words over depth, with intervals over prompts."""
-    ends = found.interval
+    ends = phases.interval
     return viz.lines(
-        dict(zip(found.groups, found.mean, strict=True)),
+        dict(zip(phases.groups, phases.mean, strict=True)),
         x_title="layer",
         y_title="mean reciprocal rank",
-        bands={name: (e[:, 0], e[:, 1]) for name, e in zip(found.groups, ends, strict=True)},
+        bands={name: (e[:, 0], e[:, 1]) for name, e in zip(phases.groups, ends, strict=True)},
         y_domain=(0, 1),
         title=title,
     )

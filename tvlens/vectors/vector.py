@@ -30,7 +30,7 @@ _FORMER_MODE = "turn"
 
 
 def read_mode(mode: str) -> Mode:
-    """A mode of writing, checked; the deprecated name "turn" is accepted with a warning.
+    """Check a mode of writing; the deprecated name "turn" is accepted with a warning.
 
     Raises:
         TvlensError: no such mode.
@@ -104,7 +104,7 @@ class TaskVector(Result):
 
     @property
     def mode(self) -> Mode:
-        """How it is written into a model by default."""
+        """Default mode of writing into a model."""
         mode = self.meta.get("mode", "replace")
         return "add_preserving_norm" if mode == _FORMER_MODE else mode
 
@@ -115,11 +115,11 @@ class TaskVector(Result):
 
     @property
     def norms(self) -> Float[Tensor, " layer"]:
-        """Euclidean length at every layer."""
+        """Euclidean norm at every layer."""
         return self.values.norm(dim=-1)
 
     def cosine(self, other: "TaskVector") -> Float[Tensor, " layer"]:
-        """Cosine similarity with another vector, layer by layer."""
+        """Compute the cosine similarity with another vector, layer by layer."""
         self._check_like(other)
         return torch.cosine_similarity(self.values, other.values, dim=-1)
 
@@ -142,12 +142,12 @@ class TaskVector(Result):
         return self * -1.0
 
     def scale(self, factor: float) -> "TaskVector":
-        """The same direction, `factor` times as long."""
+        """Multiply the vector by a factor."""
         return self * factor
 
     @classmethod
     def average(cls, vectors: Sequence["TaskVector"]) -> "TaskVector":
-        """The mean of several vectors of one model (an ensemble)."""
+        """Average several vectors of one model (an ensemble)."""
         if not vectors:
             raise TvlensError("no vectors to average")
         first, *rest = vectors
@@ -236,7 +236,7 @@ class TaskVector(Result):
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "TaskVector":
-        """Read what `save` wrote.
+        """Load a vector that `save` wrote.
 
         Raises:
             TvlensError: no such file, it is damaged, or it holds no task vector.

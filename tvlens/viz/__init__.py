@@ -1,4 +1,4 @@
-"""Pictures of plain tensors and labels, in notebooks and in pages that work offline.
+"""Figures of plain tensors and labels, in notebooks and in pages that work offline.
 
 Knows no other part of tvlens. Importing it is cheap: PyTorch, CircuitsVis and vl-convert are
 imported when a figure needs them.

@@ -87,7 +87,7 @@ def lines(
 
 
 def _x_scale(positions: Sequence[float], doublings: bool) -> Layer:
-    """How positions lie on their axis."""
+    """Scale of the axis of positions."""
     if not doublings:
         return nonzero_scale(positions)
     least, most = min(positions), max(positions)
@@ -98,7 +98,7 @@ def _x_scale(positions: Sequence[float], doublings: bool) -> Layer:
 
 
 def _ticks(positions: Sequence[float]) -> Layer:
-    """Axis whose ticks are whole numbers where the positions are, as there is no layer 0.5."""
+    """Axis with integer ticks for integer positions."""
     if not all(isinstance(position, Integral) for position in positions):
         return {"grid": False}
     if len(positions) <= 13:
@@ -110,14 +110,14 @@ def _layer(rows: Rows | None, mark: Layer, tooltip: list[Layer], **encoding: Any
     """A layer with its own rows, or with those of the chart."""
     if tooltip:
         encoding["tooltip"] = tooltip
-    own = {} if rows is None else {"data": {"values": rows}}
-    return {**own, "mark": mark, "encoding": encoding}
+    data = {} if rows is None else {"data": {"values": rows}}
+    return {**data, "mark": mark, "encoding": encoding}
 
 
 def _reference_layers(
     levels: Rows, limits: Rows, axes: Layer, strokes: Layer, hover: list[Layer]
 ) -> list[Layer]:
-    """What lies behind the curves: dashed levels and shaded bands."""
+    """Layers behind the curves: dashed levels and shaded bands."""
     layers = []
     if levels:
         line = {"type": "rule", "strokeWidth": 1.6}

@@ -18,7 +18,7 @@ _counter = itertools.count()
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture: what to draw, and the words around it.
+    """A figure: its specification and its texts.
 
     Attributes:
         kind: "vega" (a chart), "circuitsvis" (a token widget) or "html".

@@ -1,4 +1,4 @@
-"""Figures in notebooks: each JavaScript bundle travels once, with the first cell that needs it."""
+"""Figures in notebooks: each JavaScript bundle is part of the first cell that needs it."""
 
 from __future__ import annotations
 

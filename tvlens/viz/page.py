@@ -126,11 +126,13 @@ def _content(section: Section) -> str:
 def _settings(settings: Mapping[str, Any]) -> str:
     if not settings:
         return ""
-    shown = [
+    escaped = [
         (html.escape(str(name)), html.escape(_format_value(value)))
         for name, value in settings.items()
     ]
-    rows = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in shown)
+    rows = "".join(
+        f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in escaped
+    )
     return (
         "<details><summary>Settings and versions</summary>"
         f'<table class="tvlens-table"><tbody>{rows}</tbody></table></details>\n'

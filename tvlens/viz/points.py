@@ -156,7 +156,7 @@ def place_labels(points: Sequence[Sequence[float]], labels: Sequence[str]) -> di
         label, a dot or the border is left out.
     """
     plots = [_to_pixels(points, width, height) for width, height in _PLOTS]
-    taken = [[(x - _DOT, y - _DOT, x + _DOT, y + _DOT) for x, y in plot] for plot in plots]
+    occupied = [[(x - _DOT, y - _DOT, x + _DOT, y + _DOT) for x, y in plot] for plot in plots]
     chosen: dict[Side, list[int]] = {}
     for i, label in enumerate(labels):
         width = min(150.0, _CHARACTER * len(label))
@@ -165,10 +165,10 @@ def place_labels(points: Sequence[Sequence[float]], labels: Sequence[str]) -> di
             if all(
                 _is_inside(box, size)
                 and not any(_overlaps(box, other) for other in others[:i] + others[i + 1 :])
-                for box, size, others in zip(boxes, _PLOTS, taken, strict=True)
+                for box, size, others in zip(boxes, _PLOTS, occupied, strict=True)
             ):
                 chosen.setdefault(side, []).append(i)
-                for others, box in zip(taken, boxes, strict=True):
+                for others, box in zip(occupied, boxes, strict=True):
                     others.append(box)
                 break
     return chosen

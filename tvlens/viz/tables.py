@@ -47,7 +47,7 @@ def _cells(row: Mapping[str, object], columns: Sequence[str]) -> str:
 
 
 def _number(value: object) -> object:
-    """Numbers out of tensors and arrays that hold exactly one."""
+    """Convert tensors and arrays of exactly one number to it."""
     return value.item() if getattr(value, "ndim", None) == 0 else value  # type: ignore[attr-defined]
 
 

@@ -47,25 +47,25 @@ class CaptionPrompt:
     @torch.no_grad()
     def of(cls, model: MultimodalModel, tokenizer: Any, template: str) -> "CaptionPrompt":
         """Run the model on the copied words, written with a template."""
-        written = Template.of(template)
-        copies = (written.demonstration.format(x=word, y=word) for word in COPIED_WORDS)
-        prefix = [beginning_token(tokenizer), *_ids(tokenizer, "".join(copies) + written.prefix)]
+        parsed = Template.of(template)
+        copies = (parsed.demonstration.format(x=word, y=word) for word in COPIED_WORDS)
+        prefix = [beginning_token(tokenizer), *_ids(tokenizer, "".join(copies) + parsed.prefix)]
         outputs = model.model(torch.tensor([prefix], device=model.device), use_cache=True)
         # Whether two line ends are one token or two depends on what follows them.
         first, second = COPIED_WORDS[:2]
-        ids = _ids(tokenizer, f" {first}{written.separator}{written.prefix or second}")
+        ids = _ids(tokenizer, f" {first}{parsed.separator}{parsed.prefix or second}")
         end = ids[len(name_ids(tokenizer, first))]
-        return cls(outputs.past_key_values, _ids(tokenizer, written.delimiter), end)
+        return cls(outputs.past_key_values, _ids(tokenizer, parsed.delimiter), end)
 
     def cache(self, rows: int) -> Any:
-        """A copy of the cache for this number of rows."""
+        """Copy the cache for a number of rows."""
         cache = copy.deepcopy(self.prefix_cache)
         cache.batch_repeat_interleave(rows)
         return cache
 
 
 def name_ids(tokenizer: Any, name: str) -> list[int]:
-    """Token ids of a name as it follows a delimiter."""
+    """Tokenize a name as it follows a delimiter."""
     return _ids(tokenizer, f" {name}")
 
 
@@ -75,7 +75,7 @@ def name_logits(
     prompt: CaptionPrompt,
     names: NameIds,
 ) -> tuple[Float[Tensor, "target vocab"], Int[Tensor, " target"], Int[Tensor, " target"]]:
-    """Logits at every position that predicts a token of a name or its end.
+    """Compute logits at every position that predicts a token of a name or its end.
 
     Returns:
         The logits, the target token of each, and the row that it belongs to.
@@ -106,7 +106,7 @@ def caption_loss(
     prompt: CaptionPrompt,
     names: NameIds,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the tokens of the names and their ends, in nats."""
+    """Compute the mean cross-entropy of the tokens of the names and their ends, in nats."""
     logits, targets, _ = name_logits(model, soft_tokens, prompt, names)
     return F.cross_entropy(logits, targets)
 

@@ -155,7 +155,7 @@ def connect_vision(
 
 
 def build_processor(model: MultimodalModel, tokenizer: Any) -> TinyVLMProcessor:
-    """The processor that matches a model's config."""
+    """Build the processor that matches a model's config."""
     config = model.vision_encoder.config
     return TinyVLMProcessor(
         tokenizer,

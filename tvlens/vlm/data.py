@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..errors import TvlensError
 from ..files import write
 from ..models.processor import preprocess_images
+from ..progress import progress_bar
 from ..saved import read_entry, read_tensors, write_tensors
 from .augmentation import States, render_on_white, render_random_view, same_category_pairs
 from .captions import TEMPLATES, CaptionPrompt, NameIds, name_ids
@@ -66,7 +66,7 @@ def split_images(
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What one epoch trains on and evaluates.
+    """Inputs and targets of training and evaluation.
 
     Attributes:
         states: encoder states of every view, by split.
@@ -107,7 +107,7 @@ def encode_views(
     folder: str | os.PathLike,
     count: int = 1,
     seed: int = 0,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> States:
     """Encode views of every image in half precision, and cache them in a folder.
 
@@ -117,6 +117,7 @@ def encode_views(
         folder: of the cached states; files that exist are read.
         count: views of each image: the first on white, the others random.
         seed: of the random views.
+        progress: whether to show a progress bar; by default on a terminal.
 
     Cost: one forward pass of the encoder and 9 KB on disk per view.
 
@@ -127,7 +128,7 @@ def encode_views(
     _check_settings(folder, encoder, images, count, seed)
     starts = range(0, len(images), _IMAGES_PER_FILE)
     chunks = []
-    for start in tqdm(starts, desc=f"encoding {folder.name}", disable=None if progress else True):
+    for start in progress_bar(starts, desc=f"encoding {folder.name}", progress=progress):
         path = folder / f"from-{start:06d}.safetensors"
         chunk = read_entry(path, _read_states)
         if chunk is None:

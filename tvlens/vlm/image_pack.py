@@ -45,9 +45,9 @@ class ImagePack:
         import pyarrow.parquet as pq
 
         table = pq.read_table(io.BytesIO(_IMAGES.read_bytes())).to_pydict()
-        # Column of the file -> field, in order.
-        columns = (table[column] for column in ("name", "kind", "artist", "picture"))
-        return cls(*map(tuple, columns))
+        # The packaged file calls the images "picture".
+        files = table["image" if "image" in table else "picture"]
+        return cls(*map(tuple, (table["name"], table["kind"], table["artist"], files)))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -69,7 +69,7 @@ class ImagePack:
             return np.asarray(opened.convert("RGBA"))
 
     def subset(self, rows: Iterable[int]) -> "ImagePack":
-        """Only these rows, in this order."""
+        """Select rows, in this order."""
         rows = list(rows)
         columns = (self.names, self.kinds, self.artists, self.files)
         return ImagePack(*(tuple(column[i] for i in rows) for column in columns))
@@ -81,7 +81,7 @@ class ImagePack:
         kind: str | None = None,
         names: Sequence[str] | None = None,
     ) -> "ImagePack":
-        """The images of one artist, of one kind, or of some categories.
+        """Select the images of an artist, of a kind, or of categories.
 
         Raises:
             TvlensError: no such artist, kind or category.

@@ -80,7 +80,7 @@ class VisionEncoder(nn.Module):
     def forward(
         self, pixel_values: Float[Tensor, "image 3 size size"]
     ) -> Float[Tensor, "image state d_vision"]:
-        """The class token's state and the mean patch state of each grid cell."""
+        """Compute the class token's state and the mean patch state of each grid cell."""
         outputs = self.vit(pixel_values.to(self.vit.dtype), output_hidden_states=True)
         hidden_states = [outputs.hidden_states[layer] for layer in self.config.layers]
         states = torch.cat(hidden_states, dim=-1).float()
@@ -111,7 +111,7 @@ class Projector(nn.Module):
     def forward(
         self, states: Float[Tensor, "*row state d_vision"]
     ) -> Float[Tensor, "*row token d_model"]:
-        """The soft tokens of each row."""
+        """Compute the soft tokens of each row."""
         weights = self.inner(
             self.norm(rearrange(states, "... state d_vision -> ... (state d_vision)"))
         ).softmax(-1)
@@ -139,7 +139,7 @@ class MultimodalModel:
     def soft_tokens(
         self, pixel_values: Float[Tensor, "image 3 size size"]
     ) -> Float[Tensor, "image token d_model"]:
-        """The embeddings of each image; the encoder runs once per distinct image."""
+        """Compute the embeddings of each image; the encoder runs once per distinct image."""
         keys = [image.detach().cpu().numpy().tobytes() for image in pixel_values]
         new = {key: i for i, key in enumerate(keys) if key not in self.cached_states}
         if new:

@@ -1,4 +1,4 @@
-"""`train_vlm`: trains the projector of a tiny vision-language model to name images."""
+"""`train_vlm`: train the projector of a tiny vision-language model to name images."""
 
 import json
 import math
@@ -18,6 +18,7 @@ from ..errors import TvlensError
 from ..files import check_folder, write
 from ..folder_lock import one_writer
 from ..models.placement import check_device
+from ..progress import progress_bar
 from ..results import Result
 from ..training import checkpoint as steps
 from ..training.data import step_seed
@@ -97,7 +98,7 @@ def train_vlm(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> VLMRun:
     """Train the projector with AdamW; vision encoder and language model are frozen.
 
@@ -122,7 +123,7 @@ def train_vlm(
         dtype: of the frozen parts; by default bfloat16 where the device multiplies matrices in it
             (a GPU, a CPU with AMX), else float32.
         device: on which to compute.
-        progress: show progress bars.
+        progress: whether to show progress bars; by default on a terminal.
 
     Cost: by default 17,000 views and 38,000 names; on one CPU core 0.1 s each in float32, and
     0.03 s each in bfloat16 with AMX.
@@ -190,7 +191,7 @@ def train_vlm(
 
 
 class Batch(NamedTuple):
-    """One step: rows of the training images, a view of each, a template, the learning rate."""
+    """A training step: rows of the images, a view of each, a template, the learning rate."""
 
     rows: np.ndarray
     views: np.ndarray
@@ -254,7 +255,7 @@ def train_epoch(
 
 
 def evaluate_naming(model: Any, data: TrainingData, *, batch_size: int = 64) -> dict[str, float]:
-    """Accuracy of whole names in each test split, for the view on white."""
+    """Compute the accuracy of whole names in each test split, for the view on white."""
     model.projector.eval()
     accuracies = {}
     for split in TEST_SPLITS:
@@ -278,17 +279,19 @@ def _train_epochs(
     optimizer: torch.optim.Optimizer,
     data: TrainingData,
     *,
-    progress: bool,
+    progress: bool | None,
 ) -> None:
     """Train the epochs that the history lacks; each ends with a record and a checkpoint."""
     settings, history, folder = run.settings, run.history, run.folder
-    epochs, count, done = settings["epochs"], len(data.names["train"]), len(history)
+    epochs, count, start_epoch = settings["epochs"], len(data.names["train"]), len(history)
     per_epoch = math.ceil(count / settings["batch_size"])
-    disable = None if progress else True
-    with tqdm(
-        total=epochs * per_epoch, initial=done * per_epoch, desc="training", disable=disable
+    with progress_bar(
+        total=epochs * per_epoch,
+        initial=start_epoch * per_epoch,
+        desc="training",
+        progress=progress,
     ) as bar:
-        for epoch in range(done + 1, epochs + 1):
+        for epoch in range(start_epoch + 1, epochs + 1):
             start = time.perf_counter()
             batches = plan_epoch(epoch, count, settings)
             seed = step_seed(settings["seed"], epoch)
@@ -314,7 +317,7 @@ def _check_version(folder: Path) -> None:
 
 
 def _fastest_dtype(device: str | torch.device) -> torch.dtype:
-    """bfloat16 where matrix products are faster in it."""
+    """Return bfloat16 if matrix products are faster in it, else float32."""
     is_cpu = torch.device(device).type == "cpu"
     is_fast = torch.cpu.get_capabilities().get("amx_bf16", False) if is_cpu else True
     return torch.bfloat16 if is_fast else torch.float32

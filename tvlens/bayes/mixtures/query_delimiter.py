@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ...models.forward import Batch, logits_at
 from ...models.hooks import Hook, read_at, write_at
 from ...patching.metrics import probability
 from ...patching.setup import prepare_patching
 from ...patching.sweep import run_sweep
+from ...progress import progress_bar
 from ...sites import Site
 from ...tasks import Prompt
 
@@ -27,13 +27,13 @@ class QueryDelimiter:
         model: a causal model.
         site: the component that is read and replaced.
         batch_size: prompts per forward.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar; by default on a terminal.
     """
 
     model: Any
     site: str
     batch_size: int
-    progress: bool
+    progress: bool | None
 
     def read_states(
         self, prompts: Sequence[Prompt], answers: Int[Tensor, "prompt answer"]
@@ -114,9 +114,7 @@ class QueryDelimiter:
 
     def _batches(self, count: int, description: str) -> Iterator[slice]:
         starts = range(0, count, self.batch_size)
-        for start in tqdm(
-            starts, description, disable=None if self.progress else True, leave=False
-        ):
+        for start in progress_bar(starts, description, progress=self.progress, leave=False):
             yield slice(start, start + self.batch_size)
 
     def _answer_probabilities(

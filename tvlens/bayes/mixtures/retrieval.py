@@ -43,7 +43,7 @@ def retrieval_check(
     site: SiteName | str = "resid_post",
     seed: int = 0,
     batch_size: int = 16,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> RetrievalCheck:
     """Compare states and answers on prompts that mix tasks with Bayesian posteriors.
 

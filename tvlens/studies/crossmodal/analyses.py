@@ -1,4 +1,4 @@
-"""Analyses beside the conditions: conflicts, geometry, phases, heads, and one prompt."""
+"""Further analyses: conflicts, geometry, phases, heads, and one prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,28 +54,28 @@ def find_conflicts(model: Any, run: SeedRun) -> list[Conflict]:
     rings = [names for names in by_kind.values() if len(names) > 1]
     pairs = [(a, b) for names in rings for a, b in zip(names, names[1:] + names[:1], strict=True)]
     conflicts = []
-    for prompted, written in pairs:
-        common = common_items(run, prompted, written)
+    for prompted, other in pairs:
+        common = common_items(run, prompted, other)
         if common is not None:
-            row_vector = run.vectors[written]["text"].values[layer]
+            row_vector = run.vectors[other]["text"].values[layer]
             conflict = _score_conflict(model, run, common, vector=row_vector, layer=layer)
             conflicts += [] if conflict is None else [conflict]
     return conflicts
 
 
-def common_items(run: SeedRun, prompted: str, written: str) -> tuple[Task, Task] | None:
-    """Test items of a task with its own answers, and with those of another task.
+def common_items(run: SeedRun, prompted: str, other: str) -> tuple[Task, Task] | None:
+    """Select test items of a task with its own answers and with those of another task.
 
     Items from which the other task's vector was extracted are left out; None if none remains.
     """
     test = run.splits[prompted].test
-    answers = {x: y for part in run.splits[written][1:] for x, y in part}
+    answers = {x: y for part in run.splits[other][1:] for x, y in part}
     indices = [i for i, (x, _) in enumerate(test) if x in answers]
     if not indices:
         return None
     common = test.subset(indices)
     pairs = tuple((x, answers[x]) for x, _ in common)
-    return common, Task(written, pairs, images=common.images, kind=common.kind)
+    return common, Task(other, pairs, images=common.images, kind=common.kind)
 
 
 def _score_conflict(
@@ -201,7 +201,7 @@ def _to_indices(labels: Sequence[str]) -> Tensor:
 
 
 def compute_phases(model: Any, run: SeedRun, modality: str, *, count: int = 8) -> Phases:
-    """Rank by layer of input, task and answer words, in few-shot prompts of one modality."""
+    """Rank input, task and answer words by layer, in few-shot prompts of one modality."""
     prompts, words = [], []
     for train, _, test in run.splits.values():
         items = test.subset(range(min(count, len(test))))
@@ -262,5 +262,5 @@ def align_prompt(model: Any, run: SeedRun) -> PromptAlignment:
 
 
 def render_thumbnails(task: Task, *, count: int = 12) -> list[tuple[str, bytes]]:
-    """The first inputs of a task with thumbnails of their images."""
+    """Render thumbnails of the first images of a task."""
     return [(x, task.shown((x, y), "image")[0].render_thumbnail()) for x, y in task.pairs[:count]]

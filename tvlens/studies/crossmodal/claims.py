@@ -52,7 +52,7 @@ def make_claims(
     phases: Mapping[str, Phases],
     conflicts: Sequence[Conflict],
 ) -> list[Claim]:
-    """Every claim with this model's numbers; transfer is tested on tasks solved with text."""
+    """Compute every claim; transfer is tested on tasks solved with text."""
     tasks = list(tasks)
     claims = [_solves_task(task) for task in tasks]
     solved = [task for task in tasks if task.is_solved_with_text]
@@ -98,7 +98,7 @@ def _accuracy_claim(
     *,
     threshold: float | None = None,
 ) -> Claim:
-    """The claim that a task's accuracy under one condition exceeds that under others.
+    """Claim that a task's accuracy under one condition exceeds that under others.
 
     Args:
         condition: modality of the query, and name of the condition.

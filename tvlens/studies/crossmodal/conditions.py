@@ -1,4 +1,4 @@
-"""The conditions of the study: what the model reads in each, and its accuracy."""
+"""The conditions of the study: their prompts, vectors and accuracies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -58,7 +58,7 @@ Outcome = Float[Tensor, "item repeat measure"]
 
 
 class TaskSplit(NamedTuple):
-    """Disjoint parts of a task: to extract from, to choose layers on, and to test on."""
+    """Disjoint parts of a task: train, validation and test."""
 
     train: Task
     validation: Task
@@ -67,7 +67,7 @@ class TaskSplit(NamedTuple):
 
 @dataclass(frozen=True)
 class ExtractionConfig:
-    """How vectors are extracted.
+    """Settings of the extraction.
 
     Attributes:
         shots: demonstrations per context.
@@ -134,7 +134,7 @@ class TaskResult:
 
     @property
     def has_constant_answer(self) -> bool:
-        """Whether all test answers begin with one token, so that accuracy says nothing."""
+        """Whether all test answers begin with the same token, which makes accuracy meaningless."""
         return self.conditions["text"]["most_common"].accuracy == 1
 
     @property
@@ -151,7 +151,7 @@ class TaskResult:
 def sweep_layers(
     model: Any, vectors: Vectors, validation: Task, template: str
 ) -> dict[str, Float[Tensor, "item layer"]]:
-    """First-token accuracy of every source's vector at every layer, by "source to query"."""
+    """Compute the first-token accuracy of every source's vector by layer and "source to query"."""
     correct = {}
     for query in MODALITIES:
         prompts = zero_shot(model, Template.restore(template), validation, query)
@@ -198,7 +198,7 @@ def score_conditions(
 def prompt_rows(
     model: Any, split: TaskSplit, queries: Sequence[Prompt], query: str, config: ExtractionConfig
 ) -> dict[str, list[Row]]:
-    """The conditions in which the prompt alone specifies the task."""
+    """Build the conditions in which the prompt alone specifies the task."""
     train, _, test = split
     other = OTHER_MODALITY[query]
     options = {"query": query, "config": config}
@@ -227,7 +227,7 @@ def vector_rows(
     *,
     seed: int,
 ) -> dict[str, list[Row]]:
-    """The conditions in which a vector alone specifies the task: by item, then by repeat."""
+    """Build the conditions in which a vector alone specifies the task: by item, then repeat."""
     by_source, other = vectors[name], OTHER_MODALITY[query]
     text_layer, other_layer = layers[f"text to {query}"], layers[f"{other} to {query}"]
 
@@ -257,7 +257,7 @@ def vector_rows(
 
 
 def wrong_task_vectors(vectors: VectorsByTask, name: str, source: str) -> list[TaskVector]:
-    """Vectors of up to four other tasks from the same source, of another kind where possible."""
+    """Select vectors of up to four other tasks of the same source, preferably of another kind."""
     kind = vectors[name][source].meta["kind"]
     others = [v[source] for task, v in vectors.items() if task != name and source in v]
     other_kinds = [v for v in others if v.meta["kind"] != kind]
@@ -282,7 +282,7 @@ def score_rows(model: Any, rows: Mapping[str, Sequence[Row]], items: int) -> dic
 def few_shot_prompts(
     model: Any, train: Task, test: Task, *, shown: str, query: str, config: ExtractionConfig
 ) -> list[Prompt]:
-    """Every test item after demonstrations drawn for it from the train part.
+    """Build few-shot prompts of the test items, with demonstrations from the train part.
 
     Args:
         model: whose processor builds the prompts.
@@ -304,7 +304,7 @@ def few_shot_prompts(
 
 
 def shuffle_labels(train: Task, seed: int) -> Task:
-    """The same inputs with labels of other inputs, none of them correct.
+    """Replace labels by those of other inputs, none of them correct.
 
     Raises:
         TvlensError: a task with one label.

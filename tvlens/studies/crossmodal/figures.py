@@ -1,4 +1,4 @@
-"""The page of the study: its tables, figures and texts."""
+"""The page of the cross-modal study."""
 
 import numpy as np
 
@@ -38,7 +38,7 @@ PAPER_ACCURACIES = {
 
 @build_page.register(CrossModalStudy)
 def crossmodal_page(study: CrossModalStudy) -> viz.Page:
-    """Claims, accuracies of all conditions, layers, geometry, phases and heads."""
+    """Build the page: claims, accuracies, layers, geometry, phases and heads."""
     image_figures = [conditions_table(study, "image"), condition_figures(study)]
     sections = [
         viz.Section("Claims", _CLAIMS, [claims_table(study.claims)]),

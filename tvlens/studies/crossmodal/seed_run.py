@@ -26,7 +26,7 @@ from .conditions import (
 
 
 class SeedRun(NamedTuple):
-    """What one seed gives, by task.
+    """Results of one seed, by task.
 
     Attributes:
         config: of the extraction.
@@ -53,9 +53,9 @@ def run_seed(
     max_items: tuple[int, int],
     language_model: Any = None,
     folder: Path | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> SeedRun:
-    """Compute everything of one seed that needs the model; cached parts are read.
+    """Compute the results of one seed that need the model; cached parts are loaded.
 
     Args:
         model: the vision-language model.
@@ -64,7 +64,7 @@ def run_seed(
         max_items: of the validation and of the test part.
         language_model: of which vectors are transferred too.
         folder: of the cache.
-        progress: show progress bars.
+        progress: whether to show progress bars; by default on a terminal.
     """
     splits = {task.name: split_task(task, max_items, config.seed) for task in tasks}
     cache = None if folder is None else folder / f"seed-{config.seed}"
@@ -167,7 +167,7 @@ def split_task(task: Task, max_items: tuple[int, int], seed: int) -> TaskSplit:
 def choose_layers(
     sweeps: Mapping[str, Mapping[str, Float[Tensor, "item layer"]]],
 ) -> dict[str, int]:
-    """The first layer of the highest mean accuracy over tasks, by "source to query"."""
+    """Choose the first layer of the highest mean accuracy over tasks, by "source to query"."""
     directions = dict.fromkeys(direction for sweep in sweeps.values() for direction in sweep)
     return {
         direction: int(
@@ -180,7 +180,7 @@ def choose_layers(
 def mean_by_layer(
     sweeps: Sequence[Mapping[str, Float[Tensor, "item layer"]]],
 ) -> dict[str, list[float]]:
-    """Accuracy by layer of one task, by "source to query": the mean over seeds."""
+    """Average the accuracy by layer of one task over seeds, by "source to query"."""
     return {
         direction: np.mean([sweep[direction].mean(0).numpy() for sweep in sweeps], axis=0).tolist()
         for direction in sweeps[0]
@@ -196,7 +196,7 @@ def _flatten(outcomes: Mapping[str, Mapping[str, Outcome]]) -> dict[str, Outcome
 
 
 def _unflatten(flat: Mapping[str, Outcome]) -> dict[str, dict[str, Outcome]]:
-    """Outcomes by query and condition, in the order of `CONDITIONS`, which files do not keep."""
+    """Sort outcomes by query and condition, in the order of `CONDITIONS`."""
     return {
         query: {
             condition: flat[f"{query}/{condition}"]

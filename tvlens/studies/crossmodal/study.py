@@ -1,4 +1,4 @@
-"""`run`: tests whether task vectors transfer between text and image queries in one model."""
+"""`run`: test whether task vectors transfer between text and image queries in one model."""
 
 import os
 from collections.abc import Sequence
@@ -152,7 +152,7 @@ def run(
     artist: str = HELD_OUT_ARTIST,
     seed: int = 0,
     folder: str | os.PathLike | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> CrossModalStudy:
     """Extract vectors from text and image prompts, and write each into queries of the other.
 
@@ -168,7 +168,7 @@ def run(
         seed: of splits, draws and intervals; further seeds of the preset follow it.
         folder: where vectors and outcomes are cached, so that an interrupted run continues, and
             where the page and the JSON are written.
-        progress: show progress bars.
+        progress: whether to show progress bars; by default on a terminal.
 
     Raises:
         TvlensError: a model that reads no images, unknown names, or too small tasks.

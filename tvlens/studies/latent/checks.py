@@ -93,7 +93,7 @@ def _compute_example(
 
 
 def check_checkpoints(
-    config: FamilyConfig, run: Run, family: Any, seed: int, progress: bool
+    config: FamilyConfig, run: Run, family: Any, seed: int, progress: bool | None
 ) -> list[dict[str, Any]]:
     """Compute the KL to every reference and the share of novel tasks at every checkpoint."""
     sizes = config.checks["checkpoints"]

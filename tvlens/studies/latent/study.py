@@ -119,7 +119,7 @@ def run(
     seed: int = 0,
     steps: int | None = None,
     jobs: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> LatentStudy:
     """Train and check a model for every family, number of minor tasks and seed; write the report.
 
@@ -204,7 +204,7 @@ def _validate_exponent(k: int | str) -> int | str:
 
 
 def _train_grid(
-    grid: list[GridPoint], folder: str | os.PathLike, jobs: int | None, progress: bool
+    grid: list[GridPoint], folder: str | os.PathLike, jobs: int | None, progress: bool | None
 ) -> None:
     """Train and check every unfinished model."""
     pending = [point for point in grid if not is_finished(*point, folder)]

@@ -101,7 +101,7 @@ def train_and_check(
     seed: int,
     folder: str | os.PathLike,
     *,
-    progress: bool = False,
+    progress: bool | None = False,
     threads: int | None = None,
 ) -> None:
     """Train and check one model, or resume where it was interrupted.
@@ -208,7 +208,12 @@ def _check_path(path: Path, name: str) -> Path:
 
 
 def _train_model(
-    config: FamilyConfig, family: Any, minor: int | str, seed: int, path: Path, progress: bool
+    config: FamilyConfig,
+    family: Any,
+    minor: int | str,
+    seed: int,
+    path: Path,
+    progress: bool | None,
 ) -> Run:
     """Train the model on batches with one observation more than its context."""
     is_regression = config.family == "regression"

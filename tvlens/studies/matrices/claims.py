@@ -20,7 +20,7 @@ _COMPARISONS = {
 
 
 def dataset_claims(result: DatasetResult) -> list[Claim]:
-    """Every claim on one dataset."""
+    """Compute every claim on one dataset."""
     report = result.report
     claims = [
         _compare(result, *_COMPARISONS[other], report.difference(MATRIX, other))
@@ -44,7 +44,7 @@ def dataset_claims(result: DatasetResult) -> list[Claim]:
 
 
 def group_by_verdict(results: list[DatasetResult], other: str) -> dict[str, list[str]]:
-    """Datasets on which the matrix "wins", "ties" or "loses" against another method."""
+    """Group datasets by whether the matrix "wins", "ties" or "loses" against another method."""
     groups: dict[str, list[str]] = {"wins": [], "ties": [], "loses": []}
     for result in results:
         if other in result.report.methods:
@@ -72,7 +72,7 @@ def _compare(
 
 
 def _low_rank(result: DatasetResult) -> Claim:
-    """The lowest rank that is as accurate as the full matrix on the validation part."""
+    """Find the lowest rank that is as accurate as the full matrix on the validation part."""
     curve = result.ranks
     is_sufficient = (curve.accuracy >= float(curve.accuracy[-1]) - _NEAR_FULL_RANK).tolist()
     share = curve.ranks[is_sufficient.index(True)] / curve.ranks[-1]

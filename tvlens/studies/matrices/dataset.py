@@ -99,7 +99,7 @@ class _PairData:
         return cls(parts, base, tuned, pair.head or _fit_probe(parts[0], len(datasets[0].classes)))
 
     def sharing_task(self) -> SharingTask:
-        """What `evaluate_sharing` needs of this dataset."""
+        """Input of `evaluate_sharing` for this dataset."""
         train, validation, test = self.parts
         return SharingTask(
             PairMoments().update(train.base, train.tuned), validation, test, self.head
@@ -114,7 +114,7 @@ def analyze_dataset(
     selection: Selection,
     seeds: Sequence[int],
 ) -> tuple[DatasetResult, SharingTask]:
-    """All results of the matrices between model pairs on one dataset.
+    """Compute all results of the matrices between model pairs on one dataset.
 
     Args:
         pairs: finetunings of one base model, by seed.
@@ -168,7 +168,7 @@ def analyze_dataset(
 
 
 def collect_sharing_task(pair: ModelPair, datasets: Sequence[LabelledDataset]) -> SharingTask:
-    """What `evaluate_sharing` needs of a dataset whose result was cached."""
+    """Collect the input of `evaluate_sharing` for a dataset whose result was cached."""
     return _PairData.collect(pair, datasets).sharing_task()
 
 
@@ -178,7 +178,7 @@ def _collect_states(model: Any, data: LabelledDataset, readout: str) -> Float[Te
 
 
 def _predict_with_own_head(pair: ModelPair, data: LabelledDataset) -> Int[Tensor, " n"]:
-    """Classes that a finetuned classifier predicts from its own states."""
+    """Predict classes from the finetuned classifier's own states."""
     states = _collect_states(pair.tuned, data, pair.readout)[-1]
     return predict_classes(pair.head, states, states)
 
@@ -189,7 +189,7 @@ def _ranks_below(pair: ModelPair) -> list[int | None]:
 
 
 def _fit_probe(train: Examples, classes: int) -> Head:
-    """A head for a model without a classifier: ridge to one-hot labels on its last states."""
+    """Fit a head for a model without a classifier: ridge to one-hot labels on its last states."""
     one_hot = torch.nn.functional.one_hot(train.labels, classes).double()
     return TaskMatrix.from_states(train.tuned, one_hot).predict
 
@@ -200,7 +200,7 @@ def _layer_moments(x: Float[Tensor, "layer n d"], y: Float[Tensor, "target n d"]
 
 
 def _doubling_sizes(labels: Int[Tensor, " n"]) -> list[int]:
-    """Two examples per class, then doubling, up to all."""
+    """Sizes from two examples per class, doubled up to all."""
     sizes, size = [], max(2, 2 * len(labels.unique()))
     while size < len(labels):
         sizes.append(size)

@@ -1,4 +1,4 @@
-"""A base model and its finetuned version, given or finetuned here."""
+"""Pairs of a base model and its finetuned version, from the user or finetuned here."""
 
 import json
 import os
@@ -45,7 +45,7 @@ class ModelPair:
 
 @dataclass(frozen=True)
 class PairSource:
-    """Where the model pairs of one dataset come from.
+    """Source of the model pairs of one dataset.
 
     Attributes:
         data: the whole dataset.
@@ -70,7 +70,7 @@ class PairSource:
 
     @cached_property
     def content(self) -> dict:
-        """All that decides the model pairs, as JSON."""
+        """Everything that determines the model pairs, as JSON."""
         names = {
             "base": _display_name(self.base),
             "tuned": _display_name(self.tuned),
@@ -82,11 +82,11 @@ class PairSource:
 
     @cached_property
     def parts(self) -> Parts:
-        """Training, validation and test part."""
+        """Split into training, validation and test part."""
         return limit_parts(self.data, self.limit, self.seed)
 
     def load_pair(self, number: int = 0, *, lora: int | None = None) -> ModelPair:
-        """The model pair of one finetuning.
+        """Load the model pair of one finetuning.
 
         Args:
             number: which finetuning, counted from 0.
@@ -131,7 +131,7 @@ def finetune_pair(
     progress: bool | None,
     **training: Any,
 ) -> ModelPair:
-    """Finetune a base model on these parts, in a folder from which it is loaded the next time."""
+    """Finetune a base model on these parts, or load it from the folder."""
     code = code_digest("training", "models", "labelled")
     key = json.dumps([base, _digest_model(base), digest_rows(*parts[:2]), seed, training, code])
     run_folder = folder / f"{file_name(parts[0].name)}-{text_digest(key)[:12]}"
@@ -142,7 +142,7 @@ def finetune_pair(
 
 
 def load_pair(base: Any, tuned: Any, readout: str | None, data: LabelledDataset) -> ModelPair:
-    """A pair of models, names or folders.
+    """Load a pair of models from names or folders.
 
     Raises:
         TvlensError: models that read different inputs, or a classifier of another number of
@@ -164,7 +164,7 @@ def load_pair(base: Any, tuned: Any, readout: str | None, data: LabelledDataset)
 
 
 def _saved_readout(folder: str | os.PathLike) -> str | None:
-    """The readout of a model that `finetune` saved."""
+    """Read the readout of a model that `finetune` saved."""
     try:
         return load_finetuned(folder).settings["readout"]
     except TvlensError:
@@ -172,7 +172,7 @@ def _saved_readout(folder: str | os.PathLike) -> str | None:
 
 
 def _digest_model(model: Any) -> str | None:
-    """A digest of a model, or of the files that it is loaded from."""
+    """Compute a digest of a model, or of the files that it is loaded from."""
     if model is None:
         return None
     if not isinstance(model, str | os.PathLike):

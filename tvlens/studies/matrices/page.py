@@ -22,7 +22,7 @@ from .tables import PROBE, mean_difference
 
 @build_page.register(MatrixStudy)
 def matrix_page(study: MatrixStudy) -> viz.Page:
-    """One table over all datasets, the claims, then a section per dataset."""
+    """Build the page: a table of all datasets, the claims, then a section per dataset."""
     results = list(study.datasets.values())
     claims = claims_table(study.claims, over="dataset")
     sections = [
@@ -108,7 +108,7 @@ def _results_table(study: MatrixStudy) -> viz.Figure:
 
 
 def _format_range(layers: list[int]) -> str:
-    """The layers that several finetunings chose."""
+    """Format the layers that several finetunings chose."""
     low, high = min(layers), max(layers)
     return str(low) if low == high else f"{low} to {high}"
 
@@ -119,7 +119,7 @@ def _format_interval(row: dict, value: str, low: str, high: str, *, sign: str = 
 
 
 def _differences(results: list[DatasetResult]) -> viz.Figure:
-    """The difference to the probe, by dataset."""
+    """Plot the difference to the probe, by dataset."""
     rows = []
     for result in results:
         difference = result.report.difference(MATRIX, PROBE)
@@ -130,7 +130,7 @@ def _differences(results: list[DatasetResult]) -> viz.Figure:
 
 
 def _sharing_section(base: str, report: SharingReport) -> viz.Section:
-    """One matrix for all datasets of a base model."""
+    """Build the section about one matrix for all datasets of a base model."""
     names, best, shared = report.tasks, report.best(), mean_difference(report, *report.tasks)
     differences = report.difference[-1]
     worst = min(range(len(names)), key=lambda i: float(differences[i, 0]))

@@ -18,7 +18,7 @@ def share_by_base(
     folder: Path,
     seed: int,
 ) -> dict[str, SharingReport]:
-    """One matrix for all datasets of each base model, by base model; cached in the folder.
+    """Evaluate one matrix for all datasets of each base model; cached in the folder.
 
     Args:
         results: result of every dataset.

@@ -1,4 +1,4 @@
-"""Does a linear map replace finetuning? Task matrices on many datasets, each beside a probe.
+"""The study of task matrices: a linear map instead of finetuning, on many datasets.
 
 Reproduces "Task Matrices: Linear Maps for Cross-Model Finetuning Transfer" (arXiv 2512.14880).
 Unlike the paper, layer, penalty and rank are chosen on a validation part, and the probe reads the
@@ -117,7 +117,7 @@ def run(
     folder: str | os.PathLike = "out/matrices",
     progress: bool | None = None,
 ) -> MatrixStudy:
-    """Fit, choose, test and compare the task matrices of several datasets.
+    """Fit and evaluate the task matrices of several datasets.
 
     Args:
         base: model, zoo name, folder or hub id; by default one for texts and one for images.
@@ -211,7 +211,7 @@ def _check_models(
 
 
 def _load_datasets(data: Any, preset: Preset) -> dict[str, LabelledDataset]:
-    """The datasets by name."""
+    """Load the datasets by name."""
     if data is None:
         data = preset.data or LabelledDataset.names()
     entries = [data] if isinstance(data, str | LabelledDataset) else list(data)
@@ -222,6 +222,6 @@ def _load_datasets(data: Any, preset: Preset) -> dict[str, LabelledDataset]:
 
 
 def _load_dataset(name: str) -> LabelledDataset:
-    """A packaged dataset, or one that `datasets` reads: a hub dataset or a folder."""
+    """Load a packaged dataset, or a hub dataset or folder by `datasets`."""
     is_external = name in HUB_DATASETS or "/" in name or Path(name).is_dir()
     return LabelledDataset.from_dataset(name) if is_external else LabelledDataset.load(name)

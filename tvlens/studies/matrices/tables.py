@@ -10,7 +10,7 @@ PROBE = "ridge_probe"
 
 
 def dataset_row(result: DatasetResult) -> dict[str, Any]:
-    """The row of one dataset in the table of all."""
+    """Build the row of one dataset in the table of all."""
     report, facts = result.report, result.facts
     low, high = report.interval
     difference = report.difference(MATRIX, PROBE)
@@ -45,13 +45,13 @@ def dataset_row(result: DatasetResult) -> dict[str, Any]:
 
 
 def _gap_recovered(result: DatasetResult) -> float | None:
-    """Share of the gap from probe to finetuned model, if the finetuned model is clearly better."""
+    """Compute the recovered share of the gap from probe to finetuned model, if there is a gap."""
     gap = result.report.difference("finetuned", PROBE)
     return result.report.gap_recovered() if gap.low > 0 else None
 
 
 def dataset_numbers(result: DatasetResult) -> dict[str, Any]:
-    """All numbers of one dataset as JSON."""
+    """Convert the numbers of one dataset to JSON."""
     report = result.report
     return {
         "result": dataset_row(result),
@@ -75,7 +75,7 @@ def dataset_numbers(result: DatasetResult) -> dict[str, Any]:
 
 
 def sharing_numbers(report: SharingReport) -> dict[str, Any]:
-    """All numbers of one matrix for several datasets as JSON."""
+    """Convert the numbers of one matrix for several datasets to JSON."""
     best = report.best()
     return {
         "tasks": list(report.tasks),
@@ -86,7 +86,7 @@ def sharing_numbers(report: SharingReport) -> dict[str, Any]:
 
 
 def mean_difference(report: SharingReport, *tasks: str) -> dict[str, float]:
-    """Accuracy of the matrix that these tasks share and of their own, as means over the tasks."""
+    """Compute mean accuracies over tasks with the shared matrix and with their own."""
     index = report.index(*tasks)
     is_inside = report.subsets[index]
     return {
@@ -97,5 +97,5 @@ def mean_difference(report: SharingReport, *tasks: str) -> dict[str, float]:
 
 
 def to_records(frame: Any) -> list[dict]:
-    """Rows of a data frame as JSON, which has no NaN."""
+    """Convert a data frame to JSON records, with None for NaN."""
     return frame.astype(object).where(frame.notna(), None).to_dict("records")

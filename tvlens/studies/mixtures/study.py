@@ -87,7 +87,7 @@ def run(
     tasks: Sequence[Sequence[str | Task]] = MIXTURES,
     *,
     folder: str | os.PathLike | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
     **options: Any,
 ) -> MixtureStudy:
     """Run a retrieval check for several sets of tasks with common inputs.
