@@ -130,7 +130,7 @@ def _dice() -> tuple[object, object]:
 def _beliefs() -> dict[str, object]:
     family, model = _dice()
     both, quick = (model, family), dict(sequences=12)
-    learnt = bayes.learner_subspace(*both, rank=2, restarts=2, null=2, **quick)
+    learnt = bayes.learner_subspace(*both, max_rank=2, restarts=2, null=2, **quick)
     words = [a + b for a in "bcdfghjk" for b in ("an", "el", "ip")]
     tasks = [tv.Task(c, [(w, c + w) for w in words]) for c in "xyzuvw"]
     small = dict(template="{x}:{y}\n", shots=3, contexts=4, count=30, repeats=2, null=1)

@@ -29,7 +29,7 @@ def make_ablation_hook(
     *,
     site: str,
     mode: Mode,
-    mean: Float[Tensor, " width"] | None,
+    mean: Float[Tensor, "*pos width"] | None,
     positions: Integers | None,
     seed: int,
 ) -> Hook:
@@ -62,7 +62,7 @@ def make_ablation_hook(
 
 
 def _make_replacement(
-    mode: Mode, basis: Float[Tensor, "d r"], mean: Float[Tensor, " width"] | None, seed: int
+    mode: Mode, basis: Float[Tensor, "d r"], mean: Float[Tensor, "*pos width"] | None, seed: int
 ) -> Replacement:
     if mode == "zero":
         return torch.zeros_like

@@ -219,7 +219,7 @@ class Subspace(Result):
         *,
         site: SiteName | str = "resid_post",
         mode: Mode = "mean",
-        mean: Float[Tensor, " d"] | None = None,
+        mean: Float[Tensor, "*pos d"] | None = None,
         positions: Integers | None = None,
         seed: int = 0,
     ) -> Hook:
@@ -230,7 +230,8 @@ class Subspace(Result):
             site: a component of width d_model.
             mode: replacement of the part inside: "mean" the part of ``mean``, "zero" zero,
                 "resample" the part of another row of the batch at the same position.
-            mean: mean activation at this site; `center` by default.
+            mean: mean activation at this site, or one for each row and position of the batch;
+                `center` by default.
             positions: all positions (default), one for all rows (negative positions count from
                 the end of the tensor), or one absolute position per row.
             seed: chooses the other row of "resample".

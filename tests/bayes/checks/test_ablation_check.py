@@ -2,8 +2,8 @@ import pytest
 import torch
 from planted import untrained_model
 
-from tvlens import Subspace, bayes
-from tvlens.bayes.checks.ablation_check import compute_mean_state
+from tvlens import Subspace, TvlensError, bayes
+from tvlens.bayes.checks.ablation_check import mean_states, orthogonal_rest
 from tvlens.bayes.checks.model_predictions import max_length, next_observation_cost, predict
 
 
@@ -16,7 +16,8 @@ def test_cost_increase_equals_that_of_a_hooked_model(name, layer):
     result = bayes.ablation(model, family, subspace=subspace, layer=layer, sequences=6, null=2)
     length = max_length(model, family)
     data = family.sample(6, length, split="ood", seed=3)
-    mean = compute_mean_state(model, family.sample(6, length, seed=0), layer=layer).float()
+    effects = bayes.task_effects(model, family, layer=layer)
+    mean = mean_states(model, family, 6, layer=layer, effects=effects, seed=0).at(data).float()
 
     def mean_cost(hooks):
         prediction = predict(model, family, data, hooks=hooks)
@@ -31,3 +32,23 @@ def test_ablating_the_task_span_increases_the_cost_of_major_tasks(retrieval_mode
     assert result.rank == 2
     assert result.mean["major"] > 5 * result.null.abs().max()
     assert result.p_value["major"] == pytest.approx(1 / 11)
+
+
+def test_the_null_holds_as_much_variance_as_the_ablated_subspace():
+    family = bayes.Dice(seed=3)
+    subspace = Subspace.random(32, 3, seed=1)
+    result = bayes.ablation(
+        untrained_model(family), family, subspace=subspace, sequences=24, null=4
+    )
+    expected = result.variance[:, None].expand_as(result.null_variance)
+    torch.testing.assert_close(result.null_variance, expected, rtol=0.01, atol=0)
+    assert result.null.std(1).min() > 0
+
+
+def test_orthogonal_rest_leaves_out_what_is_removed():
+    inside = Subspace.span(torch.eye(6)[:4])
+    rest = orthogonal_rest(Subspace.span(torch.eye(6)[3:5]), inside)
+    assert rest.rank == 3 and inside.contains(rest.basis.T).all()
+    assert rest.share(torch.eye(6)[3]) < 1e-12
+    with pytest.raises(TvlensError, match="nothing is left of 4 dimensions"):
+        orthogonal_rest(inside, inside)

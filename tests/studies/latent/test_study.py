@@ -88,12 +88,12 @@ def test_claims_have_the_numbers_of_the_checks(made):
     assert extrapolation.value == dice.behaviour.log_ratio("ood")
     assert extrapolation.interval[0] <= extrapolation.value <= extrapolation.interval[1]
     learner = claim("learner-subspace", "dice", 4)
-    largest = float(dice.learner_subspace.null[2].abs().max())
-    assert learner.nulls == {"largest of random directions": largest}
-    assert learner.threshold == learner.bound == 10 * largest
+    assert learner.value == dice.learner_subspace.share["ood"]
+    largest = dice.learner_subspace.null_share["ood"]
+    assert learner.nulls == {"largest of random subspaces": largest}
     novel = claim("novel-tasks-leave-span", "dice", 4)
     assert novel.nulls == {"without minors": study.model("dice").novel_tasks.share}
-    assert claim("learner-subspace-spares-known-tasks", "dice", 4).threshold == learner.value / 10
+    assert claim("learner-subspace-spares-known-tasks", "dice", 4).threshold == 0.1
     ids = {c.id for c in study.claims if c.where["family"] == "markov"}
     assert {"interaction", "correlation-by-token", "injected-by-token"} <= ids
 

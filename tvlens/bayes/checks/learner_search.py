@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,16 +20,20 @@ from ...models.families import input_device
 from ...models.forward import Batch
 from ...models.loading import model_name
 from ...results import Result
+from ...stats import bootstrap_counts
+from ..pool import Split
 from ..sequences import Data
-from .ablation_check import Ablation, ablation, compute_mean_state
+from .ablation_check import Ablation, ablation, make_cost, mean_states, orthogonal_rest
 from .model_predictions import (
     edited_forward,
     max_length,
     model_inputs,
     next_observation_cost,
+    predict_without_context,
     require_compatible,
     to_predictive,
 )
+from .position_means import PositionMeans
 from .probing import task_effects
 from .subspace_optimization import maximize_over_subspaces
 
@@ -38,6 +42,11 @@ if TYPE_CHECKING:
 
 # Cost increase on major tasks, in nats, below which the penalty is quadratic.
 _PENALTY_WIDTH = 1e-3
+# Known tasks are spared where their cost rises by less than this share of the rise on new tasks.
+EQUIVALENCE_BOUND = 0.1
+_RESAMPLES = 2000
+# Offset of the seeds of the search, one for every rank.
+_SEARCH_SEED = 100
 
 
 @dataclass(frozen=True)
@@ -45,30 +54,42 @@ class LearnerSubspace(Result):
     """Directions outside the task and token spans whose removal costs most on new tasks.
 
     Attributes:
-        basis: orthonormal basis of the directions.
+        basis: orthonormal basis, one direction per search, in the order of the searches.
         cost_increase: increase of the cost on removal, by split and sequence; measured on other
-            sequences than those of the search.
-        null: mean increase for random directions of the same rank, outside task and token spans.
+            tasks than those of the searches.
+        context_gain: cost without context (predictions from the current token alone) minus cost.
+        null: mean increase for random subspaces of the same variance, outside task and token spans.
+        variance: variance of the states inside the subspace, by split.
+        null_variance: variance inside each random subspace, by split.
         splits: "major", "minor" if the family has minors, "ood".
-        objective: objective by step of the selected search: mean increase on new tasks minus the
-            penalty.
+        share_by_rank: share of the gain from context lost with the first directions, on the new
+            tasks of the stopping rule; the last entry may be that of a rejected direction.
         layer: the block whose output is edited, at all positions.
-        settings: model, family, sizes and seed; `maxima` are the final objectives of all starts.
+        settings: model, family, sizes and seed; `maxima` are the final objectives of all starts, by
+            rank.
     """
 
     former_names = ("tvlens.Learning",)
 
     basis: Float[Tensor, "d r"]
     cost_increase: Float[Tensor, "split n"]
+    context_gain: Float[Tensor, "split n"]
     null: Float[Tensor, "split draw"]
+    variance: Float[Tensor, " split"]
+    null_variance: Float[Tensor, "split draw"]
     splits: tuple[str, ...]
-    objective: Float[Tensor, " step"]
+    share_by_rank: Float[Tensor, " searched"]
     layer: int
     settings: dict = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        means = ", ".join(f"{split} {mean:+.3f}" for split, mean in self.mean.items())
-        return f"LearnerSubspace(rank {self.basis.shape[1]}, layer {self.layer}: {means})"
+        shares = ", ".join(f"{split} {share:.2f}" for split, share in self.share.items())
+        return f"LearnerSubspace(rank {self.rank}, layer {self.layer}, share of the gain: {shares})"
+
+    @property
+    def rank(self) -> int:
+        """Number of directions."""
+        return self.basis.shape[1]
 
     @property
     def subspace(self) -> Subspace:
@@ -77,10 +98,11 @@ class LearnerSubspace(Result):
 
     @property
     def ablation(self) -> Ablation:
-        """The cost of removing the directions, with random ones as null."""
+        """The cost of removing the directions, with random subspaces as null."""
         settings = self.settings | {"subspace": "the learner's directions"}
-        rank = self.basis.shape[1]
-        return Ablation(self.cost_increase, self.null, self.splits, rank, self.layer, settings)
+        variances = self.variance, self.null_variance
+        increases = self.cost_increase, self.null
+        return Ablation(*increases, *variances, self.splits, self.rank, self.layer, settings)
 
     @property
     def mean(self) -> NamedValues[float]:
@@ -92,6 +114,48 @@ class LearnerSubspace(Result):
         """95% bootstrap interval of the mean over sequences, by split."""
         return self.ablation.interval
 
+    @cached_property
+    def share(self) -> NamedValues[float]:
+        """Share of the gain from context that removal costs, by split: 1 where all is lost."""
+        shares = self.cost_increase.sum(1) / self.context_gain.sum(1)
+        return NamedValues({"split": self.splits}, shares.tolist())
+
+    @cached_property
+    def share_interval(self) -> NamedValues[tuple[float, float]]:
+        """95% bootstrap interval of the share over sequences, by split."""
+        counts = bootstrap_counts(self.cost_increase.shape[1], _RESAMPLES, seed=0)
+        shares = (counts @ self.cost_increase.numpy().T) / (counts @ self.context_gain.numpy().T)
+        return NamedValues({"split": self.splits}, map(_central_interval, shares.T))
+
+    @property
+    def null_share(self) -> NamedValues[float]:
+        """Largest share of the gain from context that a random subspace costs, by split."""
+        shares = self.null.amax(1) / self.context_gain.mean(1)
+        return NamedValues({"split": self.splits}, shares.tolist())
+
+    @property
+    def known_ratio(self) -> float:
+        """Increase on major tasks over that on new tasks; infinite if the latter is not > 0."""
+        return _divide_increases(self.mean["major"], self.mean["ood"])
+
+    @cached_property
+    def known_ratio_interval(self) -> tuple[float, float]:
+        """95% bootstrap interval of `known_ratio`, with both kinds of sequences resampled."""
+        major, new = (self.cost_increase[self.splits.index(s)].numpy() for s in ("major", "ood"))
+        resampled = [
+            bootstrap_counts(len(increase), _RESAMPLES, seed=seed) @ increase
+            for seed, increase in enumerate((major, new))
+        ]
+        return _central_interval(_divide_increases(*resampled))
+
+    @property
+    def spares_known_tasks(self) -> bool:
+        """Whether known tasks are spared: the interval of `known_ratio` ends below a tenth.
+
+        This is a test of equivalence, which few data cannot pass.
+        """
+        return self.known_ratio_interval[1] < EQUIVALENCE_BOUND
+
     @property
     def ratio_to_null(self) -> float:
         """Mean increase on new tasks over the largest of the null; infinite if that is not > 0."""
@@ -99,15 +163,19 @@ class LearnerSubspace(Result):
         return self.mean["ood"] / largest if largest > 0 else float("inf")
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return one row per split, as for `Ablation`."""
-        return self.ablation.to_dataframe()
+        """Return one row per split, as for `Ablation`, with the share of the gain from context."""
+        intervals = [self.share_interval[split] for split in self.splits]
+        columns = {"share": list(self.share.values()), "share_low": [low for low, _ in intervals]}
+        columns |= {"share_high": [high for _, high in intervals]}
+        return self.ablation.to_dataframe().assign(**columns)
 
 
 def learner_subspace(
     model: Any,
     family: Any,
     *,
-    rank: int = 4,
+    max_rank: int = 8,
+    minimum_gain: float = 0.02,
     layer: int = -1,
     steps: int = 500,
     restarts: int = 8,
@@ -120,67 +188,120 @@ def learner_subspace(
 ) -> LearnerSubspace:
     """Search the complement of task and token spans for directions on which new tasks depend.
 
-    The objective is the increase of the cost on new tasks when the directions are replaced by their
-    mean, minus `penalty` times any increase on the major tasks. L-BFGS maximizes it in float64 from
-    several random starts until the gradient is below a tolerance, and the highest maximum is
-    selected, so that the result does not depend on a processor's rounding. It is evaluated on
-    other sequences, against random directions of the same rank in the same complement.
+    Directions are found one by one, each on fresh tasks, with all earlier ones removed. The
+    objective is the increase of the cost on new tasks when the directions are replaced by their
+    mean (see `ablation`), minus `penalty` times any increase on the major tasks. L-BFGS maximizes
+    it in float64 from several random starts until the gradient is below a tolerance, and the
+    highest maximum is selected, so that the result does not depend on a processor's rounding.
+
+    The search ends where a direction adds less than `minimum_gain` to the share of the gain from
+    context that is lost, (cost with removal - cost) / (cost without context - cost), on further new
+    tasks; this direction is rejected, except the first. The result is evaluated on other tasks
+    again, against random subspaces of the same variance in the same complement.
 
     Args:
-        rank: number of directions.
+        max_rank: maximum number of directions.
+        minimum_gain: smallest increase of the share for which a direction is added.
         layer: the block whose output is edited, at every position.
         steps: maximum number of iterations from each start.
         restarts: number of random starts; there are several local maxima.
         tolerance: largest gradient entry at convergence, in nats per radian.
         penalty: weight of the increase on major tasks; quadratic below a thousandth of a nat.
-        sequences: number of sequences per split, in the search and in the evaluation.
+        sequences: number of sequences per split, in every search, in the stopping rule and in the
+            evaluation.
         null: number of random subspaces.
         effects: result of `task_effects` at the same layer, which is computed by default.
+        seed: seed of tasks, starts and random subspaces.
 
     Raises:
         TvlensError: the vocabularies of model and family differ, the layer does not exist, the rank
             exceeds the dimension of the complement, or the model does not run in float64.
 
     Warns:
-        UserWarning: the search has not converged within `steps`.
+        UserWarning: a search has not converged within `steps`.
     """
     require_compatible(model, family)
-    require_at_least(1, rank=rank, steps=steps, restarts=restarts)
+    require_at_least(1, max_rank=max_rank, steps=steps, restarts=restarts)
     effects = effects or task_effects(model, family, layer=layer, seed=seed)
     complement = Subspace.span(torch.cat([effects.task, effects.token])).complement()
-    if rank > complement.rank:
+    if max_rank > complement.rank:
         raise TvlensError(
-            f"{rank} directions do not fit into the {complement.rank} dimensions outside the task "
-            "and token spans"
+            f"{max_rank} directions do not fit into the {complement.rank} dimensions outside the "
+            "task and token spans"
         )
     length = max_length(model, family)
-    data = {s: family.sample(sequences, length, split=s, seed=seed + 4) for s in ("major", "ood")}
-    mean = compute_mean_state(model, family.sample(sequences, length, seed=seed), layer=layer)
-    increase = _make_cost_increase(copy_in_float64(model), family, data, complement, mean, layer)
-    # Sampled in the space of states: a basis of the complement may differ between processors.
-    samples = np.random.default_rng(seed).standard_normal((restarts, complement.dim, rank))
-    starts = complement.basis.double().T @ torch.from_numpy(samples)
-    maximum = maximize_over_subspaces(
-        partial(_objective, increase, penalty), starts, steps=steps, tolerance=tolerance
-    )
-    subspace = _align_basis(complement.basis.double() @ maximum.basis, torch.from_numpy(samples[0]))
+    means = mean_states(model, family, sequences, layer=layer, effects=effects, seed=seed)
+    precise = copy_in_float64(model)
+
+    def sample(offset: int) -> dict[str, Data]:
+        kinds: tuple[Split, ...] = ("major", "ood")
+        options = dict(seed=seed + _SEARCH_SEED + offset)
+        return {kind: family.sample(sequences, length, split=kind, **options) for kind in kinds}
+
+    validation = sample(0)
+    validation_costs = _make_costs(precise, family, validation, means, layer)
+    gain = context_gain(model, family, validation["ood"], layer).mean()
+    basis = torch.zeros(complement.dim, 0, dtype=torch.float64)
+    shares: list[float] = []
+    maxima = []
+    while basis.shape[1] < max_rank:
+        rank = 1 + basis.shape[1]
+        rest = orthogonal_rest(Subspace(basis), complement) if rank > 1 else complement
+        costs = _make_costs(precise, family, sample(rank), means, layer)
+        objective = partial(_objective, costs, penalty, basis, rest.basis.double())
+        # Sampled in the space of states: a basis of the rest may differ between processors.
+        rng = np.random.default_rng([seed, rank])
+        samples = torch.from_numpy(rng.standard_normal((restarts, complement.dim, 1)))
+        starts = rest.basis.double().T @ samples
+        maximum = maximize_over_subspaces(objective, starts, steps=steps, tolerance=tolerance)
+        direction = _align_basis(rest.basis.double() @ maximum.basis, samples[0])
+        extended = torch.cat([basis, direction], 1)
+        with torch.no_grad():
+            shares.append(float(validation_costs(extended)[1] / gain))
+        maxima.append(maximum.maxima.tolist())
+        if rank > 1 and shares[-1] - shares[-2] < minimum_gain:
+            break
+        basis = extended
     options = dict(inside=complement, layer=layer, sequences=sequences, null=null, seed=seed)
-    ablated = ablation(model, family, subspace=subspace, **options)
+    ablated = ablation(model, family, subspace=Subspace(basis), effects=effects, **options)
+    evaluated = (family.sample(sequences, length, split=s, seed=seed + 3) for s in ablated.splits)
     settings = {"model": model_name(model), "family": str(family), "penalty": penalty}
-    settings |= {"restarts": restarts, "maxima": maximum.maxima.tolist()}
+    settings |= {"restarts": restarts, "maxima": maxima, "minimum_gain": minimum_gain}
     return LearnerSubspace(
-        basis=subspace.basis,
+        basis=basis,
         cost_increase=ablated.cost_increase,
+        context_gain=torch.stack([context_gain(model, family, d, layer) for d in evaluated]),
         null=ablated.null,
+        variance=ablated.variance,
+        null_variance=ablated.null_variance,
         splits=ablated.splits,
-        objective=maximum.history,
+        share_by_rank=torch.tensor(shares),
         layer=ablated.layer,
         settings=settings | {"sequences": sequences, "tolerance": tolerance, "seed": seed},
     )
 
 
-# Coordinates in the complement -> mean cost increase on major and on new tasks.
-CostIncrease = Callable[[Float[Tensor, "m r"]], tuple[Tensor, Tensor]]
+def context_gain(model: Any, family: Any, data: Data, layer: int) -> Float[Tensor, " n"]:
+    """Compute the cost without context minus the cost, as means over positions."""
+    prediction = predict_without_context(model, family, data)
+    without = next_observation_cost(family, prediction, data).mean(1)
+    return without - make_cost(model, family, data, layer)(lambda h: h)
+
+
+def _divide_increases(major: Any, new: Any) -> Any:
+    """Divide the increase on major tasks by that on new ones; infinite if that is not above 0."""
+    ratio = np.where(new > 0, major / np.where(new > 0, new, 1), np.inf)
+    return ratio if np.ndim(ratio) else float(ratio)
+
+
+def _central_interval(values: Float[np.ndarray, " draw"]) -> tuple[float, float]:
+    """Return the 2.5th and the 97.5th percentile; values may be infinite."""
+    low, high = np.quantile(values, [0.025, 0.975], method="nearest")
+    return float(low), float(high)
+
+
+# Orthonormal basis of the removed directions -> mean cost increase on major and on new tasks.
+CostIncreases = Callable[[Float[Tensor, "d r"]], tuple[Tensor, Tensor]]
 
 
 def copy_in_float64(model: Any) -> Any:
@@ -195,20 +316,19 @@ def copy_in_float64(model: Any) -> Any:
     return copied
 
 
-def _make_cost_increase(
-    model: Any, family: Any, data: dict[str, Data], complement: Subspace, mean: Tensor, layer: int
-) -> CostIncrease:
-    """Return the cost increase on removal of directions as a differentiable function."""
+def _make_costs(
+    model: Any, family: Any, data: dict[str, Data], means: PositionMeans, layer: int
+) -> CostIncreases:
+    """Return the cost increases on removal of directions as a differentiable function."""
     inputs = torch.cat([model_inputs(part) for part in data.values()])
     batch = Batch.of(model, inputs.double() if inputs.is_floating_point() else inputs)
     device = input_device(model)
+    mean = torch.cat([means.at(part) for part in data.values()]).to(device)
     sizes = [len(part) for part in data.values()]
 
     def cost(basis: Tensor | None) -> list[Tensor]:
         def remove(h: Tensor) -> Tensor:
-            if basis is None:
-                return h
-            return h - (h - mean.to(h)) @ basis.to(h) @ basis.to(h).T
+            return h if basis is None else h - (h - mean.to(h)) @ basis.to(h) @ basis.to(h).T
 
         predictive = to_predictive(family, forward(remove))
         parts = zip(predictive.split(sizes), data.values(), strict=True)
@@ -221,23 +341,27 @@ def _make_cost_increase(
     except RuntimeError as error:
         raise TvlensError(f"{model_name(model)} does not run in float64: {error}") from error
 
-    def increase(coordinates: Tensor) -> tuple[Tensor, Tensor]:
-        ablated = cost(complement.basis.to(coordinates) @ coordinates)
+    def increases(basis: Tensor) -> tuple[Tensor, Tensor]:
+        ablated = cost(basis)
         return ablated[0] - baseline[0], ablated[1] - baseline[1]
 
-    return increase
+    return increases
 
 
 def _objective(
-    increase: CostIncrease, penalty: float, basis: Float[Tensor, "m r"]
+    increases: CostIncreases,
+    penalty: float,
+    fixed: Float[Tensor, "d fixed"],
+    rest: Float[Tensor, "d m"],
+    coordinates: Float[Tensor, "m r"],
 ) -> Float[Tensor, ""]:
     """Compute the objective of the search; the penalty is smooth at 0 for the optimizer."""
-    on_major, on_new = increase(basis)
+    on_major, on_new = increases(torch.cat([fixed, rest @ coordinates], 1))
     harm = on_major.clamp(min=0)
     return on_new - penalty * smooth_l1_loss(harm, torch.zeros_like(harm), beta=_PENALTY_WIDTH)
 
 
-def _align_basis(basis: Float[Tensor, "d r"], like: Float[Tensor, "d r"]) -> Subspace:
-    """Return the same subspace with its orthonormal basis that is nearest to a matrix."""
+def _align_basis(basis: Float[Tensor, "d r"], like: Float[Tensor, "d r"]) -> Float[Tensor, "d r"]:
+    """Return the orthonormal basis of the same subspace that is nearest to a matrix."""
     nearest, _ = polar((basis @ (basis.T @ like)).numpy())
-    return Subspace(torch.from_numpy(nearest))
+    return torch.from_numpy(nearest)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...errors import TvlensError
 from ...models.families import input_device
 from ...models.forward import Batch, run
-from ...models.hooks import Hook, read_at, replace_at, with_hooks
+from ...models.hooks import Hook, read_at, replace_at, skip_blocks, with_hooks
 from ...models.loading import model_name
 from ...sites import Site
 from ...training.data import interleave_pairs
@@ -97,15 +97,27 @@ def predict(
     return to_predictive(family, torch.cat(outputs))
 
 
+def predict_without_context(model: Any, family: Any, data: Data) -> ModelPredictive:
+    """Compute the model's predictives from the current token, or input of a regression, alone."""
+    if isinstance(data, Pairs):
+        vectors = model_inputs(data)[:, 2::2]
+        (n, length, _), rows = vectors.shape, vectors.flatten(0, 1)[:, None]
+        outputs = [run(model, Batch.of(model, part)).cpu() for part in rows.split(4096)]
+        return torch.cat(outputs)[:, 0, 0].double().view(n, length)
+    tokens = torch.arange(family.vocabulary)[:, None]
+    return predict(model, family, tokens)[:, 0][model_inputs(data)]
+
+
 def edited_forward(
     model: Any, batch: Batch, layer: int
 ) -> Callable[[Edit], Float[Tensor, "n pos d_out"]]:
     """Return the model's output as a function of an edit of a block's output.
 
-    Gradients flow through the edit only. For the last block, only the unembedding is recomputed,
-    provided that it reproduces the output of the full model.
+    Gradients flow through the edit only. Blocks up to the edited one are not computed again, where
+    the others alone reproduce the output of the full model.
     """
-    name = Site("resid_post", layer).on(model).hook(model)
+    address = Site("resid_post", layer).on(model)
+    name, blocks = address.hook(model), range(layer % model.cfg.n_layers + 1)
     states: dict[str, Tensor] = {}
     inputs = batch.inputs.to(input_device(model))
 
@@ -113,15 +125,21 @@ def edited_forward(
         with with_hooks(model, [replace_at(name, lambda h: edit(h.detach()))]):
             return model(inputs)
 
+    def later_blocks(edit: Edit) -> Tensor:
+        enter = replace_at(name, lambda _: edit(states[name]))
+        with skip_blocks(model, blocks), with_hooks(model, [enter]):
+            return model(inputs)
+
     def unembed(edit: Edit) -> Tensor:
         return model.unembed(model.ln_final(edit(states[name])))
 
-    if layer % model.cfg.n_layers < model.cfg.n_layers - 1 or not hasattr(model, "ln_final"):
-        return full_forward
     with torch.no_grad():
         logits = run(model, batch, hooks=[read_at(name, states, name)])
-        is_equal = torch.allclose(unembed(lambda h: h), logits, rtol=1e-4, atol=1e-5)
-    return unembed if is_equal else full_forward
+        is_last = len(blocks) == model.cfg.n_layers
+        for forward in [unembed] if is_last and hasattr(model, "ln_final") else [later_blocks]:
+            if torch.allclose(forward(lambda h: h), logits, rtol=1e-4, atol=1e-5):
+                return forward
+    return full_forward
 
 
 def to_predictive(family: Any, output: Float[Tensor, "n pos d_out"]) -> ModelPredictive:

@@ -127,7 +127,7 @@ def injection_figure(result: Injection) -> viz.Figure:
 
 @register_figure(Ablation)
 def ablation_figure(result: Ablation) -> viz.Figure:
-    """Plot the mean cost increase by split, beside the range of random subspaces."""
+    """Plot the mean cost increase by split, beside that of random subspaces of equal variance."""
     rows, groups = [], []
     subspace = result.settings.get("subspace", "a subspace")
     for split, null in zip(result.splits, result.null, strict=True):
@@ -142,21 +142,24 @@ def ablation_figure(result: Ablation) -> viz.Figure:
         x_title="increase of the cost of an observation, nats",
         title=f"ablating {subspace} at layer {result.layer}",
         caption=f"Rank {result.rank}. Whiskers: 95% bootstrap interval over "
-        f"{result.cost_increase.shape[1]} sequences; for random subspaces, the range of "
-        f"{result.null.shape[1]}.",
+        f"{result.cost_increase.shape[1]} sequences; for random subspaces of equal variance, the "
+        f"range of {result.null.shape[1]}.",
     )
 
 
 @register_figure(LearnerSubspace)
 def learner_subspace_figure(result: LearnerSubspace) -> viz.Figures:
-    """Plot the cost of removing the directions, and the objective of the search."""
-    search = viz.lines(
-        {"objective": result.objective},
-        x_title="step of the search",
-        y_title="increase on new tasks minus penalty, nats",
-        title="the search",
+    """Plot the cost of removing the directions, and its share of the gain by rank."""
+    shares = viz.lines(
+        {"new tasks of the stopping rule": result.share_by_rank},
+        x=range(1, 1 + len(result.share_by_rank)),
+        x_title="directions removed",
+        y_title="share of the gain from context lost",
+        rules={"minimum": result.settings.get("minimum_gain", 0.0)},
+        title=f"search direction by direction, layer {result.layer}",
+        caption=f"{result.rank} directions were accepted.",
     )
-    return viz.row(ablation_figure(result.ablation), search)
+    return viz.row(ablation_figure(result.ablation), shares)
 
 
 @register_figure(StatisticsRegression)

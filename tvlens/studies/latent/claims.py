@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ...bayes.checks.learner_search import EQUIVALENCE_BOUND
 from ...stats import bootstrap_interval
 from ..claims import Claim
 from .config import TOKEN_DEPENDENT, FamilyConfig
@@ -165,28 +166,24 @@ def _claim_extrapolation(model: TrainedModelResult) -> Claim:
 
 def _claim_learner_subspace(model: TrainedModelResult) -> list[Claim]:
     result = model.learner_subspace
-    mean, interval = result.mean, result.interval
-    # The largest absolute value, because random directions may not increase the cost at all.
-    null = float(result.null[result.splits.index("ood")].abs().max())
     return [
         _make_claim(
             model,
             id="learner-subspace",
             statement="New tasks depend on directions outside task and token spans: ablation costs "
-            "more than 10 times as much as the worst random one (nats).",
-            value=mean["ood"],
-            interval=interval["ood"],
-            threshold=10 * null,
-            nulls={"largest of random directions": null},
+            "a larger share of the gain from context than any random subspace of equal variance.",
+            value=result.share["ood"],
+            interval=result.share_interval["ood"],
+            nulls={"largest of random subspaces": result.null_share["ood"]},
         ),
         _make_claim(
             model,
             id="learner-subspace-spares-known-tasks",
-            statement="Ablating them costs known tasks less than a tenth as much (nats).",
-            value=mean["major"],
-            interval=interval["major"],
+            statement="Ablating them costs known tasks less than a tenth as much (ratio).",
+            value=result.known_ratio,
+            interval=result.known_ratio_interval,
             side="below",
-            threshold=mean["ood"] / 10,
+            threshold=EQUIVALENCE_BOUND,
             nulls={},
         ),
     ]

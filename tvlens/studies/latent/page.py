@@ -70,12 +70,12 @@ _INJECTION = (
 )
 _ABLATION = (
     "Cost of replacing the task part by its mean at every position, on known and new tasks, beside "
-    "random subspaces of the same rank."
+    "random subspaces that hold as much variance. Token effects remain."
 )
 _LEARNER = (
-    "Directions found outside the spans of task vectors and token effects, evaluated on other "
-    "sequences than those of the search. Their coordinates are regressed on the logarithm of the "
-    "counts that a learner accumulates."
+    "Directions found one by one outside the spans of task vectors and token effects, each on "
+    "fresh tasks, and evaluated on other tasks. Their coordinates are regressed on the logarithm "
+    "of the counts that a learner accumulates."
 )
 _STEPS = (
     "Positive values (orange): closer to extrapolation (M2). Negative values (blue): closer to "
