@@ -42,7 +42,7 @@ def fail_if_called(*_: Any, **__: Any) -> NoReturn:
 # Options of every check of a latent study, as small as they can be.
 TINY_LATENT_CHECKS = {
     "behaviour": {"sequences": 6},
-    "representation": {"per_cell": 2, "resamples": 5, "null": 2},
+    "representation": {"resamples": 5, "null": 2},
     "injection": {"sequences": 6},
     "ablation": {"sequences": 6, "null": 2},
     "learner_subspace": {"sequences": 6, "restarts": 2, "null": 2, "max_rank": 1},

@@ -132,7 +132,8 @@ def _latent() -> str:
     from tvlens.studies.latent.config import FamilyConfig
 
     sizes = (10, 2, 32, 30, 8, 1e-3, ("none", 2), 0.3, 0.003)
-    config = FamilyConfig("dice", *sizes, checks=TINY_LATENT_CHECKS, options={"faces": 4})
+    small = dict(per_cell=2, checks=TINY_LATENT_CHECKS, options={"faces": 4})
+    config = FamilyConfig("dice", *sizes, **small)
     study.PRESETS["tiny"] = (config,)
     return "tiny"
 

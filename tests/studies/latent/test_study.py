@@ -20,13 +20,15 @@ import tvlens as tv
 from tvlens import TvlensError
 from tvlens.studies import latent
 from tvlens.studies.latent import study, trained_model
-from tvlens.studies.latent.config import FamilyConfig
+from tvlens.studies.latent.checks import CHECKS
+from tvlens.studies.latent.config import FAMILIES, FamilyConfig, ruled_layers
 
 # One worker makes the grid, once.
 pytestmark = pytest.mark.xdist_group("latent")
 
 DICE = FamilyConfig(
     *("dice", 10, 2, 32, 3, 8, 1e-3, ("none", 2), 0.3, 0.003),
+    per_cell=2,
     checks=TINY_LATENT_CHECKS,
     options={"faces": 4},
 )
@@ -47,61 +49,81 @@ def made(tmp_path_factory, tiny):
     return latent.run("tiny", folder=folder, jobs=1, progress=False), folder
 
 
-def test_every_cell_is_made_checked_and_shown(made):
-    found, folder = made
+def test_every_model_is_trained_checked_and_shown(made):
+    study, folder = made
     names = ["dice-none-0", "dice-2-0", "markov-none-0", "regression-2-0"]
-    assert [one.name for one in found.models] == names
-    dice = found.model("dice", 2)
-    assert [record["step"] for record in dice.steps] == [0, 1, 2, 3]
-    assert dice.behaviour.splits == ("major", "minor", "ood") and len(dice.layers) == 2
-    assert dice.steps[-1]["share"] <= 1 and dice.steps[0]["null_share"] == pytest.approx(2 / 32)
-    plain = found.model("dice")
-    torch.testing.assert_close(plain.example["weights"].sum(-1), torch.ones(3, 10))
-    torch.testing.assert_close(plain.example["posterior"].sum(-1), torch.ones(3, 10).double())
-    assert not found.model("regression", 2).example
+    assert [model.name for model in study.models] == names
+    dice = study.model("dice", 2)
+    assert dice.places("checkpoints") == [0, 1, 2, 3]
+    assert dice["behaviour"].splits == ("major", "minor", "ood")
+    assert dice["checkpoints", 3].splits == ("train", "major", "minor", "ood")
+    assert dice.places("novel_tasks") == [0, 1]
+    assert float(dice["checkpoints", 3].share[0, 0]) <= 1
+    assert dice["checkpoints", 0].null_share == pytest.approx(2 / 32)
+    plain = study.model("dice")
+    torch.testing.assert_close(plain["examples"].weights.sum(-1), torch.ones(3, 10))
+    torch.testing.assert_close(plain["examples"].posterior.sum(-1), torch.ones(3, 10).double())
+    with pytest.raises(TvlensError, match="regression-2-0 has no examples at None; there are none"):
+        study.model("regression", 2)["examples"]
     numbers = json.loads((folder / "report.json").read_text())
-    assert numbers["claims"] == [claim.to_dict() for claim in found.claims]
+    assert numbers["claims"] == [claim.to_dict() for claim in study.claims]
     page = (folder / "index.html").read_text()
-    for title in ("Claims", "dice: the simplex", "markov: over training", "phase diagram"):
+    for title in ("Claims", "properties of the states", "markov: over training", "phase diagram"):
         assert title in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert found.verdicts().count("\n") == len(found.claims)
+    assert study.verdicts().count("\n") == len(study.claims)
     with pytest.raises(TvlensError, match="no model dice-9-0; there are dice-none-0"):
-        found.model("dice", 9)
+        study.model("dice", 9)
 
 
 def test_claims_have_the_numbers_of_the_checks(made):
     study, _ = made
 
-    def claim(name, family, minors):
-        where = {"family": family, "minors": minors, "seed": 0}
-        (found,) = [c for c in study.claims if c.id == name and c.where == where]
-        return found
+    def claim(name, family, minors, **layer):
+        where = {"family": family, "minors": minors, "seed": 0} | layer
+        (match,) = [c for c in study.claims if c.id == name and c.where == where]
+        return match
 
     for model in study.models:
-        minors = 0 if model.minor == "none" else 2**model.minor
-        retrieval = claim("retrieval-kl", model.family, minors)
-        assert retrieval.value == model.behaviour.mean["major", "retrieval"]
+        retrieval = claim("retrieval-kl", model.family, model.minors)
+        assert retrieval.value == model["behaviour"].mean["major", "retrieval"]
         assert (retrieval.side, retrieval.threshold) == ("below", 0.003)
     dice = study.model("dice", 2)
     extrapolation = claim("extrapolation", "dice", 4)
-    assert extrapolation.value == dice.behaviour.log_ratio("ood")
+    assert extrapolation.value == dice["behaviour"].log_ratio("ood")
     assert extrapolation.interval[0] <= extrapolation.value <= extrapolation.interval[1]
-    learner = claim("learner-subspace", "dice", 4)
-    assert learner.value == dice.learner_subspace.share["ood"]
-    largest = dice.learner_subspace.null_share["ood"]
+    learner = claim("learner-subspace", "dice", 4, layer=1)
+    assert learner.value == dice["learner_subspace", 1].share["ood"]
+    largest = dice["learner_subspace", 1].null_share["ood"]
     assert learner.nulls == {"largest of random subspaces": largest}
-    novel = claim("novel-tasks-leave-span", "dice", 4)
-    assert novel.nulls == {"without minors": study.model("dice").novel_tasks.share}
-    assert claim("learner-subspace-spares-known-tasks", "dice", 4).threshold == 0.1
+    assert claim("learner-subspace-spares-known-tasks", "dice", 4, layer=1).threshold == 0.1
+    novel = claim("novel-tasks-leave-span", "dice", 4, layer=1)
+    assert novel.nulls == {"without minors": study.model("dice")["novel_tasks", 1].share}
     ids = {c.id for c in study.claims if c.where["family"] == "markov"}
     assert {"interaction", "correlation-by-token", "injected-by-token"} <= ids
 
 
-def test_finished_cells_are_never_made_again(made, monkeypatch):
-    found, folder = made
+def test_every_claim_about_a_layer_is_tested_at_the_ruled_layers(made):
+    study, _ = made
+    layers = [c.where["layer"] for c in study.claims if c.id == "interaction"]
+    assert set(layers) == set(ruled_layers(2)) == {0, 1}
+    assert [ruled_layers(n) for n in (3, 4, 6, 16)] == [(1, 1), (1, 2), (2, 3), (7, 10)]
+    with pytest.raises(TvlensError, match="a layer rule needs at least two layers"):
+        ruled_layers(1)
 
-    monkeypatch.setattr(trained_model, "train", fail_if_called)
+
+def test_no_two_claims_have_one_name_in_one_family():
+    for family in FAMILIES:
+        rules = [rule for check in CHECKS.values() for rule in check.claims]
+        ids = [rule.id for rule in rules if family in rule.families]
+        assert len(set(ids)) == len(ids)
+
+
+def test_finished_models_are_neither_trained_nor_checked_again(made, monkeypatch):
+    found, folder = made
+    monkeypatch.setattr("tvlens.training.loop.loss", fail_if_called)
+    fail = {name: replace(check, compute=fail_if_called) for name, check in CHECKS.items()}
+    monkeypatch.setattr(trained_model, "CHECKS", fail)
     options = dict(folder=folder, jobs=1, progress=False)
     again = latent.run("tiny", **options)
     assert again.claims == found.claims
@@ -120,7 +142,7 @@ def test_other_checks_use_the_trained_model_and_other_training_is_refused(tmp_pa
     trained = (tmp_path / "dice-none-0/run/checkpoints/step-00000003.safetensors").stat().st_mtime
     fewer = replace(DICE, checks=TINY_LATENT_CHECKS | {"behaviour": {"sequences": 3}})
     monkeypatch.setitem(study.PRESETS, "tiny", (fewer,))
-    assert latent.run("tiny", **options).models[0].behaviour.kl.shape[2] == 3
+    assert latent.run("tiny", **options).models[0]["behaviour"].kl.shape[2] == 3
     again = (tmp_path / "dice-none-0/run/checkpoints/step-00000003.safetensors").stat().st_mtime
     assert again == trained
     with pytest.raises(TvlensError, match=r"holds another run: .*steps: 3 there, 4 here"):
@@ -128,78 +150,63 @@ def test_other_checks_use_the_trained_model_and_other_training_is_refused(tmp_pa
 
 
 @pytest.mark.no_arithmetic
-def test_cells_belong_to_the_code_that_checked_them(tmp_path, monkeypatch):
+def test_results_belong_to_the_code_that_made_them(tmp_path, monkeypatch):
     options = dict(folder=tmp_path, families=["dice"], minor=["none"], jobs=1, progress=False)
-    checks = []
-    real = trained_model.check_model
-    monkeypatch.setattr(
-        trained_model, "check_model", lambda *given: checks.append(1) or real(*given)
-    )
-    latent.run("tiny", **options)
-    latent.run("tiny", **options)
-    assert len(checks) == 1
-    monkeypatch.setattr(trained_model, "code_digest", lambda: "another version")
+    calls = []
 
-    def interrupted(*given):
-        real(*given)
-        raise KeyboardInterrupt
+    def count(setup):
+        calls.append(1)
+        return CHECKS["behaviour"].compute(setup)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(trained_model, "check_model", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            latent.run("tiny", **options)
-    assert not (tmp_path / "dice-none-0/done.json").exists(), "half of it is the other version's"
+    checks = CHECKS | {"behaviour": replace(CHECKS["behaviour"], compute=count)}
+    monkeypatch.setattr(trained_model, "CHECKS", checks)
     latent.run("tiny", **options)
-    assert len(checks) == 2
+    latent.run("tiny", **options)
+    assert len(calls) == 1
+    monkeypatch.setattr("tvlens.studies.cache.code_digest", lambda: "another version")
+    latent.run("tiny", **options)
+    assert len(calls) == 2
+    assert len(list((tmp_path / "dice-none-0/checks").glob("behaviour-*"))) == 1
 
 
 @pytest.mark.no_arithmetic
-def test_a_damaged_file_makes_a_finished_cell_unfinished(made, tmp_path, capsys, monkeypatch):
-    """Every file that is read, damaged in every way: said in one line, and made anew."""
-    _, there = made
-    before = trained_model.load_result(there, "dice", "none", 0)
+def test_a_damaged_result_is_reported_in_one_line_and_computed_again(made, tmp_path, capsys):
+    """Every file that is read, damaged in every way."""
+    before, there = made
     folder = tmp_path / "latent"
     shutil.copytree(there / "dice-none-0", folder / "dice-none-0")
-    place = folder / "dice-none-0"
-    assert trained_model.is_finished(DICE, "none", 0, folder) and not capsys.readouterr().err
-    files = [place / "done.json", place / "steps.json", *(place / "checks").iterdir()]
+    assert trained_model.is_checked(DICE, "none", 0, folder)
+    files = sorted((folder / "dice-none-0/checks").iterdir())
     assert len(files) > 8
 
     def flip(content):
         return content[:-1] + bytes([content[-1] ^ 1])
 
-    for file in files:
+    damages = [flip, lambda _: b"", lambda content: content[: len(content) // 2]]
+    for i, file in enumerate(files):
         content = file.read_bytes()
-        for damage in (flip, lambda _: b"", lambda content: content[: len(content) // 2], None):
-            if damage is None:
-                file.unlink()
-            else:
-                file.write_bytes(damage(content))
-            assert not trained_model.is_finished(DICE, "none", 0, folder)
-            told = capsys.readouterr().err
-            if file.name != "done.json":
-                assert file.name in told and told.count("\n") == 1
-            file.write_bytes(content)
-    assert trained_model.is_finished(DICE, "none", 0, folder)
-    files[-1].write_bytes(b"")
-    trained_model.train_and_check(DICE, "none", 0, folder)
-    assert trained_model.is_finished(DICE, "none", 0, folder)
-    assert torch.equal(
-        trained_model.load_result(folder, "dice", "none", 0).behaviour.kl, before.behaviour.kl
-    )
+        file.write_bytes(damages[i % 3](content))
+        assert trained_model.is_checked(DICE, "none", 0, folder)
+        model = trained_model.train_and_check(DICE, "none", 0, folder)
+        errors = capsys.readouterr().err
+        assert file.name in errors and errors.count("\n") == 1
+        assert file.read_bytes() == content
+        file.unlink()
+        assert not trained_model.is_checked(DICE, "none", 0, folder)
+        file.write_bytes(content)
+    assert torch.equal(model["behaviour"].kl, before.model("dice")["behaviour"].kl)
 
 
 @pytest.mark.parametrize(
-    "name", ["run.json", "metrics.jsonl", "checkpoints/step-00000002.safetensors"]
+    "name", ["run.json", "metrics.jsonl", "checkpoints/step-00000003.safetensors"]
 )
 def test_a_damaged_run_is_trained_again(name, made, tmp_path, capsys):
     _, there = made
     shutil.copytree(there / "dice-none-0", tmp_path / "dice-none-0")
     run = tmp_path / "dice-none-0" / "run"
     (run / name).write_bytes(b"\xff\xfe")
-    (tmp_path / "dice-none-0" / "steps.json").unlink()
     trained_model.train_and_check(DICE, "none", 0, tmp_path)
-    assert trained_model.is_finished(DICE, "none", 0, tmp_path)
+    assert trained_model.is_checked(DICE, "none", 0, tmp_path)
     assert "computed again" in capsys.readouterr().err
     one, other = (
         tv.training.load_run(place / "dice-none-0" / "run") for place in (tmp_path, there)
@@ -235,17 +242,15 @@ def test_a_killed_cell_goes_on_and_ends_with_the_same_numbers(tmp_path):
     assert process.poll() is None, "it ended before it was killed"
     process.kill()
     process.wait()
-    assert not (place / "dice-none-0/done.json").exists()
-    plan = replace(DICE, steps=400)
-    for folder in (place, tmp_path / "whole"):
-        trained_model.train_and_check(plan, "none", 0, folder)
+    longer = replace(DICE, steps=400)
+    assert not trained_model.is_checked(longer, "none", 0, place)
     one, other = (
-        trained_model.load_result(folder, "dice", "none", 0)
+        trained_model.train_and_check(longer, "none", 0, folder)
         for folder in (place, tmp_path / "whole")
     )
-    assert one.steps == other.steps
-    assert torch.equal(one.behaviour.kl, other.behaviour.kl)
-    assert torch.equal(one.representation.values, other.representation.values)
+    assert one.places("checkpoints") == other.places("checkpoints")
+    assert torch.equal(one["behaviour"].kl, other["behaviour"].kl)
+    assert torch.equal(one["representation", 1].values, other["representation", 1].values)
 
 
 def members(session):

@@ -2,7 +2,7 @@
 
 from . import page as page
 from .config import PRESETS, FamilyConfig
+from .registry import TrainedModelResult
 from .study import LatentStudy, run
-from .trained_model import TrainedModelResult
 
 __all__ = ["PRESETS", "FamilyConfig", "LatentStudy", "TrainedModelResult", "run"]

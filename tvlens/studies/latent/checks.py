@@ -1,15 +1,25 @@
-"""Checks of a trained model of the latent study: at its end and at every checkpoint."""
+"""`CHECKS`: every check of a trained model, with its sizes, claims and section of the page.
 
-from pathlib import Path
-from typing import Any
+A new claim with a new check needs a function and a result type in `tvlens/bayes/checks`, and a
+record here. Statements and thresholds are fixed here, before any result is known.
+"""
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...activations import collect
 from ...bayes import (
-    ReferencePredictions,
+    Ablation,
+    Behaviour,
+    Injection,
+    LearnerSubspace,
+    NovelTasks,
+    Representation,
+    StatisticsRegression,
     ablation,
     behaviour,
     injection,
@@ -18,101 +28,359 @@ from ...bayes import (
     representation,
     retrieval,
     statistics_regression,
-    task_effects,
 )
+from ...bayes.checks.learner_search import EQUIVALENCE_BOUND
 from ...bayes.checks.probing import max_observations, read_probe_states
 from ...bayes.checks.simplex_projection import project_on_token_simplices
-from ...geometry import Effects
-from ...progress import progress_bar
-from ...saved import write_tensors
-from ...training import Run
-from .config import TOKEN_DEPENDENT, FamilyConfig
+from ...results import Result
+from ...stats import bootstrap_interval
+from .checkpoints import CheckpointResult, checkpoint, log_ratio_interval
+from .config import FAMILIES, TOKEN_DEPENDENT
+from .registry import Check, CheckSetup, ClaimRule, Estimate, Measure, Place, TrainedModelResult
 
-# Number of example sequences on the page, one for each of the first major tasks.
-_N_EXAMPLES = 3
-
-
-def check_model(config: FamilyConfig, run: Run, family: Any, seed: int, folder: Path) -> None:
-    """Run every check on the final model and save each result."""
-    model, sizes = run.model(), config.checks
-    for layer in range(config.layers):
-        result = representation(model, family, layer=layer, seed=seed, **sizes["representation"])
-        result.save(_check_path(folder, f"representation-{layer}"))
-        options = dict(layer=layer, effects=result.effects, seed=seed)
-        options["per_cell"] = sizes["representation"]["per_cell"]
-        injected = injection(model, family, **options, **sizes["injection"])
-        injected.save(_check_path(folder, f"injection-{layer}"))
-    options = dict(effects=result.effects, seed=seed)
-    injected.save(_check_path(folder, "injection"))
-    behaviour(model, family, seed=seed, **sizes["behaviour"]).save(_check_path(folder, "behaviour"))
-    ablation(model, family, **options, **sizes["ablation"]).save(_check_path(folder, "ablation"))
-    learner = learner_subspace(model, family, **options, **sizes["learner_subspace"])
-    learner.save(_check_path(folder, "learner_subspace"))
-    regression = statistics_regression(
-        model, family, learner.subspace, seed=seed, **sizes["statistics_regression"]
-    )
-    regression.save(_check_path(folder, "statistics_regression"))
-    novel = novel_tasks(model, family, **options, **sizes["novel_tasks"])
-    novel.save(_check_path(folder, "novel_tasks"))
-    _save_example(config, model, family, result.effects, seed, folder)
+# Families with the geometry of the paper, and with sequences of new tasks for every reference.
+_ADDITIVE = tuple(name for name in FAMILIES if name != "dyck")
 
 
-def _save_example(
-    config: FamilyConfig, model: Any, family: Any, effects: Effects, seed: int, folder: Path
-) -> None:
-    """Save weights and posterior at every position of a few sequences."""
-    example: dict[str, Tensor] = {}
-    if config.family != "regression":
-        tasks = torch.arange(min(_N_EXAMPLES, family.majors))
-        tokens = family.sample_tasks(tasks, config.length, seed=seed).tokens
-        curves = _compute_example(config, model, family, effects, tokens, seed)
-        example = {"tokens": tokens, **curves}
-    write_tensors(_check_path(folder, "example"), example)
+@dataclass(frozen=True)
+class ExampleSequences(Result):
+    """Weights of the task vectors and posterior at every position of one sequence per task.
+
+    Attributes:
+        tokens: the sequences.
+        weights: of the nearest convex combination of task vectors, at the last layer.
+        posterior: over the major tasks.
+    """
+
+    tokens: Int[Tensor, "n length"]
+    weights: Float[Tensor, "n length major"]
+    posterior: Float[Tensor, "n length major"]
 
 
-def _compute_example(
-    config: FamilyConfig,
-    model: Any,
-    family: Any,
-    effects: Effects,
-    tokens: Int[Tensor, "n length"],
-    seed: int,
-) -> dict[str, Float[Tensor, "n length major"]]:
-    """Compute weights and posterior, with token-specific task vectors if the family needs them."""
-    options = dict(layers=-1, progress=False)
-    (states,) = collect(model, tokens, "resid_post", **options).tensors.values()
-    weights = effects.interpolate(states, tokens)
-    if config.family in TOKEN_DEPENDENT:
-        per_cell = config.checks["representation"]["per_cell"]
+def _compute_examples(setup: CheckSetup) -> ExampleSequences:
+    model, family = setup.model, setup.family
+    tasks = torch.arange(min(3, family.majors))
+    tokens = family.sample_tasks(tasks, setup.config.length, seed=setup.seed).tokens
+    (states,) = collect(model, tokens, "resid_post", layers=-1, progress=False).tensors.values()
+    weights = setup.effects().interpolate(states, tokens)
+    if setup.config.family in TOKEN_DEPENDENT:
+        options = dict(per_cell=setup.config.per_cell, seed=setup.seed, layer=-1)
         observations = max_observations(model, family)
-        options = dict(layer=-1, observations=observations, per_cell=per_cell, seed=seed)
-        fitted = read_probe_states(model, family, **options)
+        fitted = read_probe_states(model, family, observations=observations, **options)
         projection = project_on_token_simplices(states.flatten(0, 1), tokens.flatten(), fitted)
         weights = projection.fit_weights().view(weights.shape)
-    return {"weights": weights, "posterior": retrieval(family.with_major_tasks(), tokens).posterior}
+    posterior = retrieval(family.with_major_tasks(), tokens).posterior
+    return ExampleSequences(tokens, weights, posterior)
 
 
-def check_checkpoints(
-    config: FamilyConfig, run: Run, family: Any, seed: int, progress: bool | None
-) -> list[dict[str, Any]]:
-    """Compute the KL to every reference and the share of novel tasks at every checkpoint."""
-    sizes = config.checks["checkpoints"]
-    options = dict(length=config.length, sequences=sizes["sequences"], seed=seed)
-    references = ReferencePredictions.compute(family, **options)
-    records = []
-    for step in progress_bar(run.steps, "checkpoints", progress=progress):
-        model = run.model(step)
-        result = references.compare(model)
-        effects = task_effects(model, family, per_cell=sizes["per_cell"], seed=seed)
-        options = dict(tasks=sizes["tasks"], sequences=sizes["sequences_per_task"], null=2)
-        novel = novel_tasks(model, family, effects=effects, seed=seed, **options)
-        kl = {s: {r: result.mean[s, r] for r in result.references} for s in result.splits}
-        log_ratio = {split: result.log_ratio(split) for split in result.splits}
-        record = {"step": step, "kl": kl, "log_ratio": log_ratio, "share": novel.share}
-        record |= {"share_interval": list(novel.interval), "null_share": novel.null}
-        records.append(record)
-    return records
+def _compute_behaviour(setup: CheckSetup) -> Behaviour:
+    return behaviour(setup.model, setup.family, splits=setup.splits, **setup.options)
 
 
-def _check_path(folder: Path, name: str) -> Path:
-    return folder / f"{name}.safetensors"
+def _compute_representation(setup: CheckSetup) -> Representation:
+    per_cell = setup.config.per_cell
+    return representation(setup.model, setup.family, per_cell=per_cell, **setup.options)
+
+
+def _compute_injection(setup: CheckSetup) -> Injection:
+    options = dict(effects=setup.effects(setup.place), per_cell=setup.config.per_cell)
+    return injection(setup.model, setup.family, **options, **setup.options)
+
+
+def _compute_ablation(setup: CheckSetup) -> Ablation:
+    effects = setup.effects(setup.place)
+    return ablation(setup.model, setup.family, effects=effects, **setup.options)
+
+
+def _compute_learner_subspace(setup: CheckSetup) -> LearnerSubspace:
+    effects = setup.effects(setup.place)
+    return learner_subspace(setup.model, setup.family, effects=effects, **setup.options)
+
+
+def _compute_statistics_regression(setup: CheckSetup) -> StatisticsRegression:
+    subspace = setup.results["learner_subspace", setup.place].subspace
+    return statistics_regression(setup.model, setup.family, subspace, **setup.options)
+
+
+def _compute_novel_tasks(setup: CheckSetup) -> NovelTasks:
+    effects = setup.effects(setup.place)
+    return novel_tasks(setup.model, setup.family, effects=effects, **setup.options)
+
+
+def _measure_convergence(model: TrainedModelResult, place: Place, _: object) -> Estimate:
+    result: Behaviour = model["behaviour"]
+    nulls = {"KL to the learner": result.mean["major", "learner"]}
+    pair = "major", "retrieval"
+    return Estimate(result.mean[pair], result.interval[pair], nulls, model.config.converged)
+
+
+def _measure_extrapolation(model: TrainedModelResult, place: Place, _: object) -> Estimate:
+    result: Behaviour = model["behaviour"]
+    kls = np.stack([result.kl_to("ood", r).mean(1).numpy() for r in result.references[:2]], 1)
+    nulls = {"known tasks": result.log_ratio("major")}
+    return Estimate(result.log_ratio("ood"), log_ratio_interval(kls), nulls)
+
+
+def _measure_state(measure: str, null: str) -> Measure:
+    """Return the measurement of one of P0 to P3 at the end of the context."""
+
+    def estimate(model: TrainedModelResult, place: Place, _: object) -> Estimate:
+        result: Representation = model["representation", place]
+        low, high = result.interval[measure][-1].tolist()
+        nulls = {null: float(result.null[measure][-1].mean())}
+        return Estimate(float(result[measure][-1]), (low, high), nulls)
+
+    return estimate
+
+
+def _measure_injection(condition: str) -> Measure:
+    def estimate(model: TrainedModelResult, place: Place, _: object) -> Estimate:
+        result: Injection = model["injection", place]
+        nulls = {"unsteered": result.mean["unsteered"]}
+        return Estimate(result.mean[condition], result.interval[condition], nulls)
+
+    return estimate
+
+
+def _measure_mixture(model: TrainedModelResult, place: Place, _: object) -> Estimate:
+    result: Injection = model["injection", place]
+    difference = (result.kl_under("most likely task") - result.kl_under("injected")).numpy()
+    random = result.mean["most likely task"] - result.mean["random vectors"]
+    interval = bootstrap_interval(difference)
+    return Estimate(float(difference.mean()), interval, {"random vectors": random})
+
+
+def _measure_learner_subspace(model: TrainedModelResult, place: Place, _: object) -> Estimate:
+    result: LearnerSubspace = model["learner_subspace", place]
+    nulls = {"largest of random subspaces": result.null_share["ood"]}
+    return Estimate(result.share["ood"], result.share_interval["ood"], nulls)
+
+
+def _measure_known_tasks(model: TrainedModelResult, place: Place, _: object) -> Estimate:
+    result: LearnerSubspace = model["learner_subspace", place]
+    return Estimate(result.known_ratio, result.known_ratio_interval, {})
+
+
+def _measure_novel_tasks(
+    model: TrainedModelResult, place: Place, plain: TrainedModelResult | None
+) -> Estimate | None:
+    if plain is None:
+        return None
+    result: NovelTasks = model["novel_tasks", place]
+    return Estimate(
+        result.share, result.interval, {"without minors": plain["novel_tasks", place].share}
+    )
+
+
+def _rules_of_states() -> list[ClaimRule]:
+    """Return the claims about P0 to P3."""
+    other = "other posteriors"
+    variation, correlation = "total variation", "correlation"
+    rules = [
+        ("within-cell share", "Task and last token determine the state (P0: share of variance "
+         "within cells).", 0.02, "tasks permuted"),
+        ("interaction", "Task and token effects are additive (P1: share of interaction).", 0.005,
+         "cells permuted"),
+        (variation, "Weights of task vectors equal the posterior (P3: total variation).", 0.06,
+         other),
+        (correlation, "Weights of task vectors follow the posterior (P3: correlation).", 0.95,
+         other),
+        (f"{variation} by token", "Weights of token-specific task vectors equal the posterior "
+         "(P3: total variation).", 0.06, other),
+        (f"{correlation} by token", "Weights of token-specific task vectors follow the posterior "
+         "(P3: correlation).", 0.95, other),
+    ]  # fmt: skip
+    return [
+        ClaimRule(
+            id=measure.replace(" ", "-"),
+            statement=statement,
+            measure=_measure_state(measure, null),
+            side="above" if measure.startswith(correlation) else "below",
+            threshold=threshold,
+            minors="none",
+            families=TOKEN_DEPENDENT if measure.endswith("token") else _ADDITIVE,
+        )
+        for measure, statement, threshold, null in rules
+    ]
+
+
+# In the order in which they are made: a check may read the results of those before it.
+CHECKS: dict[str, Check] = {
+    "behaviour": Check(
+        compute=_compute_behaviour,
+        result=Behaviour,
+        title="predictions",
+        text="Retrieval (M1) weights all known tasks, including minor ones; extrapolation (M2) "
+        "weights the major tasks and one new task learned in context; the learner knows no task.",
+        sizes={"quick": {"sequences": 256}, "full": {"sequences": 1024}},
+        claims=[
+            ClaimRule(
+                id="retrieval-kl",
+                statement="Predictions on known tasks match Bayesian retrieval (KL, nats).",
+                measure=_measure_convergence,
+                side="below",
+            ),
+            ClaimRule(
+                id="extrapolation",
+                statement="New tasks are extrapolated rather than retrieved: "
+                "log(KL to M1 / KL to M2).",
+                measure=_measure_extrapolation,
+                threshold=0.0,
+                minors="most",
+                families=_ADDITIVE,
+            ),
+        ],
+    ),
+    "checkpoints": Check(
+        compute=checkpoint,
+        result=CheckpointResult,
+        title="over training",
+        text="Positive values (orange): closer to extrapolation (M2). Negative values (blue): "
+        "closer to retrieval (M1). The share is the fraction of the squared norm of new tasks' "
+        "mean states, after token correction, inside the span of the task vectors.",
+        at="checkpoints",
+        sizes={
+            "quick": {"sequences": 96, "tasks": 32, "sequences_per_task": 12, "per_cell": 8},
+            "full": {"sequences": 1024, "tasks": 128, "sequences_per_task": 128, "per_cell": 32},
+        },
+    ),
+    "examples": Check(
+        compute=_compute_examples,
+        result=ExampleSequences,
+        title="weights follow the posterior",
+        text="One sequence of each task, in a model without minor tasks. Weights are those of the "
+        "convex combination of task vectors nearest to the token-corrected state of the last "
+        "layer, beside the Bayesian posterior. Select a task below the tokens to colour them by "
+        "its weight or posterior. Mean and token effects are estimated at the end of the context, "
+        "so early positions fit worse. Where the predictive depends on the last token, task "
+        "vectors are token-specific.",
+        minors="none",
+        families=("dice", "markov"),
+    ),
+    "representation": Check(
+        compute=_compute_representation,
+        result=Representation,
+        title="properties of the states",
+        text="Measured on balanced sequences with a forced last token, which separates task from "
+        "token. Bands are 95% bootstrap intervals. Nulls: tasks permuted, cells permuted, random "
+        "vectors of equal norms and angles, posteriors of other sequences. Measures by token use "
+        "task vectors of each last token and require no additivity.",
+        at="layers",
+        minors="none",
+        sizes={"quick": {"resamples": 300, "null": 20}, "full": {"resamples": 1000, "null": 100}},
+        claims=_rules_of_states(),
+    ),
+    "injection": Check(
+        compute=_compute_injection,
+        result=Injection,
+        title="injected mixtures",
+        text="The task part of the last state is replaced by a random mixture of task vectors, "
+        "and the prediction is compared with the same mixture of the tasks' predictives. Where "
+        "log-probabilities are linear in the state, as after the last layer, even a perfect "
+        "combination predicts the geometric mixture; its divergence is the last row. Injections "
+        "by token use task vectors of each last token.",
+        at="layers",
+        minors="none",
+        families=_ADDITIVE,
+        sizes={"quick": {"sequences": 256}, "full": {"sequences": 1024}},
+        claims=[
+            ClaimRule(
+                id="injected",
+                statement="An injected mixture of task vectors is predicted (KL, nats).",
+                measure=_measure_injection("injected"),
+                side="below",
+                threshold=0.05,
+            ),
+            ClaimRule(
+                id="injected-by-token",
+                statement="An injected mixture of token-specific vectors is predicted (KL, nats).",
+                measure=_measure_injection("injected by token"),
+                side="below",
+                threshold=0.05,
+                families=TOKEN_DEPENDENT,
+            ),
+            ClaimRule(
+                id="mixture-beats-most-likely-task",
+                statement="The mixture is predicted better than by its most likely task "
+                "(KL, nats).",
+                measure=_measure_mixture,
+                threshold=0.0,
+            ),
+        ],
+    ),
+    "ablation": Check(
+        compute=_compute_ablation,
+        result=Ablation,
+        title="ablation of the task span",
+        text="Cost of replacing the task part by its mean at every position, on known and new "
+        "tasks, beside random subspaces that hold as much variance. Token effects remain.",
+        at="ruled layers",
+        minors="most",
+        families=_ADDITIVE,
+        sizes={"quick": {"sequences": 128, "null": 19}, "full": {"sequences": 512, "null": 50}},
+    ),
+    "learner_subspace": Check(
+        compute=_compute_learner_subspace,
+        result=LearnerSubspace,
+        title="learner subspace",
+        text="Directions found one by one outside the spans of task vectors and token effects, "
+        "each on fresh tasks, and evaluated on other tasks.",
+        at="ruled layers",
+        minors="most",
+        families=_ADDITIVE,
+        sizes={
+            "quick": {"sequences": 64, "null": 30, "max_rank": 4, "restarts": 3},
+            "full": {"sequences": 128, "null": 100, "max_rank": 8},
+        },
+        claims=[
+            ClaimRule(
+                id="learner-subspace",
+                statement="New tasks depend on directions outside task and token spans: ablation "
+                "costs a larger share of the gain from context than any random subspace of equal "
+                "variance.",
+                measure=_measure_learner_subspace,
+            ),
+            ClaimRule(
+                id="learner-subspace-spares-known-tasks",
+                statement="Ablating them costs known tasks less than a tenth as much (ratio).",
+                measure=_measure_known_tasks,
+                side="below",
+                threshold=EQUIVALENCE_BOUND,
+            ),
+        ],
+    ),
+    "statistics_regression": Check(
+        compute=_compute_statistics_regression,
+        result=StatisticsRegression,
+        title="sufficient statistics",
+        text="Coordinates in the learner subspace, regressed on the logarithm of the counts that "
+        "a learner accumulates.",
+        at="ruled layers",
+        minors="most",
+        families=_ADDITIVE,
+        sizes={"quick": {"sequences": 256, "null": 5}, "full": {"sequences": 1024, "null": 20}},
+    ),
+    "novel_tasks": Check(
+        compute=_compute_novel_tasks,
+        result=NovelTasks,
+        title="states of new tasks",
+        text="Share of the squared norm of new tasks' mean states inside the span of the task "
+        "vectors, and principal angles to it.",
+        at="layers",
+        families=_ADDITIVE,
+        sizes={
+            "quick": {"tasks": 64, "sequences": 24},
+            "full": {"tasks": 128, "sequences": 128},
+        },
+        claims=[
+            ClaimRule(
+                id="novel-tasks-leave-span",
+                statement="Minor tasks in training move new tasks out of the task span "
+                "(share inside).",
+                measure=_measure_novel_tasks,
+                side="below",
+                minors="most",
+            ),
+        ],
+    ),
+}

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ...bayes import Dice, Dyck, LinearRegression, Markov
-from ...errors import unknown
+from ...errors import TvlensError, unknown
 from ...training import TransformerConfig, cosine, triangular
 from ...training.schedules import Schedule
 
@@ -21,29 +21,9 @@ TOKEN_DEPENDENT = ("markov", "regression")
 ScheduleName = Literal["cosine", "triangular"]
 _SCHEDULES: dict[ScheduleName, Schedule] = {"cosine": cosine, "triangular": triangular}
 
+Effort = Literal["quick", "full"]
 # Options of the checks, by check.
 CheckSizes = Mapping[str, Mapping[str, int]]
-
-_QUICK: CheckSizes = {
-    "behaviour": {"sequences": 256},
-    "representation": {"per_cell": 32, "resamples": 300, "null": 20},
-    "injection": {"sequences": 256},
-    "ablation": {"sequences": 128, "null": 19},
-    "learner_subspace": {"sequences": 64, "null": 30, "max_rank": 4, "restarts": 3},
-    "statistics_regression": {"sequences": 256, "null": 5},
-    "novel_tasks": {"tasks": 64, "sequences": 24},
-    "checkpoints": {"sequences": 96, "tasks": 32, "sequences_per_task": 12, "per_cell": 8},
-}
-_FULL: CheckSizes = {
-    "behaviour": {"sequences": 1024},
-    "representation": {"per_cell": 64, "resamples": 1000, "null": 100},
-    "injection": {"sequences": 1024},
-    "ablation": {"sequences": 512, "null": 50},
-    "learner_subspace": {"sequences": 128, "null": 100, "max_rank": 8},
-    "statistics_regression": {"sequences": 1024, "null": 20},
-    "novel_tasks": {"tasks": 128, "sequences": 128},
-    "checkpoints": {"sequences": 1024, "tasks": 128, "sequences_per_task": 128, "per_cell": 32},
-}
 
 
 @dataclass(frozen=True)
@@ -60,7 +40,9 @@ class FamilyConfig:
         tasks: number of major tasks.
         options: further arguments of the family.
         converged: threshold of the KL to Bayesian retrieval on known tasks, in nats.
-        checks: options of the checks.
+        effort: sizes of the checks.
+        per_cell: sequences for each pair of task and last token, for the task vectors.
+        checks: options of the checks that differ from those of `effort`.
     """
 
     family: str
@@ -73,7 +55,9 @@ class FamilyConfig:
     minor: tuple[int | str, ...]
     minor_mass: float
     converged: float
-    checks: CheckSizes = field(default_factory=lambda: _QUICK)
+    effort: Effort = "quick"
+    per_cell: int = 32
+    checks: CheckSizes = field(default_factory=dict)
     heads: int = 2
     d_mlp: int | None = None
     positions: str = "rotary"
@@ -92,7 +76,7 @@ class FamilyConfig:
         options = dict(self.options) | {"minor": count, "minor_mass": self.minor_mass}
         return FAMILIES[self.family](tasks=self.tasks, seed=seed, **options)
 
-    def shape(self, family: Any) -> TransformerConfig:
+    def transformer_config(self, family: Any) -> TransformerConfig:
         """Return the model's architecture, with a context of one sequence."""
         regression = self.family == "regression"
         reads = {"inputs": family.dim} if regression else {"vocab": family.vocabulary}
@@ -123,16 +107,16 @@ _REGRESSION_OPTIONS: dict[str, Any] = dict(
     options={"noise": 2.0},
 )
 _QUICK_DICE = FamilyConfig("dice", 64, 2, 64, 1000, 64, 3e-3, ("none", 9), 0.1, converged=0.003)
-# Eight models, about one hour of training on two cores.
+# Eight models, about 45 minutes of training on two cores.
 _CPU_OPTIONS: dict[str, Any] = dict(
     layers=6, d_model=64, lr=1e-3, minor=("none", 9), minor_mass=0.1
 )
 _CPU = (
-    FamilyConfig("dice", 64, steps=4000, batch=64, converged=0.003, **_CPU_OPTIONS),
+    FamilyConfig("dice", 64, steps=2000, batch=64, converged=0.003, **_CPU_OPTIONS),
     FamilyConfig(
         "markov",
         64,
-        steps=16_000,
+        steps=12_000,
         batch=32,
         converged=0.02,
         **_CPU_OPTIONS,
@@ -141,12 +125,12 @@ _CPU = (
     FamilyConfig(
         "regression",
         24,
-        steps=8000,
+        steps=6000,
         batch=64,
         converged=0.01,
         **_CPU_OPTIONS | _REGRESSION_OPTIONS,
     ),
-    FamilyConfig("dyck", 64, steps=8000, batch=32, converged=0.01, **_CPU_OPTIONS),
+    FamilyConfig("dyck", 64, steps=6000, batch=32, converged=0.01, **_CPU_OPTIONS),
 )
 _PAPER_OPTIONS: dict[str, Any] = dict(
     layers=6,
@@ -157,7 +141,8 @@ _PAPER_OPTIONS: dict[str, Any] = dict(
     minor=("none", *range(13)),
     minor_mass=0.1,
     schedule="triangular",
-    checks=_FULL,
+    effort="full",
+    per_cell=64,
 )
 _PAPER = (
     FamilyConfig("dice", 129, converged=0.003, **_PAPER_OPTIONS),
@@ -176,3 +161,14 @@ PRESETS: dict[PresetName, tuple[FamilyConfig, ...]] = {
     "cpu": _CPU,
     "paper": _PAPER,
 }
+
+
+def ruled_layers(n_layers: int) -> tuple[int, int]:
+    """Return the layers at which claims are tested: the blocks at half and two thirds of the depth.
+
+    Raises:
+        TvlensError: the model has one layer.
+    """
+    if n_layers < 2:
+        raise TvlensError("a layer rule needs at least two layers")
+    return -(-n_layers // 2) - 1, -(-2 * n_layers // 3) - 1

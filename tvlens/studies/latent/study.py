@@ -28,18 +28,16 @@ from ...progress import progress_bar
 from ...signals import defer_signals, end_with_parent, lock_bars_by_thread
 from ..claims import Claim, summarize_claims
 from ..report import StudyReport
-from .claims import compute_claims
-from .config import FAMILIES, PRESETS, FamilyConfig, FamilyName, PresetName
-from .trained_model import TrainedModelResult, is_finished, load_result, train_and_check
+from .checks import CHECKS
+from .config import FAMILIES, PRESETS, FamilyConfig, FamilyName, PresetName, ruled_layers
+from .registry import TrainedModelResult, compute_claims
+from .trained_model import GridPoint, is_checked, train_and_check
 
 if TYPE_CHECKING:
     import pandas
 
 # Posteriors over more tasks exceed the memory of small machines.
 _MAX_EXPONENT = 16
-
-# Configuration, exponent of the number of minor tasks, and seed.
-GridPoint = tuple[FamilyConfig, int | str, int]
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,10 @@ class LatentStudy(StudyReport):
 
     Attributes:
         models: one for each family, number of minor tasks and seed.
-        configs: configuration of each family.
         settings: all settings of the study.
     """
 
     models: list[TrainedModelResult]
-    configs: dict[str, FamilyConfig]
     settings: dict
 
     def __repr__(self) -> str:
@@ -63,7 +59,7 @@ class LatentStudy(StudyReport):
     @functools.cached_property
     def claims(self) -> list[Claim]:
         """Claims of the paper, tested in every model to which they apply."""
-        return compute_claims(self.models, self.configs)
+        return compute_claims(self.models, CHECKS)
 
     @property
     def families(self) -> list[str]:
@@ -105,7 +101,12 @@ class LatentStudy(StudyReport):
 
     def numbers(self) -> dict[str, Any]:
         """Return the records of all checkpoints, by model."""
-        return {"steps": {model.name: model.steps for model in self.models}}
+        return {
+            "steps": {
+                model.name: [result.to_dict() for result in model.all("checkpoints")]
+                for model in self.models
+            }
+        }
 
 
 @one_writer
@@ -134,8 +135,8 @@ def run(
             tv.studies.latent.run("paper", folder="/shared/latent", seeds=5)
 
     Args:
-        preset: "quick" (dice; minutes), "cpu" (dice, regression and chains; hours) or "paper" (the
-            sizes of the paper; for a GPU).
+        preset: "quick" (dice; minutes), "cpu" (all families, 6 layers; at most two hours on two
+            cores) or "paper" (the sizes of the paper; for a GPU).
         folder: folder of the study.
         families: names of the families; all of the preset by default.
         minor: exponents k of the numbers 2^k of minor tasks, and "none"; the preset's by default.
@@ -157,11 +158,11 @@ def run(
     grid = [(config, m, s) for s in all_seeds for config in configs for m in config.minor]
     check_folder(folder)
     _train_grid(grid, folder, jobs, progress)
-    models = [load_result(folder, config.family, m, s) for config, m, s in grid]
+    models = [train_and_check(*point, folder) for point in grid]
     settings = {"preset": preset, "seeds": list(all_seeds)}
     settings |= {config.family: config.to_dict() for config in configs}
     settings |= {"versions": _package_versions()}
-    study = LatentStudy(models, {config.family: config for config in configs}, settings)
+    study = LatentStudy(models, settings)
     study.save(folder)
     return study
 
@@ -192,6 +193,8 @@ def _select_configs(
     selected = [config for config in configs if families is None or config.family in families]
     if not selected:
         raise TvlensError("no family to study")
+    for config in selected:
+        ruled_layers(config.layers)
     return [replace(config, **changes) for config in selected]
 
 
@@ -207,7 +210,7 @@ def _train_grid(
     grid: list[GridPoint], folder: str | os.PathLike, jobs: int | None, progress: bool | None
 ) -> None:
     """Train and check every unfinished model."""
-    pending = [point for point in grid if not is_finished(*point, folder)]
+    pending = [point for point in grid if not is_checked(*point, folder)]
     if jobs is None:
         jobs = 1 if torch.cuda.is_available() else joblib.effective_n_jobs(-1)
     if min(jobs, len(pending)) < 2:

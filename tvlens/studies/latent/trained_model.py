@@ -1,98 +1,34 @@
-"""`TrainedModelResult`: one model of the study, trained and checked in a folder of its own.
+"""`train_and_check`: one model of the study, trained and checked in a folder of its own.
 
-A finished model is not trained or checked again; an interrupted one resumes from its last
-checkpoint.
+Every check is cached under the weights, settings and code that decide its result; an interrupted
+training resumes from its last checkpoint.
 """
 
-import json
+import functools
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
-from ...bayes import (
-    Ablation,
-    Behaviour,
-    Injection,
-    LearnerSubspace,
-    NovelTasks,
-    Representation,
-    StatisticsRegression,
-)
-from ...bayes.checks.injection_check import CONDITIONS
-from ...bayes.checks.representation_check import MEASURES
 from ...errors import TvlensError
-from ...files import sweep, write
+from ...files import sweep
+from ...progress import progress_bar
 from ...training import Run, Transformer, checkpoint, load_run, train
 from ...training.run import SETTINGS
-from ..cache import code_digest, file_digest
-from .checks import check_checkpoints, check_model
+from ..cache import cached, entry_path, file_digest
+from .checks import CHECKS
 from .config import FamilyConfig
+from .registry import CheckSetup, Place, TrainedModelResult, model_name
 
-_COMPLETED, _CHECKS = "done.json", "checks"
-_RESULT_TYPES: dict[str, Any] = {
-    "behaviour": Behaviour,
-    "injection": Injection,
-    "ablation": Ablation,
-    "learner_subspace": LearnerSubspace,
-    "statistics_regression": StatisticsRegression,
-    "novel_tasks": NovelTasks,
-}
-
-
-@dataclass(frozen=True)
-class TrainedModelResult:
-    """Results of all checks of one trained model.
-
-    Attributes:
-        family: "dice", "markov" or "regression".
-        minor: exponent k of the number 2^k of minor tasks, or "none".
-        seed: of tasks, weights and data.
-        behaviour, injection, ablation, learner_subspace, statistics_regression, novel_tasks: checks
-            of the final model, at its last layer.
-        layers: `Representation` of every layer.
-        injections: `Injection` at every layer.
-        steps: one record per checkpoint: KL by split and reference, log ratio, share of new tasks
-            inside the task span.
-        example: tokens, weights of the nearest convex combination and posterior of a few
-            sequences; empty for a regression, whose inputs have no effects.
-    """
-
-    family: str
-    minor: int | str
-    seed: int
-    behaviour: Behaviour
-    injection: Injection
-    ablation: Ablation
-    learner_subspace: LearnerSubspace
-    statistics_regression: StatisticsRegression
-    novel_tasks: NovelTasks
-    layers: list[Representation]
-    injections: list[Injection]
-    steps: list[dict[str, Any]]
-    example: dict[str, Tensor]
-
-    @property
-    def name(self) -> str:
-        """Name of the model on the page and of its folder."""
-        return model_name(self.family, self.minor, self.seed)
-
-    @property
-    def representation(self) -> Representation:
-        """`Representation` of the last layer."""
-        return self.layers[-1]
-
-
-def model_name(family: str, minor: int | str, seed: int) -> str:
-    """Return the name of a model's folder, such as "dice-none-0"."""
-    return f"{family}-{minor}-{seed}"
+# Configuration, exponent of the number of minor tasks, and seed.
+GridPoint = tuple[FamilyConfig, int | str, int]
 
 
 def train_and_check(
@@ -103,7 +39,7 @@ def train_and_check(
     *,
     progress: bool | None = False,
     threads: int | None = None,
-) -> None:
+) -> TrainedModelResult:
     """Train and check one model, or resume where it was interrupted.
 
     Args:
@@ -113,118 +49,59 @@ def train_and_check(
     Raises:
         TvlensError: the folder holds a model of other settings.
     """
-    if is_finished(config, minor, seed, folder):
-        return
     path = Path(folder) / model_name(config.family, minor, seed)
-    # Files written from here on do not belong to a result that another version completed.
-    (path / _COMPLETED).unlink(missing_ok=True)
-    remove_damaged(path / "run")
     previous_threads = torch.get_num_threads()
     torch.set_num_threads(threads or previous_threads)
     try:
-        family = config.make_family(minor, seed)
-        run = _train_model(config, family, minor, seed, path, progress)
-        check_model(config, run, family, seed, path / _CHECKS)
-        steps = check_checkpoints(config, run, family, seed, progress)
-        for file in _check_files(path):
-            sweep(file)  # temporary files of an interrupted worker
-        write(path / "steps.json", json.dumps(steps))
-        content = _content_key(config, minor, seed) | {"files": _file_digests(path)}
-        write(path / _COMPLETED, json.dumps(content))
+        run = train_model(config, minor, seed, path, progress=progress)
+        results: dict[tuple[str, Place], Any] = {}
+        setup = CheckSetup(config, config.make_family(minor, seed), run, seed, results)
+        places = list(_list_places(config, minor))
+        for name, place in progress_bar(places, path.name, progress=progress):
+            file, content = _entry(path, config, minor, seed, name, place)
+            check, load = CHECKS[name], CHECKS[name].result.load
+            here = replace(setup, place=place, sizes=content["sizes"])
+            compute = functools.partial(check.compute, here)
+            results[name, place] = cached(file, content, compute, load=load)
+            # Temporary files of an interrupted worker.
+            sweep(entry_path(file, load, content))
     finally:
         torch.set_num_threads(previous_threads)
+    return TrainedModelResult(config, minor, seed, results)
 
 
-def is_finished(
+def is_checked(
     config: FamilyConfig, minor: int | str, seed: int, folder: str | os.PathLike
 ) -> bool:
-    """Whether the folder of a study holds this model, trained and checked with equal settings.
-
-    A damaged file makes the model unfinished, which is reported in one line.
-    """
+    """Whether the folder of a study holds this model and an entry of each of its checks."""
     path = Path(folder) / model_name(config.family, minor, seed)
     try:
-        content = json.loads((path / _COMPLETED).read_text())
-        files = content.pop("files")
-    except FileNotFoundError:
+        return all(
+            entry_path(file, CHECKS[name].result.load, content).exists()
+            for name, place in _list_places(config, minor)
+            for file, content in [_entry(path, config, minor, seed, name, place)]
+        )
+    except OSError:  # no checkpoint
         return False
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        _report_damage(path / _COMPLETED)
-        return False
-    if content != _content_key(config, minor, seed):
-        return False
-    digests = _file_digests(path)
-    for name in files if files != digests else ():
-        if digests.get(name) != files[name]:
-            _report_damage(path / name)
-            return False
-    return True
 
 
-def _file_digests(path: Path) -> dict[str, str]:
-    """Compute digests of the files that `load_result` reads."""
-    files = [path / "steps.json", *_check_files(path)]
-    return {f.relative_to(path).as_posix(): file_digest(f) for f in files if f.is_file()}
-
-
-def _check_files(path: Path) -> list[Path]:
-    """List the files of the checks, without temporary ones."""
-    return sorted((path / _CHECKS).glob("[!.]*.safetensors"))
-
-
-def load_result(
-    folder: str | os.PathLike, family: str, minor: int | str, seed: int
-) -> TrainedModelResult:
-    """Read the result of a finished model.
-
-    Raises:
-        TvlensError: the model is not finished.
-    """
-    path = Path(folder) / model_name(family, minor, seed)
-    if not (path / _COMPLETED).is_file():
-        raise TvlensError(f"{path} holds no finished model")
-    results = {name: kind.load(_check_path(path, name)) for name, kind in _RESULT_TYPES.items()}
-    layers = range(json.loads((path / _COMPLETED).read_text())["config"]["layers"])
-    return TrainedModelResult(
-        family,
-        minor,
-        seed,
-        **results,
-        layers=[Representation.load(_check_path(path, f"representation-{l}")) for l in layers],
-        injections=[Injection.load(_check_path(path, f"injection-{l}")) for l in layers],
-        steps=json.loads((path / "steps.json").read_text()),
-        example=load_file(_check_path(path, "example")),
-    )
-
-
-def _content_key(config: FamilyConfig, minor: int | str, seed: int) -> dict[str, Any]:
-    content = {"config": config.to_dict() | {"minor": minor}, "seed": seed}
-    content |= {"measures": MEASURES, "conditions": CONDITIONS, "code": code_digest()}
-    return json.loads(json.dumps(content))
-
-
-def _check_path(path: Path, name: str) -> Path:
-    return path / _CHECKS / f"{name}.safetensors"
-
-
-def _train_model(
-    config: FamilyConfig,
-    family: Any,
-    minor: int | str,
-    seed: int,
-    path: Path,
-    progress: bool | None,
+def train_model(
+    config: FamilyConfig, minor: int | str, seed: int, path: Path, *, progress: bool | None = False
 ) -> Run:
-    """Train the model on batches with one observation more than its context."""
+    """Train the model in a folder, or resume its training after removing what is damaged.
+
+    The model reads batches with one observation more than its context.
+    """
+    remove_damaged(path / "run")
+    family = config.make_family(minor, seed)
     is_regression = config.family == "regression"
 
     def sample(batch_seed: int) -> Any:
         data = family.sample(config.batch, config.length + (not is_regression), seed=batch_seed)
         return (data.inputs, data.targets) if is_regression else data.tokens
 
-    meta = {"family": config.family, "minor": minor, "minor_mass": config.minor_mass}
     return train(
-        config.shape(family),
+        config.transformer_config(family),
         sample,
         steps=config.steps,
         folder=path / "run",
@@ -233,9 +110,34 @@ def _train_model(
         max_grad_norm=config.max_grad_norm,
         schedule=config.learning_rate_schedule(),
         seed=seed,
-        meta=meta,
+        meta={"family": config.family, "minor": minor, "minor_mass": config.minor_mass},
         progress=progress,
     )
+
+
+def _list_places(config: FamilyConfig, minor: int | str) -> Iterator[tuple[str, Place]]:
+    for name, check in CHECKS.items():
+        for place in check.places(config, minor):
+            yield name, place
+
+
+def _entry(
+    path: Path, config: FamilyConfig, minor: int | str, seed: int, name: str, place: Place
+) -> tuple[Path, dict[str, Any]]:
+    """Return the file of a result and all that decides it.
+
+    Raises:
+        OSError: the model is not trained.
+    """
+    check = CHECKS[name]
+    step = place if check.at == "checkpoints" and place is not None else config.steps
+    weights = file_digest(checkpoint.checkpoint_path(path / "run", step))
+    sizes = dict(check.sizes.get(config.effort, {})) | dict(config.checks.get(name, {}))
+    # Other numbers of minor tasks and sizes of other checks do not decide this result.
+    plain = replace(config, minor=(minor,), checks={}).to_dict()
+    content = {"config": plain, "seed": seed, "weights": weights, "check": name, "place": place}
+    file = path / "checks" / f"{name}{'' if place is None else f'-{place}'}.safetensors"
+    return file, content | {"sizes": sizes}
 
 
 _READ_ERRORS = (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError)
@@ -263,7 +165,7 @@ def remove_damaged(folder: Path) -> None:
         reported_steps = [record["step"] for record in run.metrics]
         if reported_steps != sorted(set(reported_steps)):
             raise TvlensError(f"{folder} was written by two processes")
-        model = Transformer(run.shape)
+        model = Transformer(run.config)
     except _READ_ERRORS:
         _report_damage(folder)
         shutil.rmtree(folder)
