@@ -26,6 +26,7 @@ from .checks import (
     novel_tasks,
     probes,
     representation,
+    ruled_layers,
     statistics_regression,
     task_effects,
 )
@@ -50,6 +51,7 @@ from .mixtures import (
 )
 from .pool import TaskPool
 from .prediction import Moments, Prediction, blend
+from .reference_states import reference_states
 from .references import (
     Family,
     bigram_inference,
@@ -112,10 +114,12 @@ __all__ = [
     "predict_in_batches",
     "probes",
     "proportions_posterior",
+    "reference_states",
     "relative_distance",
     "representation",
     "retrieval",
     "retrieval_check",
+    "ruled_layers",
     "single_task_posterior",
     "stationary_distribution",
     "statistics_regression",

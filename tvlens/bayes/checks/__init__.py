@@ -8,6 +8,7 @@ from .learner_search import LearnerSubspace, learner_subspace
 from .novel_tasks_check import NovelTasks, novel_tasks
 from .probing import Probes, probes, task_effects
 from .representation_check import Representation, representation
+from .states import ruled_layers
 from .statistics_check import StatisticsRegression, statistics_regression
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "novel_tasks",
     "probes",
     "representation",
+    "ruled_layers",
     "statistics_regression",
     "task_effects",
 ]
