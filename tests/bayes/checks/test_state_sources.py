@@ -2,26 +2,16 @@
 
 import pytest
 import torch
-from planted import Planted
+from planted import PlantedModel, untrained_model
 
-import tvlens as tv
-from tvlens import TvlensError
+from tvlens import TvlensError, bayes
 from tvlens.bayes.checks.model_predictions import model_inputs
 from tvlens.bayes.checks.states import ruled_layers, state_source
-from tvlens.training import Shape, Transformer, to_transformer_lens
-
-bayes = tv.bayes
-
-
-def tiny(family, context):
-    reads = {"inputs": family.dim} if hasattr(family, "dim") else {"vocab": family.vocabulary}
-    shape = Shape(context=context, layers=2, d_model=32, heads=2, **reads)
-    return to_transformer_lens(shape, Transformer(shape, seed=1).state_dict())
 
 
 def test_states_of_tokens_are_the_outputs_of_a_block():
     family = bayes.Dice(faces=4, seed=0)
-    source = state_source(tiny(family, 9), family, layer=-1)
+    source = state_source(untrained_model(family, context=9), family, layer=-1)
     data = family.sample(5, 9, seed=0)
     _, cache = source.model.run_with_cache(data.tokens)
     states = source.read(data)
@@ -31,8 +21,8 @@ def test_states_of_tokens_are_the_outputs_of_a_block():
 
 
 def test_states_of_a_regression_are_those_of_its_inputs():
-    family = bayes.LinearRegression(dim=3, seed=0)
-    source = state_source(tiny(family, 9), family, layer=0)
+    family = bayes.LinearRegression(seed=0)
+    source = state_source(untrained_model(family, context=9), family, layer=0)
     data = family.sample(4, 5, seed=0)
     _, cache = source.model.run_with_cache(model_inputs(data))
     states = source.read(data)
@@ -71,11 +61,11 @@ def test_sources_that_do_not_exist_are_one_line():
     with pytest.raises(TvlensError, match="layer 3 does not exist: the ideal model 'label'"):
         state_source("label", family, layer=3, length=8)
     with pytest.raises(TvlensError, match="length is the context of an ideal model"):
-        state_source(Planted(family), family, length=8)
+        state_source(PlantedModel(family), family, length=8)
     with pytest.raises(TvlensError, match=r"vocabulary of 4 tokens and .* of 6"):
-        state_source(Planted(family), bayes.Dice())
+        state_source(PlantedModel(family), bayes.Dice())
     with pytest.raises(TvlensError, match="layer 7 does not exist"):
-        state_source(Planted(family), family, layer=7)
+        state_source(PlantedModel(family), family, layer=7)
     source = state_source("label", family, length=8)
     with pytest.raises(TvlensError, match="have 9 observations; label has a context of 8"):
         source.read(family.sample(2, 9))
