@@ -33,6 +33,7 @@ from .checks import (
 from .dice import Dice
 from .distributions import entropy, gaussian_kl, kl, relative_distance
 from .dyck import Dyck
+from .ideal_states import reference_states
 from .markov import Markov
 from .mixtures import (
     NOISE_MODELS,
@@ -51,7 +52,6 @@ from .mixtures import (
 )
 from .pool import TaskPool
 from .prediction import Moments, Prediction, blend
-from .reference_states import reference_states
 from .references import (
     Family,
     bigram_inference,

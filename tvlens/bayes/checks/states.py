@@ -13,7 +13,7 @@ from ...errors import TvlensError, unknown
 from ...integers import require_at_least
 from ...models.loading import model_name
 from ...sites import Site
-from ..reference_states import KINDS, ReferenceKind, reference_states
+from ..ideal_states import KINDS, ReferenceKind, reference_states
 from ..regression import LinearRegression
 from ..sequences import Data, Pairs, data_shape
 from .model_predictions import inputs_within_context, max_length, require_compatible

@@ -7,7 +7,7 @@ import torch
 
 import tvlens as tv
 from tvlens import TvlensError
-from tvlens.bayes.reference_states import KINDS, compute_posterior, reference_states
+from tvlens.bayes.ideal_states import KINDS, compute_posterior, reference_states
 
 bayes = tv.bayes
 double = partial(torch.tensor, dtype=torch.float64)
