@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import stats
 
 from .errors import TvlensError
 
@@ -59,7 +59,7 @@ def share_interval(
         raise ValueError("an outcome is NaN or not between 0 and 1")
     right, count = round(float(outcomes.sum()), 9), len(outcomes)
     below, above = (
-        stats.binomtest(k, count).proportion_ci(level, "wilson")
+        scipy.stats.binomtest(k, count).proportion_ci(level, "wilson")
         for k in (math.floor(right), math.ceil(right))
     )
     between = right - math.floor(right)
@@ -83,7 +83,7 @@ def mean_interval(
     mean = values.mean(-1)
     if count < 2:
         return np.full((*mean.shape, 2), np.nan)
-    half = stats.t.ppf((1 + level) / 2, count - 1) * values.std(-1, ddof=1) / math.sqrt(count)
+    half = scipy.stats.t.ppf((1 + level) / 2, count - 1) * values.std(-1, ddof=1) / math.sqrt(count)
     return np.stack([mean - half, mean + half], axis=-1)
 
 
@@ -121,7 +121,7 @@ def bootstrap_interval(
     if len(values) == 1 or (values == values[0]).all():
         point = float(statistic(values, axis=0))
         return point, point
-    result = stats.bootstrap(
+    result = scipy.stats.bootstrap(
         (values,),
         statistic,
         confidence_level=level,
