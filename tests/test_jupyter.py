@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from chromium import ALL_DRAWN, needs_chromium
-from test_notebooks import executed
+from executed_notebooks import execute
 
 pytest.importorskip("jupyterlab")
 nbformat = pytest.importorskip("nbformat")
@@ -64,7 +64,7 @@ def lab(tmp_path_factory):
             cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
             nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=METADATA), path)
         else:
-            _save_trusted(executed(ROOT / "notebooks" / path.name), path, home / "DATA")
+            _save_trusted(execute(ROOT / "notebooks" / path.name), path, home / "DATA")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,34 +1,16 @@
 """The notebooks: kept plain, and running from top to bottom without a word of complaint."""
 
-import functools
-import os
 import re
 from pathlib import Path
 
 import pytest
 from chromium import ALL_DRAWN, needs_chromium
 
-from tvlens import zoo
-
 nbformat = pytest.importorskip("nbformat")
-nbclient = pytest.importorskip("nbclient")
+execute = pytest.importorskip("executed_notebooks").execute
 
-FOLDER = Path(__file__).parent.parent / "notebooks"
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 LARGEST = 3_000_000  # bytes of an executed notebook
-
-
-@functools.cache
-def executed(path: Path):
-    """The notebook after a run in the short version, in its own folder; once for all tests."""
-    for name in ("smollm2-135m", "minilm-l6", "dinov2-small"):
-        zoo.get(name)  # or the notebook would say that it fetches them
-    book = nbformat.read(path, as_version=4)
-    folder = {"metadata": {"path": str(FOLDER)}}
-    nbclient.NotebookClient(book, timeout=300, kernel_name="python3", resources=folder).execute(
-        env=os.environ | {"TVLENS_FAST": "1", "PYTHONPATH": str(FOLDER.parent)}
-    )
-    return book
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -47,7 +29,7 @@ def test_a_notebook_is_kept_without_outputs_as_a_plain_diff(path):
 @pytest.mark.xdist_group("notebooks")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_says_nothing_it_should_not(path):
-    book = executed(path)
+    book = execute(path)
     outputs = [(cell.source, out) for cell in book.cells for out in cell.get("outputs", [])]
     said = {source: out.text for source, out in outputs if out.get("name") == "stderr"}
     assert said == {}
@@ -67,7 +49,7 @@ class TestAsAPage:
         """As `make notebooks` writes it; in the window of a phone."""
         nbconvert = pytest.importorskip("nbconvert")
         page = nbconvert.HTMLExporter(mathjax_url="", require_js_url="")
-        text, _ = page.from_notebook_node(executed(path))
+        text, _ = page.from_notebook_node(execute(path))
         (tmp_path / "page.html").write_text(text, encoding="utf-8")
         tab = browser.new_page(viewport={"width": 390, "height": 900})
         errors, requests = [], []
