@@ -161,7 +161,7 @@ def test_what_was_not_collected_is_named_and_can_be_asked_for():
     got = tv.collect(tiny.model("gpt2"), [[3, 4]], "z", layers=1, progress=False)
     assert "z.1" in got and "blocks.1.attn.hook_z" in got and Site("z", 1) in got
     assert "z.2" not in got and "none" not in got and got.get("z.2") is None
-    with pytest.raises(TvlensError, match=r"z.2 was not collected; there is z.1"):
+    with pytest.raises(TvlensError, match=r"z.2 was not collected: choose from z.1"):
         got["z.2"]
     with pytest.raises(KeyError):
         got["z.2"]
@@ -219,7 +219,7 @@ def test_the_middle_of_a_post_norm_block_is_what_its_first_norm_gives(make):
             logits = model.original_model(input_ids=corrupted).logits
         handle.remove()
         torch.testing.assert_close(result.values[i, 4], metric(logits), rtol=1e-4, atol=1e-5)
-    with pytest.raises(TvlensError, match="norms its residual stream after every sum"):
+    with pytest.raises(TvlensError, match="normalizes its residual stream after every sum"):
         tv.patch_paths(model, clean, corrupted, receiver="logits", metric=metric)
 
 

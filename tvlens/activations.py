@@ -66,7 +66,7 @@ class Activations(Mapping):
     def __getitem__(self, site: str | Site) -> Tensor:
         name = _key(site)
         if name not in self.tensors:
-            raise NotCollectedError(f"{site!s} was not collected; there is {', '.join(self)}")
+            raise NotCollectedError(f"{site!s} was not collected: choose from {', '.join(self)}")
         return self.tensors[name]
 
     def __contains__(self, site: object) -> bool:
@@ -85,7 +85,7 @@ class Activations(Mapping):
         if layer is not None:
             keys = [key for key in keys if _layer(key) == layer]
         if not keys:
-            raise TvlensError(f"{name} was not collected; there is {', '.join(self)}")
+            raise TvlensError(f"{name} was not collected: choose from {', '.join(self)}")
         return torch.stack([self.tensors[k] for k in keys])
 
     @classmethod

@@ -41,7 +41,7 @@ def unknown(kind: str, name: object, choices: Iterable[str], *, hint: str = "") 
     elif len(choices) <= 16:
         answer = "choose from " + ", ".join(choices)
     else:
-        answer = f"{len(choices)} are known"
+        answer = f"there are {len(choices)} choices"
     return TvlensError(f"unknown {kind} {str(name)!r}: {answer}" + (f" ({hint})" if hint else ""))
 
 

@@ -20,13 +20,13 @@ def check_fields(cls: type, values: Mapping[str, Any]) -> None:
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for name in values:
         if name not in fields:
-            raise TvlensError(f"{cls.__name__} has no field {name!r}: it is of another version")
+            raise TvlensError(f"{cls.__name__} has no field {name!r} in this version")
     sizes: dict[str, int] = {}
     for name, field in fields.items():
         if name in values:
             check_value(name, values[name], field_types(cls).get(name, Any), sizes)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise TvlensError(f"{name!r} is missing: it may be of another version")
+            raise TvlensError(f"{name!r} is missing, which this version needs")
 
 
 def check_value(name: str, value: Any, annotation: Any, sizes: dict[str, int]) -> None:

@@ -78,7 +78,7 @@ class Result:
         tensors, plain = read_tensors(path, kind=kinds, what=name)
         with reading(path, name):
             if not isinstance(plain, dict):
-                raise TvlensError(f"its header is no JSON object but a {type(plain).__name__}")
+                raise TvlensError(f"its header is a {type(plain).__name__}, not a JSON object")
             version = plain.pop(_VERSION, None)
             try:
                 return construct(cls, tensors, plain)

@@ -151,7 +151,7 @@ def check_checksum(plain: Any) -> Any:
         TvlensError: the data do not match their checksum, or are no object.
     """
     if not isinstance(plain, dict):
-        raise TvlensError(f"its JSON is no object but a {type(plain).__name__}")
+        raise TvlensError(f"its JSON is a {type(plain).__name__}, not an object")
     # The checksum is the last key; a damaged file may have another name for it.
     name = next(reversed(plain), None)
     if name != _CHECKSUM and not _CHECKSUM_FORM.fullmatch(str(plain.get(name))):
@@ -176,12 +176,12 @@ def _parse_header(header: dict[str, str], kind: str | Sequence[str]) -> tuple[An
     matching = [key for key in accepted if key in header]
     if not matching:
         others = ", ".join(key.removeprefix("tvlens.") for key in kinds)
-        raise TvlensError(f"it holds {others}" if others else "nothing of tvlens in its header")
+        raise TvlensError(f"it holds {others}" if others else "its header is not by tvlens")
     metadata = json.loads(header[matching[0]])
     if isinstance(metadata, list):  # of an earlier version
         return metadata, None
     if not isinstance(metadata, dict):
-        raise TvlensError(f"its header is no JSON object but a {type(metadata).__name__}")
+        raise TvlensError(f"its header is a {type(metadata).__name__}, not a JSON object")
     return metadata, metadata.pop(_CHECKSUM, None)
 
 

@@ -56,9 +56,9 @@ def test_relative_distance_of_a_blend():
         (lambda: bayes.kl(torch.ones(2, 3), torch.ones(2, 3) / 3), "sums to 3"),
         (
             lambda: bayes.kl(torch.full((2, 2), float("nan")), torch.ones(2, 2) / 2),
-            "no distribution",
+            "not a distribution",
         ),
-        (lambda: bayes.entropy(torch.tensor([1.5, -0.5])), "no distribution"),
+        (lambda: bayes.entropy(torch.tensor([1.5, -0.5])), "not a distribution"),
         (lambda: bayes.gaussian_kl(torch.zeros(2), torch.zeros(2), noise=0.0), "noise"),
         (lambda: bayes.gaussian_kl(torch.zeros(2), torch.zeros(3), noise=1.0), "shapes"),
         (lambda: bayes.gaussian_kl(torch.tensor([float("nan")]), torch.zeros(1), noise=1.0), "NaN"),

@@ -108,7 +108,7 @@ def test_unknown_paths_are_errors_to_retrieval_and_new_to_extrapolation():
 
 @pytest.mark.parametrize("path", [[0, 1], [1, 1, 0, 1], [1, 0.5, 0, 0], [1, 1, 1, 0]])
 def test_paths_that_are_none(path):
-    with pytest.raises(TvlensError, match="path 1 is no balanced path"):
+    with pytest.raises(TvlensError, match="path 1 is not a balanced path"):
         good = [1, 0] * (len(path) // 2)
         bayes.Dyck.from_paths([good, path])
 

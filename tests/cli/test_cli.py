@@ -95,7 +95,7 @@ def test_the_command_is_a_process_that_says_nothing_else(folder, tmp_path):
         ("vectors -t antonym -m {odd}", "cannot load the model"),
         ("vectors -t antonym -m {encoder}", "is no causal language model"),
         ("vectors -t {three}", "the name of a task is a text, not 3"),
-        ("vectors -t {half}", "holds half a character"),
+        ("vectors -t {half}", "contains a lone surrogate"),
         ("train-vlm --device gpu9", "gpu9"),
         ("crossmodal --shots 0", "--shots"),
         ("vectr", "vectr"),

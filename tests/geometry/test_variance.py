@@ -165,7 +165,7 @@ def test_result(tmp_path):
         last = result["interaction"].reshape(-1)[-1]
         assert frame.share.iloc[-1] == float(last)
         assert "data-tvlens" in result._repr_html_() and "interaction" in repr(result)
-    with pytest.raises(TvlensError, match="no part 'tokens' here; there is task, token"):
+    with pytest.raises(TvlensError, match="no part 'tokens': choose from task, token"):
         result["tokens"]
 
 
@@ -185,7 +185,7 @@ def test_bad_input(unchecked):
         between_cell_variance(h[::2], task[::2], token[::2])
     with pytest.raises(TvlensError, match="all states are the same"):
         between_cell_variance(torch.full_like(h, 0.1), task, token)
-    with pytest.raises(TvlensError, match="too few samples to resample"):
+    with pytest.raises(TvlensError, match="too few samples"):
         between_cell_variance(h[:3], torch.tensor([0, 1, 1]))
     with pytest.raises(TvlensError, match="resamples must be at least 1"):
         between_cell_variance(h, task, resamples=0)

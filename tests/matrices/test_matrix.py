@@ -297,7 +297,7 @@ def test_fit_of_one_layer_can_be_applied_without_naming_it():
     reached = collect_states(base, prompts[:1], layers=1, **options)[0]
     torch.testing.assert_close(mapped, matrices[1].predict(reached), atol=1e-4, rtol=1e-4)
     several = TaskMatrix.fit(base, perturb(base), prompts, **options)
-    with pytest.raises(TvlensError, match="which layer"), several.applied(base):
+    with pytest.raises(TvlensError, match="give layer="), several.applied(base):
         pass
 
 

@@ -166,7 +166,7 @@ def test_bad_input_raises_one_line_errors():
         moments.update(normal(5, 4), y)
     with pytest.raises(TvlensError, match=r"x of shape \[3\], not \[4\]"):
         moments.merge(moments_of(normal(5, 4), y))
-    with pytest.raises(TvlensError, match="cannot take 9 pairs from 5"):
+    with pytest.raises(TvlensError, match="cannot subtract 9 pairs from 5"):
         moments.subtract(moments_of(normal(9, 3), normal(9, 2)))
     with pytest.raises(TvlensError, match="were not part"):
         moments.subtract(moments_of(100 * normal(3, 3), normal(3, 2)))

@@ -109,7 +109,7 @@ def test_truncated_file_is_refused(tiny_dinov2, cut):
 def test_other_graphs_are_refused():
     graph = field(7, tensor("weight", torch.ones(2, 3)))
     assert torch.equal(onnx.read_onnx(graph)[0]["weight"], torch.ones(2, 3))
-    with pytest.raises(TvlensError, match="not the DINOv2-small"):
+    with pytest.raises(TvlensError, match="not that of DINOv2-small"):
         dinov2.build_vit(graph)
     with pytest.raises(TvlensError, match="no ONNX model"):
         onnx.read_onnx(b"\x0fplain text, not a protocol buffer")

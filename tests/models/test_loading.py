@@ -61,7 +61,7 @@ def test_bad_sources(source, message):
     ("options", "message"),
     [
         (dict(device="gpu9"), "unknown device 'gpu9': did you mean 'cpu'"),
-        (dict(device="cuda:99"), r"no device 'cuda:99' on this machine: there is cpu"),
+        (dict(device="cuda:99"), r"no device 'cuda:99' on this machine: choose from cpu"),
         (dict(device=[1]), "unknown device"),
         (dict(dtype="bfloat6"), "unknown dtype 'bfloat6': did you mean 'bfloat16'"),
         (dict(dtype="int8"), "unknown dtype 'int8'"),
@@ -76,7 +76,7 @@ def test_devices_and_dtypes_that_do_not_exist(unchecked, folder, options, messag
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_gpu_is_said_in_one_line(folder):
-    with pytest.raises(TvlensError, match=r"no device 'cuda' on this machine: there is cpu"):
+    with pytest.raises(TvlensError, match=r"no device 'cuda' on this machine: choose from cpu"):
         tv.load(folder, device="cuda")
 
 

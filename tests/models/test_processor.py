@@ -143,7 +143,7 @@ def test_evaluate_transfers_between_text_and_images():
         assert set(report.controls) >= {"random", "wrong_task"}
     with pytest.raises(TvlensError, match="give demonstrations="):
         tv.evaluate(model, vector, **options)
-    with pytest.raises(TvlensError, match="takes no images"):
+    with pytest.raises(TvlensError, match="supports no images"):
         tv.extract(model, parts[0], method="in-context", shots=2, contexts=2, modality="image")
 
 
@@ -168,5 +168,5 @@ def test_collect_refuses_a_processor_with_other_tokens():
     model = tiny_vision.model("llava")
     prompt = copy.copy(mixed_prompts(model)[0])
     object.__setattr__(prompt, "text", prompt.text + "!")
-    with pytest.raises(TvlensError, match=r"makes other tokens of .* than the prompt has"):
+    with pytest.raises(TvlensError, match=r"reads .* as other tokens than those of the prompt"):
         tv.collect(model, [prompt], progress=False)

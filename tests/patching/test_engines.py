@@ -167,6 +167,8 @@ def test_paths_are_refused_where_a_factor_follows_attention():
     model = tv.load(source)
     clean, corrupted = architectures.prompts()
     options = dict(receiver="logits", metric=architectures.METRIC, layers=[3], positions=-1)
-    with pytest.raises(TvlensError, match="changed before it reaches the residual stream"):
+    with pytest.raises(
+        TvlensError, match="changes the output of attention before it reaches the residual stream"
+    ):
         tv.patch_paths(model, clean, corrupted, **options)
     tv.patch_paths(architectures.load("Falcon-H1"), clean, corrupted, **options)

@@ -137,9 +137,9 @@ def test_prompts_of_unequal_length():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(receiver=Site("z", 2, head=0)), "no head's input"),
-        (dict(receiver=Site("q", 2)), "no head's input"),
-        (dict(receiver="logit"), "no head's input"),
+        (dict(receiver=Site("z", 2, head=0)), "not an input of a head"),
+        (dict(receiver=Site("q", 2)), "not an input of a head"),
+        (dict(receiver="logit"), "not an input of a head"),
         (dict(receiver=Site("q", 2, head=9)), "head 9 of q does not exist"),
         (dict(receiver=Site("q", 1, head=0), layers=[1]), "must lie below q.1 head 0"),
         (dict(receiver=Site("q", 0, head=0)), "must lie below q.0 head 0"),

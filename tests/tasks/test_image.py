@@ -111,7 +111,7 @@ def test_task_keeps_images_of_its_inputs(task, tmp_path):
         task.shown(PAIRS[0], "images")
     with pytest.raises(TvlensError, match="'cat' has no image"):
         Task("t", PAIRS).shown(PAIRS[0], "image")
-    with pytest.raises(TvlensError, match="'cat' only names its image"):
+    with pytest.raises(TvlensError, match="'cat' is only the name of an image"):
         Task("t", PAIRS, images=IMAGES, texts=False).shown(PAIRS[0], "text")
 
 

@@ -99,8 +99,8 @@ def test_an_empty_part_is_an_error():
     [
         ([], "needs at least one pair"),
         ([("a", "")], "has an empty side"),
-        ([("a", "b"), ("a", "c")], "'a' stands there more than once, with 'b' and 'c'"),
-        ([("a", "b"), ("a", "b")], "twice the same output"),
+        ([("a", "b"), ("a", "c")], "'a' occurs more than once, with 'b' and 'c'"),
+        ([("a", "b"), ("a", "b")], "the same output twice"),
         ([("a", "b", "c")], r"pair 0 is \('a', 'b', 'c'\)"),
         ([("a", 3)], "not .input, output. strings"),
     ],

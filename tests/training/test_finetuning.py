@@ -253,7 +253,7 @@ def test_bad_input_raises_one_line_errors(bases, tmp_path, monkeypatch):
         with pytest.raises(TvlensError, match=match):
             finetune(base, a, b, folder=tmp_path / "bad", **FAST | options)
 
-    refused("no parts of one dataset", b=light)
+    refused("not parts of one dataset", b=light)
     refused("the same rows", b=train)
     refused("unknown readout 'las'", readout="las")
     refused("epochs must be at least 1", epochs=0)

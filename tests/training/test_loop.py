@@ -214,7 +214,7 @@ def test_a_folder_of_another_run_is_refused(whole, options, message):
 
 
 def test_a_loss_that_is_not_finite_names_its_step(tmp_path):
-    """Weights explode: the error names a step, and checkpoints from before are whole."""
+    """Weights explode: the error names a step, and earlier checkpoints are valid."""
     with pytest.raises(TvlensError, match=r"(at step \d+: a lower lr|not finite at step)"):
         start(tmp_path, lr=1e25, schedule=constant, evaluate=None, checkpoints=[0])
     for step in load_run(tmp_path).steps:
@@ -238,7 +238,7 @@ def test_the_step_of_a_bad_batch(tmp_path):
     ("evaluate", "message"),
     [
         (lambda model, step: {"kl": math.nan if step else 0.0}, "nan for 'kl' at step 1"),
-        (lambda model, step: {"loss": 1.0}, "may not give 'loss'"),
+        (lambda model, step: {"loss": 1.0}, "must not return 'loss'"),
     ],
 )
 def test_what_evaluate_may_not_give(tmp_path, evaluate, message):
@@ -291,12 +291,12 @@ def test_one_regression_is_learned_below_its_variance(tmp_path):
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
-        (lambda seed: torch.rand(3, 5), "wanted whole numbers"),
-        (lambda seed: torch.zeros(5, dtype=torch.long), "wanted whole numbers"),
+        (lambda seed: torch.rand(3, 5), "expected integers"),
+        (lambda seed: torch.zeros(5, dtype=torch.long), "expected integers"),
         (lambda seed: torch.full((2, 4), 5), "token 5; there are 0 to 4"),
         (lambda seed: torch.full((2, 4), -1), "token -1; there are 0 to 4"),
         (lambda seed: torch.zeros(2, 10, dtype=torch.long), "9 positions are read"),
-        (lambda seed: (tokens(0), tokens(0)), "wants tokens alone"),
+        (lambda seed: (tokens(0), tokens(0)), "needs tokens only"),
         (lambda seed: torch.randint(0, 5, (3, 9)), "two different batches for one seed"),
     ],
 )
@@ -318,9 +318,9 @@ def test_other_mistakes(tmp_path):
     with pytest.raises(TvlensError, match="holds no training run"):
         load_run(tmp_path)
     config = TransformerConfig(context=9, inputs=2)
-    with pytest.raises(TvlensError, match=r"sample must give \(inputs, targets\)"):
+    with pytest.raises(TvlensError, match=r"sample must return \(inputs, targets\)"):
         train(config, tokens, steps=1, folder=tmp_path / "run")
-    with pytest.raises(TvlensError, match=r"wanted \[batch, pair, 2\]"):
+    with pytest.raises(TvlensError, match=r"expected \[batch, pair, 2\]"):
         pairs = torch.rand(3, 5, 3), torch.rand(3, 5)
         train(config, lambda seed: pairs, steps=1, folder=tmp_path / "run")
 

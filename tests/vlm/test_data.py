@@ -45,5 +45,5 @@ def test_encode_views_reads_its_cache(pack, tmp_path, monkeypatch):
     assert states.shape[:3] == (len(images), 2, 2) and states.dtype == torch.float16
     monkeypatch.setattr(VisionEncoder, "forward", None)
     torch.testing.assert_close(encode_views(encoder, images, count=2, **options), states)
-    with pytest.raises(TvlensError, match=r"views of other settings \(views\)"):
+    with pytest.raises(TvlensError, match=r"views with other settings \(views\)"):
         encode_views(encoder, images, count=3, **options)

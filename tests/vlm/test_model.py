@@ -23,7 +23,9 @@ def test_soft_tokens_replace_placeholder_embeddings(family):
     with torch.no_grad():
         expected = model(inputs_embeds=embeddings).logits
         torch.testing.assert_close(model(ids, pixel_values=pixel_values).logits, expected)
-    with pytest.raises(TvlensError, match=r"1 images make 2 soft tokens, .* hold 4 placeholders"):
+    with pytest.raises(
+        TvlensError, match=r"1 images make 2 soft tokens, .* contain 4 placeholders"
+    ):
         model(ids, pixel_values=pixel_values[:1])
 
 

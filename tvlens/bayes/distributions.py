@@ -23,7 +23,7 @@ def normalize_rows(
         index = invalid.nonzero()[0].tolist()
         row = rows[tuple(index)]
         raise TvlensError(
-            f"{' '.join(map(str, (name, *index)))} is no distribution: it sums to "
+            f"{' '.join(map(str, (name, *index)))} is not a distribution: it sums to "
             f"{float(row.sum()):.6g}, with smallest entry {float(row.min()):.6g}"
         )
     return rows / sums

@@ -159,7 +159,7 @@ class Dyck(TaskPool[Sequences]):
         balanced = binary & (height >= 0).all(1) & (height[:, -1] == 0)
         if not bool(balanced.all()):
             row = int((~balanced).nonzero()[0])
-            raise TvlensError(f"path {row} is no balanced path of ones (open) and zeros (close)")
+            raise TvlensError(f"path {row} is not a balanced path of ones (open) and zeros (close)")
         return parameters
 
     def _read_brackets(self, data: Data) -> tuple[Tensor, Tensor]:

@@ -110,7 +110,7 @@ class TaskPool(ABC, Generic[DataType]):
         family.parameters = self.validate(parameters)
         family.majors = len(parameters) if majors is None else majors
         if not 1 <= family.majors <= len(parameters):
-            raise TvlensError(f"{majors} major tasks among {len(parameters)} tasks")
+            raise TvlensError(f"majors is {majors}, but there are {len(parameters)} tasks")
         return family.with_prior(prior)
 
     def with_prior(self: PoolType, prior: Numbers | None) -> PoolType:

@@ -29,7 +29,7 @@ def crossmodal(
     model: ModelOption = "tiny-vlm",
     language_model: Annotated[
         str | None,
-        typer.Option(help="Language model behind the model, whose vectors are transferred too."),
+        typer.Option(help="Language model of the model; its vectors are transferred, too."),
     ] = None,
     preset: Annotated[
         str, typer.Option(help="quick (three tasks), six, or full (nine tasks, three seeds).")
@@ -41,7 +41,7 @@ def crossmodal(
     four_bit: Annotated[
         bool, typer.Option("--four-bit", help="Load a hub model in four bits (needs bitsandbytes).")
     ] = False,
-    seed: Annotated[int, seed_option("splits, draws and intervals")] = 0,
+    seed: Annotated[int, seed_option("splits, contexts and controls")] = 0,
     out: OutputOption = Path("out/crossmodal"),
     open_page: OpenOption = False,
 ) -> None:
@@ -63,7 +63,7 @@ def crossmodal(
 
 
 def _loading_options(device_map: str | None, four_bit: bool) -> dict:
-    """Options of `from_pretrained`."""
+    """Return options of `from_pretrained`."""
     options = {} if device_map is None else {"device_map": device_map}
     if not four_bit:
         return options

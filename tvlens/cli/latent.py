@@ -49,7 +49,7 @@ def latent(
 
 
 def _exponents(text: str) -> list[int | str]:
-    """The exponents of --minor: integers and "none"."""
+    """Parse the exponents of --minor: integers and "none"."""
     try:
         return [k if k == "none" else int(k) for k in text.replace(" ", "").split(",")]
     except ValueError:

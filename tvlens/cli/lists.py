@@ -7,7 +7,7 @@ import typer
 from ..signals import interruptible
 
 zoo = typer.Typer(
-    help="Pretrained models that are installed from package registries.",
+    help="List pretrained models, which are installed from package registries.",
     invoke_without_command=True,
 )
 

@@ -26,7 +26,7 @@ def matrix(
     ] = None,
     tuned: Annotated[
         str | None,
-        typer.Option(help="The finetuned model. Default: one is finetuned on each dataset."),
+        typer.Option(help="Finetuned model. Default: the base model is finetuned on each dataset."),
     ] = None,
     preset: Annotated[str, typer.Option(help="quick (three small datasets) or full.")] = "quick",
     readout: Annotated[
@@ -37,7 +37,7 @@ def matrix(
         str,
         typer.Option(help="Part that chooses layer and penalty: validation, or oracle (test)."),
     ] = "validation",
-    seed: Annotated[int, seed_option("splits, finetuning and draws")] = 0,
+    seed: Annotated[int, seed_option("splits, finetuning and controls")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Finetuning runs per dataset.")] = 1,
     lora: Annotated[
         int | None,

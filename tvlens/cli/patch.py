@@ -35,7 +35,7 @@ def patch(
         str, typer.Option(help="Activation: z, resid_pre, attn_out, mlp_out, q, k, v ...")
     ] = "z",
     positions: Annotated[
-        str, typer.Option(help="all, together, or positions such as -1 or 3,4.")
+        str, typer.Option(help="all (each alone), together, or positions such as -1 or 3,4.")
     ] = "-1",
     shots: Annotated[int, typer.Option(min=2, help="Demonstrations in each prompt.")] = 6,
     count: Annotated[int, typer.Option(min=1, help="Number of prompts of the task.")] = 10,

@@ -94,7 +94,7 @@ def _study(
 
 
 def _table(study: Any) -> str:
-    """First-token accuracies on the test part, a row per task."""
+    """Return first-token accuracies on the test part, one row per task."""
     import pandas as pd
 
     rows = []

@@ -96,7 +96,7 @@ def silhouette_test(
     if not 2 <= len(names) < len(points):
         raise TvlensError(
             f"{len(names)} different labels for {len(points)} points: a silhouette needs at least "
-            "two, and some label twice"
+            "two labels, one of them more than once"
         )
     if null < 2:
         raise TvlensError(f"null is {null}: draw at least two permutations")

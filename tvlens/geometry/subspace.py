@@ -130,7 +130,9 @@ class Subspace(Result):
             TvlensError: this subspace is the whole space.
         """
         if self.rank == self.dim:
-            raise TvlensError(f"this subspace is all of {self.dim} dimensions: nothing is left")
+            raise TvlensError(
+                f"this subspace spans all {self.dim} dimensions: its complement is empty"
+            )
         full_basis = torch.linalg.qr(self.basis.double(), mode="complete").Q
         return Subspace(full_basis[:, self.rank :].to(self.basis))
 
@@ -153,7 +155,9 @@ class Subspace(Result):
         """
         total = self._squared_norm(points)
         if (total == 0).any():
-            raise TvlensError(f"point {(total == 0).nonzero()[0].tolist()} is zero: no share")
+            raise TvlensError(
+                f"point {(total == 0).nonzero()[0].tolist()} is zero: its share is undefined"
+            )
         inside = self._squared_norm(self.project(points.double()))
         return (inside / total).to(checks.result_dtype(points))
 
@@ -274,7 +278,7 @@ def _span_axes(vectors: Float[Tensor, "n d"], *, tolerance: float) -> Float[Tens
     if is_short.any():
         i = int(is_short.nonzero()[0])
         raise TvlensError(
-            f"vector {i} is zero next to the others (length {float(norms[i]):.2g}, the longest "
+            f"vector {i} is negligible beside the others (norm {float(norms[i]):.2g}, the largest "
             f"{float(norms.max()):.2g}): it adds no direction"
         )
     return axes[: int((sizes > tolerance * sizes[0]).sum())]

@@ -55,7 +55,7 @@ class VarianceDecomposition(Result):
     def index(self, part: str) -> int:
         """Index of a part in `shares`, `interval` and `noise`."""
         if part not in self.parts:
-            raise TvlensError(f"no part {part!r} here; there is {', '.join(self.parts)}")
+            raise TvlensError(f"no part {part!r}: choose from {', '.join(self.parts)}")
         return self.parts.index(part)
 
     def __repr__(self) -> str:
@@ -158,7 +158,7 @@ def _decompose(
             x = (states - states.mean(0)).numpy()
             _check_cells(cells, parts)
             if np.linalg.norm(x) <= 1e-12 * float(states.norm()):
-                raise TvlensError("all states are the same: there is no variance to share")
+                raise TvlensError("all states are the same: there is no variance to decompose")
             estimates.append(_estimate(x, cells, parts, options))
         except TvlensError as error:
             prefix = f"position {position}: " if h.ndim > 2 else ""
@@ -247,7 +247,7 @@ def _divide_by_total(parts: np.ndarray, total: np.ndarray, scale: np.ndarray | f
     """Divide parts by a total that exceeds rounding errors of numbers of size `scale`."""
     if (total <= 1e-12 * scale).any():
         raise TvlensError(
-            "no variance to share, or too few samples to resample: in some draws all are alike"
+            "no variance to decompose, or too few samples: some resamples have no variance"
         )
     return parts / total[:, None]
 

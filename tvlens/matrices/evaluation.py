@@ -185,7 +185,7 @@ def _score(
     y = examples.y.double()
     scatter = (y - y.mean(0)).square().sum()
     if not scatter:
-        raise TvlensError("the finetuned states of a part are all the same: nothing to choose by")
+        raise TvlensError("all finetuned states of a part are the same: layers cannot be compared")
     is_right = predict_classes(head, prediction, like) == examples.labels.cpu()
     r2 = 1 - float((y - prediction).square().sum() / scatter)
     return float(is_right.double().mean()), r2

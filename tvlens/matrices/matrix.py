@@ -207,7 +207,7 @@ class TaskMatrices(Result, Mapping):
             TvlensError: no matrix of this layer, or it does not fit the model.
         """
         if layer is None and len(self) > 1:
-            raise TvlensError(f"which layer: there are matrices of layers {list(self)}")
+            raise TvlensError(f"give layer=: there are matrices of layers {list(self)}")
         number = next(iter(self)) if layer is None else Site("resid_post", layer).on(model).layer
         if number not in self:
             raise TvlensError(f"no matrix of layer {number}; there are layers {list(self)}")

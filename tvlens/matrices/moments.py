@@ -118,7 +118,7 @@ class PairMoments(Result):
             return self._copy()
         count = self.count - other.count
         if count < 0:
-            raise TvlensError(f"cannot take {other.count} pairs from {self.count}")
+            raise TvlensError(f"cannot subtract {other.count} pairs from {self.count}")
         self._check_shapes(other.mean_x, other.mean_y)
         if not count:
             return PairMoments()

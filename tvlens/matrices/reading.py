@@ -280,7 +280,7 @@ def check_same_model(model: Any, identity: dict[str, str] | None) -> None:
     if identity and identity["fingerprint"] != _fingerprint(model):
         raise TvlensError(
             f"the matrix was fitted on the weights of {identity['name']!r}; this "
-            f"{model_name(model)!r} has others: pass other_model=True if that is what you want"
+            f"{model_name(model)!r} has other weights: pass other_model=True to use it anyway"
         )
 
 
@@ -293,7 +293,7 @@ def check_pair(base: Any, tuned: Any) -> None:
             raise TvlensError(f"{names} differ in {size.replace('_', ' ')}: {a} and {b}")
     vocabularies = [_get_vocabulary(model) for model in (base, tuned)]
     if None not in vocabularies and vocabularies[0] != vocabularies[1]:
-        raise TvlensError(f"{names} have different tokenizers: one text is not one list of tokens")
+        raise TvlensError(f"{names} have different tokenizers: they read other tokens of one text")
     a, b = (getattr(model.cfg, "d_vocab", None) for model in (base, tuned))
     if None in vocabularies and a and b and a > 0 and b > 0 and a != b:
         raise TvlensError(f"{names} have vocabularies of {a} and {b} tokens")

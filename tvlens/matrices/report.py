@@ -150,7 +150,9 @@ class MatrixReport(Result):
         """
         low, high = self.accuracies[lower], self.accuracies[upper]
         if low == high:
-            raise TvlensError(f"{lower} and {upper} are equally accurate ({low:.3f}): no gap")
+            raise TvlensError(
+                f"{lower} and {upper} are equally accurate ({low:.3f}): the gap is undefined"
+            )
         return (self.accuracies[method] - low) / (high - low)
 
     def refit(self, train: Examples, *, seed: int = 0, full_rank: bool = False) -> TaskMatrix:

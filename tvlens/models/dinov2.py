@@ -57,9 +57,7 @@ def build_vit(data: bytes, *, size: int = 224) -> Any:
     try:
         model.load_state_dict(_convert_weights(*read_onnx(data), size=size))
     except (KeyError, RuntimeError) as error:
-        raise TvlensError(
-            f"this ONNX graph is not the DINOv2-small it should be: {error}"
-        ) from None
+        raise TvlensError(f"this ONNX graph is not that of DINOv2-small: {error}") from None
     return model.eval()
 
 

@@ -144,7 +144,7 @@ def check_model(model: Any) -> None:
     """Raise TvlensError unless this is a model with named hook points."""
     if not (hasattr(model, "hook_dict") and hasattr(model, "cfg")):
         raise TvlensError(
-            f"a {type(model).__name__} has no named hook points: give what tvlens.load returns"
+            f"a {type(model).__name__} has no named hook points: load it with tvlens.load"
         )
 
 
@@ -160,8 +160,8 @@ def check_runnable(model: Any) -> None:
         raise TvlensError(f"{part}the model is in training mode: call model.eval() first")
     if family(model).is_encoder_decoder:
         raise TvlensError(
-            f"{type(model.original_model).__name__} is an encoder-decoder: tvlens reads models of "
-            "one stack of blocks, such as GPT-2, Llama, BERT or ViT"
+            f"{type(model.original_model).__name__} is an encoder-decoder: tvlens supports models "
+            "of one stack of blocks, such as GPT-2, Llama, BERT or ViT"
         )
 
 
@@ -184,7 +184,7 @@ def logits_at(
         TvlensError: the model is a classifier, which has no logits at positions.
     """
     if family(model).is_classifier:
-        raise TvlensError("a classifier has one row of logits per input, none at positions")
+        raise TvlensError("a classifier has one row of logits per input, not one per position")
     with restricted_vocabulary(model, vocabulary):
         return run(model, batch, hooks=[*hooks, unembed_only(model, positions)])
 
@@ -194,6 +194,6 @@ def check_causal(model: Any) -> None:
     if family(model).is_bidirectional or family(model).is_classifier:
         name = getattr(model.cfg, "model_name", None) or type(model).__name__
         raise TvlensError(
-            f"{name} is no causal language model, which task vectors of prompts need: "
-            "give one such as smollm2-135m"
+            f"{name} is no causal language model: task vectors of prompts need one, such as "
+            "smollm2-135m"
         )

@@ -43,7 +43,9 @@ def check_device(device: str | int | torch.device | None) -> None:
     except (RuntimeError, TypeError, ValueError):
         raise unknown("device", device, here) from None
     if parsed.type in ("cpu", "cuda", "mps") and str(parsed) not in here:
-        raise TvlensError(f"no device {str(device)!r} on this machine: there is {', '.join(here)}")
+        raise TvlensError(
+            f"no device {str(device)!r} on this machine: choose from {', '.join(here)}"
+        )
 
 
 def available_devices() -> list[str]:

@@ -139,8 +139,8 @@ def process_images(model: Any, prompts: Sequence[Any], *, width: int) -> dict[st
     for prompt, row, mask in zip(with_images, ids, outputs["attention_mask"], strict=True):
         if tuple(row[mask.bool()].tolist()) != prompt.tokens[1 : 1 + int(mask.sum())]:
             raise TvlensError(
-                f"{type(processor).__name__} makes other tokens of {prompt.text!r} than the "
-                "prompt has"
+                f"{type(processor).__name__} reads {prompt.text!r} as other tokens "
+                "than those of the prompt"
             )
     shows_image = torch.tensor([bool(prompt.images) for prompt in prompts])
     return {

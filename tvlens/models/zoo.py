@@ -255,7 +255,7 @@ def _download(wheel: Wheel, into: Path) -> Path:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != wheel.sha256:
         raise TvlensError(
-            f"{path.name} has SHA-256 {digest}, but {wheel.sha256} is pinned: not used"
+            f"{path.name} has SHA-256 {digest}, but {wheel.sha256} is pinned: the file is not used"
         )
     return path
 

@@ -64,7 +64,7 @@ def attribute(
     refine = as_integer(refine, name="refine", minimum=0)
     if any(weight.is_inference() for weight in model.parameters()):
         raise TvlensError(
-            "the model was made under torch.inference_mode, so nothing has gradients: load it "
+            "the model was created under torch.inference_mode and has no gradients: load it "
             "outside, or use patch"
         )
     # Under the caller's inference mode PyTorch would save nothing for the backward pass.
@@ -163,7 +163,7 @@ def _gradients(
         value = setup.measure(logits)[list(setup.metrics).index(name)].sum()
     if not value.requires_grad:
         raise TvlensError(
-            "the metric has no gradient: counts such as rank and accuracy have none; take "
+            "the metric has no gradient: counts such as rank and accuracy have none; use "
             "logit_difference, probability or log_probability, or use patch"
         )
     return dict(

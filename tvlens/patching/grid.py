@@ -101,7 +101,7 @@ def patch_grid(
         layers = layers_with(model, name)
     layer_choice = _coordinates("layers", layers, model.cfg.n_layers)
     if layer_choice[0] == [None]:
-        raise TvlensError("layers=None: patching all layers together is patching the last one")
+        raise TvlensError("layers=None: patching all layers together equals patching the last one")
     probe = Site(name, layer_choice[0][0])
     with_heads = probe.head_axis is not None
     if not with_heads and not (heads is None or (isinstance(heads, str) and heads == "all")):

@@ -75,8 +75,8 @@ def patch_paths(
     check_runnable(model)
     if family(model).is_post_norm:
         raise TvlensError(
-            f"{model_name(model)} norms its residual stream after every sum: no path from a head "
-            "to a receiver passes by addition alone, so paths cannot be told apart"
+            f"{model_name(model)} normalizes its residual stream after every sum: contributions "
+            "of paths are not additive, so paths cannot be patched"
         )
     target = _receiver(model, receiver)
     common = dict(metric=metric, positions=positions, seed=seed)
@@ -118,8 +118,8 @@ def _receiver(model: Any, receiver: Site | str) -> Site:
     if isinstance(receiver, Site) and receiver.component in "qkv" and receiver.head is not None:
         return receiver.on(model)
     raise TvlensError(
-        f"receiver {receiver!s} is no head's input: give Site('q', layer, head=h), 'k' or 'v', "
-        "or 'logits'"
+        f"receiver {receiver!s} is not an input of a head: give Site('q', layer, head=h), 'k' or "
+        "'v', or 'logits'"
     )
 
 
@@ -164,8 +164,8 @@ def _check_additive(model: Any, senders: PatchingSetup) -> None:
     gap = float((output - received).abs().max() / received.abs().max().clamp_min(1e-6))
     if gap > max(1e-3, 50 * torch.finfo(z.dtype).eps):
         raise TvlensError(
-            f"what attention writes in {model_name(model)} is changed before it reaches the "
-            "residual stream: paths through it cannot be told apart"
+            f"{model_name(model)} changes the output of attention before it reaches the residual "
+            "stream: contributions of paths are not additive, so paths cannot be patched"
         )
     _additive.add(model)
 

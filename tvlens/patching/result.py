@@ -71,7 +71,8 @@ class PatchResult(Result):
         """Select one of several metrics."""
         names = self.coordinates.get("metric", [])
         if metric not in names:
-            raise TvlensError(f"no metric {metric!r} here; there is {', '.join(names) or 'one'}")
+            choices = f"choose from {', '.join(names)}" if names else "the result has only one"
+            raise TvlensError(f"no metric {metric!r}: {choices}")
         i = names.index(metric)
         rest = {k: v for k, v in self.coordinates.items() if k != "metric"}
         clean = None if self.clean is None else self.clean[i]
@@ -96,7 +97,7 @@ class PatchResult(Result):
             TvlensError: no clean run, or clean and corrupted runs give the same metric.
         """
         if self.clean is None:
-            raise TvlensError("there is no clean run to normalise by")
+            raise TvlensError("the effect cannot be normalised without a clean run")
         gap = (self.clean - self.baseline).mean(-1)
         if bool((gap.abs() < 1e-8).any()):
             raise TvlensError("clean and corrupted prompts give the same metric: nothing to share")

@@ -90,7 +90,7 @@ def _named_source(source: str, base: SiteActivations, seed: int) -> SiteActivati
 def _expand_vector(vector: Any, layer: int, like: Tensor, component: str) -> Tensor:
     """Expand a task vector to every position."""
     if vector.site != component:
-        raise TvlensError(f"the vector belongs at {vector.site}, not at {component}")
+        raise TvlensError(f"the vector is for {vector.site}, not for {component}")
     layers, width = vector.values.shape
     if layer >= layers or width != like.shape[-1]:
         raise TvlensError(

@@ -122,7 +122,7 @@ def run_sweep(
             if str(error):
                 warnings.warn(
                     f"{model_name(model)} cannot {engine.ability} for {setup.grid.component} "
-                    f"({error}): patching takes a slower engine",
+                    f"({error}): patching uses a slower engine",
                     stacklevel=3,
                 )
     raise AssertionError("full forwards are not compared with themselves")

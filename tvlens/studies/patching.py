@@ -136,8 +136,8 @@ def from_task(
     if len(outputs) > 1 and len(set(answers)) == 1:
         raise TvlensError(
             f"all {len(outputs)} different answers begin with the same token "
-            f"{model.tokenizer.decode(answers[:1])!r}, which no task is needed for: give another "
-            "template, such as one with a line end before {y}, or more prompts"
+            f"{model.tokenizer.decode(answers[:1])!r}, which does not depend on the task: give "
+            "another template, such as one with a line end before {y}, or more prompts"
         )
     settings = {"task": task.name, "template": template.demonstration, "shots": shots}
     return Pairs(

@@ -55,7 +55,7 @@ class Task:
         if not isinstance(self.name, str) or not self.name:
             raise TvlensError(f"the name of a task is a text, not {self.name!r}")
         if any("\ud800" <= letter <= "\udfff" for letter in self.name):
-            raise TvlensError(f"the name of a task, {self.name!r}, holds half a character")
+            raise TvlensError(f"the name of a task, {self.name!r}, contains a lone surrogate")
         object.__setattr__(self, "pairs", tuple(_check_pairs(self.name, self.pairs)))
         _check_images(self)
 
@@ -193,7 +193,7 @@ class Task:
         if modality == "image" and x not in self.images:
             raise TvlensError(f"{self.name}: {x!r} has no image; give Task(..., images=...)")
         if modality == "text" and not self.texts:
-            raise TvlensError(f"{self.name}: {x!r} only names its image, it is no text")
+            raise TvlensError(f"{self.name}: {x!r} is only the name of an image, not a text")
         return (Image(x, self.images[x]) if modality == "image" else x), y
 
     def with_images(self, images: Mapping[str, Source]) -> "Task":
@@ -279,8 +279,8 @@ def _check_pairs(name: str, pairs: Sequence) -> list[tuple[str, str]]:
         if not x or not y:
             raise TvlensError(f"{name}: pair {i} {pair!r} has an empty side")
         if x in checked:
-            also = f"{checked[x]!r} and {y!r}" if checked[x] != y else "twice the same output"
-            raise TvlensError(f"{name}: input {x!r} stands there more than once, with {also}")
+            also = f"{checked[x]!r} and {y!r}" if checked[x] != y else "the same output twice"
+            raise TvlensError(f"{name}: input {x!r} occurs more than once, with {also}")
         checked[x] = y
     if not checked:
         raise TvlensError(f"{name}: a task needs at least one pair")

@@ -40,8 +40,8 @@ def fingerprint(config: TransformerConfig, sample: Callable[[int], Any], seed: i
         digests.add(hashlib.sha256(content).hexdigest()[:16])
     if len(digests) > 1:
         raise TvlensError(
-            "sample gave two different batches for one seed: draw with that seed, or a run that "
-            "goes on would not see the same data"
+            "sample returned two different batches for one seed: use the seed, or a resumed run "
+            "would train on other data"
         )
     return digests.pop()
 
@@ -55,11 +55,11 @@ def as_batch(config: TransformerConfig, batch: object) -> Tokens | Pairs:
     if config.vocab:
         return _as_tokens(config, batch)
     if not isinstance(batch, tuple) or len(batch) != 2:
-        raise TvlensError("sample must give (inputs, targets) for a regression")
+        raise TvlensError("sample must return (inputs, targets) for a regression")
     inputs, targets = (torch.as_tensor(part).float() for part in batch)
     if inputs.ndim != 3 or inputs.shape[2] != config.inputs or targets.shape != inputs.shape[:2]:
         raise TvlensError(
-            f"sample gave inputs {list(inputs.shape)} and targets {list(targets.shape)}; wanted "
+            f"sample gave inputs {list(inputs.shape)} and targets {list(targets.shape)}; expected "
             f"[batch, pair, {config.inputs}] and [batch, pair]"
         )
     _check_positions(config, 2 * inputs.shape[1] - 1)
@@ -68,12 +68,12 @@ def as_batch(config: TransformerConfig, batch: object) -> Tokens | Pairs:
 
 def _as_tokens(config: TransformerConfig, batch: object) -> Tokens:
     if isinstance(batch, tuple):
-        raise TvlensError("sample gave a tuple; a model with a vocabulary wants tokens alone")
+        raise TvlensError("sample gave a tuple; a model with a vocabulary needs tokens only")
     tokens = torch.as_tensor(batch)
     if tokens.ndim != 2 or tokens.is_floating_point() or tokens.shape[1] < 2:
         raise TvlensError(
-            f"sample gave {tokens.dtype} {list(tokens.shape)}; wanted whole numbers [batch, pos], "
-            "two positions or more"
+            f"sample gave {tokens.dtype} {list(tokens.shape)}; expected integers [batch, pos], "
+            "with at least two positions"
         )
     low, high = (int(end) for end in tokens.aminmax())
     if low < 0 or high >= config.vocab:

@@ -379,7 +379,7 @@ def _check_settings(
 ) -> None:
     """Raise TvlensError for impossible settings, before any work."""
     if (train.kind, train.classes) != (validation.kind, validation.classes):
-        raise TvlensError(f"{train!r} and {validation!r} are no parts of one dataset")
+        raise TvlensError(f"{train!r} and {validation!r} are not parts of one dataset")
     if digest_rows(train) == digest_rows(validation):
         raise TvlensError("train and validation are the same rows: use LabelledDataset.split")
     if settings["readout"] not in READOUTS:

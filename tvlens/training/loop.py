@@ -202,7 +202,7 @@ def _mean_loss(losses: list[torch.Tensor], step: int) -> float | None:
         failed_step = step - len(values) + int(bad[0])
         raise TvlensError(
             f"the loss is {values[bad[0]].item()} at step {failed_step}: a lower lr may help; "
-            "checkpoints from before are whole"
+            "earlier checkpoints are valid"
         )
     return values.mean().item()
 
@@ -222,9 +222,9 @@ def _check_metrics(metrics: Mapping[str, Any], step: int) -> dict[str, float]:
     numbers = {name: float(value) for name, value in metrics.items()}
     for name, value in numbers.items():
         if name in _RECORD_KEYS:
-            raise TvlensError(f"evaluate may not give {name!r}: a report says it itself")
+            raise TvlensError(f"evaluate must not return {name!r}: the name is reserved")
         if not math.isfinite(value):
-            raise TvlensError(f"evaluate gave {value} for {name!r} at step {step}")
+            raise TvlensError(f"evaluate returned {value} for {name!r} at step {step}")
     return numbers
 
 

@@ -32,7 +32,7 @@ def check_vector(vector: Any, *, name: str) -> None:
     """Raise TvlensError unless this is a task vector."""
     if not isinstance(vector, TaskVector):
         raise TvlensError(
-            f"{name} must be a TaskVector, as tvlens.extract gives it, not {type(vector).__name__}"
+            f"{name} must be a TaskVector, as tvlens.extract returns, not {type(vector).__name__}"
         )
 
 

@@ -326,6 +326,6 @@ def _check_labels(vector: TaskVector) -> None:
     labels = {y for _, y in vector.examples}
     if len(labels) == 1 and vector.meta.get("shots", 6):
         raise TvlensError(
-            f"all examples of {vector.name or 'the vector'} have the label {min(labels)!r}: there "
-            "is no task to tell from a constant, and labels cannot be shuffled; give two labels"
+            f"all examples of {vector.name or 'the vector'} have the label {min(labels)!r}: the "
+            "task equals a constant, and labels cannot be shuffled; give examples of two labels"
         )

@@ -107,7 +107,7 @@ def in_context(context: ExtractionContext) -> Extraction:
     Source: Liu et al. 2023, "In-context Vectors", equation 3.
     """
     if "image" in (context.modality, context.query):
-        raise TvlensError("'in-context' reads inputs as texts of their own, it takes no images")
+        raise TvlensError("'in-context' reads inputs as separate texts and supports no images")
     words = [
         [context.template.gap + word for word in side] for side in zip(*context.task, strict=True)
     ]

@@ -152,7 +152,7 @@ class TaskVector(Result):
             raise TvlensError("no vectors to average")
         first, *rest = vectors
         if not isinstance(first, TaskVector):
-            raise TvlensError(f"only TaskVectors have an average, not {type(first).__name__}")
+            raise TvlensError(f"only TaskVectors can be averaged, not {type(first).__name__}")
         for other in rest:
             first._check_like(other)
         values = torch.stack([v.values for v in vectors]).mean(0)
@@ -231,7 +231,7 @@ class TaskVector(Result):
         if origin and origin != model_name(model) and not other_model:
             raise TvlensError(
                 f"the vector comes from {origin!r}, this model is {model_name(model)!r}: "
-                "pass other_model=True if that is what you want"
+                "pass other_model=True to apply it anyway"
             )
 
     @classmethod
@@ -250,7 +250,9 @@ class TaskVector(Result):
 
     def _check_like(self, other: "TaskVector") -> None:
         if not isinstance(other, TaskVector):
-            raise TvlensError(f"a TaskVector goes with another, not with {type(other).__name__}")
+            raise TvlensError(
+                f"a TaskVector combines with a TaskVector, not with {type(other).__name__}"
+            )
         if self.values.shape != other.values.shape or self.site != other.site:
             raise TvlensError(
                 f"{self.name!r} at {self.site} {list(self.values.shape)} and {other.name!r} at "

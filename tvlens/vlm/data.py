@@ -60,7 +60,7 @@ def split_images(
         rows[split_of[artist == held_out_artist, name in held_out_names]].append(i)
     for split, indices in rows.items():
         if not indices:
-            raise TvlensError(f"the split {split!r} would hold no image")
+            raise TvlensError(f"the split {split!r} contains no image")
     return {split: images.subset(indices) for split, indices in rows.items()}
 
 
@@ -171,4 +171,4 @@ def _check_settings(
         write(path, json.dumps(settings, indent=1))
     elif (existing := json.loads(path.read_text())) != settings:
         different = [key for key in settings if existing.get(key) != settings[key]]
-        raise TvlensError(f"{folder} holds views of other settings ({', '.join(different)})")
+        raise TvlensError(f"{folder} contains views with other settings ({', '.join(different)})")

@@ -173,7 +173,7 @@ class MultimodalModel:
         if int(is_placeholder.sum()) != len(soft_tokens):
             raise TvlensError(
                 f"{len(pixel_values)} images make {len(soft_tokens)} soft tokens, but the prompts "
-                f"hold {int(is_placeholder.sum())} placeholders"
+                f"contain {int(is_placeholder.sum())} placeholders"
             )
         embeddings = self.get_input_embeddings()(input_ids)
         embeddings = embeddings.masked_scatter(

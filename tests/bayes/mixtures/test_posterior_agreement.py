@@ -83,7 +83,7 @@ def test_wrong_input_is_named():
     y = drawn((5, 3), 0)
     with pytest.raises(TvlensError, match=r"weights of \[4, 3\]"):
         agreement(y[:4], y)
-    with pytest.raises(TvlensError, match="weights 0 is no distribution"):
+    with pytest.raises(TvlensError, match="weights 0 is not a distribution"):
         agreement(2 * y, y)
     with pytest.raises(TvlensError, match="two clusters"):
         agreement(y, y, clusters=torch.zeros(5, dtype=torch.long))

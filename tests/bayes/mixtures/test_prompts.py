@@ -106,12 +106,12 @@ def test_wrong_input_is_named(tasks):
         align_tasks([one, one])
     with pytest.raises(TvlensError, match="one, two share no input"):
         align_tasks([one, Task("two", [("b", "1")])])
-    with pytest.raises(TvlensError, match="answer all common inputs alike"):
+    with pytest.raises(TvlensError, match="have the same output for all common inputs"):
         align_tasks([one, Task("two", [("a", "1"), ("b", "3")])])
     with pytest.raises(TvlensError, match="24 shots and a query need 25"):
         draw(tasks, shots=24)
     with pytest.raises(TvlensError, match="noise is 1"):
         label_likelihood(tasks, [], noise=1.0)
     other = align_tasks([Task("a", [("p", "1")]), Task("b", [("p", "2")])])
-    with pytest.raises(TvlensError, match="of none of the tasks"):
+    with pytest.raises(TvlensError, match="belongs to none of the tasks"):
         label_likelihood(other, draw(tasks))

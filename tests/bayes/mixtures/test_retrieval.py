@@ -179,7 +179,7 @@ def test_two_tasks_show_themselves_too():
         (dict(tasks=["gerund", "gerunds"]), "did you mean 'gerund'"),
         (dict(tasks=["country-capital", "gerund"]), "share no input"),
         (dict(others=OTHERS[:2]), "at least 3"),
-        (dict(others=[*OTHERS, TASKS[0]]), "'x' is among the tasks"),
+        (dict(others=[*OTHERS, TASKS[0]]), "'x' is both a task"),
         (dict(shots=9), "9 shots and a query need 10"),
         (dict(shots=0), "0 shots"),
         (dict(noise=1.0), "noise is 1"),

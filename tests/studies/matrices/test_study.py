@@ -155,11 +155,11 @@ def test_bad_input_raises_one_line_errors(study_run, base, tmp_path):
     _, sets, options, _ = study_run
     with pytest.raises(TvlensError, match="unknown preset 'quik': did you mean 'quick'"):
         study.run(base, data=sets, **options | {"preset": "quik"})
-    with pytest.raises(TvlensError, match="unknown dataset of a tuned model 'plantd'"):
+    with pytest.raises(TvlensError, match="unknown dataset of a finetuned model 'plantd'"):
         study.run(base, {"plantd": base}, sets, **options)
     with pytest.raises(TvlensError, match="give its name or folder"):
         study.run(tv.load(base), data=sets, **options)
-    with pytest.raises(TvlensError, match="leave the tuned model out"):
+    with pytest.raises(TvlensError, match="omit the finetuned model"):
         study.run(base, base, sets, seeds=2, **options)
     with pytest.raises(TvlensError, match="rank of LoRA must be at least 1"):
         study.run(base, data=sets, lora=0, **options)
@@ -169,5 +169,5 @@ def test_bad_input_raises_one_line_errors(study_run, base, tmp_path):
     three = hf.BertForSequenceClassification(hf.BertConfig(**tiny._TEXT, num_labels=3))
     three.save_pretrained(tmp_path / "three")
     tiny.tokenizer().save_pretrained(tmp_path / "three")
-    with pytest.raises(TvlensError, match="knows 3 classes, planted has 2"):
+    with pytest.raises(TvlensError, match="has 3 classes, planted has 2"):
         study.run(base, str(tmp_path / "three"), sets[0], **options)

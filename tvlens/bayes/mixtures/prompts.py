@@ -49,7 +49,9 @@ def align_tasks(tasks: Sequence[Task]) -> tuple[Task, ...]:
     for i, one in enumerate(tables):
         for j, other in enumerate(tables[:i]):
             if all(one[x] == other[x] for x in common):
-                raise TvlensError(f"{names[j]} and {names[i]} answer all common inputs alike")
+                raise TvlensError(
+                    f"{names[j]} and {names[i]} have the same output for all common inputs"
+                )
     return tuple(
         Task(task.name, [(x, table[x]) for x in common], task.description, kind=task.kind)
         for task, table in zip(tasks, tables, strict=True)
@@ -150,7 +152,7 @@ def label_likelihood(
     labels = {y for table in tables for y in table.values()}
     for x, y in (pair for mixture in mixtures for pair in mixture.demonstrations):
         if x not in tables[0] or y not in labels:
-            raise TvlensError(f"the demonstration {x!r} -> {y!r} is of none of the tasks")
+            raise TvlensError(f"the demonstration {x!r} -> {y!r} belongs to none of the tasks")
     correct, wrong = 1 - noise, noise / max(len(labels) - 1, 1)
     rows = [
         [[correct if t[x] == y else wrong for t in tables] for x, y in mixture.demonstrations]

@@ -206,11 +206,9 @@ def _load_control_tasks(
     else:
         control_tasks = [_load_task(task) for task in others]
     if len(control_tasks) < len(tasks):
-        raise TvlensError(
-            f"{len(control_tasks)} other tasks: the control needs at least {len(tasks)}"
-        )
+        raise TvlensError(f"{len(control_tasks)} control tasks: at least {len(tasks)} are needed")
     if shared := names & {task.name for task in control_tasks}:
-        raise TvlensError(f"{min(shared)!r} is among the tasks and the other ones")
+        raise TvlensError(f"{min(shared)!r} is both a task and a control task")
     for task in control_tasks:
         if len(task) < shots + 1:
             raise TvlensError(f"{task.name} has {len(task)} pairs: {shots} shots need one more")

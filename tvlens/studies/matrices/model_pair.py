@@ -157,7 +157,7 @@ def load_pair(base: Any, tuned: Any, readout: str | None, data: LabelledDataset)
         classes = tuned.original_model.config.num_labels
         if classes != len(data.classes):
             raise TvlensError(
-                f"the tuned model knows {classes} classes, {data.name} has {len(data.classes)}"
+                f"the finetuned model has {classes} classes, {data.name} has {len(data.classes)}"
             )
     default = "mean" if data.kind == "text" and head is None else "first"
     return ModelPair(base, tuned, readout or default, head)

@@ -201,13 +201,15 @@ def _check_models(
     if seeds < 1:
         raise TvlensError(f"seeds must be at least 1, not {seeds}")
     if seeds > 1 and tuned is not None:
-        raise TvlensError("several seeds are several finetunings: leave the tuned model out")
+        raise TvlensError("several seeds need several finetuned models: omit the finetuned model")
     check_lora(lora)
     if (tuned is None or lora) and base is not None and not isinstance(base, str | os.PathLike):
-        raise TvlensError("to finetune a base model, give its name or folder in place of itself")
+        raise TvlensError(
+            "to finetune a base model, give its name or folder in place of the model object"
+        )
     for name in tuned if isinstance(tuned, Mapping) else ():
         if name not in datasets:
-            raise unknown("dataset of a tuned model", name, datasets)
+            raise unknown("dataset of a finetuned model", name, datasets)
 
 
 def _load_datasets(data: Any, preset: Preset) -> dict[str, LabelledDataset]:
