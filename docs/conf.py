@@ -1,4 +1,4 @@
-"""How Sphinx makes the documentation: `make docs`."""
+"""Configuration of Sphinx for `make docs`."""
 
 import re
 import shutil
@@ -25,9 +25,9 @@ html_static_path = ["_static"]
 html_css_files = ["tvlens.css"]
 html_copy_source = False
 html_show_copyright = False
-html_math_renderer = "mathml"  # the one below: no font, no script, no network
+html_math_renderer = "mathml"  # defined below; needs no font, script or network
 
-# Docstrings have Google's sections, and single backticks for code: a link where the name is known.
+# Docstrings have Google's sections; single backticks are code, and links if the name exists.
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
@@ -35,7 +35,7 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 napoleon_use_ivar = True
-napoleon_attr_annotations = False  # shapes stand in the signature already
+napoleon_attr_annotations = False  # signatures contain the shapes
 napoleon_use_rtype = False
 next(f for f in PyObject.doc_field_types if f.name == "variable").label = "Attributes"
 toc_object_entries_show_parents = "hide"
@@ -45,14 +45,14 @@ myst_heading_anchors = 3
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-# Notebooks are kept without outputs and run by tests, not here.
+# Notebooks are stored without outputs and executed by tests.
 nb_execution_mode = "off"
 
 
 def gather_notebooks() -> None:
-    """Copy the notebooks to where Sphinx reads, with a page that lists them.
+    """Copy the notebooks to the folder that Sphinx reads, with a page that lists them.
 
-    A file that is the same keeps its time of change, so it is not read again.
+    Unchanged files keep their modification time, so Sphinx does not read them again.
     """
     folder = HERE / "notebooks"
     folder.mkdir(exist_ok=True)
@@ -61,9 +61,9 @@ def gather_notebooks() -> None:
         (folder / stale).unlink()
     for path in files:
         shutil.copy2(path, folder)
-    listed = "\n".join(path.stem for path in files)
-    listed = f"```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n" if files else ""
-    page = f"# Notebooks\n\nKept without outputs: open one in Jupyter and run it.\n\n{listed}"
+    names = "\n".join(path.stem for path in files)
+    toctree = f"```{{toctree}}\n:maxdepth: 1\n\n{names}\n```\n" if files else ""
+    page = f"# Notebooks\n\nRun them in Jupyter; they are stored without outputs.\n\n{toctree}"
     if not (folder / "index.md").is_file() or (folder / "index.md").read_text() != page:
         (folder / "index.md").write_text(page)
 
@@ -72,10 +72,10 @@ gather_notebooks()
 
 
 def mathml(tex: str, *, display: str) -> str:
-    """A formula as MathML, which browsers draw on their own; an unknown command is a warning."""
+    """Convert a formula to MathML, which browsers render; warn about unknown commands."""
     formula = convert(tex, display=display)
     if "\\" in formula:
-        logging.getLogger(__name__).warning("a command in this formula is not known: %s", tex)
+        logging.getLogger(__name__).warning("unknown command in the formula: %s", tex)
     return formula
 
 
@@ -90,7 +90,7 @@ def display_math(writer, node) -> None:
 
 
 def plain_signature(app, what, name, obj, options, signature, returns):
-    """Signatures as they are written: shapes without their module, factories as an ellipsis."""
+    """Simplify a signature: shapes without their module, factories as an ellipsis."""
     if signature is None:
         return None
     signature = re.sub(r"~?\bjaxtyping\.", "", signature).replace("<factory>", "...")
@@ -98,7 +98,7 @@ def plain_signature(app, what, name, obj, options, signature, returns):
 
 
 def command_line(app, docname: str, source: list[str]) -> None:
-    """Typer's own description of every command, at the end of the page about them."""
+    """Append Typer's description of every command to the page of the command line."""
     if docname != "api/cli":
         return
     from tvlens.cli import app as commands
@@ -110,7 +110,7 @@ def command_line(app, docname: str, source: list[str]) -> None:
 
 
 def no_empty_last_line(app, doctree) -> None:
-    """Drop the empty line before a closing fence, which keeps doctest from reading the fence."""
+    """Remove the empty line that doctest needs before a closing fence."""
     for block in doctree.findall(nodes.literal_block):
         block.rawsource = block.rawsource.rstrip("\n")
         block.children = [nodes.Text(block.astext().rstrip("\n"))]

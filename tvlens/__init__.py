@@ -1,6 +1,6 @@
 """tvlens: extract, localize, compare and evaluate task vectors of transformers.
 
-Importing this answers at once: PyTorch and TransformerLens are imported when a model is.
+The import is fast: PyTorch and TransformerLens are imported when they are first used.
 """
 
 import importlib
@@ -11,8 +11,7 @@ from .deprecation import warn_renamed
 
 __version__ = "0.1.0"
 
-# In a notebook tqdm would say on the first page that its bars are plain text without ipywidgets,
-# which is what they are everywhere else.
+# Without ipywidgets, tqdm warns in notebooks that its progress bars are plain text.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 # Parts of the package, imported when they are first asked for.

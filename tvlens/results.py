@@ -1,4 +1,4 @@
-"""`Result`: the base of every result, which saves, loads and shows itself."""
+"""`Result`: the base of every result, with saving, loading and display."""
 
 import dataclasses
 import functools

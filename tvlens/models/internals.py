@@ -2,7 +2,7 @@
 
 They may change in any release, so pyproject.toml bounds the versions to those that are tested, and
 a test resolves every entry of `INTERNALS` on the installed versions. Whatever is imported from
-within TransformerLens must stand here, which another test checks.
+within TransformerLens must be listed here, which another test checks.
 
 Four things cannot be looked up by name. Tests of models and of patching cover them:
 
@@ -11,7 +11,7 @@ Four things cannot be looked up by name. Tests of models and of patching cover t
   (`hooks.restricted_vocabulary`). A skipped block returns a tuple where its caller unpacks one.
 - Attributes of a `TransformerBridge`: `original_model`, `adapter.supports_kv_cache`,
   `adapter.supports_generation`, `cfg.tokenizer_appends_eos`, `cfg.is_multimodal`, a fresh
-  `hook_dict` at every look; and `original_component` of its parts.
+  `hook_dict` at every access; and `original_component` of its parts.
 - `start_at_layer` with `past_kv_cache` on the `HookedTransformer` of TransformerLens 3.9.
 - Layers of Transformers' `DynamicCache`, whose `keys` and `values` are cut and joined
   (patching/tree_attention.py), and `config._name_or_path`.

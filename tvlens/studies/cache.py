@@ -1,7 +1,7 @@
 """`cached`: results in a folder, keyed by their content.
 
 The key is a digest of weights, tokenizer, pairs, images, templates, settings and the code of this
-package: other content has another key, whatever model, task and file are called.
+package: different content has a different key, even if all names are the same.
 """
 
 import dataclasses

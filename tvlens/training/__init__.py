@@ -1,4 +1,4 @@
-"""Small transformers trained from scratch and encoders finetuned, as TransformerLens models.
+"""Training of small transformers and finetuning of encoders, as TransformerLens models.
 
 Example:
     >>> family = tv.bayes.Dice(tasks=3, faces=6, seed=0)

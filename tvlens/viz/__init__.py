@@ -1,7 +1,7 @@
 """Figures of plain tensors and labels, in notebooks and in pages that work offline.
 
-Knows no other part of tvlens. Importing it is cheap: PyTorch, CircuitsVis and vl-convert are
-imported when a figure needs them.
+They do not depend on tasks or models. PyTorch, CircuitsVis and vl-convert are imported when a
+figure needs them.
 
 Example:
     >>> figure = tv.viz.heatmap([[0.0, 1.0]], rows=["a"], columns=["x", "y"])
