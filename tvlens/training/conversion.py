@@ -120,7 +120,7 @@ class _VectorEmbedding(nn.Embedding):
     def forward(
         self, vectors: Float[Tensor, "batch pos d_in"]
     ) -> Float[Tensor, "batch pos d_model"]:
-        return vectors @ self.weight
+        return vectors.to(self.weight.dtype) @ self.weight
 
 
 def _pass_vectors_as_inputs(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
@@ -197,7 +197,7 @@ def _read_vectors(model: Any) -> None:
 
 
 def _embed_vectors(embed: Any, vectors: Tensor) -> Tensor:
-    return vectors @ embed.W_E
+    return vectors.to(embed.W_E.dtype) @ embed.W_E
 
 
 def _embed_positions(pos_embed: Any, vectors: Tensor, *rest: Any) -> Tensor:
