@@ -121,7 +121,7 @@ def test_no_two_claims_have_one_name_in_one_family():
 
 def test_finished_models_are_neither_trained_nor_checked_again(made, monkeypatch):
     found, folder = made
-    monkeypatch.setattr("tvlens.training.loop.loss", fail_if_called)
+    monkeypatch.setattr("tvlens.training.loop.compute_loss", fail_if_called)
     fail = {name: replace(check, compute=fail_if_called) for name, check in CHECKS.items()}
     monkeypatch.setattr(trained_model, "CHECKS", fail)
     options = dict(folder=folder, jobs=1, progress=False)
