@@ -139,6 +139,7 @@ def _beliefs() -> dict[str, object]:
         "Prediction": bayes.retrieval(family, family.sample(6, 16, seed=0).tokens),
         "Behaviour": bayes.behaviour(*both, **quick),
         "Representation": bayes.representation(*both, observations=[4, 8, 16], per_cell=8, null=3),
+        "PosteriorWeights": bayes.posterior_weights(*both, sequences=60, resamples=20),
         "Injection": bayes.injection(*both, **quick),
         "Ablation": bayes.ablation(*both, null=2, **quick),
         "LearnerSubspace": learnt,

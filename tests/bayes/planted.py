@@ -15,6 +15,7 @@ from tvlens.training import Transformer, TransformerConfig, to_transformer_lens
 SMALL_CHECKS = {
     "behaviour": dict(sequences=40, splits=["major"]),
     "representation": dict(observations=[6, 8], per_cell=4, resamples=10, null=3),
+    "posterior_weights": dict(sequences=100, resamples=10),
     "injection": dict(sequences=16),
     "ablation": dict(sequences=8, null=2, splits=["major"]),
     "novel_tasks": dict(tasks=6, sequences=8, null=10),
@@ -100,3 +101,21 @@ class TokenDependentModel(PlantedModel):
     def task_axes(self, tokens):
         k = self.family.majors
         return torch.stack([self.task.roll(shift, 0) for shift in range(k)])[tokens % k]
+
+
+class LabelModel(PlantedModel):
+    """A planted model whose state holds the true task from the first token on.
+
+    It reads the whole sequence, whose posterior is certain at the end.
+    """
+
+    def state(self, tokens):
+        posterior = bayes.retrieval(self.family, tokens).posterior.float()
+        return posterior[:, -1:] @ self.task + self.token[tokens]
+
+
+class TokenModel(PlantedModel):
+    """A planted model whose state holds the current token only."""
+
+    def state(self, tokens):
+        return self.token[tokens]

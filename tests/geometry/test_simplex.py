@@ -179,3 +179,28 @@ def test_bad_input(unchecked):
         tv.simplex_weights(points, vertices)
     with pytest.raises(TvlensError, match="vertices is empty"):
         tv.simplex_weights(points, vertices[:0])
+
+
+@pytest.mark.parametrize(("k", "d"), [(1, 3), (2, 5), (3, 2), (5, 20)])
+def test_points_with_vertices_of_their_own(k, d):
+    rng = np.random.default_rng([7, k, d])
+    vertices = torch.tensor(rng.standard_normal((40, k, d)))
+    points = torch.tensor(rng.standard_normal((40, d)))
+    weights = tv.simplex_weights(points, vertices)
+    for point, own, found in zip(points, vertices, weights, strict=True):
+        torch.testing.assert_close(tv.simplex_weights(point[None], own)[0], found)
+    shared = vertices[:1].expand(40, k, d)
+    torch.testing.assert_close(
+        tv.simplex_weights(points, shared), tv.simplex_weights(points, vertices[0])
+    )
+
+
+def test_vertices_of_their_own_in_bad_shape_are_named(unchecked):
+    vertices = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)).double()
+    vertices[2, 2] = vertices[2, :2].mean(0)
+    with pytest.raises(TvlensError, match="vertices of point 2 are affinely dependent"):
+        tv.simplex_weights(torch.zeros(4, 5), vertices)
+    with pytest.raises(TvlensError, match="points has 3 rows and vertices has 4"):
+        tv.simplex_weights(torch.zeros(3, 5), vertices)
+    with pytest.raises(TvlensError, match="affinely dependent"):
+        tv.simplex_weights(torch.zeros(4, 1), vertices[..., :1])

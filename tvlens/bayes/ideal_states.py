@@ -65,7 +65,7 @@ def reference_states(
         return _compute_readout(family, data)
     task_part = {
         "retrieval": compute_posterior,
-        "learner": _compute_estimate,
+        "learner": compute_estimate,
         "label": _one_hot_task,
     }
     return torch.cat([task_part[kind](family, data), last_observation(family, data)], -1)
@@ -87,7 +87,7 @@ def compute_posterior(family: Any, data: Data) -> Float[Tensor, "n position k"]:
     return torch.cat([prior, posterior[:, :-1]], 1)
 
 
-def _compute_estimate(family: Any, data: Data) -> Float[Tensor, "n position f"]:
+def compute_estimate(family: Any, data: Data) -> Float[Tensor, "n position f"]:
     """Compute the learner's estimate of a new task."""
     if isinstance(family, LinearRegression):
         # Before the first pair the ridge estimate is 0.

@@ -11,8 +11,12 @@ from . import checks
 _BLOCK_NUMBERS = 2**22
 
 
+# Vertices shared by all points, or those of each point.
+Vertices = Float[Tensor, "k m"] | Float[Tensor, "n k m"]
+
+
 def simplex_weights(
-    points: Float[Tensor, "n d"], vertices: Float[Tensor, "k d"]
+    points: Float[Tensor, "n d"], vertices: Float[Tensor, "k d"] | Float[Tensor, "n k d"]
 ) -> Float[Tensor, "n k"]:
     """Compute, for every point p, the weights w on the simplex that minimise ||p - w V||^2.
 
@@ -22,7 +26,8 @@ def simplex_weights(
 
     Args:
         points: points to approximate, such as token-corrected hidden states.
-        vertices: affinely independent, such as task vectors; k is at most d + 1.
+        vertices: affinely independent, such as task vectors; k is at most d + 1. Those of all
+            points, or separate ones for each.
 
     Returns:
         Non-negative weights whose rows sum to 1, in the dtype of the points (at least float32).
@@ -39,13 +44,41 @@ def simplex_weights(
     checks.check_same_width("points", points, "vertices", vertices)
     v = checks.as_float64("vertices", vertices).to(points.device)
     p = checks.as_float64("points", points) if len(points) else points.double()
-    axes, scale = _affine_axes(v, torch.finfo(vertices.dtype).eps)
+    eps = torch.finfo(vertices.dtype).eps
+    block = max(1, _BLOCK_NUMBERS // v.shape[-2] ** 2)
+    if v.ndim == 3:
+        checks.check_same_length("points", p, "vertices", v)
+        pairs = zip(p.split(block), v.split(block), strict=True)
+        weights = torch.cat([_solve_active_set(*_reduce_each(*pair, eps)) for pair in pairs])
+        return weights.to(checks.result_dtype(points))
+    axes, scale = _affine_axes(v, eps)
     # Weights depend only on the k - 1 dimensions of the vertices' affine hull.
     center = v.mean(0)
     v = (v - center) @ axes / scale
-    parts = p.split(max(1, _BLOCK_NUMBERS // len(v) ** 2))
+    parts = p.split(block)
     weights = torch.cat([_solve_active_set((part - center) @ axes / scale, v) for part in parts])
     return weights.to(checks.result_dtype(points))
+
+
+def _reduce_each(
+    points: Float[Tensor, "n d"], vertices: Float[Tensor, "n k d"], eps: float
+) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n k m"]]:
+    """Express every point and its own vertices in the k - 1 dimensions of their affine hull."""
+    center = vertices.mean(1, keepdim=True)
+    centered = vertices - center
+    axes, extents = torch.linalg.qr(centered[:, :-1].mT)
+    tolerance = 10 * eps * vertices.flatten(1).norm(dim=1, keepdim=True)
+    is_dependent = (extents.diagonal(dim1=1, dim2=2).abs() <= tolerance).any(1)
+    if axes.shape[-1] < centered.shape[1] - 1:
+        is_dependent[:] = True
+    if bool(is_dependent.any()):
+        raise TvlensError(
+            f"the vertices of point {int(is_dependent.nonzero()[0])} are affinely dependent: their "
+            "weights are not unique"
+        )
+    scale = centered.flatten(1).norm(dim=1)[:, None, None]
+    reduced = (points[:, None] - center) @ axes / scale
+    return reduced[:, 0], centered @ axes / scale
 
 
 def _affine_axes(vertices: Float[Tensor, "k d"], eps: float) -> tuple[Float[Tensor, "d m"], float]:
@@ -75,7 +108,7 @@ def _describe_dependence(vertices: Float[Tensor, "k d"], tolerance: float) -> st
     )
 
 
-def _solve_active_set(p: Float[Tensor, "n m"], v: Float[Tensor, "k m"]) -> Float[Tensor, "n k"]:
+def _solve_active_set(p: Float[Tensor, "n m"], v: Vertices) -> Float[Tensor, "n k"]:
     """Solve for all points by active sets; each iteration updates the unsolved points.
 
     `w` stays on the simplex, and `active` marks the vertices that may have weight. An iteration
@@ -84,7 +117,7 @@ def _solve_active_set(p: Float[Tensor, "n m"], v: Float[Tensor, "k m"]) -> Float
     largest gain, or ends. Starting each step from the previous weights also refines the solution
     of badly conditioned systems.
     """
-    n, k = len(p), len(v)
+    n, k = len(p), v.shape[-2]
     w = p.new_full((n, k), 1 / k)
     w = (w + _step_to_optimum(w, p, v, w > 0)).clamp(min=0)
     w = w / w.sum(1, keepdim=True)
@@ -94,7 +127,7 @@ def _solve_active_set(p: Float[Tensor, "n m"], v: Float[Tensor, "k m"]) -> Float
         if not len(unsolved):
             break
         w[unsolved], active[unsolved], is_done = _iterate(
-            w[unsolved], active[unsolved], p[unsolved], v
+            w[unsolved], active[unsolved], p[unsolved], v if v.ndim == 2 else v[unsolved]
         )
         unsolved = unsolved[~is_done]
     else:
@@ -103,7 +136,7 @@ def _solve_active_set(p: Float[Tensor, "n m"], v: Float[Tensor, "k m"]) -> Float
 
 
 def _iterate(
-    w: Float[Tensor, "n k"], active: Bool[Tensor, "n k"], p: Float[Tensor, "n m"], v: Tensor
+    w: Float[Tensor, "n k"], active: Bool[Tensor, "n k"], p: Float[Tensor, "n m"], v: Vertices
 ) -> tuple[Float[Tensor, "n k"], Bool[Tensor, "n k"], Bool[Tensor, " n"]]:
     step = _step_to_optimum(w, p, v, active)
     is_leaving = active & (w + step <= 0)
@@ -114,8 +147,9 @@ def _iterate(
     new_w = torch.where(active & (lengths > length), w + length * step, 0).clamp(min=0)
     new_w = torch.where(is_stuck[:, None], w, new_w)
 
-    residual = p - new_w @ v
-    gains = residual @ v.T - (residual * (new_w @ v)).sum(1, keepdim=True)
+    combination = _combine(new_w, v)
+    residual = p - combination
+    gains = _products(residual, v) - (residual * combination).sum(1, keepdim=True)
     gain, best = torch.where(active, -torch.inf, gains).max(1)
     is_optimal = ~is_leaving.any(1)
     tolerance = 64 * torch.finfo(w.dtype).eps * (1 + residual.norm(dim=1))
@@ -127,14 +161,24 @@ def _iterate(
 
 
 def _step_to_optimum(
-    w: Float[Tensor, "n k"], p: Float[Tensor, "n m"], v: Tensor, active: Bool[Tensor, "n k"]
+    w: Float[Tensor, "n k"], p: Float[Tensor, "n m"], v: Vertices, active: Bool[Tensor, "n k"]
 ) -> Float[Tensor, "n k"]:
     """Compute the step to the optimum on the affine hull of each active face; sums to zero."""
-    gradient = (p - w @ v) @ v.T * active
+    gradient = _products(p - _combine(w, v), v) * active
     is_active = active.to(w)
     # With a constant coordinate added, independent vertices have a Gram matrix of full rank;
     # inactive vertices get a row of the identity, so that their weights do not change.
-    gram = (v @ v.T + 1) * is_active[:, :, None] * is_active[:, None]
+    gram = (v @ v.mT + 1) * is_active[:, :, None] * is_active[:, None]
     gram = gram + torch.diag_embed(1 - is_active)
     x, y = torch.linalg.solve(gram, torch.stack([gradient, is_active], -1)).unbind(-1)
     return x - y * (x.sum(1, keepdim=True) / y.sum(1, keepdim=True))
+
+
+def _combine(w: Float[Tensor, "n k"], v: Vertices) -> Float[Tensor, "n m"]:
+    """Combine the vertices of each point."""
+    return w @ v if v.ndim == 2 else (w[:, None] @ v)[:, 0]
+
+
+def _products(p: Float[Tensor, "n m"], v: Vertices) -> Float[Tensor, "n k"]:
+    """Compute the inner product of each point with its vertices."""
+    return p @ v.T if v.ndim == 2 else (v @ p[..., None])[..., 0]

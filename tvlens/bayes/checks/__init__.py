@@ -6,6 +6,7 @@ from .behaviour_check import Behaviour, ReferencePredictions, behaviour, default
 from .injection_check import Injection, injection
 from .learner_search import LearnerSubspace, learner_subspace
 from .novel_tasks_check import NovelTasks, novel_tasks
+from .posterior_weights_check import PosteriorWeights, posterior_weights
 from .probing import Probes, probes, task_effects
 from .representation_check import Representation, representation
 from .states import ruled_layers
@@ -17,6 +18,7 @@ __all__ = [
     "Injection",
     "LearnerSubspace",
     "NovelTasks",
+    "PosteriorWeights",
     "Probes",
     "ReferencePredictions",
     "Representation",
@@ -27,6 +29,7 @@ __all__ = [
     "injection",
     "learner_subspace",
     "novel_tasks",
+    "posterior_weights",
     "probes",
     "representation",
     "ruled_layers",

@@ -13,18 +13,13 @@ from ...errors import TvlensError
 from ...geometry import Effects, balanced_effects
 from ...integers import require_at_least
 from ..dyck import Dyck
-from ..references import retrieval
+from ..ideal_states import ReferenceKind, compute_posterior
 from ..regression import LinearRegression
 from ..sequences import Pairs, Sequences
-from .model_predictions import (
-    ModelPredictive,
-    inputs_within_context,
-    max_length,
-    model_inputs,
-    require_compatible,
-)
+from .model_predictions import ModelPredictive, inputs_within_context, max_length, model_inputs
+from .states import StateSource, state_source
 
-# Number of fixed last inputs of a regression, whose inputs are continuous.
+# Number of fixed last inputs of a regression, whose inputs are continuous: x and -x in pairs.
 _N_FIXED_INPUTS = 8
 
 
@@ -47,9 +42,7 @@ class Probes:
 
     def posterior(self, family: Any) -> Float[Tensor, "n major"]:
         """Compute the Bayesian posterior over the major tasks at the last position."""
-        posterior = retrieval(family.with_major_tasks(), self.data).posterior
-        # The last pair of a regression is incomplete.
-        return posterior[:, -2 if isinstance(self.data, Pairs) else -1]
+        return compute_posterior(family.with_major_tasks(), self.data)[:, -1]
 
     def mixture_predictive(self, family: Any, weights: Float[Tensor, "n major"]) -> ModelPredictive:
         """Compute the predictive of a mixture of the major tasks, [n 1 vocab] or [n 1]."""
@@ -74,6 +67,11 @@ class ProbeStates:
     task: Int[Tensor, " n"]
     token: Int[Tensor, " n"]
 
+    @classmethod
+    def read(cls, source: StateSource, probes: Probes) -> "ProbeStates":
+        """Read the states of probes."""
+        return cls(source.read_last(probes.data), probes.task, probes.token)
+
     def effects(self) -> Effects:
         """Compute mean, task vectors and token effects."""
         return balanced_effects(self.values, self.task, self.token)
@@ -92,12 +90,17 @@ def probes(family: Any, *, observations: int, per_cell: int, seed: int = 0) -> P
         TvlensError: the family has one major task only, or a number is below 1.
     """
     require_at_least(1, observations=observations, per_cell=per_cell)
-    if family.majors < 2:
-        raise TvlensError(f"{family} has one major task: at least two are needed to compare tasks")
+    require_several_tasks(family)
     tokens = allowed_last_tokens(family)
     task = torch.arange(family.majors).repeat_interleave(len(tokens) * per_cell)
     token = torch.tensor(tokens).repeat(family.majors * per_cell)
     return force_last_token(family, task, token, observations=observations, seed=seed)
+
+
+def require_several_tasks(family: Any) -> None:
+    """Raise TvlensError where there is one major task only."""
+    if family.majors < 2:
+        raise TvlensError(f"{family} has one major task: at least two are needed to compare tasks")
 
 
 def force_last_token(
@@ -133,38 +136,49 @@ def read_states(
 
 
 def read_probe_states(
-    model: Any, family: Any, *, layer: int, observations: int, per_cell: int, seed: int
+    model: Any | ReferenceKind,
+    family: Any,
+    *,
+    layer: int = -1,
+    observations: int,
+    per_cell: int,
+    seed: int,
+    length: int | None = None,
 ) -> ProbeStates:
-    """Sample probes and read a model's states at their last position."""
+    """Sample probes and read the states of a model, or of an ideal one, at their last position."""
+    source = state_source(model, family, layer=layer, length=length)
     sampled = probes(family, observations=observations, per_cell=per_cell, seed=seed)
-    return ProbeStates(read_states(model, sampled, layer=layer), sampled.task, sampled.token)
+    return ProbeStates.read(source, sampled)
 
 
 def task_effects(
-    model: Any,
+    model: Any | ReferenceKind,
     family: Any,
     *,
     layer: int = -1,
     observations: int | None = None,
     per_cell: int = 32,
     seed: int = 0,
+    length: int | None = None,
 ) -> Effects:
     """Estimate mean, task vectors and token effects of a model's states from balanced probes.
 
     Args:
+        model: a model, or the name of an ideal one (see `reference_states`).
         layer: the block whose output is read; negative numbers count from the last.
         observations: observations per probe, as for `probes`; by default the most that fit into
             the context.
         per_cell: sequences for each pair of task and token.
+        length: context of an ideal model.
 
     Raises:
         TvlensError: the vocabularies of model and family differ, the layer does not exist,
             sequences exceed the context, or the family has one major task only.
     """
-    require_compatible(model, family)
-    observations = max_observations(model, family) if observations is None else observations
-    options = dict(layer=layer, observations=observations, per_cell=per_cell, seed=seed)
-    return read_probe_states(model, family, **options).effects()
+    source = state_source(model, family, layer=layer, length=length)
+    observations = source.longest if observations is None else observations
+    sampled = probes(family, observations=observations, per_cell=per_cell, seed=seed)
+    return ProbeStates.read(source, sampled).effects()
 
 
 def max_observations(model: Any, family: Any) -> int:
@@ -173,5 +187,6 @@ def max_observations(model: Any, family: Any) -> int:
 
 
 def _fixed_inputs(dim: int) -> Float[Tensor, "input dim"]:
-    """Return the fixed last inputs, equal for every model, family and seed."""
-    return torch.from_numpy(np.random.default_rng(0).standard_normal((_N_FIXED_INPUTS, dim)))
+    """Return the fixed last inputs, equal for every model, family and seed; their mean is 0."""
+    half = torch.from_numpy(np.random.default_rng(0).standard_normal((_N_FIXED_INPUTS // 2, dim)))
+    return torch.cat([half, -half])

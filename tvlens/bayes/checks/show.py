@@ -1,5 +1,8 @@
 """Figures of the checks."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,8 +16,9 @@ from .behaviour_check import Behaviour
 from .injection_check import Injection
 from .learner_search import LearnerSubspace
 from .novel_tasks_check import NovelTasks
-from .representation_check import MEASURES, Representation
-from .statistics_check import StatisticsRegression
+from .posterior_weights_check import WEIGHT_NULLS, PosteriorWeights, WeightMeasure
+from .representation_check import Representation
+from .statistics_check import STATISTICS_MEASURES, StatisticsRegression
 
 # Maximum number of points on a simplex plot.
 _MAX_POINTS = 400
@@ -47,7 +51,7 @@ def _two_errors(values: Float[Tensor, "n position"]) -> tuple[Tensor, Tensor]:
 @register_figure(Representation)
 def representation_figure(result: Representation) -> viz.Figures:
     """Plot every measure by number of observations, and states beside posteriors on the simplex."""
-    measures = [measure_figure(result, measure) for measure in MEASURES]
+    measures = [measure_figure(result, measure) for measure in result.measures]
     return viz.stack(viz.row(*measures), simplex_figure(result))
 
 
@@ -56,7 +60,7 @@ def measure_figure(result: Representation, measure: str) -> viz.Figure:
     null = result.null[measure]
     ends = percentiles(null, axis=1)
     return viz.lines(
-        {measure: result[measure], "null": null.mean(1)},
+        {measure: result.value[measure], "null": null.mean(1)},
         x=result.observations,
         x_title="observations",
         doublings=True,
@@ -113,6 +117,56 @@ def _map(
     )
 
 
+@register_figure(PosteriorWeights)
+def posterior_weights_figure(
+    result: PosteriorWeights, references: Mapping[str, PosteriorWeights] | None = None
+) -> viz.Figures:
+    """Plot weights against posterior by position, beside the nulls, and the posterior's entropy.
+
+    Args:
+        references: results of ideal models on the same sequences, by name.
+    """
+    measures: tuple[WeightMeasure, ...] = ("correlation", "total variation", "explained share")
+    charts = [weight_measure_figure(result, measure, references) for measure in measures]
+    entropy = viz.lines(
+        {"posterior over the major tasks": result.entropy},
+        x=result.observations,
+        x_title="observations",
+        y_title="mean entropy, nats",
+        title="uncertainty of the task",
+    )
+    return viz.stack(viz.row(*charts), entropy)
+
+
+def weight_measure_figure(
+    result: PosteriorWeights,
+    measure: WeightMeasure,
+    references: Mapping[str, PosteriorWeights] | None = None,
+) -> viz.Figure:
+    """Plot one measure of weights by position, with its nulls and the values of ideal models."""
+    by_token: Any = f"{measure} by token"
+    curves = {"shared task vectors": result[measure], "by token": result[by_token]}
+    bands = {
+        "shared task vectors": tuple(result.interval[measure].T),
+        "by token": tuple(result.interval[by_token].T),
+    }
+    nulls = {f"null: {name}": result.null[measure, name] for name in WEIGHT_NULLS}
+    ideal = {f"ideal {name}": other[by_token] for name, other in (references or {}).items()}
+    curves |= {name: v for name, v in (nulls | ideal).items() if not bool(v.isnan().all())}
+    position = result.uncertain_position
+    low, high = result.interval[by_token][position].tolist()
+    count, value = int(result.observations[position]), float(result[by_token][position])
+    return viz.lines(
+        curves,
+        x=result.observations,
+        x_title="observations",
+        y_title=measure,
+        bands=bands,
+        marks={"most uncertain": (count, value, low, high)},
+        title=f"{measure}, layer {result.layer}",
+    )
+
+
 @register_figure(Injection)
 def injection_figure(result: Injection) -> viz.Figure:
     """Plot the mean KL to the injected mixture by condition."""
@@ -163,24 +217,35 @@ def learner_subspace_figure(result: LearnerSubspace) -> viz.Figures:
 
 
 @register_figure(StatisticsRegression)
-def statistics_regression_figure(result: StatisticsRegression) -> viz.Figure:
+def statistics_regression_figure(result: StatisticsRegression) -> viz.Figures:
     """Plot R^2 by number of observations, with the range of its null."""
-    return viz.lines(
-        {"R^2": result.r_squared, "statistics of other sequences": result.null.mean(1)},
-        x=result.observations,
-        x_title="observations",
-        doublings=True,
-        y_title="cross-validated R^2",
-        bands={
-            "statistics of other sequences": (result.null.amin(1), result.null.amax(1)),
-        },
-        title=f"coordinates explained by the learner's statistics, layer {result.layer}",
-    )
+    titles = {
+        "coordinates": "coordinates explained by the learner's statistics",
+        "estimate": "learner's estimate recovered from the coordinates",
+    }
+    null = "statistics of other sequences"
+    charts = [
+        viz.lines(
+            {"R^2": result[measure], null: result.null[measure].mean(1)},
+            x=result.observations,
+            x_title="observations",
+            doublings=True,
+            y_title="cross-validated R^2",
+            bands={
+                "R^2": tuple(result.interval[measure].T),
+                null: (result.null[measure].amin(1), result.null[measure].amax(1)),
+            },
+            title=f"{titles[measure]}, layer {result.layer}",
+        )
+        for measure in STATISTICS_MEASURES
+    ]
+    return viz.row(*charts)
 
 
 @register_figure(NovelTasks)
 def novel_tasks_figure(result: NovelTasks) -> viz.Figures:
     """Plot the shares of single tasks inside the task span, and the angles with their null."""
+    learner = ", ".join(f"{share:.3f} ({code})" for code, share in result.learner_share.items())
     shares = viz.histogram(
         result.squared_norm_in_span / result.squared_norm,
         mark=result.share,
@@ -188,6 +253,7 @@ def novel_tasks_figure(result: NovelTasks) -> viz.Figures:
         x_title="share inside the task span",
         y_title="new tasks",
         title=f"states of {len(result.squared_norm)} new tasks, layer {result.layer}",
-        caption=f"Expected share of a random direction: {result.null:.3f}.",
+        caption=f"A perfect learner: {learner}. A random direction: {result.random_share:.3f}.",
     )
-    return viz.row(shares, orthogonality_figure(result.orthogonality))
+    angles = [orthogonality_figure(result.orthogonality)] if len(result.angles) else []
+    return viz.row(shares, *angles)

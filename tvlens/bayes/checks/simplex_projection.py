@@ -12,6 +12,9 @@ from ...geometry import Effects, Subspace, simplex_weights
 from ...geometry.cells import Cells
 from .probing import ProbeStates
 
+# Relative size of the coordinates that decide between equally near combinations.
+_TIE_BREAK = 1e-4
+
 
 @dataclass(frozen=True)
 class SimplexProjection:
@@ -32,7 +35,7 @@ class SimplexProjection:
         weights = self.states.new_zeros(len(self.states), self.vertices.shape[1])
         for index in self.simplex.unique().tolist():
             rows = self.simplex == index
-            weights[rows] = simplex_weights(self.states[rows], self.vertices[index]).to(weights)
+            weights[rows] = nearest_combination(self.states[rows], self.vertices[index]).to(weights)
         return weights
 
     def squared_residual(self, weights: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
@@ -62,6 +65,22 @@ class SimplexProjection:
         """Replace the vertices by randomly rotated ones with the same norms and angles."""
         rotated = rotate_randomly(self.vertices.flatten(0, 1), rng)
         return replace(self, vertices=rotated.view_as(self.vertices))
+
+
+def nearest_combination(
+    points: Float[Tensor, "n d"], vertices: Float[Tensor, "k d"] | Float[Tensor, "n k d"]
+) -> Float[Tensor, "n k"]:
+    """Compute the weights of the nearest convex combination of vertices.
+
+    Where several are nearest, as for affinely dependent vertices, they are those closest to equal
+    weights: the problem has one more coordinate for every vertex, small enough to change other
+    weights by a relative error of 1e-8.
+    """
+    k = vertices.shape[-2]
+    size = vertices.square().sum(-1).mean().sqrt().clamp(min=1e-30)
+    ties = _TIE_BREAK * size * torch.eye(k).to(vertices).expand(*vertices.shape[:-2], k, k)
+    center = (_TIE_BREAK * size / k).expand(len(points), k)
+    return simplex_weights(torch.cat([points, center], -1), torch.cat([vertices, ties], -1))
 
 
 def project_on_shared_simplex(

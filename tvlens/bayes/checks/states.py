@@ -1,19 +1,22 @@
 """`StateSource`: states of a layer, or of an ideal model, at the positions of prediction."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...activations import collect
 from ...errors import TvlensError, unknown
 from ...integers import require_at_least
 from ...models.loading import model_name
 from ...sites import Site
-from ..ideal_states import KINDS, ReferenceKind, reference_states
+from ..ideal_states import KINDS, ReferenceKind, last_observation, reference_states
 from ..regression import LinearRegression
 from ..sequences import Data, Pairs, data_shape
 from .model_predictions import inputs_within_context, max_length, require_compatible
@@ -105,18 +108,22 @@ class ReferenceStates(StateSource):
 
     def read(self, data: Data) -> Float[Tensor, "n position d"]:
         """Compute the states at every position of prediction."""
+        return torch.cat(list(self._batches(data)))
+
+    def read_last(self, data: Data) -> Float[Tensor, "n d"]:
+        """Compute the states at the last position only."""
+        return torch.cat([states[:, -1] for states in self._batches(data)])
+
+    def _batches(self, data: Data) -> Iterator[Float[Tensor, "n position d"]]:
         n, length = data_shape(data)
         if length > self.length:
             raise TvlensError(
                 f"these sequences have {length} observations; {self.name} has a context of "
                 f"{self.length}"
             )
-        batches = [data[i : i + _BATCH_SIZE] for i in range(0, n, _BATCH_SIZE)]
-        return torch.cat([reference_states(self.family, b, kind=self.kind) for b in batches])
-
-    def read_last(self, data: Data) -> Float[Tensor, "n d"]:
-        """Compute the states at the last position only."""
-        return self.read(data)[:, -1]
+        for start in range(0, n, _BATCH_SIZE):
+            batch = data[start : start + _BATCH_SIZE]
+            yield reference_states(self.family, batch, kind=self.kind)
 
 
 def state_source(
@@ -168,3 +175,24 @@ def ruled_layers(n_layers: int) -> tuple[int, int]:
     if n_layers < 2:
         raise TvlensError(f"a layer rule needs at least two layers, not {n_layers}")
     return -(-n_layers // 2) - 1, -(-2 * n_layers // 3) - 1
+
+
+def last_features(family: Any, data: Data) -> Float[Tensor, "n position f"]:
+    """Return an intercept and the last observation, for regressions at every position."""
+    return pad(last_observation(family, data), (1, 0), value=1.0)
+
+
+def fit_by_position(
+    features: Float[Tensor, "n position f"], values: Float[Tensor, "n position d"]
+) -> Float[Tensor, "position f d"]:
+    """Fit values by least squares at every position; of dependent features, the smallest fit."""
+    gram = einsum(features, features, "n position f, n position g -> position f g")
+    moments = einsum(features, values, "n position f, n position d -> position f d")
+    return torch.linalg.pinv(gram, rtol=1e-10, hermitian=True) @ moments
+
+
+def predict_by_position(
+    features: Float[Tensor, "n position f"], coefficients: Float[Tensor, "position f d"]
+) -> Float[Tensor, "n position d"]:
+    """Compute the values that coefficients of `fit_by_position` predict."""
+    return einsum(features, coefficients, "n position f, position f d -> n position d")

@@ -26,7 +26,7 @@ class CheckpointResult(Result):
         kl: KL in nats to M1 and M2, averaged over positions, for every sequence.
         splits: names of the splits.
         share: share of new tasks' states inside the task span, with its 95% interval, by layer.
-        null_share: share of a random direction.
+        null_share: share of a perfect learner.
         layers: the layers of `share`.
     """
 

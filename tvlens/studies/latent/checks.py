@@ -122,7 +122,7 @@ def _measure_extrapolation(model: TrainedModelResult, place: Place, _: object) -
 
 
 def _measure_state(measure: str, null: str) -> Measure:
-    """Return the measurement of one of P0 to P3 at the end of the context."""
+    """Return the measurement of P0 or P1 at the end of the context."""
 
     def estimate(model: TrainedModelResult, place: Place, _: object) -> Estimate:
         result: Representation = model["representation", place]
@@ -173,32 +173,22 @@ def _measure_novel_tasks(
 
 
 def _rules_of_states() -> list[ClaimRule]:
-    """Return the claims about P0 to P3."""
-    other = "other posteriors"
-    variation, correlation = "total variation", "correlation"
+    """Return the claims about P0 and P1."""
     rules = [
         ("within-cell share", "Task and last token determine the state (P0: share of variance "
          "within cells).", 0.02, "tasks permuted"),
         ("interaction", "Task and token effects are additive (P1: share of interaction).", 0.005,
          "cells permuted"),
-        (variation, "Weights of task vectors equal the posterior (P3: total variation).", 0.06,
-         other),
-        (correlation, "Weights of task vectors follow the posterior (P3: correlation).", 0.95,
-         other),
-        (f"{variation} by token", "Weights of token-specific task vectors equal the posterior "
-         "(P3: total variation).", 0.06, other),
-        (f"{correlation} by token", "Weights of token-specific task vectors follow the posterior "
-         "(P3: correlation).", 0.95, other),
     ]  # fmt: skip
     return [
         ClaimRule(
             id=measure.replace(" ", "-"),
             statement=statement,
             measure=_measure_state(measure, null),
-            side="above" if measure.startswith(correlation) else "below",
+            side="below",
             threshold=threshold,
             minors="none",
-            families=TOKEN_DEPENDENT if measure.endswith("token") else _ADDITIVE,
+            families=_ADDITIVE,
         )
         for measure, statement, threshold, null in rules
     ]
@@ -263,8 +253,8 @@ CHECKS: dict[str, Check] = {
         title="properties of the states",
         text="Measured on balanced sequences with a forced last token, which separates task from "
         "token. Bands are 95% bootstrap intervals. Nulls: tasks permuted, cells permuted, random "
-        "vectors of equal norms and angles, posteriors of other sequences. Measures by token use "
-        "task vectors of each last token and require no additivity.",
+        "vectors of equal norms and angles. Measures by token use task vectors of each last token "
+        "and require no additivity.",
         at="layers",
         minors="none",
         sizes={"quick": {"resamples": 300, "null": 20}, "full": {"resamples": 1000, "null": 100}},
@@ -353,8 +343,8 @@ CHECKS: dict[str, Check] = {
         compute=_compute_statistics_regression,
         result=StatisticsRegression,
         title="sufficient statistics",
-        text="Coordinates in the learner subspace, regressed on the logarithm of the counts that "
-        "a learner accumulates.",
+        text="Coordinates in the learner subspace, regressed on what a learner holds, and the "
+        "learner's estimate, regressed on them.",
         at="ruled layers",
         minors="most",
         families=_ADDITIVE,

@@ -190,7 +190,7 @@ def _checkpoint_figures(
                 row: tuple(torch.stack([result.share[i, 1:] for result in results]).T)
                 for row, results in rows.items()
             },
-            rules={"random directions": first.null_share},
+            rules={"perfect learner": first.null_share},
             title=f"mean states of new tasks, layer {layer}",
         )
         for i, layer in enumerate(first.layers)
