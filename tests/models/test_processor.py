@@ -9,6 +9,7 @@ import tvlens as tv
 from tvlens import Task, TvlensError
 from tvlens.models.forward import Batch, logits_at
 from tvlens.patching.engines import PatchGroup, full_forward
+from tvlens.patching.grid import SweptSites
 from tvlens.patching.setup import prepare_patching
 from tvlens.tasks import TEMPLATES, build, contexts
 
@@ -109,8 +110,8 @@ def test_patch_matches_full_forward(model, site, positions):
     sides = [image_queries(model, side) for side in ((0, 4), (2, 6))]
     metric = tv.logit_difference([5, 6], [7, 8])
     result = tv.patch(model, *sides, site=site, positions=positions, metric=metric)
-    grid = dict(site=site, metric=metric, layers="all", heads="all", positions=positions)
-    setup = prepare_patching(model, *sides, **grid, seed=0)
+    sites = SweptSites(site, positions=positions)
+    setup = prepare_patching(model, *sides, sites, metric=metric, seed=0)
     patches = setup.grid.patches
     group = PatchGroup(patches, [setup.source_part(patch) for patch in patches])
     logits = full_forward(model, setup.base, group)

@@ -1,16 +1,17 @@
 """`patch`: exact activation patching over layers, heads and positions."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..errors import TvlensError
 from ..models.families import weight_dtype
 from ..sites import Site, SiteName
-from .grid import Choice, Positions
+from .grid import Choice, Positions, SweptSites
 from .metrics import Metric
 from .result import PatchResult
 from .setup import BaseRun, Prompts, prepare_patching
-from .sweep import run_sweep
+from .sweep import SweepOptions, run_sweep
 
 
 def patch(
@@ -72,30 +73,15 @@ def patch(
         >>> result.axes, result.effect.shape == (model.cfg.n_layers, model.cfg.n_heads)
         (('layer', 'head'), True)
     """
-    setup = prepare_patching(
-        model,
-        clean,
-        corrupted,
-        site=site,
-        metric=metric,
-        layers=layers,
-        heads=heads,
-        positions=positions,
-        seed=seed,
-    )
-    patches = setup.grid.patches
+    options = SweepOptions(batch_tokens, verify, seed, progress)
+    sites = SweptSites(site, layers, heads, positions)
+    setup = prepare_patching(model, clean, corrupted, sites, metric=metric, seed=seed)
     if max_memory is not None:
-        batch_tokens = min(batch_tokens, affordable_tokens(model, setup.base, max_memory))
-    sweep = run_sweep(
-        model,
-        setup,
-        patches,
-        [setup.source_part(patch) for patch in patches],
-        batch_tokens=batch_tokens,
-        verify=verify,
-        seed=seed,
-        progress=progress,
-    )
+        tokens = affordable_tokens(model, setup.base, max_memory)
+        options = replace(options, batch_tokens=min(options.batch_tokens, tokens))
+    patches = setup.grid.patches
+    replacements = [setup.source_part(patch) for patch in patches]
+    sweep = run_sweep(model, setup, patches, replacements, options)
     return setup.result(model, sweep.values, seed=seed, method="exact", **sweep.settings)
 
 

@@ -12,11 +12,11 @@ from ..integers import as_integer
 from ..models.forward import check_model
 from ..models.hooks import locked, replace_at, restricted_vocabulary, unembed_only, with_hooks
 from ..sites import Site, SiteName
-from .grid import Choice, Patch, Positions
+from .grid import Choice, Patch, Positions, SweptSites
 from .metrics import Metric
 from .result import PatchResult
 from .setup import PatchingSetup, Prompts, prepare_patching, run_source
-from .sweep import run_sweep
+from .sweep import SweepOptions, run_sweep
 
 
 def attribute(
@@ -69,25 +69,14 @@ def attribute(
         )
     # Under the caller's inference mode PyTorch would save nothing for the backward pass.
     with torch.inference_mode(False), locked(model):
-        return _estimate_effects(
-            model,
-            clean,
-            corrupted,
-            steps=steps,
-            refine=refine,
-            site=site,
-            metric=metric,
-            layers=layers,
-            heads=heads,
-            positions=positions,
-            seed=seed,
-        )
+        sites = SweptSites(site, layers, heads, positions)
+        setup = prepare_patching(model, clean, corrupted, sites, metric=metric, seed=seed)
+        return _estimate_effects(model, setup, steps=steps, refine=refine, seed=seed)
 
 
 def _estimate_effects(
-    model: Any, clean: Any, corrupted: Prompts, *, steps: int, refine: int, **choice: Any
+    model: Any, setup: PatchingSetup, *, steps: int, refine: int, seed: int
 ) -> PatchResult:
-    setup = prepare_patching(model, clean, corrupted, **choice)
     if steps > 1 and setup.clean is None:
         raise TvlensError("integrated gradients need clean prompts, not another source")
     if steps > 1 and not torch.equal(setup.clean.lengths, setup.base.prompts.lengths):
@@ -100,7 +89,7 @@ def _estimate_effects(
         top = size.topk(min(refine, len(size))).indices.tolist()
         patches = [setup.grid.patches[i] for i in top]
         sources = [setup.source_part(patch) for patch in patches]
-        exact = run_sweep(model, setup, patches, sources, seed=choice["seed"])
+        exact = run_sweep(model, setup, patches, sources, SweepOptions(seed=seed))
         values[:, top] = exact.values.to(values)
     return setup.result(model, values, method="attribution", steps=steps, refined=refine)
 

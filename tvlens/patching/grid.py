@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import TvlensError
 from ..integers import Integers, as_integers, is_integer
-from ..sites import Site, layers_with, parse_site, resolve_layers
+from ..sites import Site, SiteName, layers_with, parse_site, resolve_layers
 
 Choice = Literal["all"] | Integers | None
 Positions = Literal["auto"] | Choice
@@ -75,50 +75,63 @@ class PatchGrid:
         return tuple(len(coordinates) for coordinates in self.axes.values())
 
 
-def patch_grid(
-    model: Any,
-    site: str | Site,
-    *,
-    layers: Choice,
-    heads: Choice,
-    positions: Positions,
-    lengths: Int[Tensor, " row"],
-) -> PatchGrid:
-    """Resolve layers, heads and positions on a model and the lengths of all prompts.
+@dataclass(frozen=True)
+class SweptSites:
+    """The sites of a sweep, as in the arguments of `patch`.
 
     "all" sweeps over all there are (layers: all that have the component), several numbers over
-    these, one number is taken without an axis, and None patches all heads or positions together.
+    these, one number is used without an axis, and None patches all heads or positions together.
     Where lengths differ, positions count from the start of each prompt or, negative ones, from its
-    end. A site that names its layer, head or position ("blocks.5.hook_resid_pre", a `Site`) is
+    end. A site that contains its layer, head or position ("blocks.5.hook_resid_pre", a `Site`) is
     swept there alone.
+
+    Attributes:
+        site: component, hook name or `Site`.
+        layers, heads, positions: "all", numbers, one number or None; "auto" positions are all
+            positions of residual sites, and None for heads.
     """
-    name, site_layer = parse_site(site)
-    layers = resolve_layers(layers, site_layer, count=model.cfg.n_layers)
-    if isinstance(site, Site):
-        heads = _choose_named("heads", heads, site.head)
-        positions = _choose_named("positions", positions, site.position)
-    if isinstance(layers, str) and layers == "all":
-        layers = layers_with(model, name)
-    layer_choice = _coordinates("layers", layers, model.cfg.n_layers)
-    if layer_choice[0] == [None]:
-        raise TvlensError("layers=None: patching all layers together equals patching the last one")
-    probe = Site(name, layer_choice[0][0])
-    with_heads = probe.head_axis is not None
-    if not with_heads and not (heads is None or (isinstance(heads, str) and heads == "all")):
-        raise TvlensError(f"{name} has no heads: leave heads={heads!r} out")
-    if isinstance(positions, str) and positions == "auto":
-        positions = None if with_heads else "all"
-    head_count = probe.shape(model, pos=1)[probe.head_axis] if with_heads else 0
-    chosen = {
-        "layer": layer_choice,
-        "head": _coordinates("heads", heads if with_heads else None, head_count),
-        "position": _positions(positions, lengths),
-    }
-    grid = itertools.product(*(values for values, _ in chosen.values()))
-    patches = [Patch(Site(name, l, head=h, position=p)) for l, h, p in grid]
-    patches[0].site.hook(model)  # a component this model lacks is an error before any forward
-    axes = {axis: values for axis, (values, swept) in chosen.items() if swept}
-    return PatchGrid(name, axes, patches)
+
+    site: SiteName | str | Site
+    layers: Choice = "all"
+    heads: Choice = "all"
+    positions: Positions = "auto"
+
+    def grid(self, model: Any, lengths: Int[Tensor, " row"]) -> PatchGrid:
+        """Resolve layers, heads and positions on a model and the lengths of all prompts.
+
+        Raises:
+            TvlensError: a component, layer, head or position that the model does not have.
+        """
+        name, site_layer = parse_site(self.site)
+        layers = resolve_layers(self.layers, site_layer, count=model.cfg.n_layers)
+        heads, positions = self.heads, self.positions
+        if isinstance(self.site, Site):
+            heads = _choose_named("heads", heads, self.site.head)
+            positions = _choose_named("positions", positions, self.site.position)
+        if isinstance(layers, str) and layers == "all":
+            layers = layers_with(model, name)
+        layer_choice = _coordinates("layers", layers, model.cfg.n_layers)
+        if layer_choice[0] == [None]:
+            raise TvlensError(
+                "layers=None: patching all layers together equals patching the last one"
+            )
+        probe = Site(name, layer_choice[0][0])
+        with_heads = probe.head_axis is not None
+        if not with_heads and not (heads is None or (isinstance(heads, str) and heads == "all")):
+            raise TvlensError(f"{name} has no heads: leave heads={heads!r} out")
+        if isinstance(positions, str) and positions == "auto":
+            positions = None if with_heads else "all"
+        head_count = probe.shape(model, pos=1)[probe.head_axis] if with_heads else 0
+        chosen = {
+            "layer": layer_choice,
+            "head": _coordinates("heads", heads if with_heads else None, head_count),
+            "position": _positions(positions, lengths),
+        }
+        grid = itertools.product(*(values for values, _ in chosen.values()))
+        patches = [Patch(Site(name, l, head=h, position=p)) for l, h, p in grid]
+        patches[0].site.hook(model)  # a component this model lacks is an error before any forward
+        axes = {axis: values for axis, (values, swept) in chosen.items() if swept}
+        return PatchGrid(name, axes, patches)
 
 
 def _positions(choice: Choice, lengths: Int[Tensor, " row"]) -> tuple[list, bool]:

@@ -16,11 +16,11 @@ from ..models.forward import Batch, check_runnable, run
 from ..models.hooks import read_at, replace_at, skip_blocks
 from ..models.loading import model_name
 from ..sites import Site, available, layers_with
-from .grid import Choice, Patch
+from .grid import Choice, Patch, SweptSites
 from .metrics import Metric
 from .result import PatchResult
 from .setup import PatchingSetup, Prompts, prepare_patching, run_source
-from .sweep import run_sweep
+from .sweep import SweepOptions, run_sweep
 
 # Models whose attention's output was seen to reach the residual stream unchanged.
 _additive: weakref.WeakSet = weakref.WeakSet()
@@ -78,40 +78,26 @@ def patch_paths(
             f"{model_name(model)} normalizes its residual stream after every sum: contributions "
             "of paths are not additive, so paths cannot be patched"
         )
-    target = _receiver(model, receiver)
-    common = dict(metric=metric, positions=positions, seed=seed)
-    layers = _senders(layers, model, target)
-    senders = prepare_patching(
-        model, clean, corrupted, site="z", layers=layers, heads=heads, **common
-    )
-    receivers = prepare_patching(
-        model,
-        clean,
-        corrupted,
-        site=target.component,
-        layers=target.layer,
-        heads=target.head,
-        **common,
+    target = _receiver_site(model, receiver)
+    options = SweepOptions(batch_tokens, verify, seed, progress)
+    senders, receivers = (
+        prepare_patching(model, clean, corrupted, sites, metric=metric, seed=seed)
+        for sites in (
+            SweptSites("z", _sender_layers(layers, model, target), heads, positions),
+            SweptSites(target.component, target.layer, target.head, positions),
+        )
     )
     by_position = {patch.position: patch for patch in receivers.grid.patches}
     patches = [by_position[patch.position] for patch in senders.grid.patches]
     _check_additive(model, senders)
-    sweep = run_sweep(
-        model,
-        receivers,
-        patches,
-        _receiver_activations(model, senders, patches),
-        batch_tokens=batch_tokens,
-        verify=verify,
-        seed=seed,
-        progress=progress,
-    )
+    activations = _receiver_activations(model, senders, patches)
+    sweep = run_sweep(model, receivers, patches, activations, options)
     name = "logits" if receiver == "logits" else str(target)
     result = senders.result(model, sweep.values, method="path", receiver=name, **sweep.settings)
     return dataclasses.replace(result, site=f"z to {name}")
 
 
-def _receiver(model: Any, receiver: Site | str) -> Site:
+def _receiver_site(model: Any, receiver: Site | str) -> Site:
     """Return the site of a receiver: its own, or the end of the residual stream."""
     if receiver == "logits":
         return Site("resid_post", model.cfg.n_layers - 1)
@@ -123,7 +109,7 @@ def _receiver(model: Any, receiver: Site | str) -> Site:
     )
 
 
-def _senders(layers: Choice, model: Any, target: Site) -> Choice:
+def _sender_layers(layers: Choice, model: Any, target: Site) -> Choice:
     """Resolve the layers of the senders; by default all below the receiver."""
     # Every head's output reaches the end of the stream; another head sits behind lower layers.
     above = model.cfg.n_layers if target.head is None else target.layer
@@ -131,8 +117,8 @@ def _senders(layers: Choice, model: Any, target: Site) -> Choice:
         if layers != "all":
             raise TvlensError(f"layers must be 'all' or numbers, not {layers!r}")
         layers = [layer for layer in layers_with(model, "z") if layer < above]
-    unnamed = layers is None or (isinstance(layers, range | list) and not layers)
-    numbers = [] if unnamed else as_integers(layers, name="layers")
+    is_empty = layers is None or (isinstance(layers, range | list) and not layers)
+    numbers = [] if is_empty else as_integers(layers, name="layers")
     wrong = [l for l in numbers if l % model.cfg.n_layers >= above]
     if wrong or not numbers:
         raise TvlensError(f"senders must lie below {target}: layers 0 to {above - 1}")

@@ -20,8 +20,8 @@ from ..models.forward import Batch, check_runnable, logits_at, run
 from ..models.hooks import read_at, replace_at, restricted_vocabulary, unembed_only
 from ..models.loading import model_name
 from ..models.prompts import Prompts, is_tokenizer_output, read_prompts
-from ..sites import Site, SiteName
-from .grid import Choice, Patch, PatchGrid, Positions, patch_grid
+from ..sites import Site
+from .grid import Patch, PatchGrid, SweptSites
 from .metrics import Metric, narrowed, positions_of, resolved
 from .result import PatchResult
 from .sources import SiteActivations, load_source, run_source
@@ -115,12 +115,9 @@ def prepare_patching(
     model: Any,
     clean: Any,
     corrupted: Prompts,
+    sites: SweptSites,
     *,
-    site: SiteName | str | Site,
     metric: Metric | Mapping[str, Metric],
-    layers: Choice,
-    heads: Choice,
-    positions: Positions,
     seed: int,
 ) -> PatchingSetup:
     """Check the arguments, which are those of `patch`, and run both sides once."""
@@ -132,7 +129,7 @@ def prepare_patching(
     if source_prompts is not None:
         _check_sides(source_prompts, base_prompts)
         lengths = torch.cat([lengths, source_prompts.lengths])
-    grid = patch_grid(model, site, layers=layers, heads=heads, positions=positions, lengths=lengths)
+    grid = sites.grid(model, lengths)
     if source_prompts is not None:
         _check_alignment(source_prompts.lengths, base_prompts.lengths, grid.patches[0])
     check_writable(model, base_prompts, grid.patches[0].site)

@@ -32,6 +32,35 @@ _FEWEST = 2
 
 
 @dataclass(frozen=True)
+class SweepOptions:
+    """How the patches of a sweep are run.
+
+    Attributes:
+        batch_tokens: tokens per forward pass; halved when memory runs out.
+        verify: share of the values that are computed again by full forward passes, at least two;
+            0 for none.
+        seed: seed of the sample that is verified.
+        progress: whether to show a progress bar; by default on a terminal.
+
+    Raises:
+        TvlensError: `verify` is no share, or `batch_tokens` is below 1.
+    """
+
+    batch_tokens: int = 512
+    verify: float = 0.01
+    seed: int = 0
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        batch_tokens = as_integer(self.batch_tokens, name="batch_tokens", minimum=1)
+        object.__setattr__(self, "batch_tokens", batch_tokens)
+        if not 0 <= self.verify <= 1:
+            raise TvlensError(
+                f"verify={self.verify}: a share of the values, from 0 to 1, is needed"
+            )
+
+
+@dataclass(frozen=True)
 class Engine:
     """A method of running a group of patches.
 
@@ -79,24 +108,16 @@ def run_sweep(
     setup: PatchingSetup,
     patches: Sequence[Patch],
     replacements: Sequence[Tensor],
-    *,
-    batch_tokens: int = 512,
-    verify: float = 0.01,
-    seed: int = 0,
-    progress: bool | None = None,
+    options: SweepOptions | None = None,
 ) -> SweepValues:
     """Compute the metrics under each patch; replacements that change nothing are not run.
 
     Args:
-        batch_tokens: tokens per forward pass; halved when memory runs out.
-        verify: the share of values that are computed again by full forwards, at least two.
-
-    Raises:
-        TvlensError: `verify` is no share.
+        patches: patches of the setup's grid.
+        replacements: activation that each patch writes.
+        options: how the patches are run.
     """
-    batch_tokens = as_integer(batch_tokens, name="batch_tokens", minimum=1)
-    if not 0 <= verify <= 1:
-        raise TvlensError(f"verify={verify}: a share of the values, from 0 to 1, is needed")
+    options = options or SweepOptions()
     baseline = setup.measure(setup.base.site_activations.logits)[:, None].repeat(1, len(patches), 1)
     changed = [
         i
@@ -107,12 +128,18 @@ def run_sweep(
     if not order:
         return SweepValues(baseline, "none", 0, 0.0)
     group = PatchGroup(patches, replacements).take(order)
-    sample = _draw_sample(len(order), len(setup.base.prompts), verify, seed)
+    sample = _draw_sample(len(order), len(setup.base.prompts), options.verify, options.seed)
     for engine in _engines(model, setup):
         try:
-            with progress_bar(total=len(order), desc="patching", progress=progress) as bar:
+            with progress_bar(total=len(order), desc="patching", progress=options.progress) as bar:
                 values, difference = _run_engine(
-                    model, setup, engine, group, sample=sample, batch_tokens=batch_tokens, bar=bar
+                    model,
+                    setup,
+                    engine,
+                    group,
+                    sample=sample,
+                    batch_tokens=options.batch_tokens,
+                    bar=bar,
                 )
             baseline[:, order] = values
             verified = len(sample) if engine.ability else 0

@@ -17,9 +17,10 @@ from torch import Tensor
 from ..errors import TvlensError
 from ..models.forward import Batch, logits_at
 from ..models.hooks import Hook, write_at
+from ..patching.grid import SweptSites
 from ..patching.metrics import Metric
 from ..patching.setup import prepare_patching
-from ..patching.sweep import run_sweep
+from ..patching.sweep import SweepOptions, run_sweep
 from ..progress import progress_bar
 from ..sites import Site, SiteName
 from ..tasks import Prompt
@@ -210,18 +211,16 @@ def _score_one_length(
 ) -> Float[Tensor, "prompt write first_full"]:
     answers = torch.tensor([prompt.answer for prompt in prompts])
     length = answers.shape[1]
+    layers = sorted({layer for layer, _ in writes})
     setup = prepare_patching(
         model,
         "zero",
         [prompt.answered() for prompt in prompts],
-        site=site,
+        SweptSites(site, layers, heads=None, positions=-length),
         metric={
             "first": _correct_metric(answers, 1),
             "full": _correct_metric(answers, length),
         },
-        layers=sorted({layer for layer, _ in writes}),
-        heads=None,
-        positions=-length,
         seed=0,
     )
     by_layer = {patch.layer: patch for patch in setup.grid.patches}
@@ -231,9 +230,8 @@ def _score_one_length(
         apply_vector(state, vector.to(state), mode)
         for state, (_, vector) in zip(states, writes, strict=True)
     ]
-    sweep = run_sweep(
-        model, setup, patches, replacements, batch_tokens=batch_tokens, progress=progress
-    )
+    options = SweepOptions(batch_tokens, progress=progress)
+    sweep = run_sweep(model, setup, patches, replacements, options)
     return rearrange(sweep.values, "metric write prompt -> prompt write metric").cpu()
 
 

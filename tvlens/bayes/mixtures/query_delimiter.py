@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...models.forward import Batch, logits_at
 from ...models.hooks import Hook, read_at, write_at
+from ...patching.grid import SweptSites
 from ...patching.metrics import probability
 from ...patching.setup import prepare_patching
 from ...patching.sweep import run_sweep
@@ -100,11 +101,8 @@ class QueryDelimiter:
                 self.model,
                 "zero",
                 [prompt.tokens for prompt in prompts[batch]],
-                site=self.site,
+                SweptSites(self.site, heads=None, positions=-1),
                 metric=lambda logits, metric=metric: metric(logits.double()),
-                layers="all",
-                heads=None,
-                positions=-1,
                 seed=0,
             )
             patches = setup.grid.patches
