@@ -92,20 +92,8 @@ def evaluate(
     ridges = None if ridges is None else sorted(map(float, ridges))
     for ridge in ridges or ():
         check_penalty(ridge)
-    search = _Search(ridges, ranks, bias, head)
     selector = test if selection == "oracle" else validation
-    # The same maps are scored on test too: how much choosing there, as the paper does, flatters.
-    candidates, on_test = zip(
-        *(
-            scores
-            for layer in train.layers
-            for scores in _search_layer(train, (selector, test), layer, search)
-        ),
-        strict=True,
-    )
-    # Of equals the earlier layer, the larger penalty and the lower rank come first.
-    best = max(candidates, key=lambda c: (c.accuracy, c.r2, -c.layer))
-    tops = [max(c for c in candidates if c.layer == layer) for layer in train.layers]
+    best, tops, oracle_accuracy = _choose(train, selector, test, _Search(ridges, ranks, bias, head))
     data = _at_layer(best.layer, train, selector, test, head=head, seed=seed)
     predictions = {MATRIX: _predict_with(best, data, bias)}
     for name in methods:
@@ -114,12 +102,7 @@ def evaluate(
             if name == _BEST_LAYER_PROBE
             else BASELINES[name](data)
         )
-    for name, prediction in (other_predictions or {}).items():
-        if len(prediction) != len(test):
-            raise TvlensError(
-                f"{name} has {len(prediction)} predictions for {len(test)} test examples"
-            )
-        predictions[name] = prediction
+    predictions |= _check_predictions(other_predictions or {}, len(test))
     return MatrixReport(
         methods=tuple(predictions),
         predictions=torch.stack([p.cpu().long() for p in predictions.values()])[None],
@@ -131,13 +114,41 @@ def evaluate(
         by_layer=torch.tensor([[top.accuracy for top in tops]], dtype=torch.float64),
         by_layer_r2=torch.tensor([[top.r2 for top in tops]], dtype=torch.float64),
         selection=selection,
-        oracle_accuracy=torch.tensor([max(c.accuracy for c in on_test)], dtype=torch.float64),
+        oracle_accuracy=torch.tensor([oracle_accuracy], dtype=torch.float64),
         settings={
             "n": {"train": len(train), "validation": len(validation), "test": len(test)},
             "bias": bias,
             "seeds": [seed],
         },
     )
+
+
+def _choose(
+    train: Examples, selector: Examples, test: Examples, search: _Search
+) -> tuple[_Candidate, list[_Candidate], float]:
+    """Search all layers: the best candidate, that of each layer, and the best test accuracy."""
+    # The same maps are scored on test too, to estimate the optimism of choosing there.
+    candidates, on_test = zip(
+        *(
+            scores
+            for layer in train.layers
+            for scores in _search_layer(train, (selector, test), layer, search)
+        ),
+        strict=True,
+    )
+    # Of equals the earlier layer, the larger penalty and the lower rank come first.
+    best = max(candidates, key=lambda c: (c.accuracy, c.r2, -c.layer))
+    tops = [max(c for c in candidates if c.layer == layer) for layer in train.layers]
+    return best, tops, max(c.accuracy for c in on_test)
+
+
+def _check_predictions(
+    predictions: Mapping[str, Int[Tensor, " n"]], count: int
+) -> Mapping[str, Int[Tensor, " n"]]:
+    for name, prediction in predictions.items():
+        if len(prediction) != count:
+            raise TvlensError(f"{name} has {len(prediction)} predictions for {count} test examples")
+    return predictions
 
 
 def _at_layer(

@@ -129,15 +129,10 @@ def run(
         TvlensError: unknown names, too small tasks, too long prompts.
     """
     check_causal(model)
-    chosen = [task if isinstance(task, Task) else Task.load(task) for task in tasks]
-    if not chosen:
-        raise TvlensError("no task to study")
+    parts = _split_tasks(tasks, seed)
     options = {"method": method, "shots": shots, "contexts": contexts, "seed": seed}
     form = Template.of(template)
     options["template"] = form.demonstration
-    parts = {task.name: task.split(seed=seed) for task in chosen}
-    if len(parts) < len(chosen):
-        raise TvlensError("two tasks have the same name")
     if folder is not None:
         check_folder(folder)
 
@@ -170,6 +165,17 @@ def run(
             vector.save(Path(folder) / f"{file_name(name)}.safetensors")
         study.save(folder)
     return study
+
+
+def _split_tasks(tasks: Sequence[str | Task], seed: int) -> dict[str, tuple[Task, Task, Task]]:
+    """Load tasks, and split each into train, validation and test."""
+    loaded = [task if isinstance(task, Task) else Task.load(task) for task in tasks]
+    if not loaded:
+        raise TvlensError("no task to study")
+    parts = {task.name: task.split(seed=seed) for task in loaded}
+    if len(parts) < len(loaded):
+        raise TvlensError("two tasks have the same name")
+    return parts
 
 
 def _evaluate(

@@ -190,19 +190,32 @@ def finetune(
     }
     _check_settings(train, validation, settings)
     folder = Path(folder)
-    work = folder.with_name(f"{folder.name}.unfinished")
     if not folder.exists():
-        check_folder(work)
-        with folder_lock(work):
-            # Another process may have finished it while this one waited for the lock.
-            if not folder.exists():
-                device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-                training = _start_training(train, validation, settings, work, device)
-                _train(training, progress)
-                _save_best(training, folder)
-    finished = load_finetuned(folder)
-    check_same_settings(folder, finished.settings, settings)
-    return finished
+        _finetune(train, validation, settings, folder, device=device, progress=progress)
+    finetuned = load_finetuned(folder)
+    check_same_settings(folder, finetuned.settings, settings)
+    return finetuned
+
+
+def _finetune(
+    train: LabelledDataset,
+    validation: LabelledDataset,
+    settings: dict[str, Any],
+    folder: Path,
+    *,
+    device: str | torch.device | None,
+    progress: bool | None,
+) -> None:
+    """Train in `<folder>.unfinished`, and write the best epoch to the folder."""
+    work = folder.with_name(f"{folder.name}.unfinished")
+    check_folder(work)
+    with folder_lock(work):
+        if folder.exists():  # another process has written it in the meantime
+            return
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        training = _start_training(train, validation, settings, work, device)
+        _train(training, progress)
+        _save_best(training, folder)
 
 
 @dataclass(frozen=True)

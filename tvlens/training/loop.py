@@ -105,15 +105,23 @@ def train(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = Transformer(config, seed=seed).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay, fused=True)
-    start = run.steps[-1] if run.steps else None
-    if start is not None:
-        checkpoint.restore(folder, start, model, optimizer)
-    records = cut_metrics(run, -1 if start is None else start)
-    start_time = time.perf_counter() - (records[-1]["seconds"] if records else 0)
+    start, seconds = _restore(run, model, optimizer)
+    start_time = time.perf_counter() - seconds
     with progress_bar(total=steps, initial=start or 0, desc="training", progress=progress) as bar:
         training = _Training(run, model, optimizer, sample, schedule, evaluate, start_time, bar)
         _train_steps(training, start)
     return run
+
+
+def _restore(
+    run: Run, model: Transformer, optimizer: torch.optim.Optimizer
+) -> tuple[int | None, float]:
+    """Restore the last checkpoint of an interrupted run: its step, and the seconds until then."""
+    start = run.steps[-1] if run.steps else None
+    if start is not None:
+        checkpoint.restore(run.folder, start, model, optimizer)
+    records = cut_metrics(run, -1 if start is None else start)
+    return start, records[-1]["seconds"] if records else 0.0
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,6 @@ def evaluate(
         validation = select if validation is None else validation
     for name, part in {"validation": validation, "test": test}.items():
         check_task(part, name=name)
-    seed = as_integer(seed, name="seed", minimum=0)
-    batch_tokens = as_integer(batch_tokens, name="batch_tokens", minimum=1)
     wrong = wrong_vectors(wrong, model)
     if baseline is not None and not isinstance(baseline, VectorReport):
         raise TvlensError(f"baseline must be a VectorReport, not {type(baseline).__name__}")
@@ -110,32 +108,11 @@ def evaluate(
         mode=read_mode(mode or vector.mode),
         modality=modality or vector.meta.get("query", "text"),
         demonstrations=_demonstrations(vector, demonstrations),
-        seed=seed,
-        batch_tokens=batch_tokens,
+        seed=as_integer(seed, name="seed", minimum=0),
+        batch_tokens=as_integer(batch_tokens, name="batch_tokens", minimum=1),
         progress=progress,
     )
-    sweep = evaluation.sweep_layers(validation)
-    by_layer = sweep.mean(axis=0)
-    layer = max(range(len(by_layer)), key=lambda l: (by_layer[l, 0], by_layer[l, 1], -l))
-    wrong = _wrong_vectors(model, vector, wrong, seed)
-    settings = evaluation.settings(validation, test, wrong)
-    reused = _reused_conditions(baseline, settings)
-    correct = evaluation.score_vectors(layer, test, wrong)
-    if not reused:
-        correct |= evaluation.score_baselines(test)
-    conditions = {name: _condition(name, correct[name]) for name in correct} | reused
-    intervals = [share_interval(column) for column in sweep[:, :, 0].T]
-    return VectorReport(
-        task=vector.name,
-        layer=layer,
-        by_layer=torch.tensor(by_layer[:, 0]),
-        by_layer_interval=torch.tensor(intervals, dtype=torch.float64),
-        conditions={name: conditions[name] for name in _CONDITIONS if name in conditions},
-        meta=settings,
-        shared_first_token=shared_first_token(
-            processor_or_tokenizer(model), evaluation.queries(test)
-        ),
-    )
+    return evaluation.report(validation, test, wrong, baseline)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +133,37 @@ class _Evaluation:
     seed: int
     batch_tokens: int
     progress: bool | None
+
+    def report(
+        self,
+        validation: Task,
+        test: Task,
+        wrong: Sequence[TaskVector] | None,
+        baseline: VectorReport | None,
+    ) -> VectorReport:
+        """Choose the layer on the validation part, and score all conditions on the test part."""
+        sweep = self.sweep_layers(validation)
+        by_layer = sweep.mean(axis=0)
+        layer = max(range(len(by_layer)), key=lambda l: (by_layer[l, 0], by_layer[l, 1], -l))
+        wrong = _wrong_vectors(self.model, self.vector, wrong, self.seed)
+        settings = self.settings(validation, test, wrong)
+        reused = _reused_conditions(baseline, settings)
+        correct = self.score_vectors(layer, test, wrong)
+        if not reused:
+            correct |= self.score_baselines(test)
+        conditions = {name: _condition(name, correct[name]) for name in correct} | reused
+        intervals = [share_interval(column) for column in sweep[:, :, 0].T]
+        return VectorReport(
+            task=self.vector.name,
+            layer=layer,
+            by_layer=torch.tensor(by_layer[:, 0]),
+            by_layer_interval=torch.tensor(intervals, dtype=torch.float64),
+            conditions={name: conditions[name] for name in _CONDITIONS if name in conditions},
+            meta=settings,
+            shared_first_token=shared_first_token(
+                processor_or_tokenizer(self.model), self.queries(test)
+            ),
+        )
 
     def queries(self, task: Task) -> list[Prompt]:
         """Build the zero-shot prompt of every item."""

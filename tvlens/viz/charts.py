@@ -143,6 +143,7 @@ def histogram(
     ]
     x_axis = {"type": "quantitative", "title": wrap_title(x_title), "axis": {"grid": False}}
     x_axis["scale"] = {"zero": False, "nice": False, "padding": 12}
+    tooltip = {"low": "from", "high": "to", "count": y_title}
     layers: list[dict[str, Any]] = [
         {
             "data": {"values": data},
@@ -151,11 +152,7 @@ def histogram(
                 "x": {**x_axis, "field": "low", "bin": {"binned": True}},
                 "x2": {"field": "high"},
                 "y": quantitative_axis("count", y_title),
-                "tooltip": [
-                    tooltip_number("low", "from"),
-                    tooltip_number("high", "to"),
-                    tooltip_number("count", y_title),
-                ],
+                "tooltip": [tooltip_number(field, name) for field, name in tooltip.items()],
             },
         }
     ]

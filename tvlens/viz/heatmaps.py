@@ -51,15 +51,10 @@ def heatmap(
     check_same_length("column labels", len(columns), "columns of values", values.shape[1])
     if not np.isfinite(values).any():
         raise ValueError(f"values of shape {values.shape} have no number to show")
-    row_labels, column_labels = (
-        [escape_whitespace(row) for row in rows],
-        [escape_whitespace(c) for c in columns],
-    )
+    row_labels = [escape_whitespace(row) for row in rows]
+    column_labels = [escape_whitespace(column) for column in columns]
     if annotate is None:
         annotate = max(values.shape) <= _MAX_ANNOTATED
-    cell = (26 if annotate else 18) if len(rows) <= 40 else 12
-    step = (38 if annotate else 15) if len(columns) <= 60 else 6
-    margin = 40 + 7 * min(20, max(len(label) for label in row_labels))
     body = {
         "data": {"values": _cell_values(values)},
         "transform": _cell_transforms(row_labels, column_labels),
@@ -79,19 +74,22 @@ def heatmap(
     alt = f"{title or 'heat map'}: {value_title} by {row_title or 'row'} ({len(rows)}) and "
     alt += f"{column_title or 'column'} ({len(columns)}), from {np.nanmin(values):.3g} to "
     alt += f"{np.nanmax(values):.3g}"
-    below = (
-        15 if _fits_horizontally(column_labels) else min(100, 8 + 5 * max(map(len, column_labels)))
-    )
-    return make_chart(
-        body,
-        title=title,
-        caption=caption,
-        alt=alt,
-        height=cell * len(rows),
-        reserve=55 + below + 24 * bool(column_title),
-        minimum_width=margin + step * len(columns),
-        fit="fit-x",
-    )
+    sizes = _sizes(row_labels, column_labels, annotate)
+    sizes["reserve"] += 24 * bool(column_title)
+    return make_chart(body, title=title, caption=caption, alt=alt, fit="fit-x", **sizes)
+
+
+def _sizes(rows: Sequence[str], columns: Sequence[str], annotate: bool) -> dict[str, int]:
+    """Height of the cells, space below for labels, and least width, in pixels."""
+    cell_height = (26 if annotate else 18) if len(rows) <= 40 else 12
+    cell_width = (38 if annotate else 15) if len(columns) <= 60 else 6
+    margin = 40 + 7 * min(20, max(map(len, rows)))
+    labels = 15 if _fits_horizontally(columns) else min(100, 8 + 5 * max(map(len, columns)))
+    return {
+        "height": cell_height * len(rows),
+        "reserve": 55 + labels,
+        "minimum_width": margin + cell_width * len(columns),
+    }
 
 
 def _cell_values(values: Any) -> list[Any]:

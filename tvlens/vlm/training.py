@@ -159,10 +159,26 @@ def train_vlm(
     }
     settings = json.loads(json.dumps(settings))
     history = resume_history(folder / _HISTORY_FILE, settings, load_vlm_run)
-    if len(history) == epochs and (folder / "model").exists():
-        return load_vlm_run(folder)
+    if len(history) < epochs or not (folder / "model").exists():
+        run = VLMRun(folder, settings, history)
+        _train(run, config, splits, dtype=dtype, device=device, progress=progress)
+    return load_vlm_run(folder)
+
+
+def _train(
+    run: VLMRun,
+    config: TinyVLMConfig,
+    splits: Mapping[str, ImagePack],
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    progress: bool | None,
+) -> None:
+    """Build the model, encode the images, train the epochs that the history lacks, and save."""
+    folder, settings, history = run.folder, run.settings, run.history
     # On CPUs the backward pass of fused attention in bfloat16 is many times slower than eager.
     options = {"dtype": dtype, "attn_implementation": "eager"}
+    seed = settings["seed"]
     model, tokenizer = checkpoint.build_model(config, seed=step_seed(seed, 0), **options)
     model.to(device)
     states = {
@@ -170,7 +186,7 @@ def train_vlm(
             model.vision_encoder,
             part,
             folder=folder / "views" / split,
-            count=views if split == "train" else 1,
+            count=settings["views"] if split == "train" else 1,
             seed=seed,
             progress=progress,
         )
@@ -178,16 +194,16 @@ def train_vlm(
     }
     data = TrainingData.of(model, tokenizer, splits, states)
     projector = model.projector.requires_grad_(True)
-    optimizer = torch.optim.AdamW(projector.parameters(), weight_decay=weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        projector.parameters(), weight_decay=settings["weight_decay"], fused=True
+    )
     if history:
         steps.restore(folder, len(history), projector, optimizer)
     else:
         initialize_from_views(model, tokenizer, states["train"], splits["train"].names)
-    run = VLMRun(folder, settings, history)
     _train_epochs(run, model, optimizer, data, progress=progress)
     if not (folder / "model").exists():
         checkpoint.save_checkpoint(projector, config, folder / "model")
-    return load_vlm_run(folder)
 
 
 class Batch(NamedTuple):

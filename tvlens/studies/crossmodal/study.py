@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -184,19 +184,40 @@ def run(
     folder = None if folder is None else Path(folder)
     if folder is not None:
         check_folder(folder)
-    demonstration = Template.of(template).demonstration
+    config = ExtractionConfig(
+        shots, size.sets, size.contexts, Template.of(template).demonstration, seed
+    )
     runs = [
         run_seed(
             model,
             loaded,
-            ExtractionConfig(shots, size.sets, size.contexts, demonstration, one),
+            replace(config, seed=seed + k),
             max_items=(size.validation_items, size.test_items),
             language_model=language_model,
             folder=folder,
             progress=progress,
         )
-        for one in range(seed, seed + size.seeds)
+        for k in range(size.seeds)
     ]
+    settings = {
+        **asdict(config),
+        "preset": preset if isinstance(preset, str) else preset._asdict(),
+        "seeds": size.seeds,
+        "tasks": [task.name for task in loaded],
+        "artist": artist,
+        "language_model": None if language_model is None else model_name(language_model),
+        **provenance(model),
+    }
+    study = _analyze(model, loaded, runs, settings)
+    if folder is not None:
+        study.save(folder)
+    return study
+
+
+def _analyze(
+    model: Any, tasks: Sequence[Task], runs: Sequence[SeedRun], settings: dict[str, Any]
+) -> CrossModalStudy:
+    """Summarize all seeds by task, and run the further analyses on the first seed."""
     first = runs[0]
     results = {
         task.name: TaskResult(
@@ -205,31 +226,20 @@ def run(
             mean_by_layer([run.sweeps[task.name] for run in runs]),
             tuple(len(part) for part in first.splits[task.name]),
         )
-        for task in loaded
+        for task in tasks
     }
-    layer = first.layers["text to image"]
-    study = CrossModalStudy(
+    layer, config = first.layers["text to image"], first.config
+    return CrossModalStudy(
         tasks=results,
         layers=first.layers,
         conflicts=find_conflicts(model, first),
-        geometry=compare_vectors(first.vectors, layer, sets=size.sets, seed=seed),
+        geometry=compare_vectors(first.vectors, layer, sets=config.sets, seed=config.seed),
         phases={modality: compute_phases(model, first, modality) for modality in MODALITIES},
         heads=patch_heads(model, first, results),
         alignment=align_prompt(model, first),
-        thumbnails={task.name: render_thumbnails(task) for task in loaded},
-        settings={
-            **asdict(first.config),
-            "preset": preset if isinstance(preset, str) else preset._asdict(),
-            "seeds": size.seeds,
-            "tasks": [task.name for task in loaded],
-            "artist": artist,
-            "language_model": None if language_model is None else model_name(language_model),
-            **provenance(model),
-        },
+        thumbnails={task.name: render_thumbnails(task) for task in tasks},
+        settings=settings,
     )
-    if folder is not None:
-        study.save(folder)
-    return study
 
 
 def _summarize_conditions(

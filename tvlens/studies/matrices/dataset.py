@@ -126,23 +126,7 @@ def analyze_dataset(
     Returns:
         The result, and what `evaluate_sharing` needs of the dataset.
     """
-    first = pairs[0]
-    data, reports = None, []
-    for i, pair in enumerate(pairs):
-        pair_data = _PairData.collect(pair, datasets, data and data.base)
-        data = data or pair_data
-        others = {LORA: _predict_with_own_head(adapters[i], datasets[2])} if adapters else {}
-        reports.append(
-            evaluate(
-                *pair_data.parts,
-                head=pair_data.head,
-                ranks=_ranks_below(pair),
-                selection=selection,
-                other_predictions=others,
-                seed=seeds[0] + i,
-            )
-        )
-    assert data is not None
+    data, reports = _evaluate_pairs(pairs, datasets, adapters, selection, seeds[0])
     train, validation, _ = data.parts
     matrix = reports[0].refit(train)
     result = DatasetResult(
@@ -162,9 +146,36 @@ def analyze_dataset(
             held_out=_layer_moments(data.base[1], data.tuned[1]),
         ),
         matrix,
-        _describe(first, datasets, matrix) | {"seeds": len(pairs)},
+        _describe(pairs[0], datasets, matrix) | {"seeds": len(pairs)},
     )
     return result, data.sharing_task()
+
+
+def _evaluate_pairs(
+    pairs: Sequence[ModelPair],
+    datasets: Sequence[LabelledDataset],
+    adapters: Sequence[ModelPair],
+    selection: Selection,
+    seed: int,
+) -> tuple[_PairData, list[MatrixReport]]:
+    """Evaluate the matrices of every model pair; also returns the states of the first pair."""
+    data, reports = None, []
+    for i, pair in enumerate(pairs):
+        pair_data = _PairData.collect(pair, datasets, data and data.base)
+        data = data or pair_data
+        others = {LORA: _predict_with_own_head(adapters[i], datasets[2])} if adapters else {}
+        reports.append(
+            evaluate(
+                *pair_data.parts,
+                head=pair_data.head,
+                ranks=_ranks_below(pair),
+                selection=selection,
+                other_predictions=others,
+                seed=seed + i,
+            )
+        )
+    assert data is not None
+    return data, reports
 
 
 def collect_sharing_task(pair: ModelPair, datasets: Sequence[LabelledDataset]) -> SharingTask:

@@ -169,13 +169,7 @@ def run(
     for name, source in progress_bar(sources.items(), "datasets", progress=progress):
 
         def analyze(name: str = name, source: PairSource = source) -> DatasetResult:
-            pairs = [source.load_pair(k) for k in range(seeds)]
-            adapters = [source.load_pair(k, lora=lora) for k in range(seeds)] if lora else []
-            result, tasks[name] = analyze_dataset(
-                pairs, source.parts, adapters=adapters, selection=selection, seeds=curve_seeds
-            )
-            models = {k: source.content[k] for k in ("base", "tuned")}
-            result.facts.update(models, tuned=models["tuned"] or "finetuned here", lora=lora)
+            result, tasks[name] = _analyze_source(source, seeds, lora, selection, curve_seeds)
             return result
 
         results[name] = cached(
@@ -190,6 +184,24 @@ def run(
     study = MatrixStudy(results, sharing, settings)
     study.save(folder)
     return study
+
+
+def _analyze_source(
+    source: PairSource,
+    seeds: int,
+    lora: int | None,
+    selection: Selection,
+    curve_seeds: Sequence[int],
+) -> tuple[DatasetResult, SharingTask]:
+    """Load or finetune the model pairs of a dataset, and compute all results of their matrices."""
+    pairs = [source.load_pair(k) for k in range(seeds)]
+    adapters = [source.load_pair(k, lora=lora) for k in range(seeds)] if lora else []
+    result, task = analyze_dataset(
+        pairs, source.parts, adapters=adapters, selection=selection, seeds=curve_seeds
+    )
+    models = {k: source.content[k] for k in ("base", "tuned")}
+    result.facts.update(models, tuned=models["tuned"] or "finetuned here", lora=lora)
+    return result, task
 
 
 def _check_models(
