@@ -45,7 +45,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     with convert_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(path, path.suffix) as temporary:
+    with _temporary_path(path, path.suffix) as temporary:
         with convert_disk_errors(path):
             # Made now, so that two runs never take one name.
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
@@ -72,7 +72,7 @@ def atomic_write_folder(
     path = Path(path)
     with convert_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(path) as temporary:
+    with _temporary_path(path) as temporary:
         with convert_disk_errors(path):
             temporary.mkdir()
         with convert_disk_errors(path, only=_FULL):
@@ -92,7 +92,7 @@ def temporary_folder(path: str | os.PathLike) -> Iterator[Path]:
         NotWrittenError: the folder around it is read-only or full.
     """
     path = Path(path)
-    with _temporary(path) as folder:
+    with _temporary_path(path) as folder:
         with convert_disk_errors(path):
             folder.mkdir()
         yield folder
@@ -122,14 +122,14 @@ def check_folder(folder: str | os.PathLike, *, size: int = 0) -> None:
     """
     folder = Path(folder)
     with convert_disk_errors(folder, "cannot write to"):
-        existing = next(p for p in (folder, *folder.parents, Path()) if _is_there(p))
+        existing = next(p for p in (folder, *folder.parents, Path()) if _exists(p))
     if existing.is_symlink() and not existing.exists():
         target = os.readlink(existing)
         raise NotWrittenError(f"cannot write to {folder}: {existing} is a broken link to {target}")
     if not existing.is_dir():
         raise NotWrittenError(f"cannot write to {folder}: {existing} is a file, not a folder")
     with (
-        _temporary(existing / "probe") as probe,
+        _temporary_path(existing / "probe") as probe,
         convert_disk_errors(folder, "cannot write to"),
         probe.open("xb") as file,
     ):
@@ -233,7 +233,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(lines)[:300] or type(error).__name__
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     """Whether a path exists, including a broken link; a name that is too long is an error."""
     try:
         path.lstat()
@@ -261,13 +261,13 @@ def _put_in_place(temporary: Path, path: Path, is_whole: Callable[[Path], bool])
                 return
             if not os.path.lexists(path):
                 raise
-        with _temporary(path) as aside, contextlib.suppress(FileNotFoundError):
+        with _temporary_path(path) as aside, contextlib.suppress(FileNotFoundError):
             os.replace(path, aside)
     raise NotWrittenError(f"cannot write {path}: other processes keep writing there")
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, suffix: str = "") -> Iterator[Path]:
+def _temporary_path(path: Path, suffix: str = "") -> Iterator[Path]:
     """Yield a new name beside `path`, whose file or folder is removed at the end.
 
     The name holds the process and the machine, so that a later run can tell what was left behind

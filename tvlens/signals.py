@@ -152,7 +152,7 @@ def _unraisable(error: Any) -> None:
             sys.__unraisablehook__(error)
         return
 
-    def again() -> None:
+    def raise_again() -> None:
         _State.received = None
         # Sent to the main thread itself, which may be asleep.
         if hasattr(signal, "pthread_kill"):
@@ -160,7 +160,7 @@ def _unraisable(error: Any) -> None:
         else:
             signal.raise_signal(signal.SIGINT)
 
-    threading.Timer(0.05, again).start()
+    threading.Timer(0.05, raise_again).start()
 
 
 def _end_workers() -> None:

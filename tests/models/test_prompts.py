@@ -11,7 +11,7 @@ import torch
 
 import tvlens as tv
 from tvlens import TvlensError
-from tvlens.models.prompts import read_prompts, unpadded
+from tvlens.models.prompts import read_prompts, remove_padding
 from tvlens.tasks import build
 
 pytestmark = pytest.mark.tl3
@@ -50,17 +50,17 @@ ROWS = [[5, 6], [7, 8, 9, 4], [6, 5, 4]]
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("width", [4, 6])
 def test_a_padding_token_of_its_own_is_always_padding(side, width):
-    rows = unpadded(tokenizer(PAD, bos=BOS, eos=EOS), padded(ROWS, PAD, side, width))
+    rows = remove_padding(tokenizer(PAD, bos=BOS, eos=EOS), padded(ROWS, PAD, side, width))
     assert lists(rows) == ROWS
 
 
 @pytest.mark.parametrize("width", [4, 5, 6])
 def test_padding_at_the_end_goes_where_it_is_also_the_end_of_texts(width):
     """No row of full length is needed."""
-    rows = unpadded(tokenizer(PAD, bos=BOS, eos=PAD), padded(ROWS, PAD, "right", width))
+    rows = remove_padding(tokenizer(PAD, bos=BOS, eos=PAD), padded(ROWS, PAD, "right", width))
     assert lists(rows) == ROWS
     begun = [[PAD, *row] for row in ROWS]
-    rows = unpadded(tokenizer(PAD, bos=PAD, eos=PAD), padded(begun, PAD, "right", width + 1))
+    rows = remove_padding(tokenizer(PAD, bos=PAD, eos=PAD), padded(begun, PAD, "right", width + 1))
     assert lists(rows) == begun
 
 
@@ -68,45 +68,45 @@ def test_one_beginning_is_kept_where_the_padding_begins_texts():
     """GPT-2: <|endoftext|> begins texts, ends them and pads them."""
     own = tokenizer(PAD, bos=PAD, eos=PAD)
     begun = [[PAD, *row] for row in ROWS]
-    assert lists(unpadded(own, padded(begun, PAD, "left", 5))) == begun
-    assert lists(unpadded(own, padded(ROWS, PAD, "left", 4))) == ROWS
+    assert lists(remove_padding(own, padded(begun, PAD, "left", 5))) == begun
+    assert lists(remove_padding(own, padded(ROWS, PAD, "left", 4))) == ROWS
     for rows in (begun, ROWS):
         with pytest.raises(TvlensError, match=r"begins with 2 or more.*attention_mask"):
-            unpadded(own, padded(rows, PAD, "left", 6))
+            remove_padding(own, padded(rows, PAD, "left", 6))
 
 
 @pytest.mark.parametrize("width", [5, 7])
 def test_padding_before_a_beginning_of_its_own_is_padding(width):
     """Llama with the end of texts as padding: the beginning stands behind it."""
     begun = [[BOS, *row] for row in ROWS]
-    rows = unpadded(tokenizer(PAD, bos=BOS, eos=PAD), padded(begun, PAD, "left", width))
+    rows = remove_padding(tokenizer(PAD, bos=BOS, eos=PAD), padded(begun, PAD, "left", width))
     assert lists(rows) == begun
 
 
 def test_one_token_at_the_other_side_is_the_text_s_own():
     own = tokenizer(PAD, bos=PAD, eos=PAD)
     ended = [[PAD, *row, PAD] for row in ROWS]
-    assert lists(unpadded(own, padded(ended, PAD, "left", 6))) == ended
+    assert lists(remove_padding(own, padded(ended, PAD, "left", 6))) == ended
     some = [[PAD, 5], [7, 8, 9, 4], [6, 5]]
-    assert lists(unpadded(own, padded(some, PAD, "right", 4))) == some
+    assert lists(remove_padding(own, padded(some, PAD, "right", 4))) == some
     with pytest.raises(TvlensError, match=r"every row ends with one '.2.', .*attention_mask"):
-        unpadded(own, torch.tensor([[5, 6, PAD], [7, 8, PAD]]))
+        remove_padding(own, torch.tensor([[5, 6, PAD], [7, 8, PAD]]))
     with pytest.raises(TvlensError, match=r"begin and end.*attention_mask"):
-        unpadded(own, torch.tensor([[PAD, PAD, 5, 6], [7, 8, PAD, PAD]]))
+        remove_padding(own, torch.tensor([[PAD, PAD, 5, 6], [7, 8, PAD, PAD]]))
 
 
 def test_a_tokenizer_that_ends_its_texts_keeps_their_ends():
     ended = [[*row, EOS] for row in ROWS]
     own = tokenizer(EOS, bos=BOS, eos=EOS, appends=True)
-    assert lists(unpadded(own, padded(ended, EOS, "right", 5))) == ended
+    assert lists(remove_padding(own, padded(ended, EOS, "right", 5))) == ended
 
 
 def test_rows_of_padding_alone():
     with pytest.raises(TvlensError, match="prompt 1 is empty: it holds nothing but padding"):
-        unpadded(tokenizer(PAD, bos=BOS, eos=EOS), torch.tensor([[5, 6], [PAD, PAD]]))
-    rows = unpadded(tokenizer(PAD, bos=PAD), torch.tensor([[PAD, 6, 5], [PAD, PAD, PAD]]))
+        remove_padding(tokenizer(PAD, bos=BOS, eos=EOS), torch.tensor([[5, 6], [PAD, PAD]]))
+    rows = remove_padding(tokenizer(PAD, bos=PAD), torch.tensor([[PAD, 6, 5], [PAD, PAD, PAD]]))
     assert lists(rows) == [[PAD, 6, 5], [PAD]]  # the empty text
-    assert lists(unpadded(tokenizer(None), torch.tensor([[0, 5, 0]]))) == [[0, 5, 0]]
+    assert lists(remove_padding(tokenizer(None), torch.tensor([[0, 5, 0]]))) == [[0, 5, 0]]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -140,7 +140,7 @@ def test_a_mask_without_windows_is_found_in_the_lower_layers(monkeypatch):
     """The last block of this Gemma sees everything, so that such a mask is right there alone."""
     model = tiny.model("gemma3")
     verification._verified.pop(model, None)
-    real = engines.attention_masks
+    real = engines.build_attention_masks
     monkeypatch.setattr(engines, "attention_masks", lambda *a, **o: real(*a, **o)["full_attention"])
     clean, corrupted = pair()
     options = dict(site="attn_out", metric=METRIC, positions=-1)
@@ -225,7 +225,7 @@ def test_small_groups_and_lack_of_memory_change_nothing(monkeypatch):
 
 
 def test_passes_hold_whole_layers_or_even_pieces_of_one():
-    fitting = sweep._fitting
+    fitting = sweep._count_fitting
     three = [(layer, 10) for layer in range(3) for _ in range(4)]
     assert fitting(three, 1000) == 12
     assert fitting(three, 100) == 8  # two layers, and not half of the third

@@ -131,7 +131,7 @@ def test_infinite_logits_do_not_switch_verification_off(monkeypatch):
     model = architectures.load("GPT-J")
     linear = getattr(model.unembed, "original_component", None) or model.unembed
     linear.bias.data[64:] = -torch.inf
-    real = engines.attention_masks
+    real = engines.build_attention_masks
     # All branches see each other.
     monkeypatch.setattr(engines, "attention_masks", lambda m, b, *, like: real(m, b, like=like) * 0)
     clean, corrupted = architectures.prompts()

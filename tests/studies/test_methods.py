@@ -60,7 +60,7 @@ def test_run_reads_cached_vectors_and_reports(small, tasks, monkeypatch):
 
 def test_check_names_unknown_methods_and_too_few_kinds(tasks):
     with pytest.raises(TvlensError, match="did you mean 'function'"):
-        methods.check(tasks, methods=["functoin"])
+        methods.load_tasks(tasks, methods=["functoin"])
     with pytest.raises(TvlensError, match="at least two kinds"):
-        methods.check(tasks[:1])
-    assert len(methods.check(None)) == len(Task.names())
+        methods.load_tasks(tasks[:1])
+    assert len(methods.load_tasks(None)) == len(Task.names())

@@ -10,7 +10,7 @@ import torch
 import tvlens as tv
 from tvlens import Task, TaskVector, TvlensError
 from tvlens.tasks import TEMPLATES, build, contexts, plain
-from tvlens.vectors.function_vectors import function, sum_of_heads
+from tvlens.vectors.function_vectors import function, sum_heads
 from tvlens.vectors.methods import ExtractionContext
 from tvlens.vectors.vector import apply_vector
 
@@ -118,7 +118,7 @@ def test_the_heads_of_a_function_vector(causal, task):
 def test_what_heads_write_is_what_the_output_matrix_gives(causal):
     means = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
     heads = [(0, 1), (2, 3), (2, 0)]
-    found = sum_of_heads(causal, means, heads)
+    found = sum_heads(causal, means, heads)
     if hasattr(causal.blocks[0], "ln1_post"):
         # A norm follows: what the heads write together is not a sum of matrix products.
         return
@@ -128,14 +128,14 @@ def test_what_heads_write_is_what_the_output_matrix_gives(causal):
 
 def test_indirect_effects_equal_plain_forwards(causal, task):
     from tvlens.tasks import shuffled_labels
-    from tvlens.vectors.function_vectors import indirect_effects
+    from tvlens.vectors.function_vectors import measure_indirect_effects
 
     context = ExtractionContext.draw(
         causal, task, TEMPLATES["qa"], shots=3, count=2, site="resid_post",
         seed=0, batch_size=2, progress=False,
     )  # fmt: skip
     means = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
-    result = indirect_effects(context, means, trials=3)
+    result = measure_indirect_effects(context, means, trials=3)
     for i, (shown, query) in enumerate(contexts(task, shots=3, count=3, seed=1)):
         prompt = build(causal.tokenizer, TEMPLATES["qa"], shuffled_labels(shown, seed=i), *query)
         tokens = torch.tensor([prompt.tokens])

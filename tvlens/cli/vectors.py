@@ -65,7 +65,7 @@ def methods(
 
     chosen = [Task.load(name) for name in task] if task else None
     options = {"methods": method} if method else {}
-    study.check(chosen, **options)
+    study.load_tasks(chosen, **options)
     with interruptible():
         result = study.run(load(model), chosen, items=items, seed=seed, folder=out, **options)
     print(result.table().to_string(float_format=lambda v: f"{v:.2f}"))

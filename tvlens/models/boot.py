@@ -10,7 +10,7 @@ from ..errors import TvlensError
 from ..files import one_line
 from . import encoders
 from .compat import without_torchvision
-from .damage import damaged_file, load_weights
+from .damage import find_damaged_file, load_weights
 from .equivalence import check_same_logits, is_language_model, reference_logits
 from .processor import load_processor
 
@@ -40,7 +40,7 @@ def boot(
     config = transformers.AutoConfig.from_pretrained(name, **options)
     architecture = (config.architectures or [""])[0]
     if _is_hosted(architecture, config):
-        source = _pretrained(
+        source = _load_pretrained(
             name, encoders.model_class(architecture), device, dtype, options, loading
         )
         model = from_module(source, _as_trained(tokenizer or tokenizer_of(name, **options)))
@@ -53,7 +53,7 @@ def boot(
         cls = transformers.AutoModelForCausalLM
         if not is_language_model(architecture, config):
             cls = getattr(transformers, architecture, cls)
-        source = _pretrained(name, cls, device, dtype, options, loading)
+        source = _load_pretrained(name, cls, device, dtype, options, loading)
         source.set_attn_implementation("eager")  # as TransformerLens runs it
         reference = reference_logits(source)
         model = TransformerBridge.boot_transformers(
@@ -99,7 +99,7 @@ def tokenizer_of(name: str, **options: Any) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError):  # a folder of weights alone: tokens can still be given
-        if Path(name).is_dir() and damaged_file(name):
+        if Path(name).is_dir() and find_damaged_file(name):
             raise
         return None
 
@@ -114,7 +114,7 @@ def _is_hosted(architecture: str, config: Any) -> bool:
     return architecture in encoders.register_adapters() or hasattr(config, "vision_config")
 
 
-def _pretrained(
+def _load_pretrained(
     name: str,
     cls: Any,
     device: str | torch.device | None,

@@ -36,7 +36,7 @@ def load_weights(
     return model
 
 
-def damaged_file(folder: str | Path) -> str | None:
+def find_damaged_file(folder: str | Path) -> str | None:
     """Find the first unreadable JSON or safetensors file of a folder, and the reason.
 
     Cost: the JSON files are read whole, of the weights only their headers.
@@ -57,7 +57,7 @@ def damaged_file(folder: str | Path) -> str | None:
 
 def not_loaded(folder: str | Path, error: Exception) -> TvlensError:
     """Create the error for a folder that does not open as a model; names the damaged file."""
-    reason = damaged_file(folder) if Path(folder).is_dir() else None
+    reason = find_damaged_file(folder) if Path(folder).is_dir() else None
     if reason is None and not (Path(folder) / "config.json").is_file():
         reason = "it has no config.json"
     reason = reason or f"{type(error).__name__}: {one_line(error)}"

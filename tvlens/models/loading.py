@@ -135,7 +135,7 @@ def _from_name(name: str, **options: Any) -> Any:
         return _from_hub(name, **options)
     try:
         with without_bars():
-            loader = _loader(folder)
+            loader = _find_loader(folder)
             if loader is None:
                 model = boot(folder, **options)
             else:
@@ -164,7 +164,7 @@ def _names_without_organisation() -> set[str]:
     return {name for name in OFFICIAL_MODEL_NAMES if "/" not in name}
 
 
-def _loader(folder: str) -> Callable | None:
+def _find_loader(folder: str) -> Callable | None:
     """Return the loader of a folder's format; None for Hugging Face's own."""
     for marker, loader in LOADERS.items():
         if (Path(folder) / marker).is_file():

@@ -41,7 +41,7 @@ def read_prompts(model: Any, prompts: Any) -> Any:
             gives, a mapping with "input_ids" and perhaps "attention_mask".
 
     A tensor or array of several rows may be padded with the tokenizer's own padding token; lists
-    are taken as they are. See `unpadded` for what counts as padding; an attention mask leaves no
+    are not changed. See `remove_padding` for what counts as padding; an attention mask leaves no
     doubt.
 
     Raises:
@@ -56,7 +56,7 @@ def read_prompts(model: Any, prompts: Any) -> Any:
         tensor = torch.as_tensor(prompts)
         if tensor.is_floating_point():
             return _check_float_inputs(model, tensor)
-        rows = _rows_of(model, tensor)
+        rows = _split_rows(model, tensor)
     else:
         rows = _list_rows(model, prompts)
     if not rows:
@@ -70,7 +70,7 @@ def is_tokenizer_output(prompts: Any) -> bool:
     return isinstance(prompts, Mapping) and "input_ids" in prompts
 
 
-def unpadded(tokenizer: Any, tokens: Int[Tensor, "row pos"]) -> list[Int[Tensor, " _"]]:
+def remove_padding(tokenizer: Any, tokens: Int[Tensor, "row pos"]) -> list[Int[Tensor, " _"]]:
     """Remove the padding of the rows of a tensor.
 
     A padding token with no other use is padding wherever it stands at an end. One that also begins
@@ -93,7 +93,7 @@ def unpadded(tokenizer: Any, tokens: Int[Tensor, "row pos"]) -> list[Int[Tensor,
     nonempty = tokens[~is_empty]
     begin, end = torch.zeros(len(tokens)).long(), torch.full((len(tokens),), tokens.shape[1])
     if len(nonempty):
-        left, right = _padding(tokenizer, pad, nonempty)
+        left, right = _count_padding(tokenizer, pad, nonempty)
         begin[~is_empty], end[~is_empty] = left, tokens.shape[1] - right
     if is_empty.any():
         if pad != _first_token(tokenizer):
@@ -104,7 +104,7 @@ def unpadded(tokenizer: Any, tokens: Int[Tensor, "row pos"]) -> list[Int[Tensor,
     return [row[start:stop] for row, start, stop in bounds]
 
 
-def _padding(
+def _count_padding(
     tokenizer: Any, pad: int, tokens: Int[Tensor, "row pos"]
 ) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
     """Count the padding tokens of each row on the left and on the right."""
@@ -165,7 +165,7 @@ def _run_length(hits: Bool[Tensor, "row pos"]) -> Int[Tensor, " row"]:
     return hits.long().cumprod(1).sum(1)
 
 
-def _rows_of(model: Any, tokens: Tensor) -> Rows:
+def _split_rows(model: Any, tokens: Tensor) -> Rows:
     """Split an integer tensor into rows; a tensor of one axis is one prompt."""
     if tokens.ndim not in (1, 2) or tokens.dtype == torch.bool or tokens.is_complex():
         kind = f"{str(tokens.dtype).removeprefix('torch.')} {list(tokens.shape)}"
@@ -175,7 +175,7 @@ def _rows_of(model: Any, tokens: Tensor) -> Rows:
         return [tokens]
     if not tokens.shape[1]:
         raise TvlensError("prompt 0 is empty")
-    return unpadded(getattr(model, "tokenizer", None), tokens) if len(tokens) else []
+    return remove_padding(getattr(model, "tokenizer", None), tokens) if len(tokens) else []
 
 
 def _check_float_inputs(model: Any, tensor: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ def _tokenizer_rows(model: Any, prompts: Mapping) -> Rows:
 def _as_rows(values: Any) -> list[Tensor]:
     """Convert a tensor, an array or nested lists to rows of integers; one row may be flat."""
     if not isinstance(values, Tensor | np.ndarray) and len(values) and not is_integer(values[0]):
-        return [_row(value, i) for i, value in enumerate(values)]
+        return [_to_row(value, i) for i, value in enumerate(values)]
     tensor = torch.as_tensor(values).cpu()
     return list(tensor) if tensor.ndim > 1 else [tensor] if tensor.numel() else []
 
@@ -272,7 +272,7 @@ def _list_rows(model: Any, prompts: Any) -> Rows:
 def _read_prompt(model: Any, prompt: Any, i: int) -> Any:
     if isinstance(prompt, str):
         return model.to_tokens(prompt)[0].tolist()
-    return prompt if _is_built(prompt) else _row(prompt, i)
+    return prompt if _is_built(prompt) else _to_row(prompt, i)
 
 
 def _is_built(prompt: Any) -> bool:
@@ -283,7 +283,7 @@ def _is_built(prompt: Any) -> bool:
     )
 
 
-def _row(tokens: Any, i: int) -> Tensor:
+def _to_row(tokens: Any, i: int) -> Tensor:
     """Convert one prompt's tokens to a tensor."""
     if not isinstance(tokens, Tensor):
         is_token_ids = isinstance(tokens, Sequence | np.ndarray) and all(map(is_integer, tokens))

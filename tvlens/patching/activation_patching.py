@@ -77,7 +77,7 @@ def patch(
     sites = SweptSites(site, layers, heads, positions)
     setup = prepare_patching(model, clean, corrupted, sites, metric=metric, seed=seed)
     if max_memory is not None:
-        tokens = affordable_tokens(model, setup.base, max_memory)
+        tokens = estimate_affordable_tokens(model, setup.base, max_memory)
         options = replace(options, batch_tokens=min(options.batch_tokens, tokens))
     patches = setup.grid.patches
     replacements = [setup.source_part(patch) for patch in patches]
@@ -85,7 +85,7 @@ def patch(
     return setup.result(model, sweep.values, seed=seed, method="exact", **sweep.settings)
 
 
-def affordable_tokens(model: Any, base: BaseRun, gigabytes: float) -> int:
+def estimate_affordable_tokens(model: Any, base: BaseRun, gigabytes: float) -> int:
     """Estimate the number of tokens per pass that fit into memory.
 
     States and their copies, the MLP's hidden units, scores and mask over all keys, and logits.

@@ -82,7 +82,7 @@ def _estimate_effects(
     if steps > 1 and not torch.equal(setup.clean.lengths, setup.base.prompts.lengths):
         raise TvlensError("integrated gradients need clean and corrupted prompts of equal lengths")
     baseline = setup.measure(setup.base.site_activations.logits)
-    estimates = torch.stack([_first_order_changes(model, setup, m, steps) for m in setup.metrics])
+    estimates = torch.stack([_estimate_changes(model, setup, m, steps) for m in setup.metrics])
     values = baseline[:, None].to(estimates) + estimates
     if refine:
         size = estimates.abs().mean(-1).amax(0)
@@ -94,14 +94,14 @@ def _estimate_effects(
     return setup.result(model, values, method="attribution", steps=steps, refined=refine)
 
 
-def _first_order_changes(
+def _estimate_changes(
     model: Any, setup: PatchingSetup, name: str, steps: int
 ) -> Float[Tensor, "patch batch"]:
     """Compute the first-order change of one metric under every patch, per example."""
     lengths = setup.base.prompts.lengths
     total: dict[int, Tensor] = {}
-    for embedding in _embeddings(model, setup, steps):
-        for layer, gradient in _gradients(model, setup, name, embedding).items():
+    for embedding in _compute_embeddings(model, setup, steps):
+        for layer, gradient in _compute_gradients(model, setup, name, embedding).items():
             total[layer] = total.get(layer, 0) + gradient / steps
 
     def estimate(patch: Patch) -> Float[Tensor, " batch"]:
@@ -112,7 +112,7 @@ def _first_order_changes(
     return torch.stack([estimate(patch) for patch in setup.grid.patches])
 
 
-def _embeddings(model: Any, setup: PatchingSetup, steps: int) -> list[Tensor | None]:
+def _compute_embeddings(model: Any, setup: PatchingSetup, steps: int) -> list[Tensor | None]:
     """Compute the first block's input at each step; None for the corrupted prompts."""
     if steps == 1:
         return [None]
@@ -123,7 +123,7 @@ def _embeddings(model: Any, setup: PatchingSetup, steps: int) -> list[Tensor | N
     return [torch.lerp(*ends, (i + 0.5) / steps) for i in range(steps)]
 
 
-def _gradients(
+def _compute_gradients(
     model: Any, setup: PatchingSetup, name: str, embedding: Tensor | None
 ) -> dict[int, Tensor]:
     """Compute the gradient of one metric, summed over examples, at the swept sites."""

@@ -298,16 +298,16 @@ def _forward_branches(
             with skip_blocks(model, range(layer)):
                 logits = model(
                     hidden.clone(),
-                    attention_mask=attention_masks(model, branches.first(count), like=hidden),
+                    attention_mask=build_attention_masks(model, branches.first(count), like=hidden),
                     position_ids=positions[:, :count].to(hidden.device),
-                    past_key_values=_prefix(base.cache, branches.prefix),
+                    past_key_values=_copy_prefix(base.cache, branches.prefix),
                     stop_at_layer=above,
                 )
             del entering[layer]
     return logits
 
 
-def _prefix(cache: Any, length: int) -> Any:
+def _copy_prefix(cache: Any, length: int) -> Any:
     """Copy the first `length` positions of a cache."""
     from transformers import DynamicCache
 
@@ -337,7 +337,7 @@ def build_tree(
     return Tree(visible, positions[..., None] - keys[:, None])
 
 
-def attention_masks(
+def build_attention_masks(
     model: Any, branches: Tree, *, like: Float[Tensor, "batch token d_model"]
 ) -> Tensor | dict[str, Tensor]:
     """Build attention masks, one per kind of layer if some have a sliding window."""

@@ -28,7 +28,7 @@ def positions_of(metric: Metric) -> tuple[int, ...]:
     return tuple(as_integers(getattr(metric, "positions", (-1,)), name="a metric's positions"))
 
 
-def resolved(metric: Metric | Mapping[str, Metric], model: Any) -> dict[str, Metric]:
+def resolve_metrics(metric: Metric | Mapping[str, Metric], model: Any) -> dict[str, Metric]:
     """Resolve metrics to a mapping by name, and their texts to the model's tokens.
 
     Raises:
@@ -71,7 +71,7 @@ def _has_text(answers: Answers) -> bool:
     return any(isinstance(answer, str) for answer in (answers if several else [answers]))
 
 
-def _text_metric(make: Callable[..., Metric], *answers: Answers) -> Metric:
+def _make_text_metric(make: Callable[..., Metric], *answers: Answers) -> Metric:
     """Create a metric whose texts are resolved by a model's tokenizer."""
 
     def metric(logits: Tensor) -> Tensor:
@@ -80,11 +80,11 @@ def _text_metric(make: Callable[..., Metric], *answers: Answers) -> Metric:
             "tokenizer; to call the metric on logits, give token ids"
         )
 
-    metric.resolve = lambda model: make(*(_tokens(model, side) for side in answers))
+    metric.resolve = lambda model: make(*(_resolve_tokens(model, side) for side in answers))
     return metric
 
 
-def _tokens(model: Any, answers: Answers) -> list[int]:
+def _resolve_tokens(model: Any, answers: Answers) -> list[int]:
     """Convert answers, each an id or a text of one token, to token ids."""
     tokenizer = getattr(model, "tokenizer", None)
     if isinstance(answers, str):
@@ -95,7 +95,7 @@ def _tokens(model: Any, answers: Answers) -> list[int]:
     return as_integers(token_ids, name="tokens")
 
 
-def narrowed(
+def narrow_metrics(
     metrics: dict[str, Metric], vocabulary: int
 ) -> tuple[list[int] | None, dict[str, Metric]]:
     """Restrict metrics to the tokens that they read; also returns these tokens.
@@ -137,7 +137,7 @@ def logit_difference(right: Answers, wrong: Answers) -> Metric:
         tensor([1.])
     """
     if _has_text(right) or _has_text(wrong):
-        return _text_metric(logit_difference, right, wrong)
+        return _make_text_metric(logit_difference, right, wrong)
     metric = _difference(right, wrong)
     ids = [as_integers(token, name="tokens") for token in (right, wrong)]
     tokens = sorted({token for side in ids for token in side})
@@ -158,7 +158,7 @@ def probability(token: Answers) -> Metric:
         tensor([0.6652])
     """
     if _has_text(token):
-        return _text_metric(probability, token)
+        return _make_text_metric(probability, token)
     return lambda logits: _last_scores(logits.softmax(-1), token)
 
 
@@ -171,7 +171,7 @@ def log_probability(token: Answers) -> Metric:
         tensor([-0.4076])
     """
     if _has_text(token):
-        return _text_metric(log_probability, token)
+        return _make_text_metric(log_probability, token)
     return lambda logits: _last_scores(logits.log_softmax(-1), token)
 
 
@@ -184,7 +184,7 @@ def rank(token: Answers) -> Metric:
         tensor([0.])
     """
     if _has_text(token):
-        return _text_metric(rank, token)
+        return _make_text_metric(rank, token)
 
     def metric(logits: Tensor) -> Tensor:
         return (logits[:, -1] > _last_scores(logits, token)[:, None]).sum(-1).to(logits.dtype)
@@ -201,10 +201,10 @@ def accuracy(token: Answers) -> Metric:
         tensor([1.])
     """
     if _has_text(token):
-        return _text_metric(accuracy, token)
+        return _make_text_metric(accuracy, token)
 
     def metric(logits: Tensor) -> Tensor:
-        return (logits[:, -1].argmax(-1) == _ids(token, logits)).to(logits.dtype)
+        return (logits[:, -1].argmax(-1) == _token_ids(token, logits)).to(logits.dtype)
 
     return metric
 
@@ -237,7 +237,7 @@ def kl_divergence(reference: Float[Tensor, "batch vocab"]) -> Metric:
     return metric
 
 
-def _ids(token: TokenIds, logits: Tensor) -> Tensor:
+def _token_ids(token: TokenIds, logits: Tensor) -> Tensor:
     """Return one token id per example, as a tensor on the device of the logits."""
     if isinstance(token, Tensor) and token.ndim == 1 and not token.is_floating_point():
         ids = token.to(logits.device)
@@ -252,4 +252,4 @@ def _ids(token: TokenIds, logits: Tensor) -> Tensor:
 
 def _last_scores(scores: Tensor, token: TokenIds) -> Tensor:
     last = scores[:, -1]
-    return last.gather(-1, _ids(token, last)[:, None])[:, 0]
+    return last.gather(-1, _token_ids(token, last)[:, None])[:, 0]

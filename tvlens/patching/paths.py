@@ -90,7 +90,7 @@ def patch_paths(
     by_position = {patch.position: patch for patch in receivers.grid.patches}
     patches = [by_position[patch.position] for patch in senders.grid.patches]
     _check_additive(model, senders)
-    activations = _receiver_activations(model, senders, patches)
+    activations = _compute_receiver_activations(model, senders, patches)
     sweep = run_sweep(model, receivers, patches, activations, options)
     name = "logits" if receiver == "logits" else str(target)
     result = senders.result(model, sweep.values, method="path", receiver=name, **sweep.settings)
@@ -156,7 +156,7 @@ def _check_additive(model: Any, senders: PatchingSetup) -> None:
     _additive.add(model)
 
 
-def _receiver_activations(
+def _compute_receiver_activations(
     model: Any, senders: PatchingSetup, patches: list[Patch]
 ) -> list[Float[Tensor, "batch ..."]]:
     """Compute the receiver's activation with each sender patched."""
@@ -167,7 +167,7 @@ def _receiver_activations(
         model, prompts, component=stream_site, layers=[layer], positions=[-1]
     ).activations[layer]
     activations: list[Tensor | None] = [None] * len(patches)
-    for members, change in _sender_changes(model, senders):
+    for members, change in _compute_sender_changes(model, senders):
         changed = stream + change
         if receiver.head is not None:
             changed = _project_stream(model, prompts, changed, receiver)
@@ -176,7 +176,7 @@ def _receiver_activations(
     return activations
 
 
-def _sender_changes(
+def _compute_sender_changes(
     model: Any, senders: PatchingSetup
 ) -> Iterator[tuple[list[int], Float[Tensor, "sender batch pos d_model"]]]:
     """Compute the change of each sender's output from the corrupted to the clean run.
@@ -188,19 +188,19 @@ def _sender_changes(
     for i, patch in enumerate(senders.grid.patches):
         by_head.setdefault((patch.site.head, patch.position), []).append(i)
     base_outputs = dict(senders.base.site_activations.activations)
-    before = _attention_outputs(model, senders.base.prompts, base_outputs)
+    before = _compute_attention_outputs(model, senders.base.prompts, base_outputs)
     for members in by_head.values():
         patched = {l: z.clone() for l, z in base_outputs.items()}
         for patch in (senders.grid.patches[i] for i in members):
             output, lengths = patched[patch.layer], senders.base.prompts.lengths
             index = patch.index(torch.arange(len(lengths)), patch.positions(lengths))
             output[index] = senders.source_part(patch).to(output)
-        after = _attention_outputs(model, senders.base.prompts, patched)
+        after = _compute_attention_outputs(model, senders.base.prompts, patched)
         layers = [senders.grid.patches[i].layer for i in members]
         yield members, torch.stack([after[l] - before[l] for l in layers])
 
 
-def _attention_outputs(
+def _compute_attention_outputs(
     model: Any, prompts: Batch, outputs: Mapping[int, Tensor]
 ) -> dict[int, Float[Tensor, "batch pos d_model"]]:
     """Compute the outputs of attention layers, given their heads' outputs."""

@@ -22,7 +22,7 @@ from ..models.loading import model_name
 from ..models.prompts import Prompts, is_tokenizer_output, read_prompts
 from ..sites import Site
 from .grid import Patch, PatchGrid, SweptSites
-from .metrics import Metric, narrowed, positions_of, resolved
+from .metrics import Metric, narrow_metrics, positions_of, resolve_metrics
 from .result import PatchResult
 from .sources import SiteActivations, load_source, run_source
 
@@ -102,8 +102,8 @@ class PatchingSetup:
             baseline=self.measure(self.base.site_activations.logits).cpu(),
             clean=None if self.source.logits is None else self.measure(self.source.logits).cpu(),
             site=self.grid.component,
-            tokens=_token_texts(model, corrupted),
-            source_tokens=_token_texts(model, source),
+            tokens=_decode_tokens(model, corrupted),
+            source_tokens=_decode_tokens(model, source),
             settings={"model": model_name(model), "prompts": len(self.base.prompts)}
             | layer
             | settings,
@@ -133,9 +133,9 @@ def prepare_patching(
     if source_prompts is not None:
         _check_alignment(source_prompts.lengths, base_prompts.lengths, grid.patches[0])
     check_writable(model, base_prompts, grid.patches[0].site)
-    metrics = resolved(metric, model)
+    metrics = resolve_metrics(metric, model)
     metric_positions = sorted({p for m in metrics.values() for p in positions_of(m)})
-    vocabulary, metrics = narrowed(metrics, model.cfg.d_vocab)
+    vocabulary, metrics = narrow_metrics(metrics, model.cfg.d_vocab)
     options = dict(
         component=grid.component,
         layers=sorted({patch.layer for patch in grid.patches}),
@@ -284,11 +284,11 @@ def _check_sides(clean: Batch, corrupted: Batch) -> None:
     """Raise TvlensError unless both sides have as many prompts, and different ones."""
     if len(clean) != len(corrupted):
         raise TvlensError(f"{len(clean)} clean prompts and {len(corrupted)} corrupted ones")
-    if torch.equal(clean.lengths, corrupted.lengths) and _equal(clean, corrupted):
+    if torch.equal(clean.lengths, corrupted.lengths) and _are_equal(clean, corrupted):
         raise TvlensError("clean and corrupted are the same prompts: there is nothing to patch")
 
 
-def _equal(clean: Batch, corrupted: Batch) -> bool:
+def _are_equal(clean: Batch, corrupted: Batch) -> bool:
     """Whether two batches of the same lengths hold the same tokens and images."""
     same_images = clean.processor_outputs.keys() == corrupted.processor_outputs.keys() and all(
         torch.equal(clean.processor_outputs[key], value)
@@ -317,7 +317,7 @@ def _first_prompt(prompts: Batch) -> Int[Tensor, " pos"]:
     return prompts.inputs[0, : prompts.lengths[0]]
 
 
-def _token_texts(model: Any, tokens: Int[Tensor, " pos"]) -> list[str]:
+def _decode_tokens(model: Any, tokens: Int[Tensor, " pos"]) -> list[str]:
     tokenizer = getattr(model, "tokenizer", None)
     return [str(int(t)) if tokenizer is None else tokenizer.decode([int(t)]) for t in tokens]
 

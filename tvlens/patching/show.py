@@ -8,11 +8,11 @@ from .result import PatchResult
 
 
 @register_figure(PatchResult)
-def figures(result: PatchResult) -> viz.Figures:
+def patch_figure(result: PatchResult) -> viz.Figures:
     """A heat map of the effect over two axes, or a curve over one, and the top heads' attention."""
     if result.axes[:1] == ("metric",):
-        return viz.stack(*[figures(result[m]) for m in result.coordinates["metric"]])
-    parts = [_map(result)] if len(result.axes) != 1 else [_curve(result)]
+        return viz.stack(*[patch_figure(result[m]) for m in result.coordinates["metric"]])
+    parts = [_plot_map(result)] if len(result.axes) != 1 else [_plot_curve(result)]
     if result.attention:
         patterns = torch.stack(list(result.attention.values()))
         words = [word.replace("\n", "\u21b5") for word in result.source_tokens]
@@ -22,7 +22,7 @@ def figures(result: PatchResult) -> viz.Figures:
     return viz.stack(*parts)
 
 
-def _map(result: PatchResult) -> viz.Figure:
+def _plot_map(result: PatchResult) -> viz.Figure:
     """Heat map with the first axis as rows and the others side by side."""
     effect = result.effect.reshape(result.effect.shape[0] if result.axes else 1, -1)
     rows = _labels(result, result.axes[0]) if result.axes else ["patch"]
@@ -42,7 +42,7 @@ def _map(result: PatchResult) -> viz.Figure:
     )
 
 
-def _curve(result: PatchResult) -> viz.Figure:
+def _plot_curve(result: PatchResult) -> viz.Figure:
     (axis,) = result.axes
     ends = result.interval
     has_interval = not ends.isnan().any()  # a single example has no interval

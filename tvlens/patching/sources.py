@@ -59,7 +59,7 @@ def load_source(
         base: the activations of the corrupted run.
     """
     if isinstance(source, str):
-        return _named_source(source, base, seed)
+        return _load_named_source(source, base, seed)
     layers = base.activations
     if hasattr(source, "site"):
         activations = {l: _expand_vector(source, l, layers[l], component) for l in layers}
@@ -68,7 +68,7 @@ def load_source(
     return SiteActivations(activations, base.lengths)
 
 
-def _named_source(source: str, base: SiteActivations, seed: int) -> SiteActivations:
+def _load_named_source(source: str, base: SiteActivations, seed: int) -> SiteActivations:
     activations, lengths = base.activations, base.lengths
     if source == "zero":
         return SiteActivations({l: torch.zeros_like(a) for l, a in activations.items()}, lengths)

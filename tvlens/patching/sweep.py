@@ -129,7 +129,7 @@ def run_sweep(
         return SweepValues(baseline, "none", 0, 0.0)
     group = PatchGroup(patches, replacements).take(order)
     sample = _draw_sample(len(order), len(setup.base.prompts), options.verify, options.seed)
-    for engine in _engines(model, setup):
+    for engine in _list_engines(model, setup):
         try:
             with progress_bar(total=len(order), desc="patching", progress=options.progress) as bar:
                 values, difference = _run_engine(
@@ -165,7 +165,7 @@ def _draw_sample(count: int, batch: int, share: float, seed: int) -> dict[int, i
     return dict(zip(chosen, rng.integers(0, batch, size).tolist(), strict=True))
 
 
-def _engines(model: Any, setup: PatchingSetup) -> Iterator[Engine]:
+def _list_engines(model: Any, setup: PatchingSetup) -> Iterator[Engine]:
     """Yield the engines that can run these patches, the fastest first."""
     base = setup.base
     lengths, width = base.prompts.lengths, base.prompts.inputs.shape[1]
@@ -239,7 +239,7 @@ def _split(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> Iterator[rang
     """Split patches, given by layer and tokens, into groups that fit into a pass."""
     start = 0
     while start < len(sizes):
-        count = _fitting(sizes[start:], batch_tokens)
+        count = _count_fitting(sizes[start:], batch_tokens)
         yield range(start, start + count)
         start += count
 
@@ -251,7 +251,7 @@ def _run_groups(
     sizes = [(patch.layer, engine.tokens(patch)) for patch in group.patches]
     start = 0
     while start < len(group):
-        indices = range(start, start + _fitting(sizes[start:], batch_tokens))
+        indices = range(start, start + _count_fitting(sizes[start:], batch_tokens))
         try:
             logits = engine.forward(group.take(indices))
         except RuntimeError as error:
@@ -263,7 +263,7 @@ def _run_groups(
         start = indices.stop
 
 
-def _fitting(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> int:
+def _count_fitting(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> int:
     """Count the patches, given by layer and tokens, that fit into the next pass.
 
     Whole layers where they fit: a pass begins at its lowest layer, so a layer that is cut in two

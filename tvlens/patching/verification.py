@@ -145,7 +145,7 @@ def compare_examples(
     Raises:
         Disagreement: the difference is more than rounding.
     """
-    unit = rounding(model, base)
+    unit = estimate_rounding(model, base)
     allowed = unit * _MARGIN.get(_dtype(model)[0], _MARGIN_FLOAT32)
     largest = 0.0
     for start in range(0, len(group), batch_size):
@@ -157,7 +157,9 @@ def compare_examples(
         scale = _largest_finite(true, dim=(1, 2))
         if base.vocabulary is not None:
             true = true[..., list(base.vocabulary)]
-        gaps = _differences(logits[part.start : part.stop].to(true), true).amax((1, 2)) / scale
+        gaps = (
+            _compute_differences(logits[part.start : part.stop].to(true), true).amax((1, 2)) / scale
+        )
         worst = int(gaps.argmax())
         largest = max(largest, float(gaps[worst]))
         if not largest <= allowed:
@@ -168,7 +170,7 @@ def compare_examples(
     return largest
 
 
-def rounding(model: Any, base: BaseRun) -> float:
+def estimate_rounding(model: Any, base: BaseRun) -> float:
     """Estimate the rounding error of the logits of full forward passes, relative to the largest.
 
     The larger of two measurements on up to four of the prompts: full forwards of other batch
@@ -195,13 +197,17 @@ def _measure_rounding(model: Any, base: BaseRun) -> float:
         prompts = Batch(prompts.inputs[:4], prompts.lengths[:4])
     absolute = prompts.positions(list(base.positions))
     plain = logits_at(model, prompts, absolute).float()
-    others = [logits_at(model, prompts, absolute, hooks=_noise(model, seed)) for seed in (0, 1)]
+    others = [
+        logits_at(model, prompts, absolute, hooks=_make_noise_hooks(model, seed)) for seed in (0, 1)
+    ]
     if not prompts.processor_outputs and not prompts.inputs.is_floating_point():
-        longer = torch.nn.functional.pad(prompts.inputs.repeat(2, 1), (0, _padding(model, prompts)))
+        longer = torch.nn.functional.pad(
+            prompts.inputs.repeat(2, 1), (0, _count_padding(model, prompts))
+        )
         wide = Batch(longer, prompts.lengths.repeat(2))
         others.append(logits_at(model, wide, absolute.repeat(2, 1))[: len(absolute)])
     scale = _largest_finite(plain)
-    return max(float(_differences(other.float(), plain).max() / scale) for other in others)
+    return max(float(_compute_differences(other.float(), plain).max() / scale) for other in others)
 
 
 def _largest_finite(logits: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
@@ -210,7 +216,7 @@ def _largest_finite(logits: Tensor, dim: tuple[int, ...] | None = None) -> Tenso
     return (sizes.amax(dim) if dim else sizes.amax()).clamp_min(1e-6)
 
 
-def _differences(logits: Tensor, true: Tensor) -> Tensor:
+def _compute_differences(logits: Tensor, true: Tensor) -> Tensor:
     """Compute the distance between logits and reference logits.
 
     Zero between equal infinities, else infinity where one of them is not finite.
@@ -218,7 +224,7 @@ def _differences(logits: Tensor, true: Tensor) -> Tensor:
     return (logits - true).abs().nan_to_num(torch.inf).masked_fill(logits == true, 0)
 
 
-def _padding(model: Any, prompts: Batch) -> int:
+def _count_padding(model: Any, prompts: Batch) -> int:
     """Count the positions that can follow the prompts without effect."""
     if family(model).is_bidirectional:
         return 0  # padding is masked there, but changes nothing that this would show
@@ -226,7 +232,7 @@ def _padding(model: Any, prompts: Batch) -> int:
     return max(0, min(5, context - prompts.inputs.shape[1]))
 
 
-def _noise(model: Any, seed: int) -> list[Hook]:
+def _make_noise_hooks(model: Any, seed: int) -> list[Hook]:
     """Create hooks that perturb the residual stream before every block by rounding errors."""
     generator = torch.Generator().manual_seed(seed)
 

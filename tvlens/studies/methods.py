@@ -137,7 +137,7 @@ def run(
         TvlensError: unknown names, fewer than two kinds of tasks, too small tasks.
     """
     check_causal(model)
-    chosen = check(tasks, methods=methods)
+    chosen = load_tasks(tasks, methods=methods)
     options = dict(shots=shots, contexts=contexts, seed=seed)
     form = Template.of(template)
     options["template"] = form.demonstration
@@ -149,13 +149,13 @@ def run(
     vectors: dict[str, dict[str, TaskVector]] = {name: {} for name in parts}
     pairs = [(name, method) for name in parts for method in methods]
     for name, method in progress_bar(pairs, "extracting", progress=progress):
-        vectors[name][method] = _vector(
+        vectors[name][method] = _extract_vector(
             model, parts[name][0], method, options | {"template": form}, place
         )
     reports: dict[str, dict[str, VectorReport]] = {name: {} for name in parts}
     for name, method in progress_bar(pairs, "evaluating", progress=progress):
         baseline = next(iter(reports[name].values()), None)
-        reports[name][method] = _report(
+        reports[name][method] = _evaluate_vector(
             model, vectors, name, method, parts[name], baseline, seed, place
         )
 
@@ -166,7 +166,7 @@ def run(
     return study
 
 
-def check(
+def load_tasks(
     tasks: Sequence[str | Task] | None, *, methods: Sequence[str] = tuple(METHODS)
 ) -> list[Task]:
     """Load tasks by name, by default the whole catalogue; checks names before any work."""
@@ -191,7 +191,9 @@ def _file(place: Path | None, task: str, method: str, suffix: str) -> Path | Non
     return place and place / file_name(task) / f"{file_name(method)}{suffix}"
 
 
-def _vector(model: Any, train: Task, method: str, options: dict, place: Path | None) -> TaskVector:
+def _extract_vector(
+    model: Any, train: Task, method: str, options: dict, place: Path | None
+) -> TaskVector:
     return cached(
         _file(place, train.name, method, ".safetensors"),
         {"model": model, "task": train, "method": method, **options},
@@ -200,7 +202,7 @@ def _vector(model: Any, train: Task, method: str, options: dict, place: Path | N
     )
 
 
-def _report(
+def _evaluate_vector(
     model: Any,
     vectors: dict[str, dict[str, TaskVector]],
     name: str,

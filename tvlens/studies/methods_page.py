@@ -44,7 +44,7 @@ _HEADS = (
 def _summary(study: MethodStudy) -> list[str]:
     mean = dict(zip(study.methods, study.accuracy.mean(0).tolist(), strict=True))
     ranked = sorted(mean, key=mean.__getitem__, reverse=True)
-    few = [_any(study, task).few_shot for task in study.tasks]
+    few = [_any_report(study, task).few_shot for task in study.tasks]
     ranking = ", ".join(
         f"{method} {mean[method]:.2f} {_over_tasks(study, method)}" for method in ranked
     )
@@ -62,7 +62,11 @@ def _summary(study: MethodStudy) -> list[str]:
         f"Mean accuracy on test items, with 95% intervals over tasks: {ranking}; "
         f"demonstrations give {sum(few) / len(few):.2f}. "
         f"Best on so many tasks (the first named where equal): {wins}.",
-        *[f"Note, {task}: {note}." for task in study.tasks if (note := _any(study, task).note)],
+        *[
+            f"Note, {task}: {note}."
+            for task in study.tasks
+            if (note := _any_report(study, task).note)
+        ],
         f"Controls: one seed; random vectors of the same length and other tasks' vectors reach "
         f"{torch.tensor(controls).mean():.2f} on average, {max(controls):.2f} at most; layers "
         "were chosen on other items.",
@@ -76,13 +80,16 @@ def _over_tasks(study: MethodStudy, method: str) -> str:
     return f"[{low:.2f}, {high:.2f}]"
 
 
-def _any(study: MethodStudy, task: str) -> VectorReport:
+def _any_report(study: MethodStudy, task: str) -> VectorReport:
     """Return any report of the task, for numbers that do not depend on the method."""
     return next(iter(study.reports[task].values()))
 
 
 def _map(study: MethodStudy) -> viz.Figure:
-    ends = [[_any(study, t).zero_shot, _any(study, t).few_shot or 0.0] for t in study.tasks]
+    ends = [
+        [_any_report(study, t).zero_shot, _any_report(study, t).few_shot or 0.0]
+        for t in study.tasks
+    ]
     values = torch.cat([study.accuracy, torch.tensor(ends)], dim=1)
     return viz.heatmap(
         values,
@@ -98,7 +105,7 @@ def _map(study: MethodStudy) -> viz.Figure:
 def _table(study: MethodStudy) -> viz.Figure:
     rows = []
     for task in study.tasks:
-        report = _any(study, task)
+        report = _any_report(study, task)
         row: dict[str, object] = {"task": task, "n": report.conditions["vector"].count}
         for method in study.methods:
             result = study.reports[task][method]

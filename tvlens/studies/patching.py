@@ -95,7 +95,7 @@ def patching_page(study: PatchStudy) -> viz.Page:
     """Build the page: the map of effects, and the largest of them."""
     sections = [
         viz.Section("Where it matters", _MAP, [study.result.figure()]),
-        viz.Section("The largest effects", _TABLE, [viz.table(_top(study.result))]),
+        viz.Section("The largest effects", _TABLE, [viz.table(_top_rows(study.result))]),
         viz.Section("Claims", VERDICT_RULE, [claims_table(study.claims)]),
     ]
     title = f"Patching {study.result.site} in {study.settings['model']}"
@@ -203,7 +203,7 @@ def run(
         progress=progress,
         **choice,
     )
-    settings = provenance(model) | {"site": _named(site)} | pairs.settings
+    settings = provenance(model) | {"site": _site_name(site)} | pairs.settings
     settings |= {name: _as_plain(value, name) for name, value in choice.items()}
     study = PatchStudy(result, pairs, settings)
     if folder is not None:
@@ -219,22 +219,22 @@ def _as_plain(choice: Choice, name: str) -> str | int | list[int] | None:
     return numbers[0] if is_integer(choice) else numbers
 
 
-def _named(site: str | Site) -> str:
+def _site_name(site: str | Site) -> str:
     """Return the name of a site in results, with its layer if it has one."""
     name, layer = parse_site(site)
     return name if layer is None else f"{name}.{layer}"
 
 
-def _top(result: PatchResult, k: int = 12) -> list[dict[str, object]]:
+def _top_rows(result: PatchResult, k: int = 12) -> list[dict[str, object]]:
     rows = []
     for row in result.top(k).to_dict(orient="records"):
         where = {axis: row[axis] for axis in result.axes}
-        columns = {"effect": row["effect"], "95%": _ends(row)}
+        columns = {"effect": row["effect"], "95%": _format_interval(row)}
         rows.append(where | columns | {"p": row["p_value"]})
     return rows
 
 
-def _ends(row: Mapping[str, Any]) -> str:
+def _format_interval(row: Mapping[str, Any]) -> str:
     """Format the interval in brackets; a single prompt has none."""
     if math.isnan(row["low"]):
         return "[one prompt: no interval]"
@@ -248,7 +248,7 @@ def _summary(study: PatchStudy) -> list[str]:
     base, clean = float(result.baseline.mean()), float(result.clean.mean())
     lines = [
         f"Question: which {result.site} changes {study.pairs.measure}?",
-        f"Result: {where} changes it most, by {first['effect']:.3f} {_ends(first)}; "
+        f"Result: {where} changes it most, by {first['effect']:.3f} {_format_interval(first)}; "
         f"it is {base:.3f} in the corrupted and {clean:.3f} in the clean run.",
     ]
     count = result.values.shape[-1]

@@ -146,7 +146,9 @@ def run(
     layer = int(torch.tensor([r.layer for r in reports.values()]).median())
     at_layer = torch.stack([v.values[layer] for v in vectors.values()])
     unit = torch.nn.functional.normalize(at_layer, dim=-1)
-    states = {name: _states(model, vectors[name], part[0], layer) for name, part in parts.items()}
+    states = {
+        name: _collect_states(model, vectors[name], part[0], layer) for name, part in parts.items()
+    }
     first = next(iter(vectors.values()))
     study = VectorStudy(
         vectors,
@@ -200,16 +202,16 @@ def _evaluate(
     )
 
 
-def _states(
+def _collect_states(
     model: Any, vector: TaskVector, train: Task, layer: int
 ) -> Float[Tensor, "context d_model"]:
     """Collect the states of the contexts, whose mean is the vector."""
-    prompts = [p.tokens for p in _prompts(model, vector, train, vector.meta["contexts"])]
+    prompts = [p.tokens for p in _build_prompts(model, vector, train, vector.meta["contexts"])]
     activations = collect(model, prompts, vector.site, layers=layer, positions=-1, progress=False)
     return activations.stack(vector.site)[0, :, 0]
 
 
-def _prompts(model: Any, vector: TaskVector, train: Task, count: int) -> list[Prompt]:
+def _build_prompts(model: Any, vector: TaskVector, train: Task, count: int) -> list[Prompt]:
     meta = vector.meta
     draws = contexts(train, shots=meta["shots"], count=count, seed=meta["seed"])
     template = Template.restore(meta["template"])
@@ -223,7 +225,7 @@ def _inspect_prompt(
     model: Any, vector: TaskVector, parts: tuple[Task, Task, Task], layer: int, *, show: int = 8
 ) -> tuple[list[str], Tensor, list[tuple[int, int, float]], Tensor]:
     """Inspect a few-shot prompt: tokens, alignment with the vector, heads that attend to labels."""
-    (prompt,) = _prompts(model, vector, parts[0], 1)
+    (prompt,) = _build_prompts(model, vector, parts[0], 1)
     activations = collect(model, [prompt.tokens], ["resid_post", "pattern"], progress=False)
     residual = activations.stack("resid_post")[layer, 0]
     mean = residual.mean(0, keepdim=True)

@@ -73,8 +73,8 @@ def build(
     """
     tokenizer = tokenizer_of(processor)
     parts: list[tuple[str, str | Image]] = [("instruction", instruction + "\n")] * bool(instruction)
-    parts += [part for pair in demonstrations for part in _parts(template, *pair)]
-    parts += _parts(template, query, answer)[:4]
+    parts += [part for pair in demonstrations for part in _list_parts(template, *pair)]
+    parts += _list_parts(template, query, answer)[:4]
     roles = [role for role, _ in parts]
     images = [part for _, part in parts if isinstance(part, Image)]
     texts = expand_images(processor, [part for _, part in parts])
@@ -153,7 +153,7 @@ def _check_labels(
             )
 
 
-def _parts(template: Template, x: str | Image, y: str) -> list[tuple[str, str | Image]]:
+def _list_parts(template: Template, x: str | Image, y: str) -> list[tuple[str, str | Image]]:
     return [
         ("prefix", template.prefix),
         ("input", x),

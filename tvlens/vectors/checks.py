@@ -51,7 +51,7 @@ def vector_site(site: Any) -> str:
     return name
 
 
-def extraction_counts(**counts: Any) -> dict[str, int]:
+def check_counts(**counts: Any) -> dict[str, int]:
     """Check shots and seed (0 or more), contexts and batch size (1 or more).
 
     Raises:
@@ -64,7 +64,7 @@ def extraction_counts(**counts: Any) -> dict[str, int]:
     }
 
 
-def wrong_vectors(wrong: Any, model: Any) -> list[TaskVector] | None:
+def as_vector_list(wrong: Any, model: Any) -> list[TaskVector] | None:
     """Convert the vectors of other tasks to a list; None without vectors.
 
     Raises:

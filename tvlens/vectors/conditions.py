@@ -14,7 +14,7 @@ from ..tasks import Modality, Pair, Prompt, Task, Template, build
 from ..tasks.image_tokens import tokenizer_of
 
 
-def zero_shot(
+def build_zero_shot(
     model: Any, template: Template, task: Task, modality: Modality, *, instruction: str = ""
 ) -> list[Prompt]:
     """Build zero-shot prompts of all items, as text or image, optionally after an instruction."""
@@ -30,7 +30,7 @@ def zero_shot(
     ]
 
 
-def random_like(
+def draw_random_like(
     values: Float[Tensor, " d_model"], rng: np.random.Generator, *, count: int
 ) -> list[Float[Tensor, " d_model"]]:
     """Draw random directions of the vector's norm."""
@@ -38,7 +38,7 @@ def random_like(
     return list(directions / directions.norm(dim=-1, keepdim=True) * values.norm())
 
 
-def most_common(
+def score_most_common(
     examples: Sequence[Hashable], answers: Sequence[Hashable]
 ) -> Float[np.ndarray, " item"]:
     """Score a constant answer: the most common label of `examples`."""
@@ -46,7 +46,7 @@ def most_common(
     return np.array([float(answer == constant) for answer in answers])
 
 
-def constant_answer(
+def score_constant_answer(
     tokenizer: Any, template: Template, examples: Sequence[Pair], prompts: Sequence[Prompt]
 ) -> Float[np.ndarray, "item first_full"]:
     """Score a constant answer by first token and by whole answer."""
@@ -54,11 +54,11 @@ def constant_answer(
         build(tokenizer_of(tokenizer), template, [], x, y).answer for x, y in examples
     ]
     answers = [prompt.answer for prompt in prompts]
-    first = most_common([a[0] for a in example_answers], [a[0] for a in answers])
-    return np.stack([first, most_common(example_answers, answers)], axis=-1)
+    first = score_most_common([a[0] for a in example_answers], [a[0] for a in answers])
+    return np.stack([first, score_most_common(example_answers, answers)], axis=-1)
 
 
-def shared_first_token(tokenizer: Any, prompts: Sequence[Prompt]) -> str | None:
+def find_shared_first_token(tokenizer: Any, prompts: Sequence[Prompt]) -> str | None:
     """Return the text of the first token of all answers; None if they differ."""
     first = {prompt.answer[0] for prompt in prompts}
     if len(prompts) < 2 or len(first) > 1:

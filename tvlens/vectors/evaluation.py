@@ -16,8 +16,13 @@ from ..models.forward import check_runnable
 from ..stats import share_interval
 from ..tasks import Modality, Pair, Prompt, Shown, Task, Template, build, shuffled_labels
 from ..tasks.task import normalize
-from .checks import check_task, check_vector, read_template, wrong_vectors
-from .conditions import constant_answer, random_like, shared_first_token, zero_shot
+from .checks import as_vector_list, check_task, check_vector, read_template
+from .conditions import (
+    build_zero_shot,
+    draw_random_like,
+    find_shared_first_token,
+    score_constant_answer,
+)
 from .extraction import METHODS, extract
 from .report import Condition, VectorReport
 from .scoring import Row, layer_sweep, score, score_writes
@@ -96,7 +101,7 @@ def evaluate(
         validation = select if validation is None else validation
     for name, part in {"validation": validation, "test": test}.items():
         check_task(part, name=name)
-    wrong = wrong_vectors(wrong, model)
+    wrong = as_vector_list(wrong, model)
     if baseline is not None and not isinstance(baseline, VectorReport):
         raise TvlensError(f"baseline must be a VectorReport, not {type(baseline).__name__}")
     _check_disjoint(vector, validation, test)
@@ -107,7 +112,7 @@ def evaluate(
         template=read_template(template or Template.restore(vector.meta.get("template", "qa"))),
         mode=read_mode(mode or vector.mode),
         modality=modality or vector.meta.get("query", "text"),
-        demonstrations=_demonstrations(vector, demonstrations),
+        demonstrations=_build_demonstrations(vector, demonstrations),
         seed=as_integer(seed, name="seed", minimum=0),
         batch_tokens=as_integer(batch_tokens, name="batch_tokens", minimum=1),
         progress=progress,
@@ -145,13 +150,13 @@ class _Evaluation:
         sweep = self.sweep_layers(validation)
         by_layer = sweep.mean(axis=0)
         layer = max(range(len(by_layer)), key=lambda l: (by_layer[l, 0], by_layer[l, 1], -l))
-        wrong = _wrong_vectors(self.model, self.vector, wrong, self.seed)
+        wrong = _extract_wrong_vectors(self.model, self.vector, wrong, self.seed)
         settings = self.settings(validation, test, wrong)
-        reused = _reused_conditions(baseline, settings)
+        reused = _select_reused_conditions(baseline, settings)
         correct = self.score_vectors(layer, test, wrong)
         if not reused:
             correct |= self.score_baselines(test)
-        conditions = {name: _condition(name, correct[name]) for name in correct} | reused
+        conditions = {name: _summarize_condition(name, correct[name]) for name in correct} | reused
         intervals = [share_interval(column) for column in sweep[:, :, 0].T]
         return VectorReport(
             task=self.vector.name,
@@ -160,14 +165,14 @@ class _Evaluation:
             by_layer_interval=torch.tensor(intervals, dtype=torch.float64),
             conditions={name: conditions[name] for name in _CONDITIONS if name in conditions},
             meta=settings,
-            shared_first_token=shared_first_token(
+            shared_first_token=find_shared_first_token(
                 processor_or_tokenizer(self.model), self.queries(test)
             ),
         )
 
     def queries(self, task: Task) -> list[Prompt]:
         """Build the zero-shot prompt of every item."""
-        return zero_shot(self.model, self.template, task, self.modality)
+        return build_zero_shot(self.model, self.template, task, self.modality)
 
     def sweep_layers(self, task: Task) -> Float[np.ndarray, "item layer first_full"]:
         """Score the answers with the vector applied at each layer."""
@@ -183,7 +188,7 @@ class _Evaluation:
         rng = np.random.default_rng(self.seed)
         vectors = {
             "vector": [vector],
-            "random": random_like(vector, rng, count=_RANDOM_DRAWS),
+            "random": draw_random_like(vector, rng, count=_RANDOM_DRAWS),
             "wrong_task": [other.values[layer] for other in wrong],
         }
         writes = [(layer, value) for values in vectors.values() for value in values]
@@ -202,7 +207,7 @@ class _Evaluation:
         correct = {name: self._score(rows)[:, None] for name, rows in prompts.items()}
         if self.vector.examples:
             reader = processor_or_tokenizer(self.model)
-            constant = constant_answer(reader, self.template, self.vector.examples, queries)
+            constant = score_constant_answer(reader, self.template, self.vector.examples, queries)
             correct["most_common"] = constant[:, None]
         return correct
 
@@ -244,7 +249,9 @@ class _Evaluation:
         return {"few_shot": few, "shuffled_labels": shuffled}
 
 
-def _reused_conditions(baseline: VectorReport | None, settings: dict) -> dict[str, Condition]:
+def _select_reused_conditions(
+    baseline: VectorReport | None, settings: dict
+) -> dict[str, Condition]:
     """Select the conditions of another report that do not depend on its vector."""
     if baseline is None:
         return {}
@@ -257,7 +264,7 @@ def _reused_conditions(baseline: VectorReport | None, settings: dict) -> dict[st
     return {n: c for n, c in baseline.conditions.items() if n in _WITHOUT_VECTOR}
 
 
-def _demonstrations(vector: TaskVector, task: Task | None) -> list[Shown]:
+def _build_demonstrations(vector: TaskVector, task: Task | None) -> list[Shown]:
     """Convert the vector's examples to demonstrations, with inputs as in extraction."""
     if vector.meta.get("modality", "text") == "text":
         return list(vector.examples)
@@ -269,7 +276,7 @@ def _demonstrations(vector: TaskVector, task: Task | None) -> list[Shown]:
     return [task.shown(pair, "image") for pair in vector.examples]
 
 
-def _wrong_vectors(
+def _extract_wrong_vectors(
     model: Any, vector: TaskVector, wrong: TaskVector | Sequence[TaskVector] | None, seed: int
 ) -> list[TaskVector]:
     if isinstance(wrong, TaskVector):
@@ -292,7 +299,7 @@ def _wrong_vectors(
     ]
 
 
-def _condition(name: str, right: np.ndarray) -> Condition:
+def _summarize_condition(name: str, right: np.ndarray) -> Condition:
     """Summarize [item, repeat, first/full]; intervals are over items."""
     per_item = right.mean(axis=1)
     first, full = per_item[:, 0], per_item[:, 1]

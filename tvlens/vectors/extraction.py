@@ -9,7 +9,7 @@ from ..models.forward import check_runnable
 from ..models.loading import is_processed, model_name
 from ..sites import SiteName
 from ..tasks import Modality, Task, Template
-from .checks import check_task, extraction_counts, read_template, vector_site
+from .checks import check_counts, check_task, read_template, vector_site
 from .function_vectors import function
 from .methods import ExtractionContext, Method, difference, in_context, instruction, state
 from .vector import TaskVector
@@ -71,7 +71,7 @@ def extract(
     check_task(task, name="task")
     if not callable(method) and method not in METHODS:
         raise unknown("method", method, METHODS)
-    counts = extraction_counts(shots=shots, contexts=contexts, seed=seed, batch_size=batch_size)
+    counts = check_counts(shots=shots, contexts=contexts, seed=seed, batch_size=batch_size)
     shots, contexts, seed, batch_size = counts.values()
     template = read_template(template)
     context = ExtractionContext.draw(

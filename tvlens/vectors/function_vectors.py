@@ -34,13 +34,13 @@ def function(context: ExtractionContext, *, heads: int = 10, trials: int = 25) -
 
     Cost: two forwards of the contexts, and an exact sweep over all heads at the last position.
     """
-    correct = correctly_answered(context.model, context.prompts())
-    means = mean_head_outputs(context, correct)
-    effects = indirect_effects(context, means, trials=trials)
+    correct = select_correct(context.model, context.prompts())
+    means = compute_mean_head_outputs(context, correct)
+    effects = measure_indirect_effects(context, means, trials=trials)
     width = means.shape[1]
     order = effects.effect.flatten().topk(min(heads, effects.effect.numel())).indices.tolist()
     strongest = [(i // width, i % width) for i in order]
-    vector = sum_of_heads(context.model, means, strongest)
+    vector = sum_heads(context.model, means, strongest)
     metadata = {
         "mode": "add",
         "heads": [list(head) for head in strongest],
@@ -53,7 +53,7 @@ def function(context: ExtractionContext, *, heads: int = 10, trials: int = 25) -
     return vector.expand(context.model.cfg.n_layers, -1).clone(), metadata
 
 
-def correctly_answered(model: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
+def select_correct(model: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
     """Select the prompts whose first answer token is the most likely one; all if none is."""
     batch = Batch.of(model, prompts)
     best = logits_at(model, batch, batch.positions(-1))[:, 0].argmax(-1).tolist()
@@ -61,7 +61,7 @@ def correctly_answered(model: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
     return correct or list(prompts)
 
 
-def mean_head_outputs(
+def compute_mean_head_outputs(
     context: ExtractionContext, prompts: Sequence[Prompt]
 ) -> Float[Tensor, "layer head d_head"]:
     """Compute every head's mean output at the last token, before the output matrix."""
@@ -76,7 +76,7 @@ def mean_head_outputs(
     return activations.stack("z")[:, :, 0].mean(1)
 
 
-def indirect_effects(
+def measure_indirect_effects(
     context: ExtractionContext, means: Float[Tensor, "layer head d_head"], *, trials: int = 25
 ) -> PatchResult:
     """Compute each head's effect on the right answer's probability under shuffled labels."""
@@ -100,7 +100,7 @@ def indirect_effects(
     )
 
 
-def sum_of_heads(
+def sum_heads(
     model: Any, outputs: Float[Tensor, "layer head d_head"], heads: Heads
 ) -> Float[Tensor, " d_model"]:
     """Compute the sum that chosen heads add to the residual stream, given all outputs.
@@ -111,11 +111,11 @@ def sum_of_heads(
     chosen = torch.zeros(outputs.shape[:2], dtype=torch.bool)
     for layer, head in heads:
         chosen[layer, head] = True
-    outputs_of_layers = _attention_outputs(model, outputs, without=chosen)
+    outputs_of_layers = _compute_attention_outputs(model, outputs, without=chosen)
     return (outputs_of_layers[:, 0] - outputs_of_layers[:, 1]).sum(0)
 
 
-def _attention_outputs(
+def _compute_attention_outputs(
     model: Any, outputs: Tensor, *, without: Bool[Tensor, "layer head"]
 ) -> Float[Tensor, "layer two d_model"]:
     """Compute every attention layer's output, given all heads' outputs and without some of them."""

@@ -16,7 +16,7 @@ from tvlens.studies.crossmodal.conditions import (
 )
 from tvlens.studies.crossmodal.seed_run import extract_vectors
 from tvlens.tasks import Template
-from tvlens.vectors.conditions import zero_shot
+from tvlens.vectors.conditions import build_zero_shot
 from tvlens.vectors.scoring import lenient
 
 CONFIG = ExtractionConfig(
@@ -42,7 +42,7 @@ def test_score_conditions_writes_the_text_vector_at_its_layer(tasks):
     outcomes = score_conditions(vlm, split, vectors, layers, CONFIG)
     text_vector = vectors[split.train.name]["text"]
     expected = []
-    for prompt in zero_shot(vlm, Template.of("qa"), split.test, "image"):
+    for prompt in build_zero_shot(vlm, Template.of("qa"), split.test, "image"):
         with text_vector.applied(vlm, layer=0):
             logits = run(vlm, Batch.of(vlm, [prompt]))
         expected.append(float(logits[0, -1].argmax() == prompt.answer[0]))

@@ -16,7 +16,7 @@ from ...patching import PatchResult, log_probability, patch
 from ...stats import share_interval
 from ...tasks import Prompt, Task, Template
 from ...vectors import Row, score
-from ...vectors.conditions import zero_shot
+from ...vectors.conditions import build_zero_shot
 from ...vectors.logit_lens import Phases, phases
 from .conditions import MODALITIES, TaskResult, VectorsByTask, few_shot_prompts
 from .image_tasks import task_words
@@ -224,7 +224,7 @@ def patch_heads(
     train, validation, _ = run.splits[name]
     items = validation.subset(range(min(count, len(validation))))
     clean = few_shot_prompts(model, train, items, shown="text", query="image", config=run.config)
-    queries = zero_shot(model, Template.restore(run.config.template), items, "image")
+    queries = build_zero_shot(model, Template.restore(run.config.template), items, "image")
     metric = log_probability([prompt.answer[0] for prompt in clean])
     return patch(model, clean, queries, site="z", positions=-1, metric=metric)
 

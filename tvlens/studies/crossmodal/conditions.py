@@ -14,7 +14,7 @@ from ...models import processor_or_tokenizer
 from ...stats import share_interval
 from ...tasks import Prompt, Task, Template, build, shuffled_labels
 from ...vectors import Row, TaskVector, score
-from ...vectors.conditions import constant_answer, random_like, zero_shot
+from ...vectors.conditions import build_zero_shot, draw_random_like, score_constant_answer
 from ...vectors.scoring import layer_sweep, lenient
 
 # Criteria of a correct answer: its first token, all of it, or the lenient one of the paper.
@@ -154,7 +154,7 @@ def sweep_layers(
     """Compute the first-token accuracy of every source's vector by layer and "source to query"."""
     correct = {}
     for query in MODALITIES:
-        prompts = zero_shot(model, Template.restore(template), validation, query)
+        prompts = build_zero_shot(model, Template.restore(template), validation, query)
         for source in LAYER_SOURCES:
             if source in vectors:
                 sweep = layer_sweep(model, vectors[source], prompts)
@@ -185,11 +185,13 @@ def score_conditions(
     template = Template.restore(config.template)
     outcomes = {}
     for query in MODALITIES:
-        queries = zero_shot(model, template, test, query)
+        queries = build_zero_shot(model, template, test, query)
         rows = prompt_rows(model, split, queries, query, config)
         rows |= vector_rows(test.name, vectors, queries, query, layers, seed=config.seed)
         outcomes[query] = score_rows(model, rows, len(test))
-        constant = torch.tensor(constant_answer(model.tokenizer, template, train.pairs, queries))
+        constant = torch.tensor(
+            score_constant_answer(model.tokenizer, template, train.pairs, queries)
+        )
         # By the lenient measure a constant is correct where its first token is.
         outcomes[query]["most_common"] = constant[:, None, [0, 1, 0]]
     return outcomes
@@ -212,7 +214,7 @@ def prompt_rows(
     }
     if test.instruction:
         template = Template.restore(config.template)
-        prompts["instruction"] = zero_shot(
+        prompts["instruction"] = build_zero_shot(
             model, template, test, query, instruction=test.instruction
         )
     return {condition: [Row(prompt) for prompt in rows] for condition, rows in prompts.items()}
@@ -251,7 +253,7 @@ def vector_rows(
         if repeats
     }
     rng = np.random.default_rng(seed)
-    random = random_like(by_source[other].values[other_layer], rng, count=_RANDOM_VECTORS)
+    random = draw_random_like(by_source[other].values[other_layer], rng, count=_RANDOM_VECTORS)
     rows["random"] = [Row(prompt, other_layer, v) for prompt in queries for v in random]
     return rows
 
