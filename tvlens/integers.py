@@ -14,7 +14,7 @@ Integers = SupportsIndex | Iterable[SupportsIndex]
 def is_integer(value: Any) -> bool:
     """Whether a value is one integer: an int, a NumPy integer or a tensor or array without axes.
 
-    Booleans are none: `True` as a layer is a mistake and not layer 1.
+    Booleans do not count: `True` as a layer is a mistake and not layer 1.
     """
     if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
         value = value.item()
@@ -22,14 +22,14 @@ def is_integer(value: Any) -> bool:
 
 
 def as_integer(value: Any, *, name: str, minimum: int | None = None) -> int:
-    """One integer as an int.
+    """Convert one integer to an int.
 
     Args:
-        name: what the argument is called, for the error.
-        minimum: the smallest that is allowed.
+        name: name of the argument in the error message.
+        minimum: smallest valid value.
 
     Raises:
-        TvlensError: several integers, or none, or one below the minimum.
+        TvlensError: not one integer, or one below the minimum.
     """
     if not is_integer(value):
         raise TvlensError(f"{name} must be one integer, not {_abbreviate(value)}")
@@ -39,16 +39,16 @@ def as_integer(value: Any, *, name: str, minimum: int | None = None) -> int:
 
 
 def as_integers(value: Any, *, name: str) -> list[int]:
-    """One integer or several (a list, range, array or tensor of one axis) as a list of ints.
+    """Convert one integer or several (list, range, array or tensor) to a list of ints.
 
     Raises:
-        TvlensError: anything else, and what is empty.
+        TvlensError: another type, or no integers.
     """
     if is_integer(value):
         return [int(value)]
-    iterable = isinstance(value, Iterable) and not isinstance(value, str | bytes | dict)
+    is_iterable = isinstance(value, Iterable) and not isinstance(value, str | bytes | dict)
     # A tensor without axes says that it can be iterated over, and cannot.
-    items: list[Any] = list(value) if iterable and getattr(value, "ndim", None) != 0 else [None]
+    items: list[Any] = list(value) if is_iterable and getattr(value, "ndim", None) != 0 else [None]
     if not items:
         raise TvlensError(f"{name} is empty")
     if not all(is_integer(item) for item in items):

@@ -160,13 +160,13 @@ def claims_table(claims: Sequence[Claim], *, over: str = "") -> viz.Figure:
 
 def _summarize(group: Sequence[Claim], place: str) -> dict[str, Any]:
     first, values = group[0], [claim.value for claim in group]
-    several = len(group) > 1
-    low, high = (min(values), max(values)) if several else first.interval or (None, None)
+    is_summary = len(group) > 1
+    low, high = (min(values), max(values)) if is_summary else first.interval or (None, None)
     nulls = {
         name: float(np.median([claim.nulls[name] for claim in group if name in claim.nulls]))
         for name in first.nulls
     }
-    held = sum(claim.verdict == "holds" for claim in group)
+    holding = sum(claim.verdict == "holds" for claim in group)
     return {
         "statement": first.statement,
         "where": place,
@@ -176,7 +176,7 @@ def _summarize(group: Sequence[Claim], place: str) -> dict[str, Any]:
         "bound": float(np.median([claim.bound for claim in group])),
         "nulls": "; ".join(f"{name} {null:.3f}" for name, null in nulls.items()),
         "threshold": "" if first.threshold is None else f"{first.side} {first.threshold:.3g}",
-        "verdict": f"{held} of {len(group)} hold" if several else first.verdict,
+        "verdict": f"{holding} of {len(group)} hold" if is_summary else first.verdict,
     }
 
 

@@ -107,7 +107,7 @@ def _label_layers(
 
 # Plot sizes, in pixels, in which labels must not overlap: a phone and a page.
 _PLOTS = ((270, 300), (640, 300))
-_CHARACTER, _LINE, _DOT = 6.4, 14.0, 7.0
+_CHARACTER_WIDTH, _LINE_HEIGHT, _DOT_RADIUS = 6.4, 14.0, 7.0
 
 Box = tuple[float, float, float, float]
 
@@ -128,8 +128,8 @@ class Side:
     def box(self, x: float, y: float, width: float) -> Box:
         """(left, top, right, bottom) of a text of this width next to the point (x, y)."""
         left = x + self.dx - {"left": 0.0, "center": width / 2, "right": width}[self.align]
-        top = y + self.dy - _LINE / 2
-        return left, top, left + width, top + _LINE
+        top = y + self.dy - _LINE_HEIGHT / 2
+        return left, top, left + width, top + _LINE_HEIGHT
 
 
 SIDES = (
@@ -156,10 +156,10 @@ def place_labels(points: Sequence[Sequence[float]], labels: Sequence[str]) -> di
         label, a dot or the border is left out.
     """
     plots = [_to_pixels(points, width, height) for width, height in _PLOTS]
-    occupied = [[(x - _DOT, y - _DOT, x + _DOT, y + _DOT) for x, y in plot] for plot in plots]
+    occupied = [[_dot_box(x, y) for x, y in plot] for plot in plots]
     chosen: dict[Side, list[int]] = {}
     for i, label in enumerate(labels):
-        width = min(150.0, _CHARACTER * len(label))
+        width = min(150.0, _CHARACTER_WIDTH * len(label))
         for side in SIDES:
             boxes = [side.box(*plot[i], width) for plot in plots]
             if all(
@@ -177,13 +177,17 @@ def place_labels(points: Sequence[Sequence[float]], labels: Sequence[str]) -> di
 def _to_pixels(
     points: Sequence[Sequence[float]], width: float, height: float
 ) -> list[tuple[float, float]]:
-    """Positions in a plot that leaves 18 pixels around the points, as `scatter` does."""
+    """Convert points to pixels of a plot with a margin of 18 pixels, as in `scatter`."""
     columns = []
     for axis, size in ((0, width), (1, height)):
         values = [point[axis] for point in points]
         low, span = min(values), (max(values) - min(values)) or 1.0
         columns.append([18 + (size - 36) * (value - low) / span for value in values])
     return [(x, height - y) for x, y in zip(*columns, strict=True)]
+
+
+def _dot_box(x: float, y: float) -> Box:
+    return x - _DOT_RADIUS, y - _DOT_RADIUS, x + _DOT_RADIUS, y + _DOT_RADIUS
 
 
 def _is_inside(box: Box, size: tuple[float, float]) -> bool:

@@ -19,9 +19,9 @@ _PENALTY = 5e-3
 _SHARPNESS = 100.0
 
 
-def pad_name(ids: Sequence[int], length: int, filler: int) -> list[int]:
+def pad_name(ids: Sequence[int], length: int, pad_id: int) -> list[int]:
     """Pad a name's token ids on the left, or cut them on the right, to `length`."""
-    return [*[filler] * (length - len(ids)), *ids[:length]]
+    return [*[pad_id] * (length - len(ids)), *ids[:length]]
 
 
 @torch.no_grad()

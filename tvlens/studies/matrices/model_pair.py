@@ -50,7 +50,7 @@ class PairSource:
     Attributes:
         data: the whole dataset.
         base, tuned: models, names or folders; if `tuned` is None, the base is finetuned.
-        readout: readout of a finetuned model that is given.
+        readout: readout of `tuned`; None for the default.
         limit: maximal number of training rows.
         seed: seed of the split, and of the first finetuning.
         training: epochs and batch_size of finetuning.
@@ -85,11 +85,11 @@ class PairSource:
         """Split into training, validation and test part."""
         return limit_parts(self.data, self.limit, self.seed)
 
-    def load_pair(self, number: int = 0, *, lora: int | None = None) -> ModelPair:
+    def load_pair(self, index: int = 0, *, lora: int | None = None) -> ModelPair:
         """Load the model pair of one finetuning.
 
         Args:
-            number: which finetuning, counted from 0.
+            index: which finetuning, counted from 0.
             lora: rank of adapters to finetune instead of the weights.
         """
         if self.tuned is not None and lora is None:
@@ -99,7 +99,7 @@ class PairSource:
             self.base,
             self.parts,
             folder=self.folder,
-            seed=self.seed + number,
+            seed=self.seed + index,
             progress=self.progress,
             **options,
         )
@@ -149,7 +149,7 @@ def load_pair(base: Any, tuned: Any, readout: str | None, data: LabelledDataset)
             classes.
     """
     if isinstance(tuned, str | os.PathLike) and readout is None:
-        readout = _saved_readout(tuned)
+        readout = _read_saved_readout(tuned)
     base, tuned = (load(m) if isinstance(m, str | os.PathLike) else m for m in (base, tuned))
     check_pair(base, tuned)
     head = classifier_head(tuned) if family(tuned).is_classifier else None
@@ -163,7 +163,7 @@ def load_pair(base: Any, tuned: Any, readout: str | None, data: LabelledDataset)
     return ModelPair(base, tuned, readout or default, head)
 
 
-def _saved_readout(folder: str | os.PathLike) -> str | None:
+def _read_saved_readout(folder: str | os.PathLike) -> str | None:
     """Read the readout of a model that `finetune` saved."""
     try:
         return load_finetuned(folder).settings["readout"]
