@@ -254,7 +254,7 @@ def _in_file(
     """Open a safetensors file of final size, which is filled through a memory map batch by batch.
 
     The format is eight bytes of header length, a JSON header, and the raw tensors; the library
-    itself can only write tensors that are whole in memory. The disk gives the whole room at once:
+    itself can only write tensors that are in memory. Disk space is reserved at once:
     a map of a file that finds the disk full later kills the process. The checksum is of all bytes
     but its own, and written last.
     """

@@ -29,7 +29,7 @@ def unknown(kind: str, name: object, choices: Iterable[str], *, hint: str = "") 
     """Create the error for an unknown name, with the nearest valid choices.
 
     Args:
-        kind: what was looked up, as a person would say it ("task", "site", "zoo model").
+        kind: kind of the name, for the message ("task", "site", "zoo model").
         name: what was asked for.
         choices: every valid name.
         hint: how to see all of them, when the list is long.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .errors import TvlensError
 
-# Temporary files of another machine, whose processes cannot be seen from here, are left this long.
+# Age in seconds at which temporary files of other machines are removed.
 _STALE_SECONDS = 86400
 # Temporary paths of this process: another thread may be writing to them.
 _open_paths: set[str] = set()
@@ -61,10 +61,10 @@ def atomic_write_folder(
 ) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on a clean exit it becomes `path`.
 
-    Where another process has made `path` meanwhile, that one is kept.
+    If another process has created `path` in the meantime, that one is kept.
 
     Args:
-        is_whole: whether what stands at `path` is kept; anything else there is replaced.
+        is_whole: whether the present `path` is complete and kept; otherwise it is replaced.
 
     Raises:
         NotWrittenError: the folder around it cannot be made, is read-only or full.
@@ -163,7 +163,7 @@ def reserve(file: int, size: int, path: str | os.PathLike) -> None:
     Args:
         file: number of a file that is open for writing.
         size: bytes from its beginning.
-        path: where it will stand, for the message.
+        path: path of the file, for the message.
 
     Raises:
         NotWrittenError: the disk has less room than that; says how much is needed and free.

@@ -36,7 +36,7 @@ def folder_lock(folder: str | os.PathLike | None) -> Iterator[None]:
     """Lock a folder against other processes and threads that write results to it.
 
     The folder is made if it is missing, and removed again if nothing was written. The thread that
-    holds it may ask again. A lock of a process that is gone is none: `flock` ends with the process.
+    holds it may ask again. A lock ends with its process.
 
     Args:
         folder: None holds nothing.
@@ -82,7 +82,7 @@ def one_writer(function: Callable[P, R]) -> Callable[P, R]:
         try:
             bound = signature.bind(*args, **options)
         except TypeError:
-            return function(*args, **options)  # which says what is wrong
+            return function(*args, **options)  # raises for missing arguments
         bound.apply_defaults()
         with folder_lock(bound.arguments["folder"]):
             return function(*args, **options)

@@ -47,7 +47,7 @@ def as_integers(value: Any, *, name: str) -> list[int]:
     if is_integer(value):
         return [int(value)]
     is_iterable = isinstance(value, Iterable) and not isinstance(value, str | bytes | dict)
-    # A tensor without axes says that it can be iterated over, and cannot.
+    # A tensor without axes is an Iterable, but cannot be iterated over.
     items: list[Any] = list(value) if is_iterable and getattr(value, "ndim", None) != 0 else [None]
     if not items:
         raise TvlensError(f"{name} is empty")

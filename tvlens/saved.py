@@ -20,7 +20,7 @@ from .files import NotWrittenError, atomic_write, one_line, temporary_folder
 
 T = TypeVar("T")
 
-# Key of the checksum: in the header's JSON, or in the header itself where that holds no JSON.
+# Key of the checksum: in the header's JSON, or in the header if that contains no JSON.
 _CHECKSUM = "checksum"
 _CHECKSUM_KEY = "tvlens.checksum"
 _CHECKSUM_FORM = re.compile("[0-9a-f]{32}")

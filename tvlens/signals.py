@@ -114,7 +114,7 @@ def end_with_parent(parent: int) -> None:
     """End this worker soon after its parent process has ended.
 
     Args:
-        parent: its process id, as it knows it itself.
+        parent: its process id.
     """
     if getattr(_State, "watched", None) == parent:
         return

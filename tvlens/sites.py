@@ -57,12 +57,12 @@ if TYPE_CHECKING:
     _Int = int
 else:
     _Int = Integer
-_IN_NAME = cast(int, None)  # the layer of a site whose hook name says it
+_IN_NAME = cast(int, None)  # the layer of a site whose hook name contains it
 
 # What people also call them. A head's output is z @ W_O: patching z patches it.
 ALIASES = {"head_out": "z", "residual": "resid_post", "resid": "resid_post"}
 
-# model -> hooks it was seen to have: a bridge puts its dictionary together anew at every look
+# model -> its hooks: a bridge builds its dictionary at every access
 _hook_names: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -76,7 +76,7 @@ def parse_site(name: "str | Site") -> tuple[str, int | None]:
 
     Args:
         name: a component ("resid_pre"), a hook name of TransformerLens ("blocks.5.hook_resid_pre")
-            or a site's own ("resid_pre.5"). Only the last two say a layer.
+            or a site's own ("resid_pre.5"). Only the last two contain a layer.
 
     Raises:
         TvlensError: no such component; names the nearest ones.
@@ -96,7 +96,7 @@ def component(name: "str | Site") -> str:
     """Return the canonical name of a component at all layers.
 
     Raises:
-        TvlensError: no such component, or a name that says a layer.
+        TvlensError: no such component, or a name that contains a layer.
     """
     short, layer = parse_site(name)
     if layer is not None:
@@ -138,7 +138,7 @@ class Site:
     Attributes:
         component: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z (or head_out), q, k, v,
             pattern.
-        layer: block index; negative ones count from the last block. A hook name says its own:
+        layer: block index; negative ones count from the last block. A hook name contains it:
             `Site("blocks.5.hook_resid_pre")`.
         head: one head, or every head. Keys and values of grouped-query models have fewer heads.
         position: one position, or every one; negative ones count from the end of each prompt.
@@ -277,7 +277,7 @@ def sites(
     """List the sites of components at layers, component by component.
 
     Args:
-        components: one component name or several; a hook name says its own layer.
+        components: one component name or several; a hook name contains its layer.
         layers: "all" that have the component, one layer, or several.
 
     Raises:
@@ -313,7 +313,7 @@ def layers_with(model: Any, component: str) -> list[int]:
 
     layers = [layer for layer in range(model.cfg.n_layers) if has(layer)]
     if not layers:
-        Site(component, 0).hook(model)  # says what there is instead
+        Site(component, 0).hook(model)  # raises, with the alternatives
     return layers
 
 

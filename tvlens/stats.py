@@ -74,8 +74,8 @@ def mean_interval(
 
     Exact for normal values at any n of 2 or more. For skewed ones it covers less with few values:
     of exponential values .88 at n = 5, .90 at n = 10 and .92 at n = 20, at a level of .95, where
-    percentile bootstrap intervals cover .84 of normal values at n = 5. One value says nothing
-    about its own spread: both ends are NaN.
+    percentile bootstrap intervals cover .84 of normal values at n = 5. For one
+    value both ends are NaN.
     """
     check_level(level)
     values = np.asarray(values, dtype=float)

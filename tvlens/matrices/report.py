@@ -57,7 +57,7 @@ class MatrixReport(Result):
             for the choice.
         by_layer_r2: R^2 of that map there.
         selection: "validation": chosen on other examples; "oracle": chosen on the test part
-            itself, as the paper does, which flatters every method.
+            itself, as in the paper, which biases every method upwards.
         oracle_accuracy: accuracy of the map that is best on the test part, by seed: what "oracle"
             would have reported.
         settings: bias, seeds and numbers of examples.

@@ -75,7 +75,7 @@ def layers_figure(matrices: TaskMatrices) -> viz.Figure:
 
 @register_figure(LayerMap)
 def map_figure(layer_map: LayerMap) -> viz.Figures:
-    """R^2 of every pair of layers, beside their CKA."""
+    """R^2 and CKA of every pair of layers."""
     axes = {"rows": layer_map.layers, "columns": layer_map.targets}
     axes |= {"row_title": "base layer", "column_title": "finetuned layer"}
     estimate = layer_map.settings.get("r2", "")

@@ -27,7 +27,7 @@ def boot(
 ) -> Any:
     """Load a folder or hub id as a TransformerLens model.
 
-    TransformerLens loads it itself where it does so correctly, else the Hugging Face model is
+    TransformerLens loads it if it does so correctly, else the Hugging Face model is
     converted.
 
     Args:

@@ -36,8 +36,8 @@ def minilm(root: str) -> Callable[[list[zipfile.ZipFile], Path], None]:
 
     def convert(archives: list[zipfile.ZipFile], folder: Path) -> None:
         names = [n for n in archives[0].namelist() if n.startswith(root + "/")]
-        wanted = [n for n in names if n.count("/") == root.count("/") + 1]
-        for name in wanted:
+        in_root = [n for n in names if n.count("/") == root.count("/") + 1]
+        for name in in_root:
             if Path(name).suffix in {".json", ".safetensors", ".txt"}:
                 _extract(archives[0], name, folder / Path(name).name)
 

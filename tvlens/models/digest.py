@@ -10,7 +10,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-# Values of each tensor that are read again whenever a kept digest is asked for.
+# Values of each tensor that are compared whenever a cached digest is used.
 _SAMPLED = 64
 # Entries of a configuration that say what a model is called, where it lies and what it returns, and
 # change no number.

@@ -37,7 +37,7 @@ class Family:
         has_kv_cache: every block remembers earlier positions by keys and values alone, in a cache
             that Hugging Face's `DynamicCache` holds. False for recurrent and convolutional layers.
         has_index_masks: masks or position biases follow the index of a key, so that tokens of
-            other positions cannot stand between a prefix and its continuation.
+            no positions can be inserted between a prefix and its continuation.
         image_shape: [channel, height, width] that a vision model reads; None for other models.
         heads: number of heads by axis, "head" and "kv_head".
         unembedding_input: the last hook point whose activation may lose positions, since all
@@ -45,7 +45,7 @@ class Family:
         unreadable_components: components whose hooks are not `[pos, head, d_head]`: in DeepSeek's
             latent attention TransformerLens puts the head of queries, keys and values first, and
             expects a head's output to be as wide as the rotary part of its query.
-        attention_window: number of positions that sliding attention sees; None without it.
+        attention_window: window of sliding attention, in positions; None without it.
         layer_types: the different kinds of layers that the configuration lists.
     """
 
@@ -119,7 +119,7 @@ def _is_bidirectional(model: Any, text_config: Any) -> bool:
         return True
     if getattr(text_config, "is_causal", None) is False:
         return True
-    # TransformerLens 3.9 calls its BERT bridge causal, but knows that it cannot generate.
+    # TransformerLens 3.9 marks its BERT bridge as causal, but as unable to generate.
     return not getattr(getattr(model, "adapter", None), "supports_generation", True)
 
 

@@ -1,7 +1,7 @@
 """Hooks that read and write activations or skip blocks, and locks of models.
 
 Everything here that changes a model is a context manager that undoes the change, and holds the
-model's lock: hooks and skipped blocks are states of the model itself.
+model's lock, as hooks and skipped blocks are state of the model.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ Hook = tuple[str, Callable]
 # An index into an activation `[row, pos, ...]`, or a function from the activation to one.
 Index = tuple | Callable[[Tensor], tuple]
 
-# What is written: a tensor, or a function from what stands there.
+# A replacement: a tensor, or a function of the activation.
 Edit = Tensor | Callable[[Tensor], Tensor]
 
-# model -> its lock; gone with the model
+# model -> its lock
 _locks: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _new_lock = threading.Lock()
 

@@ -18,7 +18,7 @@ from .damage import not_loaded
 from .hooks import block_outputs
 from .placement import check_device, read_dtype
 
-# Formats beside Hugging Face's: a file that only such a folder contains -> its loader, as
+# Further formats: a file that only such a folder contains -> its loader, as
 # "module:function". The function takes the folder and `dtype=` and returns a Hugging Face model
 # and its processor. It is imported when such a folder is opened.
 LOADERS = {"tiny-vlm.json": "tvlens.vlm.checkpoint:load_checkpoint"}
@@ -41,7 +41,7 @@ def load(
     Args:
         source: a zoo name (see `tvlens zoo`), a local Hugging Face folder, a hub id, a loaded
             Hugging Face model (wrapped in place), a `TransformerBridge`, or a
-            `HookedTransformer` (TransformerLens 3.9); the last two come back as they are.
+            `HookedTransformer` (TransformerLens 3.9); the last two are returned unchanged.
         processed: fold layer norms and centre weights (irreversible); raw weights by default.
         tokenizer: for a loaded Hugging Face model, which carries none.
         processor: of a loaded vision-language model, likewise; its tokenizer is taken too.

@@ -33,7 +33,7 @@ def read_dtype(dtype: str | torch.dtype) -> torch.dtype:
 def check_device(device: str | int | torch.device | None) -> None:
     """Raise TvlensError unless a device ("cpu", "cuda", "cuda:1", "mps") is available.
 
-    None stands for the accelerator if there is one.
+    None is the accelerator if there is one.
     """
     if device is None:
         return

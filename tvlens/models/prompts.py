@@ -16,7 +16,7 @@ from ..errors import TvlensError
 from ..integers import is_integer
 from .families import family
 
-# What tokenizers give beside token ids and mask, and what says nothing that a model must be told.
+# Outputs of tokenizers that models do not need.
 _IGNORED = {"special_tokens_mask", "length", "offset_mapping", "overflow_to_sample_mapping"}
 
 # What `read_prompts` reads.
@@ -73,13 +73,13 @@ def is_tokenizer_output(prompts: Any) -> bool:
 def remove_padding(tokenizer: Any, tokens: Int[Tensor, "row pos"]) -> list[Int[Tensor, " _"]]:
     """Remove the padding of the rows of a tensor.
 
-    A padding token with no other use is padding wherever it stands at an end. One that also begins
-    or ends texts (GPT-2's <|endoftext|>) is told by these rules:
+    A padding token with no other use is padding at either end. One that also begins
+    or ends texts (GPT-2's <|endoftext|>) follows these rules:
 
     - At the beginning, one of them is a text's own where every row has one; the rest is padding.
-      Where every row has two or more, nothing tells the text's own from padding: an error.
+      If every row has two or more, text and padding cannot be distinguished: an error.
     - At the end, all of them are padding, unless the tokenizer itself ends its texts with one.
-      Where every row has just one, nothing tells a text's end from padding: an error.
+      If every row has just one, end and padding cannot be distinguished: an error.
     - Padding stands on one side: where both are possible, one token at the other side is the
       text's own.
 
@@ -116,7 +116,7 @@ def _count_padding(
     behind = tokens.gather(1, left[:, None])[:, 0]  # no row is all padding
     n_first = int(left.min())
     if first not in (None, pad) and bool((behind == first).all()):
-        n_first = 0  # the texts' own beginning stands behind the padding
+        n_first = 0  # the beginning of the texts follows the padding
     if n_first > 1 and pad != _first_token(tokenizer):
         n_first = 0
     if n_first > 1:
@@ -305,7 +305,7 @@ def _check_tokens(model: Any, rows: Rows) -> None:
     if vocabulary < 1:
         return
     for i, row in enumerate(rows):
-        # Image tokens may stand outside the vocabulary; the model replaces them.
+        # Image tokens may be outside the vocabulary; the model replaces them.
         tokens = torch.as_tensor(getattr(row, "tokens", row))
         if getattr(row, "images", ()) or not len(tokens):
             continue

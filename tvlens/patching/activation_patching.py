@@ -37,20 +37,20 @@ def patch(
             `TaskVector`, "mean", "zero" or "resample" (all of `corrupted` itself).
         corrupted: text, texts, token lists, a tensor, padded or not, or a tokenizer's output
             with its attention mask. For noising, swap clean and corrupted. Where
-            lengths differ, positions count from each prompt's own end.
+            lengths differ, negative positions count from each prompt's end.
         site: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z (or head_out), q, k, v, or
             pattern; at one layer: "blocks.5.hook_resid_pre" or `Site("resid_pre", 5)`.
         metric: from logits `[batch, pos, vocab]` to `[batch]`, or several of them by name.
         layers, heads, positions: "all" to sweep, numbers to sweep over these, one number, or None
             for all together. By default every position is swept on residual sites, and heads are
             patched at all positions together.
-        batch_tokens: tokens per forward pass; halved when memory runs out.
-        max_memory: gigabytes that a pass may take beside the model and the two runs, by estimate;
-            fewer tokens ride in a pass where this asks for it, at least one patch.
-        verify: the share of the sweep's values, at least two, that full forwards compute again. A
-            difference beyond rounding starts the sweep again with a slower engine and warns. 0
-            leaves this out.
-        seed: of resampling, and of the sample that is verified.
+        batch_tokens: tokens per forward pass; halved if memory runs out.
+        max_memory: estimated gigabytes that a pass may use in addition to the model and the two
+            runs; passes become smaller accordingly, down to one patch.
+        verify: share of the values, at least two, that full forward passes compute again. A
+            difference beyond rounding restarts the sweep with a slower engine and warns; 0
+            verifies nothing.
+        seed: seed of resampling, and of the sample that is verified.
 
     Returns:
         The metric under every patch. `settings` name the engine, how many values were verified

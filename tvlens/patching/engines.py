@@ -109,7 +109,7 @@ def full_forward_of_examples(
         examples: for each patch, the index of its prompt.
     """
     prompts = base.prompts
-    if prompts.processor_outputs:  # which images belong to which prompt, only the processor knows
+    if prompts.processor_outputs:  # only the processor assigns images to prompts
         logits = _full_forward(model, base, group, None)
         return logits[range(len(group)), list(examples)]
     index = torch.tensor(list(examples))
@@ -203,7 +203,7 @@ class Tree:
 
     Attributes:
         visible: the prefix before its branch's start, and its own branch, causally.
-        distance: how many positions back each key stands.
+        distance: number of positions between each token and its key.
     """
 
     visible: Bool[Tensor, "row token key"]
@@ -233,8 +233,8 @@ def tree_attention(
     ends = widths.cumsum(0)
     first = ends - widths  # where each branch begins
     owner = torch.arange(count).repeat_interleave(widths)
-    step = torch.arange(len(owner)) - first[owner]  # how far into its branch a token stands
-    # Position in the prompt; behind a short prompt's end it is padding, which nobody reads.
+    step = torch.arange(len(owner)) - first[owner]  # position of a token in its branch
+    # Position in the prompt; after the end of a short prompt it is padding, which is not read.
     positions = (starts[:, owner] + step).clamp_max(int(lengths.max()) - 1)
     rows = torch.arange(len(lengths))[:, None]
 

@@ -22,7 +22,7 @@ from .result import PatchResult
 from .setup import PatchingSetup, Prompts, prepare_patching, run_source
 from .sweep import SweepOptions, run_sweep
 
-# Models whose attention's output was seen to reach the residual stream unchanged.
+# Models whose attention output is known to reach the residual stream unchanged.
 _additive: weakref.WeakSet = weakref.WeakSet()
 
 

@@ -26,7 +26,7 @@ from .metrics import Metric, narrow_metrics, positions_of, resolve_metrics
 from .result import PatchResult
 from .sources import SiteActivations, load_source, run_source
 
-# model -> components whose hooks were seen to be read back
+# model -> components whose changes are known to have an effect
 _writable: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -229,7 +229,7 @@ def check_writable(model: Any, prompts: Batch, site: Site) -> None:
     # One token attends to itself whatever its query and key are.
     if site.component in verified or int(prompts.lengths[0]) < 2:
         return
-    batch = prompts  # which images are the first prompt's, only the processor knows
+    batch = prompts  # only the processor assigns images to prompts
     if not prompts.processor_outputs:
         batch = Batch(prompts.inputs[:1, : prompts.lengths[0]], prompts.lengths[:1])
     noise = torch.Generator().manual_seed(0)

@@ -96,7 +96,7 @@ def verify_groups(
     key = (engine, patches[0].site.component, _dtype(model))
     verified = _verified.setdefault(model, {})
     if key in verified and verified[key] is None:
-        raise Disagreement("")  # which was said when it was found
+        raise Disagreement("")  # the warning was given when it was detected
     if key in verified and verified[key].covers(needed):
         return
     largest = max(groups, key=len)

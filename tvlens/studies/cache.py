@@ -85,7 +85,7 @@ def cached(
     """Load the cache entry of the same content, or compute and save it.
 
     Content that changes gives another entry, which takes the place of the one before it. A damaged
-    entry is computed again, which is said in one line on standard error.
+    entry is computed again, with one line on standard error.
 
     Args:
         path: name of the entry: a file or a folder, as `save` writes it. The key of the content is
@@ -93,7 +93,7 @@ def cached(
         content: all that decides the result, as in `content_key`.
         compute: makes the result.
         load: reads an entry; raises `TvlensError` if it is damaged.
-        save: writes a result to a file or a folder, whole or not at all; by default the result's
+        save: writes a result to a file or a folder, atomically; by default the result's
             own method `save`.
     """
     if path is None:

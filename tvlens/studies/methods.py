@@ -27,7 +27,7 @@ from .vectors import vector_claim
 if TYPE_CHECKING:
     import pandas
 
-# How many other tasks' vectors stand behind the wrong-task control.
+# Number of other tasks' vectors in the wrong-task control.
 _WRONG = 2
 
 
@@ -85,7 +85,7 @@ class MethodStudy(StudyReport):
         return pd.concat(frames, ignore_index=True)
 
     def table(self) -> "pandas.DataFrame":
-        """Test accuracy, a row per task and a column per method, with both ends beside them."""
+        """Test accuracies with intervals: a row per task and columns per method."""
         import pandas as pd
 
         frame = pd.DataFrame(self.accuracy.tolist(), index=self.tasks, columns=self.methods)
@@ -128,9 +128,9 @@ def run(
     Args:
         model: any causal model with a tokenizer that `load` gives.
         tasks: catalogue names, files, or tasks; the whole catalogue by default.
-        items: at most so many items of the selection part and of the test part.
-        folder: where finished vectors and reports are kept, so that an interrupted run goes on
-            from there, and where the page and the JSON are written.
+        items: maximal number of items of the validation part and of the test part.
+        folder: where vectors and reports are cached, so that an interrupted run resumes, and where
+            the page and the JSON are written.
         methods, template, shots, contexts, seed: as in `extract`.
 
     Raises:

@@ -80,7 +80,7 @@ class PatchStudy(StudyReport):
     def numbers(self) -> dict[str, Any]:
         """Coordinates, effect, interval and p-value of every patch, as plain data."""
         frame = self.to_dataframe()
-        # JSON knows no NaN, which stands for the interval of a single prompt.
+        # JSON has no NaN, which is the interval of a single prompt.
         rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
         return {"patches": rows}
 

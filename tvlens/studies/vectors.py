@@ -88,7 +88,7 @@ def vector_claim(report: VectorReport, **where: str | int) -> Claim:
 
     Args:
         report: of `evaluate`.
-        where: what names the vector beside its task and layer, such as `method`.
+        where: further names of the vector, such as `method`.
     """
     nulls = {k: v for k, v in report.controls.items() if k != "shuffled_labels"}
     nulls = {"zero_shot": report.zero_shot} | nulls

@@ -27,7 +27,7 @@ class Prompt:
         inputs: (start, stop) token positions of every input, the query's last.
         delimiters: position of the last token of every delimiter, the query's last.
         labels: (start, stop) token positions of every demonstration's label.
-        images: those that stand there as inputs, in order.
+        images: those of the inputs, in order.
         image_spans: (start, stop) token positions of each of them, as the processor expands it.
         instruction: (start, stop) token positions of the task as a request, if it was given one.
     """
@@ -64,7 +64,7 @@ def build(
     Args:
         processor: a tokenizer, or the processor of a model that reads images too.
         demonstrations: each with its input as text or image (`Task.shown`), as the query.
-        instruction: the task as a request; it stands first, on a line of its own.
+        instruction: the task as a request; it is the first line.
 
     Raises:
         TvlensError: an answer that tokenizes to nothing, a delimiter or a label that shares its

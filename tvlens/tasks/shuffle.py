@@ -20,14 +20,14 @@ def shuffled_labels(
     there is none, because one label stands in more than half of them (or there is only one of
     them), the labels that are missing are drawn from `labels`.
 
-    With two classes every label is the other one, which tells the task as well as the right one.
+    With two classes every label is the other one, which specifies the task just as well.
 
     Args:
         labels: of the whole task, each as often as it occurs there.
         seed: the same seed gives the same labels.
 
     Raises:
-        TvlensError: a demonstration has a label that nothing else can stand for.
+        TvlensError: a demonstration has a label that no other can replace.
     """
     if not demonstrations:
         return []

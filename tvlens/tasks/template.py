@@ -18,7 +18,7 @@ class Template:
 
     Attributes:
         demonstration: for example "Q: {x}\nA: {y}\n\n". The query is the same text up to the
-            delimiter, what stands between {x} and {y}. One space right before {y} belongs to the
+            delimiter, the text between {x} and {y}. One space right before {y} belongs to the
             label, because tokenisers write it as part of the next word (" Paris" is one token);
             all other white space there, such as a line end or a tab, belongs to the delimiter.
         name: of a built-in template.

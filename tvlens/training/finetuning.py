@@ -56,8 +56,8 @@ class FinetunedEncoder(Result):
 
     Attributes:
         folder: a Hugging Face folder, which `tvlens.load` opens, with finetune.json.
-        settings: everything that determines the numbers, as JSON; "readout" says which states the
-            classifier reads, "classes" names its logits.
+        settings: everything that determines the numbers, as JSON; "readout" is what the
+            classifier reads, "classes" are the names of its logits.
         history: per epoch the training loss in nats, the validation loss and accuracy, seconds.
     """
 

@@ -90,7 +90,7 @@ def train(
     settings = {
         "steps": steps,
         "lr": lr,
-        # A schedule is any function, and its name says little: compare its values.
+        # A schedule is any function without a unique name: compare its values.
         "rates": [schedule(int(steps * share), steps, lr) for share in (0, 0.25, 0.5, 0.75)],
         "weight_decay": weight_decay,
         "seed": seed,

@@ -28,7 +28,7 @@ from .report import Condition, VectorReport
 from .scoring import Row, layer_sweep, score, score_writes
 from .vector import Mode, TaskVector, read_mode
 
-# How many random directions stand behind the random control.
+# Number of random directions in the random control.
 _RANDOM_DRAWS = 5
 
 # The order in which reports show their conditions.

@@ -14,7 +14,7 @@ from .function_vectors import function
 from .methods import ExtractionContext, Method, difference, in_context, instruction, state
 from .vector import TaskVector
 
-# What `extract` knows by name; any function of an `ExtractionContext` will do as well.
+# Methods by name; `extract` also accepts any function of an `ExtractionContext`.
 MethodName = Literal["state", "function", "difference", "in-context", "instruction"]
 METHODS: dict[str, Method] = {
     "state": state,

@@ -112,7 +112,7 @@ def phases(
 
     Args:
         prompts: what is read, at the query's delimiter.
-        words: for every prompt, its words by group; the first token of each counts, as it stands
+        words: for every prompt, its words by group; the first token of each counts, as written
             behind a space.
 
     Cost: a forward of the prompts, and one of a single token for every prompt and layer.

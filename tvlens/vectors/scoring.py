@@ -133,7 +133,7 @@ def score_writes(
     for length in sorted({len(prompt.answer) for prompt in prompts}):
         members = [i for i, prompt in enumerate(prompts) if len(prompt.answer) == length]
         alike = [prompts[i] for i in members]
-        # With answers of one length the delimiter stands equally far from each end.
+        # With answers of one length the delimiter has the same distance from each end.
         correct[members] = _score_one_length(model, site, writes, alike, mode, **options)
     return correct
 

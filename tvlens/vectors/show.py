@@ -8,7 +8,7 @@ from .logit_lens import Phases
 from .report import VectorReport
 from .vector import TaskVector
 
-# Condition -> what a reader sees.
+# Condition -> its label in figures.
 CONDITION_LABELS = {
     "zero_shot": "zero-shot",
     "vector": "task vector",

@@ -10,7 +10,7 @@ from .javascript import LOADER
 from .style import FIGURE_STYLE
 
 # Which cell carries each bundle, and the execution in which it last did: library -> (cell, run).
-# It lives as long as the kernel, like the notebook's other state.
+# Its lifetime is that of the kernel.
 _hosts: dict[str, tuple[str, str]] = {}
 
 
@@ -51,7 +51,7 @@ def _takes_bundle(library: str) -> bool:
     if current is None:
         return True
     host = _hosts.get(library)
-    isolated = "google.colab" in sys.modules  # there every cell's output is a frame of its own
+    isolated = "google.colab" in sys.modules  # there every cell's output is a separate frame
     if host == current or (host is not None and host[0] != current[0] and not isolated):
         return False  # an earlier output of this very run has it, or another cell
     _hosts[library] = current

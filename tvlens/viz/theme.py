@@ -76,7 +76,7 @@ def make_chart(
         body: everything but sizes and config.
         title, caption, alt: as in `Figure`.
         height: pixels: with `fit="fit"` of all, with `fit="fit-x"` of the plot without its axes.
-        reserve: pixels that axes and legends need beside `height`, so that drawing moves nothing.
+        reserve: pixels of axes and legends in addition to `height`, so that the layout is stable.
         minimum_width: pixels below which the chart scrolls inside its own box.
         fit: Vega-Lite's autosize type.
     """

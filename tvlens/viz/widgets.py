@@ -82,7 +82,7 @@ def colored_tokens_multi(
     check_same_length("labels", len(labels), "columns of values", values.shape[1])
     spec = record_props(shape, list(tokens), torch.from_numpy(values), list(labels))
     alt = f"{len(tokens)} tokens coloured by one of: {', '.join(labels)}"
-    # About 80 characters stand in a line, of labels and of tokens.
+    # A line has about 80 characters, of labels and of tokens.
     lines = sum(1 + sum(map(len, words)) // 80 for words in (labels, tokens))
     return make_widget(spec, title, caption, alt, height=90 + 24 * lines)
 
@@ -140,7 +140,7 @@ def token_log_probs(
     """Tokens coloured by the log-probability the model gave them; hovering shows its top guesses.
 
     Args:
-        tokens: token ids [pos]. The first one (often BOS) is nobody's prediction and is not shown.
+        tokens: token ids [pos]. The first one (often BOS) is not predicted and not shown.
         log_probs: [pos vocab], natural logarithms; the row at t predicts token t + 1. Minus
             infinity (probability zero) is shown as -1000.
         to_string: the string of a token id, as a function or as the vocabulary in order.
