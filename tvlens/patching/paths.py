@@ -43,13 +43,13 @@ def patch_paths(
 ) -> PatchResult:
     """Patch the direct paths from sender heads to the input of one receiver.
 
-    What a sender would write in the clean run is added to the residual stream that the receiver
-    reads, through its norm; every other head and MLP reads the corrupted stream, and follows what
-    the receiver then does.
+    The change of a sender's output from the corrupted to the clean run is added to the residual
+    stream that the receiver reads, before its norm. All other heads and MLPs read the corrupted
+    stream, and change only through the receiver.
 
     Args:
         receiver: `Site("q", layer, head=h)`, `Site("k", ...)` or `Site("v", ...)`; or "logits",
-            for what senders write straight into the final norm.
+            for what senders write directly into the final norm.
         layers, heads: the senders, all those below the receiver by default.
         positions: where senders are patched; all positions together by default.
         clean, corrupted, metric, batch_tokens, verify, seed: as in `patch`.
@@ -128,7 +128,7 @@ def _sender_layers(layers: Choice, model: Any, target: Site) -> Choice:
 def _check_additive(model: Any, senders: PatchingSetup) -> None:
     """Raise TvlensError if attention's output is changed before the residual stream.
 
-    Falcon-H1 multiplies it by a factor behind the hook. Cost: two forwards, once per model.
+    Falcon-H1 multiplies it by a factor after the hook. Cost: two forwards, once per model.
     """
     if model in _additive:
         return
@@ -181,8 +181,8 @@ def _compute_sender_changes(
 ) -> Iterator[tuple[list[int], Float[Tensor, "sender batch pos d_model"]]]:
     """Compute the change of each sender's output from the corrupted to the clean run.
 
-    The attention layers write it themselves, so a norm behind them is taken into account. With
-    their inputs given, all layers' senders are seen in one forward pass.
+    It is the change of the attention layers' outputs, which includes a norm after them. As their
+    inputs are replaced, one forward pass serves the senders of all layers, a head at a time.
     """
     by_head: dict[tuple, list[int]] = {}
     for i, patch in enumerate(senders.grid.patches):

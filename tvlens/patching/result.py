@@ -30,15 +30,15 @@ class PatchResult(Result):
     Attributes:
         values: the metric with each patch, per example.
         axes: names of the swept axes, "metric" first where several metrics were given.
-        coordinates: axis -> what its entries are.
+        coordinates: axis -> names of its entries.
         baseline: the metric without a patch.
-        clean: the metric of the clean run, where there is one.
+        clean: the metric of the clean run, if there is one.
         site: the patched component.
-        tokens: tokens of the first corrupted prompt, for pictures.
-        source_tokens: tokens of the first clean prompt (of `tokens` where there is none).
+        tokens: tokens of the first corrupted prompt, for figures.
+        source_tokens: tokens of the first clean prompt; those of `tokens` if there is none.
         attention: patterns of the heads with the largest effect on that prompt,
             `[destination, source]` by "L<layer>H<head>"; heads only.
-        settings: what made it.
+        settings: settings of the computation.
 
     Example:
         >>> model = tv.load("smollm2-135m")

@@ -31,9 +31,9 @@ class Task:
         description: one plain phrase.
         instruction: the task as a request ("The plural of the word:"), where there is one.
         kind: what sort of task it is ("countries", "word form", ...).
-        images: input -> its picture, where it has one: a file, pixels `uint8 [height, width, 3]`
-            or a PIL image. Every input may have a picture, be a text, or both.
-        texts: whether inputs can be shown as texts; if not, they only name their pictures.
+        images: input -> its image, if it has one: a file, pixels `uint8 [height, width, 3]` or a
+            PIL image. Every input is a text, an image, or both.
+        texts: whether inputs can be shown as texts; if not, they only name their images.
 
     Example:
         >>> task = tv.Task("plural", [("cat", "cats"), ("dog", "dogs")])
@@ -164,7 +164,7 @@ class Task:
         """Write the task as JSON that `from_json` reads back.
 
         Raises:
-            TvlensError: pictures that are no files.
+            TvlensError: images other than files.
         """
         plain = {k: v for k, v in vars(self).items() if k not in ("images", "texts")}
         if self.images:
@@ -185,7 +185,7 @@ class Task:
         """Return a pair with its input as shown in a prompt: the text, or its image.
 
         Raises:
-            TvlensError: the input has no picture, or is no text.
+            TvlensError: the input has no image, or is no text.
         """
         x, y = pair
         if modality not in MODALITIES:

@@ -25,9 +25,9 @@ class Figure:
         spec: Vega-Lite JSON; or `{"element": name, "props": {...}}`; or `{"html": text}`, which is
             inserted as it is. An optional `spec["usermeta"]["tvlens"]` holds CSS sizes of the box,
             for example `{"min-height": "340px"}`, so that drawing moves nothing on the page.
-        title: one line above the picture.
+        title: one line above the figure.
         caption: a few sentences below it.
-        alt: what the picture shows, for people who cannot see it.
+        alt: description of the figure for screen readers.
     """
 
     kind: Literal["vega", "circuitsvis", "html"]
@@ -78,7 +78,7 @@ class Figure:
             path: `.html` for a page that works offline; `.svg` or `.png` for charts only.
 
         Raises:
-            ValueError: an unknown suffix, or a picture file of something that is not a chart.
+            ValueError: an unknown suffix, or an image file of a figure that is not a chart.
         """
         from .document import render_document
 
