@@ -57,7 +57,7 @@ class Activations(Mapping):
 
     Attributes:
         tensors: site name -> tensor.
-        lengths: how many positions each prompt has.
+        lengths: number of positions of each prompt.
     """
 
     tensors: dict[str, Tensor]

@@ -30,9 +30,9 @@ def unknown(kind: str, name: object, choices: Iterable[str], *, hint: str = "") 
 
     Args:
         kind: kind of the name, for the message ("task", "site", "zoo model").
-        name: what was asked for.
+        name: the unknown name.
         choices: every valid name.
-        hint: how to see all of them, when the list is long.
+        hint: how to list all valid names, if there are many.
     """
     choices = list(choices)
     near = difflib.get_close_matches(str(name).lower(), choices, n=3, cutoff=0.5)

@@ -210,7 +210,7 @@ def convert_disk_errors(
     """Convert errors of the file system to a one-line error that names the path.
 
     Args:
-        what: how the line begins.
+        what: beginning of the message.
         only: numbers of the errors meant; all of the system's by default.
     """
     try:

@@ -32,7 +32,7 @@ def write_tensors(
     """Write a safetensors file with a checksum of its content, atomically.
 
     Args:
-        path: of the file.
+        path: path of the file.
         tensors: by name.
         kind: key of the header that names the type of content; if empty, the header holds only the
             checksum.
@@ -70,7 +70,7 @@ def read_tensors(
     Files of earlier versions have no checksum and are not checked.
 
     Args:
-        path: of the file.
+        path: path of the file.
         kind: key of the header, or several that are accepted; empty for a file without metadata.
         what: expected content, for error messages.
         needs: names required among the tensors or the metadata.
@@ -121,7 +121,7 @@ def reading(path: str | os.PathLike, what: str) -> Iterator[None]:
     """Convert errors of reading a file to a one-line `TvlensError` that names the file.
 
     Args:
-        path: of the file.
+        path: path of the file.
         what: expected content, for the message.
     """
     from safetensors import SafetensorError

@@ -245,7 +245,7 @@ class Site:
         """Raise TvlensError unless an activation of the model has this site's axes.
 
         Args:
-            any_width: how wide a head is, or how many keys there are, does not matter.
+            any_width: allow any width of heads and any number of keys.
         """
         pos = activation.shape[self.position_axis] if activation.ndim == len(self.axes) else 1
         expected = self.shape(model, batch=len(activation), pos=pos)

@@ -45,7 +45,7 @@ def seed_option(use: str) -> Any:
     """Create the option `--seed`.
 
     Args:
-        use: what is drawn with it, such as "splits, contexts and controls".
+        use: its use, such as "splits, contexts and controls".
     """
     return typer.Option("--seed", min=0, max=LARGEST_SEED, help=f"Random seed of {use}.")
 

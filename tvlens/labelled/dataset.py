@@ -156,7 +156,7 @@ class LabelledDataset:
             input: column of texts or images; known for `HUB_DATASETS`.
             label: column of class labels, integers or names; known for `HUB_DATASETS`.
             second: column of a second text, which is appended to the first one.
-            split: which split of a dataset that has several.
+            split: split to read of a dataset with several.
             limit: maximal number of rows; the first ones are read.
 
         Raises:

@@ -68,7 +68,7 @@ class AffineMap:
         center: mean of the base states, at which truncation leaves the prediction unchanged.
         factor: explained finetuned states along each axis of the base states, from which the best
             maps of lower rank follow; None for Procrustes.
-        meta: how it was fitted, as JSON: method, rule of the penalty, number of pairs, predicted
+        meta: settings of the fit, as JSON: method, rule of the penalty, number of pairs, predicted
             R^2.
     """
 

@@ -30,7 +30,7 @@ class Examples:
         base: readout states of the base model at every layer, as `collect_states` returns them.
         tuned: readout states of the finetuned model after its last block.
         labels: class numbers, as the head numbers them.
-        layers: which base layers these are; 0, 1, ... by default.
+        layers: numbers of the base layers; by default 0, 1, ...
 
     Raises:
         TvlensError: different numbers of examples, fewer than 2, NaN states, or negative labels.

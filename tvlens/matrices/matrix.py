@@ -88,7 +88,7 @@ class TaskMatrix(AffineMap, Result):
             targets: "last", "all", one finetuned layer or several.
             ridge, bias, rank, method, ridges: as in `FitConfig`; ridge="loo" holds the readout
                 states of the shard in memory.
-            readout: what represents an input: its "first", "mean" or "last" position, or any
+            readout: state that represents an input: "first", "mean" or "last" position, or any
                 function of (states, lengths).
             folds: number of folds for ridge="kfold"; the examples are dealt to them in turn.
             shard: number of base layers whose moments are in memory at once; a pass over the
@@ -268,8 +268,8 @@ def fit_models(
     Args:
         base, batches, folds, shard: as in `TaskMatrix.fit`.
         tuned: finetuned models by name, all of the same shape.
-        config: how the matrices are fitted.
-        read: which states are paired.
+        config: settings of the fit.
+        read: states that are paired.
 
     Raises:
         TvlensError: as `TaskMatrix.fit`.

@@ -163,7 +163,7 @@ class PairReader:
     Args:
         base: model with named hook points.
         tuned: its finetuned versions, by name.
-        config: which states to read.
+        config: states to read.
 
     Raises:
         TvlensError: no finetuned model, different tokenizers or image sizes, unknown layers, or

@@ -30,7 +30,7 @@ class Batch:
 
     Attributes:
         inputs: token ids, right-padded, pixel values, or a vector per position.
-        lengths: how many positions of each row are real.
+        lengths: number of positions of each row without padding.
         processor_outputs: outputs of the processor for the prompts' images, by the name of the
             model's input; the images of all rows are concatenated along the first axis.
     """

@@ -109,10 +109,10 @@ def read_at(
     """Create a hook that stores an activation.
 
     Args:
-        name: of the hook point.
-        activations: where it is stored.
+        name: name of the hook point.
+        activations: dictionary in which it is stored.
         key: under which key.
-        select: what is stored of it; by default a copy, for models that reuse memory.
+        select: function of the activation to store; by default a copy, as models may reuse memory.
     """
 
     def read(activation: Tensor, hook: Any) -> None:
@@ -125,7 +125,7 @@ def write_at(name: str, *edits: tuple[Index, Edit]) -> Hook:
     """Create a hook that writes parts of an activation into a copy of it.
 
     Args:
-        name: of the hook point.
+        name: name of the hook point.
         edits: (index, value) pairs; see `Index` and `Edit`.
     """
 

@@ -21,7 +21,7 @@ def batches(
     """Yield batches of a model's inputs, in order.
 
     Args:
-        model: what `load` gives.
+        model: a model that `load` returns.
         inputs: texts, or images `uint8 [height, width, 3]`.
         max_tokens: longer texts are cut, special tokens counted.
 

@@ -26,9 +26,9 @@ class Internal:
     """A part of another package, and its use in tvlens.
 
     Attributes:
-        module: where it is.
-        name: what it is called there, with dots for attributes of classes.
-        purpose: what tvlens does with it.
+        module: its module.
+        name: its name there, with dots for attributes of classes.
+        purpose: its use in tvlens.
     """
 
     module: str

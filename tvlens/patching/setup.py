@@ -38,7 +38,7 @@ class BaseRun:
         prompts: the corrupted prompts.
         site_activations: the patched component at the swept layers, and the logits that metrics
             read.
-        positions: where the metrics read logits.
+        positions: positions of the logits that metrics read.
         vocabulary: the tokens whose logits these are; None for all.
         resid: residual stream before every block from the lowest swept one up.
         cache: keys and values of every block, in the model's own kind of cache, if it has one.
@@ -58,7 +58,7 @@ class PatchingSetup:
 
     Attributes:
         base: the corrupted run.
-        source: what patches write, and logits where it is a run.
+        source: activations that patches write, and logits if it is a run.
         clean: the clean prompts, where the source is a run.
         metrics: by name, for logits of the base run's vocabulary.
     """

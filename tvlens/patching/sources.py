@@ -21,7 +21,7 @@ class SiteActivations:
 
     Attributes:
         activations: layer -> the whole activation, `[batch, ...]`, as the model computes it.
-        lengths: of the prompts behind it, which are padded on the right.
+        lengths: lengths of the prompts, which are padded on the right.
         logits: at the positions read; None where the source is no run.
     """
 

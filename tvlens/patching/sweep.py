@@ -67,8 +67,8 @@ class Engine:
     Attributes:
         name: "tree_attention", "batched" or "full_forward".
         forward: from a group of patches to logits.
-        tokens: how many tokens of a pass one patch takes.
-        ability: what the engine needs of a model, for the warning where it is missing.
+        tokens: from a patch to its number of tokens in a pass.
+        ability: what the model must be able to do, for the warning if it cannot.
     """
 
     name: str
@@ -84,8 +84,8 @@ class SweepValues:
     Attributes:
         values: every metric under every patch.
         engine: name of the engine.
-        verified: how many values (one patch on one example) were computed again by full forwards.
-        largest_difference: of their logits, as a share of the largest logit.
+        verified: number of values (one patch on one example) that full forward passes verified.
+        largest_difference: largest difference of their logits, as a share of the largest logit.
     """
 
     values: Float[Tensor, "metric patch batch"]

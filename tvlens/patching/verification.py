@@ -83,7 +83,7 @@ def verify_groups(
 
     Args:
         groups: the groups of the sweep, in the order of layers.
-        tokens: how many tokens the largest of them takes.
+        tokens: number of tokens of the largest of them.
 
     Cost: two passes of the engine, and up to eight rows of full forwards.
 

@@ -39,7 +39,7 @@ def content_key(what: str, **content: Any) -> str:
     """Compute a digest of everything that determines a result.
 
     Args:
-        what: which result of which study it is.
+        what: name of the result and its study.
         content: models, tasks, vectors, templates, settings, in any nesting. An object of a kind
             that nothing is known about gives another digest every time: it is never taken for
             another one.

@@ -31,9 +31,9 @@ class Pairs:
 
     Attributes:
         clean, corrupted: token ids of the prompts patched from and into.
-        metric: what is measured.
-        measure: what is measured, in words.
-        settings: how they were made, as JSON.
+        metric: the metric.
+        measure: description of the metric.
+        settings: settings of the prompts, as JSON.
     """
 
     clean: list[list[int]]

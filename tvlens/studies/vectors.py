@@ -87,7 +87,7 @@ def vector_claim(report: VectorReport, **where: str | int) -> Claim:
     """Claim that a task vector works: it exceeds all controls without demonstrations.
 
     Args:
-        report: of `evaluate`.
+        report: report of `evaluate`.
         where: further names of the vector, such as `method`.
     """
     nulls = {k: v for k, v in report.controls.items() if k != "shuffled_labels"}

@@ -23,7 +23,7 @@ def shuffled_labels(
     With two classes every label is the other one, which specifies the task just as well.
 
     Args:
-        labels: of the whole task, each as often as it occurs there.
+        labels: labels of the whole task, each as often as it occurs there.
         seed: the same seed gives the same labels.
 
     Raises:

@@ -26,11 +26,11 @@ class Task:
     """A task given by examples.
 
     Attributes:
-        name: what results call it.
+        name: name in results.
         pairs: (input, output) strings, as a tuple; inputs are unique.
         description: one plain phrase.
         instruction: the task as a request ("The plural of the word:"), where there is one.
-        kind: what sort of task it is ("countries", "word form", ...).
+        kind: category of the task ("countries", "word form", ...).
         images: input -> its image, if it has one: a file, pixels `uint8 [height, width, 3]` or a
             PIL image. Every input is a text, an image, or both.
         texts: whether inputs can be shown as texts; if not, they only name their images.

@@ -21,7 +21,7 @@ class Template:
             delimiter, the text between {x} and {y}. One space right before {y} belongs to the
             label, because tokenisers write it as part of the next word (" Paris" is one token);
             all other white space there, such as a line end or a tab, belongs to the delimiter.
-        name: of a built-in template.
+        name: name of a built-in template.
 
     Example:
         >>> tv.Template("{x} -> {y}\n").delimiter

@@ -32,7 +32,7 @@ def build_classifier(
         base: zoo name, folder or hub id of the encoder.
         kind: "text" or "image".
         classes: names of the classes.
-        readout: what the classifier reads, one of `READOUTS`.
+        readout: input of the classifier, one of `READOUTS`.
         seed: seed of the new weights.
 
     Returns:

@@ -133,7 +133,7 @@ def finetune(
         base: zoo name, folder or hub id of a BERT- or ViT-like encoder.
         train, validation: parts of one dataset, as `LabelledDataset.split` returns them.
         folder: becomes a Hugging Face folder that `tvlens.load` opens.
-        readout: what the classifier reads: "mean" of all tokens (texts only; one linear layer, as
+        readout: input of the classifier: "mean" of all tokens (texts only; one linear layer, as
             in sentence encoders) or "first" token (Hugging Face's own classifier). By default
             "mean" for texts and "first" for images.
         epochs: maximal number of passes over the training part.
@@ -223,7 +223,7 @@ class _Training:
     """A finetuning in progress.
 
     Attributes:
-        model: what is trained: the encoder, with adapters if there are any.
+        model: the encoder, with adapters if there are any.
         optimizer: its optimizer.
         tokenizer: the encoder's tokenizer; None for images.
         train, validation: examples as the encoder reads them.

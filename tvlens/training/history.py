@@ -26,7 +26,7 @@ def load_history(path: Path, kind: str) -> tuple[dict, History]:
 
     Args:
         path: the file.
-        kind: what its folder should hold, for the error message.
+        kind: expected content of its folder, for the error message.
 
     Raises:
         TvlensError: the folder does not hold this, or the file is damaged.

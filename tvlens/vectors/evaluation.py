@@ -67,10 +67,10 @@ def evaluate(
         mode: "replace", "add" or "add_preserving_norm"; by default that of the vector's method.
         baseline: a report of another vector of the same examples on the same test items, whose
             conditions without a vector are taken over instead of being run again.
-        modality: how queries show their inputs: "text" or "image"; as in extraction by default.
+        modality: modality of the queries, "text" or "image"; by default as in extraction.
         demonstrations: the task with the images of the vector's own examples; needed where these
             were shown as images, for the few-shot conditions.
-        seed: of demonstrations and random vectors.
+        seed: seed of demonstrations and random vectors.
         batch_tokens: tokens per forward.
         progress: whether to show a progress bar; by default on a terminal.
         select: deprecated name of `validation`.
@@ -125,7 +125,7 @@ class _Evaluation:
     """A vector with the settings of its evaluation.
 
     Attributes:
-        modality: how queries show their inputs.
+        modality: modality of the queries.
         demonstrations: the vector's examples, as shown in few-shot prompts.
     """
 

@@ -49,11 +49,11 @@ def extract(
             et al.), "instruction", or a function such as `functools.partial(function, heads=20)`.
         template: "qa", "arrow", "colon" or a text with {x} and {y}.
         shots: demonstrations per context; each context's query is a dummy, not among them.
-        contexts: how many contexts are averaged.
+        contexts: number of contexts that are averaged.
         site: the component to read, at every layer.
-        modality: how demonstrations show their inputs: "text", or "image" (of `Task.images`).
-        query: how the contexts' dummy queries show theirs; as the demonstrations by default.
-        seed: of the draw of contexts.
+        modality: modality of the demonstrations: "text", or "image" (of `Task.images`).
+        query: modality of the dummy queries; by default that of the demonstrations.
+        seed: seed of the draw of contexts.
         batch_size: contexts per forward. Cost: contexts / batch_size forwards; "function" also
             patches every head.
 

@@ -29,7 +29,7 @@ def function(context: ExtractionContext, *, heads: int = 10, trials: int = 25) -
     that the model answers rightly.
 
     Args:
-        heads: how many of them are summed.
+        heads: number of heads that are summed.
         trials: prompts with shuffled labels behind the effects.
 
     Cost: two forwards of the contexts, and an exact sweep over all heads at the last position.

@@ -111,7 +111,7 @@ def phases(
     """Rank groups of words at each prompt's last token after every block, by the logit lens.
 
     Args:
-        prompts: what is read, at the query's delimiter.
+        prompts: prompts, whose states are read at the query's delimiter.
         words: for every prompt, its words by group; the first token of each counts, as written
             behind a space.
 

@@ -25,9 +25,9 @@ class ExtractionContext:
 
     Attributes:
         contexts: demonstrations and query of every context.
-        modality, query: how inputs are shown in demonstrations and in queries: "text" or "image".
+        modality, query: modality of demonstrations and of queries: "text" or "image".
         site: the component to read.
-        seed: of further draws.
+        seed: seed of further draws.
     """
 
     model: Any

@@ -33,7 +33,7 @@ class Row:
 
     Attributes:
         prompt: with its answer.
-        layer: where to write `vector`; None leaves the model alone.
+        layer: layer to write `vector` at; None for no vector.
         vector: written at the query's delimiter.
     """
 

@@ -172,7 +172,7 @@ class TaskVector(Result):
         """Write the vector into every forward pass inside the `with` block.
 
         Args:
-            layer: where to write it; negative layers count from the last.
+            layer: layer or layers to write at; negative ones count from the last.
             mode: "replace" the activation, "add" to it, or "add_preserving_norm"; by default that
                 of the vector's method.
             scale: factor on the vector.

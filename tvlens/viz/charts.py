@@ -124,7 +124,7 @@ def histogram(
     Args:
         values: [n].
         mark: position of a labelled vertical line, in the unit of the values.
-        mark_label: what the line is.
+        mark_label: label of the line.
         bins: number of bars.
 
     Raises:

@@ -36,7 +36,7 @@ def heatmap(
     Args:
         values: [row column], the first row on top; NaN is drawn as a grey cell.
         rows, columns: labels, for example layers and tokens; they may repeat.
-        row_title, column_title, value_title: what rows, columns and numbers are.
+        row_title, column_title, value_title: titles of rows, columns and numbers.
         diverging: blue to orange, with white at 0, instead of viridis from smallest to largest.
         annotate: write the numbers into the cells; by default up to 12 x 12.
         marked: cells drawn with a frame, as (row, column) numbers.

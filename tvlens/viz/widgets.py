@@ -340,7 +340,7 @@ def make_widget(
     """Figure around a recorded widget.
 
     Args:
-        spec: what `record` returned.
+        spec: return value of `record_props`.
         title, caption, alt: as in `Figure`.
         height: space to reserve, in pixels or as a CSS expression.
         sizes: further CSS sizes, with `_` for `-`.

@@ -122,10 +122,10 @@ def style_offsets(
     that the projector learns to ignore style.
 
     Args:
-        states: of the views of all training images.
+        states: states of the views of all training images.
         pairs: from `same_category_pairs`; without any, the offsets are zero.
         count: rows.
-        seed: of the pairs, their views and the fractions.
+        seed: seed of the pairs, their views and the fractions.
     """
     if not len(pairs):
         return torch.zeros(count, *states.shape[2:])

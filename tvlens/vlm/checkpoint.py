@@ -86,10 +86,10 @@ def build_model(
     """Load the language model and the ViT of a config and connect them.
 
     Args:
-        config: which models, and the sizes of the projector.
+        config: the models, and the sizes of the projector.
         projector: trained; a new one by default.
-        seed: of a new projector.
-        dtype: of the frozen parts; the projector stays in single precision.
+        seed: seed of a new projector.
+        dtype: dtype of the frozen parts; the projector stays in single precision.
         options: for Hugging Face's `from_pretrained` of the language model.
 
     Returns:
@@ -181,7 +181,7 @@ def load_checkpoint(
     """Load the model that `save_checkpoint` wrote, and its processor.
 
     Args:
-        folder: of the checkpoint, in format 2 or 1.
+        folder: folder of the checkpoint, in format 2 or 1.
         options: as in `build_model`.
 
     Raises:

@@ -39,10 +39,10 @@ def split_images(
     """Split images into "train" and the three test splits, without common images.
 
     Args:
-        images: of several artists.
-        held_out_artist: whose images are in the test splits only.
+        images: images of several artists.
+        held_out_artist: artist whose images are in the test splits only.
         held_out_share: share of the categories of every kind that are in the test splits only.
-        seed: of the held-out categories.
+        seed: seed of the held-out categories.
 
     Raises:
         TvlensError: no such artist, or an empty split.
@@ -71,7 +71,7 @@ class TrainingData:
     Attributes:
         states: encoder states of every view, by split.
         names: token ids of the names, by split.
-        kinds: of the images of "new_artist", for accuracy by kind.
+        kinds: kinds of the images of "new_artist", for accuracy by kind.
         prompts: caption prompts, one per template.
         pairs: training images of the same category, for style offsets.
     """
@@ -114,9 +114,9 @@ def encode_views(
     Args:
         encoder: frozen, so that every view is encoded once.
         images: rows of the result.
-        folder: of the cached states; files that exist are read.
+        folder: folder of the cached states; files that exist are read.
         count: views of each image: the first on white, the others random.
-        seed: of the random views.
+        seed: seed of the random views.
         progress: whether to show a progress bar; by default on a terminal.
 
     Cost: one forward pass of the encoder and 9 KB on disk per view.

@@ -35,7 +35,7 @@ def initialize_projector(
 
     Args:
         projector: changed in place.
-        states: of the encoder, for views of named images.
+        states: states of the encoder, for views of named images.
         categories: index of each row's category.
         name_embeddings: soft tokens of each category: the embeddings of its name.
     """
@@ -57,9 +57,9 @@ def initialize_from_views(model: Any, tokenizer: Any, states: States, names: Seq
 
     Args:
         model: the vision-language model.
-        tokenizer: of its language model.
-        states: of the views of every image.
-        names: of the images.
+        tokenizer: tokenizer of its language model.
+        states: states of the views of every image.
+        names: names of the images.
     """
     categories = sorted(set(names))
     (space,) = tokenizer(" ", add_special_tokens=False)["input_ids"]

@@ -44,7 +44,7 @@ class VLMRun(Result):
     """A training run of a tiny vision-language model.
 
     Attributes:
-        folder: of the run; `tvlens.load` opens its `model` folder once training has ended.
+        folder: folder of the run; `tvlens.load` opens its `model` folder once training has ended.
         settings: everything that determines the numbers, as JSON.
         history: one record per epoch: the loss, and the accuracy of whole names for
             "new_artist" (also by kind), "new_categories" and "new_artist_and_category".
@@ -109,20 +109,20 @@ def train_vlm(
     same weights to the bit.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         config: the parts of the model; its `hidden_size` becomes the number of categories.
-        images: of named categories; the packaged ones by default.
-        held_out_artist: whose images are for tests only.
+        images: images of named categories; the packaged ones by default.
+        held_out_artist: artist whose images are for tests only.
         held_out_share: share of the categories of every kind that are for tests only.
-        views: of every training image: one on white, the others random.
+        views: number of views of every training image: one on white, the others random.
         epochs: each names every training image once, in a random view and template.
         batch_size: images per step.
         lr: peak of the cosine schedule.
-        weight_decay: of AdamW.
-        seed: of the projector, the views, the held-out categories and the order.
-        dtype: of the frozen parts; by default bfloat16 where the device multiplies matrices in it
-            (a GPU, a CPU with AMX), else float32.
-        device: on which to compute.
+        weight_decay: weight decay of AdamW.
+        seed: seed of the projector, the views, the held-out categories and the order.
+        dtype: dtype of the frozen parts; by default bfloat16 if the device multiplies matrices in
+            it (a GPU, a CPU with AMX), else float32.
+        device: device of the computation.
         progress: whether to show progress bars; by default on a terminal.
 
     Cost: by default 17,000 views and 38,000 names; on one CPU core 0.1 s each in float32, and
@@ -221,7 +221,7 @@ def plan_epoch(epoch: int, count: int, settings: Mapping[str, Any]) -> list[Batc
     Args:
         epoch: from 1 on.
         count: training images.
-        settings: of the run.
+        settings: settings of the run.
     """
     batch_size = settings["batch_size"]
     rng = np.random.default_rng(step_seed(settings["seed"], epoch))

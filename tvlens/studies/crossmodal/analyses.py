@@ -112,12 +112,12 @@ class VectorGeometry:
     """Geometry of the vectors of all tasks and modalities at one layer.
 
     Attributes:
-        layer: of the vectors.
+        layer: layer of the vectors.
         tasks: task of each single-set vector.
         modalities: modality of each single-set vector.
         points: the single-set vectors.
-        by_task: how well tasks separate them (cosine distance).
-        by_modality: how well modalities separate them.
+        by_task: separation of the vectors by task (cosine distance).
+        by_modality: separation by modality.
         means: labels of the mean vectors, by source and task.
         cosines: between the mean vectors.
         centered: the same after subtracting the mean of each source over tasks.
@@ -161,7 +161,7 @@ def compare_vectors(
         vectors: by task and source.
         layer: at which they are compared.
         sets: single-set vectors of each modality.
-        seed: of the nulls.
+        seed: seed of the nulls.
     """
     names = list(vectors)
     if len(names) < 2:
@@ -233,10 +233,10 @@ class PromptAlignment(NamedTuple):
     """A few-shot prompt with images, and the alignment of its states with a text vector.
 
     Attributes:
-        task: of the prompt and the vector.
+        task: task of the prompt and the vector.
         prompt: with its images.
         tokens: as texts.
-        cosines: of each token's state with the vector, both centered on the prompt's mean state.
+        cosines: cosine of each token's state with the vector, both minus the prompt's mean state.
     """
 
     task: str

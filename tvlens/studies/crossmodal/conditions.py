@@ -74,7 +74,7 @@ class ExtractionConfig:
         sets: number of sets of contexts whose vectors are averaged.
         contexts: contexts per set.
         template: written form of a demonstration.
-        seed: of the draws.
+        seed: seed of the draws.
     """
 
     shots: int
@@ -121,7 +121,7 @@ class TaskResult:
     """One task under every condition.
 
     Attributes:
-        name: of the task.
+        name: name of the task.
         conditions: by modality of the query and condition.
         by_layer: first-token accuracy on the validation part, by "source to query", mean of seeds.
         sizes: pairs in the train, validation and test parts.
@@ -173,10 +173,10 @@ def score_conditions(
 
     Args:
         model: the vision-language model.
-        split: of the task.
-        vectors: of all tasks; those of other tasks serve as controls.
-        layers: where to write, by "source to query".
-        config: of the extraction.
+        split: split of the task.
+        vectors: vectors of all tasks; those of other tasks serve as controls.
+        layers: layers to write at, by "source to query".
+        config: settings of the extraction.
 
     Returns:
         Outcomes by modality of the query and condition.
@@ -287,12 +287,12 @@ def few_shot_prompts(
     """Build few-shot prompts of the test items, with demonstrations from the train part.
 
     Args:
-        model: whose processor builds the prompts.
+        model: model whose processor builds the prompts.
         train: demonstrations.
         test: queries.
         shown: modality of the demonstrations.
         query: modality of the queries.
-        config: of the extraction.
+        config: settings of the extraction.
     """
     template = Template.restore(config.template)
     prompts = []
@@ -327,7 +327,7 @@ def summarize_outcomes(
 
     Args:
         items: names of the test items of every seed.
-        outcomes: of every seed.
+        outcomes: outcomes of every seed.
     """
     means = [outcome.mean(1) for outcome in outcomes]
     by_item: dict[str, list[np.ndarray]] = {}

@@ -32,8 +32,8 @@ def load_image_tasks(
 
     Args:
         tasks: names or tasks; tasks that have images keep their own.
-        images: of named categories; the packaged ones by default.
-        artist: whose images are used; by default the one who is absent from training.
+        images: images of named categories; the packaged ones by default.
+        artist: artist of the images; by default the one absent from training.
 
     Raises:
         TvlensError: no task, two tasks of one name, or a task without any input in `images`.

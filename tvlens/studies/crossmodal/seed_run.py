@@ -29,8 +29,8 @@ class SeedRun(NamedTuple):
     """Results of one seed, by task.
 
     Attributes:
-        config: of the extraction.
-        splits: of every task.
+        config: settings of the extraction.
+        splits: parts of every task.
         vectors: by source.
         sweeps: first-token accuracy by layer on the validation part, by "source to query".
         layers: the chosen layer, by "source to query"; common to all tasks.
@@ -60,10 +60,10 @@ def run_seed(
     Args:
         model: the vision-language model.
         tasks: with images.
-        config: of the extraction.
-        max_items: of the validation and of the test part.
-        language_model: of which vectors are transferred too.
-        folder: of the cache.
+        config: settings of the extraction.
+        max_items: maximal numbers of items of the validation and of the test part.
+        language_model: language model whose vectors are transferred too.
+        folder: folder of the cache.
         progress: whether to show progress bars; by default on a terminal.
     """
     splits = {task.name: split_task(task, max_items, config.seed) for task in tasks}

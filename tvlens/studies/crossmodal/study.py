@@ -80,7 +80,7 @@ class CrossModalStudy(StudyReport):
         layers: where vectors are written, by "source to query": the best mean over tasks on the
             validation parts; of the first seed.
         conflicts: demonstrations of one task against the vector of another.
-        geometry: of all vectors; None for one task.
+        geometry: geometry of all vectors; None for one task.
         phases: by modality of demonstrations and query.
         heads: patching of every head's output, from few-shot texts into a bare image query.
         alignment: a few-shot prompt with images and a text vector.
@@ -164,8 +164,8 @@ def run(
         language_model: the language model behind `model`, whose vectors are transferred too.
         template: as in `extract`.
         shots: as in `extract`.
-        artist: whose packaged images are shown; by default the one absent from training.
-        seed: of splits, draws and intervals; further seeds of the preset follow it.
+        artist: artist of the packaged images; by default the one absent from training.
+        seed: seed of splits, draws and intervals; further seeds of the preset follow it.
         folder: where vectors and outcomes are cached, so that an interrupted run continues, and
             where the page and the JSON are written.
         progress: whether to show progress bars; by default on a terminal.

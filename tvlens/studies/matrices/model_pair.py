@@ -32,7 +32,7 @@ class ModelPair:
 
     Attributes:
         base, tuned: models with named hook points.
-        readout: which state of both represents an input.
+        readout: state of both models that represents an input.
         head: from the finetuned model's last states to logits; None for a model without a
             classifier, whose last states are then classified by a ridge probe.
     """
@@ -54,7 +54,7 @@ class PairSource:
         limit: maximal number of training rows.
         seed: seed of the split, and of the first finetuning.
         training: epochs and batch_size of finetuning.
-        folder: where finetuned models are saved.
+        folder: folder of finetuned models.
         progress: whether finetuning shows a progress bar.
     """
 
@@ -89,7 +89,7 @@ class PairSource:
         """Load the model pair of one finetuning.
 
         Args:
-            index: which finetuning, counted from 0.
+            index: index of the finetuning, from 0.
             lora: rank of adapters to finetune instead of the weights.
         """
         if self.tuned is not None and lora is None:

@@ -23,7 +23,7 @@ def share_by_base(
     Args:
         results: result of every dataset.
         sources: model pairs of every dataset.
-        tasks: what was collected for datasets that were not cached; the others are run again.
+        tasks: inputs of the datasets that were not cached; the others are collected again.
         folder: folder of the cache.
         seed: seed of the bootstrap.
     """
