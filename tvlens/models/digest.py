@@ -11,12 +11,11 @@ import xxhash
 from torch import Tensor, nn
 
 # Values of each tensor that are compared whenever a cached digest is used.
-_SAMPLED = 64
-# Entries of a configuration that say what a model is called, where it lies and what it returns, and
-# change no number.
-_NAMES = ("_name_or_path", "name_or_path", "_model_name_or_path", "transformers_version")
-_NAMES += ("model_name", "tokenizer_name", "device", "n_devices", "use_cache")
-_NAMES += ("output_attentions", "output_hidden_states", "return_dict")
+_SAMPLED_VALUES = 64
+# Entries of a configuration that do not change the weights' function: names, paths and outputs.
+_IGNORED = ("_name_or_path", "name_or_path", "_model_name_or_path", "transformers_version")
+_IGNORED += ("model_name", "tokenizer_name", "device", "n_devices", "use_cache")
+_IGNORED += ("output_attentions", "output_hidden_states", "return_dict")
 _PLAIN = (str, int, float, bool, type(None))
 
 _cached_digests: "weakref.WeakKeyDictionary[nn.Module, tuple[str, str]]" = (
@@ -27,11 +26,10 @@ _cached_digests: "weakref.WeakKeyDictionary[nn.Module, tuple[str, str]]" = (
 def weights_digest(model: Any) -> str:
     """Compute a digest of a model's parameters, persistent buffers and configuration.
 
-    It is the same for the same weights in any process, and another one after any change of them:
-    two checkpoints whose folders have one name differ. A second call on an unchanged model costs
-    next to nothing: the digest is kept as long as the model lives and its tensors stay where they
-    are, have not been written to (by PyTorch's own counters), and give the same values at a few
-    places, which sees changes behind the counters' back, such as through `parameter.data`.
+    The digest depends on the weights only: it is the same in every process, and differs between
+    checkpoints of one name. It is cached while the tensors stay at their addresses, have the same
+    version counters, and have the same values at a few sampled places, which detects most changes
+    that the counters miss, such as through `parameter.data`.
 
     Cost: one pass over the weights, about 0.1 s for 135M parameters in single precision.
     """
@@ -79,9 +77,9 @@ def _state_digest(tensors: list[tuple[str, Tensor]], settings: bytes) -> str | N
         for name, t in tensors:
             digest.update(f"{name} {t.data_ptr()} {t._version} {t.dtype} {list(t.shape)} ".encode())
             flat = t.detach().reshape(-1)
-            digest.update(_tensor_bytes(flat[:: max(1, len(flat) // _SAMPLED)]))
+            digest.update(_tensor_bytes(flat[:: max(1, len(flat) // _SAMPLED_VALUES)]))
     except (RuntimeError, NotImplementedError):
-        # Tensors made in inference mode have no counter.
+        # Tensors created in inference mode have no version counter.
         return None
     return digest.hexdigest()
 
@@ -106,7 +104,7 @@ def _config_bytes(model: Any) -> bytes:
 def _plain_settings(value: Any) -> Any:
     """Remove names and values that are not plain from nested settings."""
     if isinstance(value, dict):
-        return {str(k): _plain_settings(v) for k, v in value.items() if str(k) not in _NAMES}
+        return {str(k): _plain_settings(v) for k, v in value.items() if str(k) not in _IGNORED}
     if isinstance(value, list | tuple):
         return [_plain_settings(v) for v in value]
     return value if isinstance(value, _PLAIN) else type(value).__name__

@@ -82,7 +82,7 @@ class PatchResult(Result):
     @property
     def differences(self) -> Float[Tensor, "*axes batch"]:
         """Change of the metric per example."""
-        return self.values - self._beside(self.baseline)
+        return self.values - self._insert_axes(self.baseline)
 
     @property
     def effect(self) -> Float[Tensor, "*axes"]:
@@ -180,7 +180,7 @@ class PatchResult(Result):
         frame.insert(2, "high", ends[:, 1].tolist())
         return frame.reset_index()
 
-    def _beside(self, per_example: Tensor) -> Tensor:
+    def _insert_axes(self, per_example: Tensor) -> Tensor:
         """Insert the swept axes, of size 1, into [*metric, batch]."""
         lead = per_example.shape[:-1]
         gap = [1] * (self.values.ndim - per_example.ndim)

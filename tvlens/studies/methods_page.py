@@ -31,7 +31,7 @@ _RESULTS = (
     "prompt. Brackets are 95% Wilson intervals over items."
 )
 _LAYERS = (
-    "Accuracy on the selection items, averaged over tasks. State and instruction vectors replace "
+    "Accuracy on the validation items, averaged over tasks. State and instruction vectors replace "
     "the state; function and difference vectors are added; the in-context vector turns it."
 )
 _HEADS = (
@@ -126,7 +126,7 @@ def _layers(study: MethodStudy) -> viz.Figure:
         x_title="layer",
         y_title="first-token accuracy",
         y_domain=(0, 1),
-        title=f"mean over {len(study.tasks)} tasks, selection items",
+        title=f"mean over {len(study.tasks)} tasks, validation items",
     )
 
 

@@ -31,7 +31,7 @@ _RESULTS = (
     "Brackets are 95% Wilson intervals over items."
 )
 _WHERE = (
-    "The curve is accuracy on the selection items, with 95% Wilson intervals; the layer with the "
+    "The curve is accuracy on the validation items, with 95% Wilson intervals; the layer with the "
     "highest value was chosen there. The diamond is the one test at that layer, on other items."
 )
 _CONTROLS = (

@@ -37,8 +37,8 @@ class VectorReport(Result):
 
     Attributes:
         task: name of the task.
-        layer: the layer chosen on the selection part.
-        by_layer: first-token accuracy on the selection part at every layer.
+        layer: the layer chosen on the validation part.
+        by_layer: first-token accuracy on the validation part at every layer.
         by_layer_interval: its 95% Wilson intervals over items.
         conditions: test accuracy under every condition, by name.
         meta: settings, provenance of the vector.

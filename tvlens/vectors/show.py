@@ -28,10 +28,10 @@ def layer_figure(report: VectorReport) -> viz.Figure:
         rules["few-shot"] = report.few_shot
     band = report.by_layer_interval
     return viz.lines(
-        {"vector, selection items": report.by_layer},
+        {"vector, validation items": report.by_layer},
         x_title="layer",
         y_title="first-token accuracy",
-        bands={"vector, selection items": (band[:, 0], band[:, 1])},
+        bands={"vector, validation items": (band[:, 0], band[:, 1])},
         rules=rules,
         marks={"vector, test items": (report.layer, report.accuracy, low, high)},
         y_domain=(0, 1),
