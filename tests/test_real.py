@@ -16,24 +16,30 @@ from tvlens.vlm.augmentation import render_on_white
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real")]
 
+CONTEXTS = 10
+
 
 @pytest.fixture(scope="module")
 def readme(tmp_path_factory):
     """What the README's example leaves behind: its names, what it printed, and its folder.
 
-    Its parts are a little smaller: enough to choose a layer, and for the shares asserted here.
+    Its parts and contexts are fewer: enough to choose a layer, and for the shares asserted here.
     """
     readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", readme, re.DOTALL))
     folder, names, said = tmp_path_factory.mktemp("readme"), {}, io.StringIO()
-    split = tv.Task.split
+    split, extract = tv.Task.split, tv.extract
 
     def split_smaller(task, **options):
         train, validation, test = split(task, **options)
         return train, validation.subset(range(16)), test.subset(range(min(40, len(test))))
 
+    def extract_from_fewer(model, task, *, contexts, **options):
+        return extract(model, task, contexts=min(contexts, CONTEXTS), **options)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tv.Task, "split", split_smaller)
+        patch.setattr(tv, "extract", extract_from_fewer)
         with contextlib.chdir(folder), contextlib.redirect_stdout(said):
             exec(code, names)
     return names, said.getvalue(), folder
@@ -42,7 +48,7 @@ def readme(tmp_path_factory):
 @pytest.fixture(scope="module")
 def wrong(smollm2):
     tasks = [tv.Task.load(n).split(seed=0)[0] for n in ("country-capital", "lower-upper")]
-    return [tv.extract(smollm2, task) for task in tasks]
+    return [tv.extract(smollm2, task, contexts=CONTEXTS) for task in tasks]
 
 
 def check_report(report, least):
@@ -57,7 +63,7 @@ def check_report(report, least):
 @pytest.mark.parametrize(("name", "least"), [("irregular-past", 0.55), ("first-letter", 0.55)])
 def test_task_vectors_work_on_smollm2(smollm2, wrong, name, least):
     train, validation, test = tv.Task.load(name).split(seed=0)
-    vector = tv.extract(smollm2, train, shots=6, contexts=20, seed=0)
+    vector = tv.extract(smollm2, train, shots=6, contexts=CONTEXTS, seed=0)
     others = [other for other in wrong if other.meta["kind"] != vector.meta["kind"]]
     # Enough to choose one of 30 layers, and for shares whose interval is .15 to either side.
     parts = dict(validation=validation.subset(range(24)), test=test.subset(range(40)))
@@ -94,7 +100,8 @@ def test_the_readme_example_runs_as_it_stands(readme):
 
 def test_minilm_is_finetuned_and_opens_again(tmp_path):
     train, validation, test = tv.LabelledDataset.load("emoji-words").split(0)
-    tuned = tv.finetune("minilm-l6", train, validation, folder=tmp_path / "tuned", epochs=2)
+    options = dict(epochs=1, lr=3e-4, head_lr=5e-3)  # one fast epoch instead of four
+    tuned = tv.finetune("minilm-l6", train, validation, folder=tmp_path / "tuned", **options)
     logits = classify(tuned.model(), test.inputs)
     accuracy = (logits.argmax(1) == torch.tensor(test.labels)).double().mean()
     assert min(tuned.accuracy, accuracy) >= 0.8
