@@ -146,6 +146,9 @@ def _beliefs() -> dict[str, object]:
         "StatisticsRegression": bayes.statistics_regression(
             *both, learnt.subspace, sequences=60, null=2
         ),
+        "PrefixDependence": bayes.prefix_dependence(
+            "learner", bayes.Dyck(tasks=2, symbols=2, pairs=3), length=12, sequences=60, null=2
+        ),
         "NovelTasks": bayes.novel_tasks(*both, tasks=6, sequences=8, null=10),
         "RetrievalCheck": mixed,
         "Agreement": next(iter(mixed.weight_agreement.values())),

@@ -189,6 +189,7 @@ class Dyck(TaskPool[Sequences]):
     ) -> Float[Tensor, "n length vocab"]:
         """Compute token probabilities from the probability that the next bracket opens."""
         rate = (passed < 2 * self.pairs).double() * self.rate
+        opening = opening.clamp(max=1)  # a posterior's sum may exceed 1 by rounding
         noise = ((1 - rate) / self.symbols)[..., None].expand(-1, -1, self.symbols)
         brackets = torch.stack([rate * opening, rate * (1 - opening)], dim=-1)
         return torch.cat([noise, brackets], dim=-1)

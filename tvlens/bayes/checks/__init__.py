@@ -7,6 +7,7 @@ from .injection_check import Injection, injection
 from .learner_search import LearnerSubspace, learner_subspace
 from .novel_tasks_check import NovelTasks, novel_tasks
 from .posterior_weights_check import PosteriorWeights, posterior_weights
+from .prefix_check import PrefixDependence, prefix_dependence
 from .probing import Probes, probes, task_effects
 from .representation_check import Representation, representation
 from .states import ruled_layers
@@ -19,6 +20,7 @@ __all__ = [
     "LearnerSubspace",
     "NovelTasks",
     "PosteriorWeights",
+    "PrefixDependence",
     "Probes",
     "ReferencePredictions",
     "Representation",
@@ -30,6 +32,7 @@ __all__ = [
     "learner_subspace",
     "novel_tasks",
     "posterior_weights",
+    "prefix_dependence",
     "probes",
     "representation",
     "ruled_layers",

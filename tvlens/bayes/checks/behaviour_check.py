@@ -215,8 +215,9 @@ def behaviour(
 ) -> Behaviour:
     """Compare a model's predictions with Bayesian references: KL(model || reference) by position.
 
-    For a regression the KL is (mean - reference mean)^2 / (2 sigma^2). Use `ReferencePredictions`
-    to compare several models on the same sequences.
+    For a regression the KL is (mean - reference mean)^2 / (2 sigma^2). For `Dyck`, whose references
+    rule out brackets, it is KL(reference || model). Use `ReferencePredictions` to compare several
+    models on the same sequences.
 
     Args:
         length: observations per sequence; the longest that fits the context by default.

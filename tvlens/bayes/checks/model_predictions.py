@@ -15,6 +15,7 @@ from ...models.loading import model_name
 from ...sites import Site
 from ...training.data import interleave_pairs
 from ..distributions import gaussian_kl, kl
+from ..dyck import Dyck
 from ..pool import Split
 from ..prediction import Moments, Predictive
 from ..regression import LinearRegression
@@ -154,7 +155,13 @@ def to_predictive(family: Any, output: Float[Tensor, "n pos d_out"]) -> ModelPre
 def predictive_kl(
     family: Any, prediction: ModelPredictive, reference: Predictive
 ) -> Float[Tensor, "n position"]:
-    """Compute the KL in nats from a model to a reference at every position."""
+    """Compute the KL in nats from a model to a reference at every position.
+
+    Of `Dyck`, whose references rule out brackets that every model allows, from the reference to the
+    model.
+    """
+    if isinstance(family, Dyck):
+        return kl(reference, prediction)
     if isinstance(reference, Moments):
         return gaussian_kl(prediction, reference.mean, noise=family.noise)
     return kl(prediction, reference)

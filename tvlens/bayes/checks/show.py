@@ -17,6 +17,7 @@ from .injection_check import Injection
 from .learner_search import LearnerSubspace
 from .novel_tasks_check import NovelTasks
 from .posterior_weights_check import WEIGHT_NULLS, PosteriorWeights, WeightMeasure
+from .prefix_check import TARGETS, PrefixDependence
 from .representation_check import Representation
 from .statistics_check import STATISTICS_MEASURES, StatisticsRegression
 
@@ -257,3 +258,33 @@ def novel_tasks_figure(result: NovelTasks) -> viz.Figures:
     )
     angles = [orthogonality_figure(result.orthogonality)] if len(result.angles) else []
     return viz.row(shares, *angles)
+
+
+@register_figure(PrefixDependence)
+def prefix_figure(result: PrefixDependence) -> viz.Figures:
+    """Plot what the prefix adds to task and last token: by position, by progress and in probes."""
+    curves = {"within cells": result.within_share, "prefix": result.prefix_share}
+    shares = viz.lines(
+        {name: curve[:, 0] for name, curve in curves.items()},
+        x=range(1, len(result.within_share) + 1),
+        x_title="tokens read",
+        y_title="share of variance",
+        bands={name: (curve[:, 1], curve[:, 2]) for name, curve in curves.items()},
+        title=f"variance within cells, layer {result.layer}",
+        caption="Share of variance within cells of equal task and last token, and the part of it "
+        "that the number of brackets passed explains.",
+    )
+    residual = viz.lines(
+        {"squared distance from the cell's mean": result.residual},
+        x_title="brackets passed",
+        y_title="over the total variance",
+        title="residual by progress along the path",
+    )
+    rows, groups = [], []
+    for target, accuracy, null in zip(TARGETS, result.accuracy, result.null, strict=True):
+        rows += [(target, *accuracy.tolist())]
+        spread = (float(v) for v in (null.mean(), null.min(), null.max()))
+        rows += [(f"{target}, permuted", *spread)]
+        groups += ["probe", "permuted within cells"]
+    probe = viz.intervals(rows, groups=groups, x_title="accuracy", title="linear probes")
+    return viz.row(shares, residual, probe)

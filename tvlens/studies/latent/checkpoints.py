@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...bayes import ReferencePredictions, novel_tasks, task_effects
+from ...bayes.checks.states import ruled_layers
 from ...errors import NamedValues
 from ...results import Result
 from ...stats import bootstrap_interval
-from .config import ruled_layers
 from .registry import CheckSetup
 
 
@@ -63,7 +63,7 @@ class CheckpointResult(Result):
 
 def checkpoint(setup: CheckSetup) -> CheckpointResult:
     """Compare the model of a checkpoint with the references, and locate new tasks' states."""
-    sizes = setup.sizes
+    sizes, step = setup.sizes, setup.layer
     references = setup.share(
         "references",
         lambda: ReferencePredictions.compute(
@@ -71,10 +71,11 @@ def checkpoint(setup: CheckSetup) -> CheckpointResult:
             length=setup.config.length,
             sequences=sizes["sequences"],
             splits=("train", *setup.splits),
+            references=setup.references,
             seed=setup.seed,
         ),
     )
-    model = setup.run.model(setup.place)
+    model = setup.run.model(step)
     result = references.compare(model)
     layers = tuple(dict.fromkeys(ruled_layers(setup.config.layers)))
     options = dict(tasks=sizes["tasks"], sequences=sizes["sequences_per_task"], null=2)
@@ -84,7 +85,7 @@ def checkpoint(setup: CheckSetup) -> CheckpointResult:
         effects = task_effects(model, setup.family, per_cell=sizes["per_cell"], **place)
         novel.append(novel_tasks(model, setup.family, effects=effects, **place, **options))
     return CheckpointResult(
-        step=setup.place or 0,
+        step=step,
         kl=result.kl[:, :2].mean(-1).float(),
         splits=result.splits,
         share=torch.tensor([[n.share, *n.interval] for n in novel]),

@@ -18,6 +18,7 @@ from ...bayes import (
     Injection,
     LearnerSubspace,
     NovelTasks,
+    PrefixDependence,
     Representation,
     StatisticsRegression,
     ablation,
@@ -25,11 +26,13 @@ from ...bayes import (
     injection,
     learner_subspace,
     novel_tasks,
+    prefix_dependence,
     representation,
     retrieval,
     statistics_regression,
 )
 from ...bayes.checks.learner_search import EQUIVALENCE_BOUND
+from ...bayes.checks.prefix_check import TARGETS
 from ...bayes.checks.probing import max_observations, read_probe_states
 from ...bayes.checks.simplex_projection import project_on_token_simplices
 from ...results import Result
@@ -74,7 +77,8 @@ def _compute_examples(setup: CheckSetup) -> ExampleSequences:
 
 
 def _compute_behaviour(setup: CheckSetup) -> Behaviour:
-    return behaviour(setup.model, setup.family, splits=setup.splits, **setup.options)
+    options = dict(splits=setup.splits, references=setup.references)
+    return behaviour(setup.model, setup.family, **options, **setup.options)
 
 
 def _compute_representation(setup: CheckSetup) -> Representation:
@@ -83,17 +87,17 @@ def _compute_representation(setup: CheckSetup) -> Representation:
 
 
 def _compute_injection(setup: CheckSetup) -> Injection:
-    options = dict(effects=setup.effects(setup.place), per_cell=setup.config.per_cell)
+    options = dict(effects=setup.effects(setup.layer), per_cell=setup.config.per_cell)
     return injection(setup.model, setup.family, **options, **setup.options)
 
 
 def _compute_ablation(setup: CheckSetup) -> Ablation:
-    effects = setup.effects(setup.place)
+    effects = setup.effects(setup.layer)
     return ablation(setup.model, setup.family, effects=effects, **setup.options)
 
 
 def _compute_learner_subspace(setup: CheckSetup) -> LearnerSubspace:
-    effects = setup.effects(setup.place)
+    effects = setup.effects(setup.layer)
     return learner_subspace(setup.model, setup.family, effects=effects, **setup.options)
 
 
@@ -103,8 +107,12 @@ def _compute_statistics_regression(setup: CheckSetup) -> StatisticsRegression:
 
 
 def _compute_novel_tasks(setup: CheckSetup) -> NovelTasks:
-    effects = setup.effects(setup.place)
+    effects = setup.effects(setup.layer)
     return novel_tasks(setup.model, setup.family, effects=effects, **setup.options)
+
+
+def _compute_prefix(setup: CheckSetup) -> PrefixDependence:
+    return prefix_dependence(setup.subject, setup.family, **setup.options)
 
 
 def _measure_convergence(model: TrainedModelResult, place: Place, _: object) -> Estimate:
@@ -170,6 +178,26 @@ def _measure_novel_tasks(
     return Estimate(
         result.share, result.interval, {"without minors": plain["novel_tasks", place].share}
     )
+
+
+def _measure_prefix_share(share: str) -> Measure:
+    def estimate(model: TrainedModelResult, place: Place, _: object) -> Estimate:
+        value, low, high = getattr(model["prefix", place], share)[-1].tolist()
+        return Estimate(value, (low, high), {})
+
+    return estimate
+
+
+def _measure_prefix_probe(target: str) -> Measure:
+    def estimate(model: TrainedModelResult, place: Place, _: object) -> Estimate:
+        result: PrefixDependence = model["prefix", place]
+        row = TARGETS.index(target)
+        value, low, high = result.accuracy[row].tolist()
+        return Estimate(
+            value, (low, high), {"permuted within cells": float(result.null[row].max())}
+        )
+
+    return estimate
 
 
 def _rules_of_states() -> list[ClaimRule]:
@@ -257,6 +285,7 @@ CHECKS: dict[str, Check] = {
         "and require no additivity.",
         at="layers",
         minors="none",
+        families=_ADDITIVE,
         sizes={"quick": {"resamples": 300, "null": 20}, "full": {"resamples": 1000, "null": 100}},
         claims=_rules_of_states(),
     ),
@@ -370,6 +399,53 @@ CHECKS: dict[str, Check] = {
                 measure=_measure_novel_tasks,
                 side="below",
                 minors="most",
+            ),
+        ],
+    ),
+    "prefix": Check(
+        compute=_compute_prefix,
+        result=PrefixDependence,
+        title="what the prefix adds",
+        text="The next bracket depends on how much of the path has passed, which no bounded window "
+        "of tokens determines. A state that is a function of task and last token, such as those of "
+        "the label and of retrieval, has no variance within cells of equal task and token. Probes "
+        "read the state minus its cell's mean; their null permutes prefixes within cells.",
+        at="layers",
+        families=("dyck",),
+        substitutes=("label", "retrieval", "learner", "readout", "untrained"),
+        sizes={
+            "quick": {"sequences": 1024, "resamples": 300, "null": 20},
+            "full": {"sequences": 4096, "resamples": 1000, "null": 100},
+        },
+        claims=[
+            ClaimRule(
+                id="prefix-within-cells",
+                statement="Task and last token do not determine the state (P0 fails: share of "
+                "variance within cells).",
+                measure=_measure_prefix_share("within_share"),
+                threshold=0.25,
+                nulls=("label", "retrieval"),
+                shown=("learner", "readout", "untrained"),
+            ),
+            ClaimRule(
+                id="prefix-explains-state",
+                statement="The number of brackets passed explains variance of the state beyond "
+                "task and last token (share of all variance).",
+                measure=_measure_prefix_share("prefix_share"),
+                threshold=0.1,
+                nulls=("label", "retrieval", "untrained"),
+                shown=("learner", "readout"),
+            ),
+            *(
+                ClaimRule(
+                    id=f"prefix-probe-of-{target}",
+                    statement=f"The state, minus its cell's mean, shows the {target} of the path "
+                    "to a linear probe (accuracy).",
+                    measure=_measure_prefix_probe(target),
+                    nulls=("label", "retrieval", "untrained"),
+                    shown=("learner", "readout"),
+                )
+                for target in TARGETS
             ),
         ],
     ),

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ...bayes import Dice, Dyck, LinearRegression, Markov
-from ...errors import TvlensError, unknown
+from ...errors import unknown
 from ...training import TransformerConfig, cosine, triangular
 from ...training.schedules import Schedule
 
@@ -161,14 +161,3 @@ PRESETS: dict[PresetName, tuple[FamilyConfig, ...]] = {
     "cpu": _CPU,
     "paper": _PAPER,
 }
-
-
-def ruled_layers(n_layers: int) -> tuple[int, int]:
-    """Return the layers at which claims are tested: the blocks at half and two thirds of the depth.
-
-    Raises:
-        TvlensError: the model has one layer.
-    """
-    if n_layers < 2:
-        raise TvlensError("a layer rule needs at least two layers")
-    return -(-n_layers // 2) - 1, -(-2 * n_layers // 3) - 1

@@ -89,7 +89,7 @@ def _check_figures(
     """Show a check in the models with fewest and most minor tasks, claims by layer first."""
     figures: list[viz.Figure | viz.Figures] = []
     for model in models if len(models) < 3 else (models[0], models[-1]):
-        places = check.ruled_places(model.config, model.minor)
+        places = check.tested_places(model.config, model.minor)
         if check.at == "layers" and check.claims:
             figures += _claim_curves(check, model, models)
         figures += [model[name, place].figure() for place in places]
@@ -107,6 +107,8 @@ def _claim_curves(
             continue
         curves = {"model": [claim.value for claim in claims]}
         curves |= {null: [claim.nulls[null] for claim in claims] for null in claims[0].nulls}
+        shown = rule.measure_substitutes(model, rule.shown)
+        curves |= {name: [value] * len(claims) for name, value in shown.items()}
         ends = [claim.interval or (claim.value, claim.value) for claim in claims]
         threshold = {"threshold": rule.threshold} if rule.threshold is not None else {}
         charts.append(

@@ -5,17 +5,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from ...bayes import task_effects
+from ...bayes import default_references, task_effects
 from ...bayes.checks.model_predictions import default_splits
+from ...bayes.checks.states import ruled_layers
+from ...bayes.ideal_states import ReferenceKind
 from ...bayes.pool import Split
 from ...errors import TvlensError
 from ...geometry import Effects
 from ...training import Run, log_steps
 from ..claims import Claim
-from .config import FAMILIES, FamilyConfig, ruled_layers
+from .config import FAMILIES, FamilyConfig
 
-# Where a check is made: a layer, the step of a checkpoint, or None for the model as a whole.
-Place = int | None
+# What is measured in place of the trained model: an ideal one, or the model before its training at
+# the second of the ruled layers.
+Substitute = ReferenceKind | Literal["untrained"]
+# Where a check is made: a layer, the step of a checkpoint, a substitute, or None for the model as a
+# whole.
+Place = int | Substitute | None
 Places = Literal["model", "layers", "ruled layers", "checkpoints"]
 # Models with any number of minor tasks, without any, or with the largest number.
 Minors = Literal["all", "none", "most"]
@@ -70,7 +76,7 @@ class TrainedModelResult:
 
     def places(self, check: str) -> list[Place]:
         """Return the layers or steps of a check's results, in order."""
-        return [place for name, place in self.results if name == check]
+        return [p for name, p in self.results if name == check and not isinstance(p, str)]
 
     def all(self, check: str) -> list[Any]:
         """Return the results of a check at all layers or steps, in order."""
@@ -102,6 +108,8 @@ class ClaimRule:
     Attributes:
         id, statement, side, threshold: as in `Claim`.
         measure: the number that tests it; None where the model cannot test it.
+        nulls: substitutes that the trained model must beat, among the check's.
+        shown: substitutes that are shown beside it.
         minors: numbers of minor tasks of the models in which it is tested.
         families: names of the families in which it is tested.
     """
@@ -111,6 +119,8 @@ class ClaimRule:
     measure: Measure
     side: Literal["above", "below"] = "above"
     threshold: float | None = None
+    nulls: tuple[Substitute, ...] = ()
+    shown: tuple[Substitute, ...] = ()
     minors: Minors = "all"
     families: tuple[str, ...] = tuple(FAMILIES)
 
@@ -134,9 +144,16 @@ class ClaimRule:
             interval=estimate.interval,
             side=self.side,
             threshold=self.threshold if estimate.threshold is None else estimate.threshold,
-            nulls=estimate.nulls,
+            nulls=estimate.nulls | self.measure_substitutes(model, self.nulls),
             where=where,
         )
+
+    def measure_substitutes(
+        self, model: TrainedModelResult, kinds: Sequence[Substitute]
+    ) -> dict[str, float]:
+        """Return the number that tests the claim in substitutes of the model, by name."""
+        estimates = {kind: self.measure(model, kind, None) for kind in kinds}
+        return {kind: e.value for kind, e in estimates.items() if e is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +168,7 @@ class Check:
         at: whether it is made once per model, at layers or at checkpoints.
         minors: numbers of minor tasks of the models that are checked.
         families: names of the families that are checked.
+        substitutes: what is measured in place of the trained model, too.
         sizes: options of the measurement for each effort.
         claims: what it tests.
     """
@@ -162,6 +180,7 @@ class Check:
     at: Places = "model"
     minors: Minors = "all"
     families: tuple[str, ...] = tuple(FAMILIES)
+    substitutes: tuple[Substitute, ...] = ()
     sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     claims: Sequence[ClaimRule] = ()
 
@@ -175,11 +194,12 @@ class Check:
             "ruled layers": lambda: ruled_layers(config.layers),
             "checkpoints": lambda: log_steps(config.steps),
         }
-        return list(dict.fromkeys(places[self.at]()))
+        return [*dict.fromkeys(places[self.at]()), *self.substitutes]
 
-    def ruled_places(self, config: FamilyConfig, minor: int | str) -> list[Place]:
+    def tested_places(self, config: FamilyConfig, minor: int | str) -> list[Place]:
         """List the places at which claims are tested: of a check by layer, the ruled layers."""
-        places, ruled = self.places(config, minor), ruled_layers(config.layers)
+        places: list[Place] = [p for p in self.places(config, minor) if not isinstance(p, str)]
+        ruled = ruled_layers(config.layers)
         return [p for p in places if p in ruled] if self.at == "layers" else places
 
 
@@ -210,16 +230,42 @@ class CheckSetup:
         return self.share("model", self.run.model)
 
     @property
+    def subject(self) -> Any:
+        """What is measured: the trained model, the untrained one, or the name of an ideal one."""
+        if self.place == "untrained":
+            return self.share("untrained", lambda: self.run.model(0))
+        return self.place if isinstance(self.place, str) else self.model
+
+    @property
+    def layer(self) -> int:
+        """The layer that is measured."""
+        if self.place == "untrained":
+            return ruled_layers(self.config.layers)[1]
+        return self.place if isinstance(self.place, int) else -1
+
+    @property
     def options(self) -> dict[str, Any]:
-        """Sizes, seed and layer as options of a check's function."""
-        layer = {} if self.place is None else {"layer": self.place}
-        return {"seed": self.seed, **self.sizes, **layer}
+        """Sizes, seed and layer (of an ideal model, its context) as options of a check."""
+        options: dict[str, Any] = {"seed": self.seed, **self.sizes}
+        if self.place is None:
+            return options
+        if isinstance(self.place, int) or self.place == "untrained":
+            return options | {"layer": self.layer}
+        return options | {"length": self.config.length}
 
     @property
     def splits(self) -> tuple[Split, ...]:
         """The splits on which every reference is defined: no path outside the pool of `Dyck`."""
         splits = default_splits(self.family)
         return tuple(s for s in splits if s != "ood" or self.config.family != "dyck")
+
+    @property
+    def references(self) -> dict[str, Any]:
+        """The references: without those for which a minor path of `Dyck` is impossible."""
+        references = default_references(self.family)
+        if self.config.family == "dyck":
+            references.pop("major retrieval", None)
+        return references
 
     def effects(self, layer: int = -1) -> Effects:
         """Estimate mean, task vectors and token effects at a layer."""
@@ -264,10 +310,13 @@ def apply_rule(
     config = model.config
     if not rule.applies(config, model.minor):
         return []
-    find_places = check.places if all_layers else check.ruled_places
+    places = check.places(config, model.minor)
+    places = [place for place in places if not isinstance(place, str)]
+    if not all_layers:
+        places = check.tested_places(config, model.minor)
     same = (m for m in models if (m.family, m.seed, m.minor) == (model.family, model.seed, "none"))
     plain = next(same, None)
-    claims = (rule.test(model, place, plain) for place in find_places(config, model.minor))
+    claims = (rule.test(model, place, plain) for place in places)
     return [claim for claim in claims if claim is not None]
 
 

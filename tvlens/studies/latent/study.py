@@ -20,6 +20,7 @@ import joblib
 import torch
 from joblib.externals.loky.backend import resource_tracker as loky_tracker
 
+from ...bayes.checks.states import ruled_layers
 from ...errors import TvlensError, unknown
 from ...files import check_folder
 from ...folder_lock import one_writer
@@ -29,7 +30,7 @@ from ...signals import defer_signals, end_with_parent, lock_bars_by_thread
 from ..claims import Claim, summarize_claims
 from ..report import StudyReport
 from .checks import CHECKS
-from .config import FAMILIES, PRESETS, FamilyConfig, FamilyName, PresetName, ruled_layers
+from .config import FAMILIES, PRESETS, FamilyConfig, FamilyName, PresetName
 from .registry import TrainedModelResult, compute_claims
 from .trained_model import GridPoint, is_checked, train_and_check
 

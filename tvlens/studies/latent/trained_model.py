@@ -130,7 +130,7 @@ def _entry(
         OSError: the model is not trained.
     """
     check = CHECKS[name]
-    step = place if check.at == "checkpoints" and place is not None else config.steps
+    step = place if check.at == "checkpoints" and isinstance(place, int) else config.steps
     weights = file_digest(checkpoint.checkpoint_path(path / "run", step))
     sizes = dict(check.sizes.get(config.effort, {})) | dict(config.checks.get(name, {}))
     # Other numbers of minor tasks and sizes of other checks do not decide this result.
