@@ -146,6 +146,12 @@ def _beliefs() -> dict[str, object]:
         "StatisticsRegression": bayes.statistics_regression(
             *both, learnt.subspace, sequences=60, null=2
         ),
+        "PhaseBoundary": bayes.solve_phase_boundary(
+            lambda minor, mass: bayes.Dice(minor=minor, minor_mass=mass),
+            minors=[1, 8],
+            lengths=[4, 8],
+            sequences=20,
+        ),
         "PrefixDependence": bayes.prefix_dependence(
             "learner", bayes.Dyck(tasks=2, symbols=2, pairs=3), length=12, sequences=60, null=2
         ),

@@ -47,6 +47,7 @@ TINY_LATENT_CHECKS = {
     "ablation": {"sequences": 6, "null": 2},
     "learner_subspace": {"sequences": 6, "restarts": 2, "null": 2, "max_rank": 1},
     "statistics_regression": {"sequences": 40, "null": 2},
+    "phase_boundary": {"sequences": 6, "largest": 1, "step": 1},
     "prefix": {"sequences": 40, "resamples": 5, "null": 2},
     "novel_tasks": {"tasks": 4, "sequences": 4, "null": 5},
     "checkpoints": {"sequences": 6, "tasks": 3, "sequences_per_task": 3, "per_cell": 2},

@@ -54,6 +54,7 @@ from .mixtures import (
     single_task_posterior,
     switching_posterior,
 )
+from .phase_boundary import PhaseBoundary, solve_phase_boundary
 from .pool import TaskPool
 from .prediction import Moments, Prediction, blend
 from .references import (
@@ -90,6 +91,7 @@ __all__ = [
     "Pairs",
     "PosteriorWeights",
     "Prediction",
+    "PhaseBoundary",
     "PrefixDependence",
     "Probes",
     "ReferencePredictions",
@@ -119,6 +121,7 @@ __all__ = [
     "novel_tasks",
     "posterior_weights",
     "predict_in_batches",
+    "solve_phase_boundary",
     "prefix_dependence",
     "probes",
     "proportions_posterior",

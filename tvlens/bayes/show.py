@@ -1,10 +1,13 @@
-"""Figures of predictions."""
+"""Figures of predictions and of the phase boundary."""
+
+from math import log2
 
 import torch
 
 from .. import viz
 from ..errors import TvlensError
 from ..results import register_figure
+from .phase_boundary import PhaseBoundary
 from .prediction import Prediction
 
 
@@ -43,3 +46,32 @@ def entropy_figure(prediction: Prediction) -> viz.Figure:
         bands={name: (low, high)},
         title=f"entropy of the posterior over tasks, {len(entropy)} sequences",
     )
+
+
+@register_figure(PhaseBoundary)
+def phase_boundary_figure(result: PhaseBoundary, tolerance: float | None = None) -> viz.Figures:
+    """Plot the advantage of M1 per observation by number of minor tasks, a chart for each mass.
+
+    Args:
+        tolerance: shown as a level, in nats per observation.
+    """
+    charts = []
+    for mass in result.masses:
+        curves, bands = {}, {}
+        for n in result.lengths:
+            places = [("train", minor, mass, n) for minor in result.minors]
+            curves[f"{n} observations"] = [result.mean[place] / n for place in places]
+            ends = zip(*(result.interval[place] for place in places), strict=True)
+            bands[f"{n} observations"] = tuple([end / n for end in side] for side in ends)
+        charts.append(
+            viz.lines(
+                curves,
+                x=[log2(minor) for minor in result.minors],
+                x_title="log2 of the number of minor tasks",
+                y_title="nats per observation",
+                bands=bands,
+                rules={} if tolerance is None else {"tolerance": tolerance},
+                title=f"advantage of M1 over M2, p0 = {mass:g}",
+            )
+        )
+    return viz.row(*charts)

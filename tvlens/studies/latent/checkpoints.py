@@ -1,5 +1,6 @@
 """`CheckpointResult`: distance of a checkpoint from the references, and its new tasks' states."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from ...bayes import ReferencePredictions, novel_tasks, task_effects
 from ...bayes.checks.states import ruled_layers
+from ...bayes.phase_boundary import find_crossing
 from ...errors import NamedValues
 from ...results import Result
-from ...stats import bootstrap_interval
+from ...stats import bootstrap_counts, bootstrap_interval
 from .registry import CheckSetup
 
 
@@ -102,3 +104,29 @@ def log_ratio_interval(kls: Float[np.ndarray, "n 2"]) -> tuple[float, float]:
         return np.log(sums[..., 0] / sums[..., 1])
 
     return bootstrap_interval(np.arange(len(kls)), statistic=log_ratio)
+
+
+def measured_boundary(
+    results: Sequence[CheckpointResult], exponents: Sequence[int]
+) -> tuple[float, tuple[float, float]]:
+    """Find log2 of the number of minor tasks at which models leave M1 for M2.
+
+    There, the log ratio of KLs on the training mixture passes 0, linearly interpolated between the
+    numbers of minor tasks.
+
+    Args:
+        results: of one checkpoint of models with different numbers of minor tasks.
+        exponents: log2 of these numbers, ascending.
+
+    Returns:
+        The value, and its 95% bootstrap interval over sequences.
+    """
+    kls = [result.kl[result.splits.index("train")].double().numpy() for result in results]
+    counts = [bootstrap_counts(kl.shape[1], 1000, seed=i) for i, kl in enumerate(kls)]
+    draws = np.stack(
+        [np.log(c @ kl[1]) - np.log(c @ kl[0]) for c, kl in zip(counts, kls, strict=True)], 1
+    )
+    values = np.array([[-result.log_ratio("train") for result in results]])
+    x = np.array(exponents, dtype=float)
+    low, high = np.quantile(find_crossing(x, draws), [0.025, 0.975], method="nearest")
+    return float(find_crossing(x, values)[0]), (float(low), float(high))

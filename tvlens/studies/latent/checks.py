@@ -4,7 +4,8 @@ A new claim with a new check needs a function and a result type in `tvlens/bayes
 record here. Statements and thresholds are fixed here, before any result is known.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ...bayes import (
     Injection,
     LearnerSubspace,
     NovelTasks,
+    PhaseBoundary,
     PrefixDependence,
     Representation,
     StatisticsRegression,
@@ -29,6 +31,7 @@ from ...bayes import (
     prefix_dependence,
     representation,
     retrieval,
+    solve_phase_boundary,
     statistics_regression,
 )
 from ...bayes.checks.learner_search import EQUIVALENCE_BOUND
@@ -109,6 +112,22 @@ def _compute_statistics_regression(setup: CheckSetup) -> StatisticsRegression:
 def _compute_novel_tasks(setup: CheckSetup) -> NovelTasks:
     effects = setup.effects(setup.layer)
     return novel_tasks(setup.model, setup.family, effects=effects, **setup.options)
+
+
+def _compute_phase_boundary(setup: CheckSetup) -> PhaseBoundary:
+    config = setup.config
+
+    def make_family(minor: int, mass: float) -> Any:
+        return replace(config, minor_mass=mass).make_family(minor.bit_length() - 1, setup.seed)
+
+    return solve_phase_boundary(
+        make_family,
+        minors=[2**k for k in range(0, setup.sizes["largest"] + 1, setup.sizes["step"])],
+        lengths=[max(1, config.length // 4), config.length],
+        masses=sorted({config.minor_mass / 3, config.minor_mass, 3 * config.minor_mass}),
+        sequences=setup.sizes["sequences"],
+        seed=setup.seed,
+    )
 
 
 def _compute_prefix(setup: CheckSetup) -> PrefixDependence:
@@ -260,6 +279,21 @@ CHECKS: dict[str, Check] = {
         sizes={
             "quick": {"sequences": 96, "tasks": 32, "sequences_per_task": 12, "per_cell": 8},
             "full": {"sequences": 1024, "tasks": 128, "sequences_per_task": 128, "per_cell": 32},
+        },
+    ),
+    "phase_boundary": Check(
+        compute=_compute_phase_boundary,
+        result=PhaseBoundary,
+        title="phase boundary",
+        text="Advantage of M1 over M2 on the training mixture, from the evidence of both and "
+        "without a model. Where it is below the tolerance, the KL at which a model counts as "
+        "converged, M1 gives way to M2. The measured boundary is where the log ratio of the KLs "
+        "of trained models to M1 and M2 passes 0 on the training mixture.",
+        minors="most",
+        families=_ADDITIVE,
+        sizes={
+            "quick": {"sequences": 256, "largest": 9, "step": 3},
+            "full": {"sequences": 1024, "largest": 12, "step": 1},
         },
     ),
     "examples": Check(

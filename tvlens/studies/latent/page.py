@@ -6,9 +6,11 @@ from math import log2
 import torch
 
 from ... import viz
+from ...bayes import PhaseBoundary
+from ...bayes.show import phase_boundary_figure
 from ..claims import VERDICT_RULE, Claim, claims_table
 from ..report import build_page, settings_table
-from .checkpoints import CheckpointResult
+from .checkpoints import CheckpointResult, measured_boundary
 from .checks import CHECKS, ExampleSequences
 from .registry import Check, TrainedModelResult, apply_rule
 from .study import LatentStudy
@@ -198,7 +200,49 @@ def _checkpoint_figures(
         for i, layer in enumerate(first.layers)
     ]
     kls = [_kl_figure(row, rows[row]) for row in ends]
-    return [viz.row(*maps), viz.row(*shares), viz.row(*kls)]
+    figures: list[viz.Figure | viz.Figures] = [viz.row(*maps), viz.row(*shares), viz.row(*kls)]
+    with_minors = [model for model in models if model.minor != "none"]
+    if len(with_minors) > 1:
+        figures.insert(1, _boundary_figure(name, with_minors))
+    return figures
+
+
+def _boundary_figure(name: str, models: Sequence[TrainedModelResult]) -> viz.Figure:
+    """Plot the number of minor tasks at which models leave M1 for M2, by training step."""
+    exponents = [int(model.minor) for model in models]
+    steps = [step for step in models[0].places(name) if step]
+    boundaries = [measured_boundary([m[name, step] for m in models], exponents) for step in steps]
+    limits = exponents[0] - 1, exponents[-1] + 1
+    values, low, high = (
+        [min(max(v, limits[0]), limits[1]) for v in column]
+        for column in zip(*((value, *ends) for value, ends in boundaries), strict=True)
+    )
+    return viz.lines(
+        {"measured": values},
+        x=_log2_steps(steps),
+        x_title="log2 of the training step",
+        y_title="log2 of the number of minor tasks",
+        bands={"measured": (low, high)},
+        title="measured boundary on the training mixture",
+        caption="Models with fewer minor tasks are closer to M1, those with more to M2. A boundary "
+        "outside the grid is drawn one beyond its end.",
+    )
+
+
+def _phase_boundary_figures(
+    name: str, check: Check, models: Sequence[TrainedModelResult]
+) -> list[viz.Figure | viz.Figures]:
+    """Plot the advantage of M1, and tabulate where it falls below the tolerance."""
+    model = models[-1]
+    result: PhaseBoundary = model[name]
+    tolerance = model.config.converged
+    rows = []
+    for mass in result.masses:
+        for length in result.lengths:
+            value, (low, high) = result.boundary(tolerance, mass=mass, length=length)
+            place = {"p0": mass, "observations": length, "log2 of minor tasks": value}
+            rows.append(place | {"low": low, "high": high})
+    return [phase_boundary_figure(result, tolerance), viz.table(rows)]
 
 
 def _log2_steps(steps: Sequence[int | None]) -> list[float]:
@@ -229,4 +273,5 @@ def _kl_figure(name: str, results: Sequence[CheckpointResult]) -> viz.Figure:
 _FIGURES: dict[str, Callable[..., list[viz.Figure | viz.Figures]]] = {
     "checkpoints": _checkpoint_figures,
     "examples": _example_figures,
+    "phase_boundary": _phase_boundary_figures,
 }
