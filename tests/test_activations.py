@@ -167,6 +167,7 @@ def test_a_full_disk_is_found_out_before_the_first_forward(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.no_arithmetic
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no limits of file sizes here")
 def test_a_file_beyond_the_limit_is_one_line(tmp_path):
     """A map of a file that finds no room kills the process: run in one of its own."""

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+pytestmark = pytest.mark.no_arithmetic
+
 PAIR, TRIPLE = torch.ones(2), torch.ones(3)
 
 

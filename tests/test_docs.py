@@ -9,6 +9,8 @@ from chromium import CHROMIUM, FLAGS, needs_chromium
 
 import tvlens
 
+pytestmark = pytest.mark.no_arithmetic
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("docs/concepts/*.md"))
 BUILT = ROOT / "out" / "docs"

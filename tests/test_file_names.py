@@ -1,5 +1,6 @@
 from pathlib import PurePosixPath, PureWindowsPath
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,6 +8,8 @@ from tvlens import LabelledDataset, Task
 from tvlens.file_names import file_name
 from tvlens.files import write
 from tvlens.vectors import METHODS
+
+pytestmark = pytest.mark.no_arithmetic
 
 ODD_LABELS = ["", ".", "..", "../../escaped", "/some/where/run", "a/b", "a\\b", "C:x", "a\0b"]
 ODD_LABELS += ["\ud800", ".hidden", "a.", "a ", "a\nb", "CON", "con.txt", "lpt1", "e\u0301"]

@@ -7,7 +7,11 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import tvlens
+
+pytestmark = pytest.mark.no_arithmetic
 
 SOURCE = Path(tvlens.__file__).parent
 

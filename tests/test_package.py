@@ -18,6 +18,8 @@ import pytest
 import tvlens
 from tvlens.models.internals import INTERNALS, missing_internals
 
+pytestmark = pytest.mark.no_arithmetic
+
 SOURCE = Path(tvlens.__file__).parent
 PROJECT = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULES = [m.name for m in pkgutil.walk_packages(tvlens.__path__, "tvlens.")]

@@ -4,6 +4,8 @@ import pytest
 
 from tvlens.progress import progress_bar
 
+pytestmark = pytest.mark.no_arithmetic
+
 
 @pytest.mark.parametrize(("progress", "is_shown"), [(True, True), (False, False), (None, False)])
 def test_bar_without_a_terminal_is_shown_when_asked_for(progress, is_shown):

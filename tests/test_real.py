@@ -144,8 +144,8 @@ def test_text_vector_works_on_flag_images(tiny_vlm, wrong):
     """Luo et al. 2024: from text to image, against every control."""
     (task,) = tv.studies.crossmodal.load_image_tasks(["country-capital"])
     train, validation, test = task.split(seed=0)
-    validation, test = validation.subset(range(8)), test.subset(range(30))
-    vector = tv.extract(tiny_vlm, train, shots=5, contexts=8)
+    validation, test = validation.subset(range(6)), test.subset(range(20))
+    vector = tv.extract(tiny_vlm, train, shots=4, contexts=6)
     others = [other for other in wrong if other.name != "country-capital"]
     report = tv.evaluate(
         tiny_vlm, vector, validation=validation, test=test, modality="image", wrong=others

@@ -16,6 +16,8 @@ from tvlens.matrices import MatrixReport, TaskMatrices, TaskMatrix
 from tvlens.saved import write_tensors
 from tvlens.vectors import TaskVector, VectorReport
 
+pytestmark = pytest.mark.no_arithmetic
+
 META = {"task": "antonym", "mode": "add", "examples": [["hot", "cold"]], "seed": 3}
 
 

@@ -12,6 +12,8 @@ from tvlens import LabelledDataset, TvlensError, deprecation
 from tvlens.labelled import HUB_DATASETS
 from tvlens.models import preprocess_images
 
+pytestmark = pytest.mark.no_arithmetic
+
 
 @pytest.fixture(params=LabelledDataset.names())
 def dataset(request):

@@ -9,6 +9,8 @@ import tvlens as tv
 from tvlens import TvlensError
 from tvlens.training.encoder import build_classifier
 
+pytestmark = pytest.mark.no_arithmetic
+
 # Of each kind of loading: a tensor whose loss would give random values.
 TENSORS = {
     "gpt2": "transformer.h.1.mlp.c_fc.weight",

@@ -14,7 +14,7 @@ from tvlens import TvlensError
 from tvlens.models.prompts import read_prompts, remove_padding
 from tvlens.tasks import build
 
-pytestmark = pytest.mark.tl3
+pytestmark = [pytest.mark.tl3, pytest.mark.no_arithmetic]
 
 METRIC = tv.logit_difference(7, 11)
 PAD, BOS, EOS = 2, 1, 3

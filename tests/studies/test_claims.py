@@ -9,6 +9,8 @@ import pytest
 from tvlens import TvlensError
 from tvlens.studies.claims import Claim, claims_table, read_claims, summarize_claims
 
+pytestmark = pytest.mark.no_arithmetic
+
 WORKS = Claim(
     id="works",
     statement="It works.",

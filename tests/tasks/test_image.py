@@ -12,6 +12,8 @@ import tvlens as tv
 from tvlens import Image, Task, Template, TvlensError
 from tvlens.tasks import TEMPLATES, build
 
+pytestmark = pytest.mark.no_arithmetic
+
 PAIRS = [("cat", "cats"), ("dog", "dogs"), ("bus", "buses"), ("red", "reds"), ("green", "greens")]
 IMAGES = {x: tiny_vision.random_image(i, 16 + 8 * (i % 2)) for i, (x, _) in enumerate(PAIRS)}
 

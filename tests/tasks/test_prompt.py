@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tvlens import Task, Template, TvlensError
 from tvlens.tasks import TEMPLATES, beginning_token, build, contexts, shuffled_labels
 
-pytestmark = pytest.mark.tl3
+pytestmark = [pytest.mark.tl3, pytest.mark.no_arithmetic]
 
 WORDS = st.text(alphabet="abcdegnorstu: éß", min_size=1, max_size=8).map(str.strip).filter(bool)
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from tvlens import Task, TvlensError, deprecation
 
+pytestmark = pytest.mark.no_arithmetic
+
 NAMES = Task.names()
 
 

@@ -36,6 +36,7 @@ def flip_bits(path, read):
     path.write_bytes(whole)
 
 
+@pytest.mark.no_arithmetic
 @pytest.mark.parametrize("name", ["metrics.jsonl", "run.json"])
 def test_no_flipped_bit_changes_what_a_run_says(name, tmp_path):
     run = start(tmp_path)
@@ -49,6 +50,7 @@ def test_no_flipped_bit_changes_what_a_run_says(name, tmp_path):
         assert result in (None, (run.settings, metrics))
 
 
+@pytest.mark.no_arithmetic
 def test_no_flipped_bit_changes_the_claims_of_a_report(tmp_path):
     from tvlens.saved import with_checksum
 

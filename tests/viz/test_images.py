@@ -2,6 +2,8 @@ import pytest
 
 from tvlens import viz
 
+pytestmark = pytest.mark.no_arithmetic
+
 PNG = b"\x89PNG"
 
 

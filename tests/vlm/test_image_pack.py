@@ -4,6 +4,8 @@ import tvlens as tv
 from tvlens import ImagePack, Task, TvlensError
 from tvlens.vlm.augmentation import render_on_white
 
+pytestmark = pytest.mark.no_arithmetic
+
 
 @pytest.fixture(scope="module")
 def pack():

@@ -4,6 +4,8 @@ import tiny_vision
 from tvlens import Task, TvlensError
 from tvlens.studies.crossmodal import load_image_tasks
 
+pytestmark = pytest.mark.no_arithmetic
+
 
 @pytest.mark.parametrize(
     "name, least", [("country-capital", 100), ("food-color", 60), ("animal-young", 60)]
