@@ -85,6 +85,15 @@ class PlantedModel(HookedRootModule):
         return retrieval + (learner if self.minor_mass else 0 * learner)
 
 
+class LogitModel(PlantedModel):
+    """A planted model of retrieval whose logits, not probabilities, are linear in the state."""
+
+    def forward(self, tokens, **_):
+        state = self.blocks[0].hook_resid_post(self.state(tokens))
+        logits = self.family.with_major_tasks().parameters.log().to(state)
+        return (state @ self.task.to(state).T) @ logits
+
+
 class TokenDependentModel(PlantedModel):
     """A planted model whose task axes are permuted by the current token."""
 

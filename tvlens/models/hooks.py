@@ -292,4 +292,4 @@ def _forward_one_position(model: Any) -> None:
     try:
         model(torch.zeros(1, 1, dtype=torch.long, device=device))
     except (RuntimeError, TypeError, ValueError):  # a model that reads vectors
-        model(torch.zeros(1, 1, model.cfg.d_vocab, device=device))
+        model(torch.zeros(1, 1, model.cfg.d_vocab, device=device, dtype=weight_dtype(model)))

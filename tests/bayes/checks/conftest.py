@@ -1,5 +1,5 @@
 import pytest
-from planted import PlantedModel
+from planted import LogitModel, PlantedModel
 
 from tvlens import bayes
 
@@ -20,3 +20,9 @@ def retrieval_model(dice):
 def learner_model(dice):
     """A model that predicts by extrapolation: it learns tasks outside the major ones."""
     return PlantedModel(dice, minor_mass=0.1)
+
+
+@pytest.fixture(scope="module")
+def logit_model(dice):
+    """A model of retrieval whose logits are linear in the state."""
+    return LogitModel(dice)

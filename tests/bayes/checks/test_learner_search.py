@@ -40,10 +40,12 @@ def test_search_warns_before_convergence(learner_model, dice):
         bayes.learner_subspace(learner_model, dice, **options)
 
 
-def test_learner_subspace_is_saved_and_plotted(tmp_path):
-    family = bayes.Dice(faces=4, minor=5, seed=3)
-    options = dict(max_rank=2, restarts=1, sequences=12, null=2)
+@pytest.mark.filterwarnings("ignore:the subspace search has not converged")
+@pytest.mark.parametrize("name", ["Dice", "LinearRegression"])
+def test_learner_subspace_of_every_layer_is_saved_and_plotted(name, tmp_path):
+    family = getattr(bayes, name)(minor=5, seed=3)
     model = untrained_model(family)
+    options = dict(max_rank=2, restarts=1, steps=4, sequences=12, null=2)
     for layer in (0, 1):
         result = bayes.learner_subspace(model, family, layer=layer, **options)
         assert result.splits == ("major", "minor", "ood") and result.layer == layer

@@ -31,7 +31,7 @@ from .model_predictions import (
     to_predictive,
 )
 from .position_means import PositionMeans, fit_position_means, read_all_states
-from .probing import task_effects
+from .probing import task_effects, task_span
 
 if TYPE_CHECKING:
     import pandas
@@ -113,6 +113,7 @@ def ablation(
     inside: Subspace | None = None,
     layer: int = -1,
     mode: Mode = "mean",
+    by_token: bool = False,
     splits: Sequence[Split] | None = None,
     sequences: int = 256,
     null: int = 20,
@@ -129,7 +130,8 @@ def ablation(
     covariance of the corrected states of the split outside the removed subspace, Z is standard
     normal and s is set by bisection, so that the removed variance equals that of the subspace
     within 1%. The rank is the same where the states allow it; where directions distributed as the
-    states (s = 1/2) hold too little variance, further ones are added, up to all that is outside.
+    states (s = 1/2) hold too little variance, further ones are added, up to all that is outside,
+    which is then removed in every draw: `null_variance` below `variance` shows this.
 
     Args:
         subspace: the subspace to remove; the span of the task vectors by default.
@@ -138,6 +140,7 @@ def ablation(
         layer: the block.
         mode: replacement of the removed part: "mean" (of the position and its token), "zero" (also
             of token effects) or "resample" (the part of another sequence).
+        by_token: whether the task span is that of separate task vectors for each last token.
         splits: "major", "minor" if the family has minors, and "ood" by default.
         sequences: number of sequences per split.
         null: number of random subspaces.
@@ -151,9 +154,12 @@ def ablation(
     require_compatible(model, family)
     require_at_least(2, sequences=sequences, null=null)
     splits = default_splits(family) if splits is None else splits
-    name = "the task span" if subspace is None else "the given subspace"
     effects = effects or task_effects(model, family, layer=layer, seed=seed)
-    subspace = Subspace.span(effects.task) if subspace is None else subspace
+    name = "the given subspace"
+    if subspace is None:
+        name = "the task span"
+        options = dict(layer=layer, effects=effects, by_token=by_token, seed=seed)
+        subspace = task_span(model, family, **options)
     rest = orthogonal_rest(subspace, inside)
     length = max_length(model, family)
     means = mean_states(model, family, sequences, layer=layer, effects=effects, seed=seed)
@@ -167,9 +173,11 @@ def ablation(
         cost = make_cost(model, family, data, layer)
         options = dict(mode=mode, mean=mean.float(), seed=seed)
         spaces = (subspace, *random_subspaces)
-        hooks = [space.hook(model, layer, **options)[1] for space in spaces]
+        # Where the random subspaces are all that is outside, they are one object.
+        hooks = {id(space): space.hook(model, layer, **options)[1] for space in spaces}
         baseline = cost(lambda h: h)
-        increases = torch.stack([cost(partial(hook, hook=None)) - baseline for hook in hooks])
+        increase = {key: cost(partial(hook, hook=None)) - baseline for key, hook in hooks.items()}
+        increases = torch.stack([increase[id(space)] for space in spaces])
         variances = torch.tensor([variance_inside(space, moments) for space in spaces])
         results.append((increases[0], increases[1:].mean(1), variances[0], variances[1:]))
     settings = {"subspace": name, "mode": mode, "model": model_name(model), "family": str(family)}

@@ -2,24 +2,27 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import NamedValues, TvlensError, unknown
 from ...geometry import Effects
 from ...integers import require_at_least
-from ...models.hooks import Hook, write_at
 from ...models.loading import model_name
 from ...results import Result
-from ...sites import Site
 from ...stats import bootstrap_interval
 from ..distributions import kl
 from ..prediction import Moments
-from .model_predictions import ModelPredictive, predict, predictive_kl, require_compatible
+from .model_predictions import (
+    ModelPredictive,
+    predict_from_last_state,
+    predictive_kl,
+    require_compatible,
+)
 from .probing import (
     Probes,
     allowed_last_tokens,
@@ -37,10 +40,14 @@ CONDITIONS = (
     "unsteered",
     "injected",
     "injected by token",
+    "whole state",
     "most likely task",
     "random vectors",
     "geometric mixture",
 )
+
+
+Mixtures = Literal["random", "posterior of new tasks"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,8 @@ class Injection(Result):
         kl: by condition and sequence.
         conditions: "unsteered"; "injected", the combination of task vectors; "injected by token",
             the combination of the task vectors of each last token, which replaces the state's part
-            in their span; "most likely task", only the vector with the largest weight; "random
+            in their span; "whole state", the same without the rest of the state: mean of the token
+            plus combination; "most likely task", only the vector with the largest weight; "random
             vectors", the same combination of vectors with the same norms and angles; "geometric
             mixture", the normalized product of p_k^alpha_k without a model, which a perfect
             combination predicts where logits are linear in the state (0 for a regression, whose
@@ -102,76 +110,108 @@ def injection(
     family: Any,
     *,
     layer: int = -1,
+    mixtures: Mixtures = "random",
     sequences: int = 512,
     observations: int | None = None,
     effects: Effects | None = None,
     per_cell: int = 32,
     seed: int = 0,
 ) -> Injection:
-    """Replace the task part of the last state by a random mixture of task vectors.
+    """Replace the task part of the last state by a mixture of task vectors.
 
-    The weights of the mixture are uniform on the simplex, alpha ~ Dir(1), and independent of the
-    sequence's task; the target is the mixture of the tasks' predictives, sum alpha_k p_k. The task
-    part is the projection of the state, after subtracting mean and token effect, onto the task
-    span; "by token", the projection of the state minus the mean of its token's cells onto the span
-    of these cells.
+    The target is the mixture of the tasks' predictives, sum alpha_k p_k, with the same weights.
+    Random weights are uniform on the simplex, alpha ~ Dir(1), and independent of the sequence's
+    task. The "posterior of new tasks" is that of retrieval among the major tasks on sequences of
+    new tasks, written into the state on the same sequence: does the model then predict as
+    retrieval does?
+
+    The task part is the projection of the state, after subtracting mean and token effect, onto the
+    task span; "by token", the projection of the state minus the mean of its token's cells onto the
+    span of these cells. At the last layer, where logits are linear in the state, even a perfect
+    combination predicts the geometric mixture: that condition is then a bound, not a finding.
 
     Args:
         layer: the block whose output is replaced, at the last position.
-        sequences: number of sequences, each with a random major task and last token.
+        mixtures: the weights that are injected.
+        sequences: number of sequences, each with a random last token and a random major task, or a
+            new one.
         observations: observations before the state; by default the most that fit into the context.
         effects: effects shared by all tokens, such as those of `task_effects` at the same layer;
             estimated from the probes by default.
         per_cell: probes for each pair of task and token, from which task vectors are estimated.
 
     Raises:
-        TvlensError: the vocabularies of model and family differ, the layer does not exist, or the
-            family has one major task only.
+        TvlensError: the vocabularies of model and family differ, the layer does not exist, the
+            family has one major task only, or the kind of mixtures is unknown.
     """
     require_compatible(model, family)
+    if mixtures not in get_args(Mixtures):
+        raise unknown("kind of mixtures", mixtures, get_args(Mixtures))
     require_at_least(2, sequences=sequences)
     observations = max_observations(model, family) if observations is None else observations
     options = dict(layer=layer, observations=observations, per_cell=per_cell, seed=seed)
     fitted = read_probe_states(model, family, **options)
     effects = fitted.effects() if effects is None else effects
-    rng = np.random.default_rng(seed)
-    tokens = torch.tensor(allowed_last_tokens(family))
-    task = torch.from_numpy(rng.integers(family.majors, size=sequences))
-    token = tokens[torch.from_numpy(rng.integers(len(tokens), size=sequences))]
-    probes = force_last_token(family, task, token, observations=observations, seed=seed + 2)
-    alpha = torch.from_numpy(rng.dirichlet(np.ones(family.majors), sequences))
+    sample = sample_major_probes if mixtures == "random" else _sample_new_probes
+    probes, rng = sample(family, sequences, observations, seed)
+    if mixtures == "random":
+        alpha = torch.from_numpy(rng.dirichlet(np.ones(family.majors), sequences))
+    else:
+        alpha = probes.posterior(family)
     one_hot = torch.nn.functional.one_hot(alpha.argmax(1), family.majors).double()
 
     states = read_states(model, probes, layer=layer).double()
-    shared = project_on_shared_simplex(states, token, effects)
-    by_token = project_on_token_simplices(states, token, fitted)
-    remainder = states - shared.project()
+    shared = project_on_shared_simplex(states, probes.token, effects)
+    by_token = project_on_token_simplices(states, probes.token, fitted)
+    remainder, residual = states - shared.project(), by_token.states
     replacements = [
-        None,
+        states,
         remainder + shared.combine(alpha),
         states - by_token.project() + by_token.combine(alpha),
+        states - residual + by_token.combine(alpha),
         remainder + shared.combine(one_hot),
         remainder + shared.rotate_vertices(rng).combine(alpha),
     ]
     target = probes.mixture_predictive(family, alpha)
-    kls = []
-    for replacement in replacements:
-        hooks = [] if replacement is None else [_replace_last_state(model, replacement, layer)]
-        output = predict(model, family, probes.data, hooks=hooks, batch_size=sequences)
-        kls.append(_last_kl(family, output, target))
-    kls.append(_last_kl(family, _geometric_mixture(probes, family, alpha), target))
+    predict_last = predict_from_last_state(model, family, probes.data, layer)
+    outputs = [predict_last(replacement) for replacement in replacements]
+    outputs.append(geometric_mixture(probes, family, alpha))
     settings = {"model": model_name(model), "family": str(family), "observations": observations}
     return Injection(
-        torch.stack(kls), CONDITIONS, layer % model.cfg.n_layers, settings | {"seed": seed}
+        torch.stack([kl_to_last(family, output, target) for output in outputs]),
+        CONDITIONS,
+        layer % model.cfg.n_layers,
+        settings | {"mixtures": mixtures, "seed": seed},
     )
 
 
-def _replace_last_state(model: Any, states: Float[Tensor, "n d"], layer: int) -> Hook:
-    """Return a hook that replaces the state at the last position of every row."""
-    return write_at(Site("resid_post", layer).hook(model), ((slice(None), -1), states))
+def sample_major_probes(
+    family: Any, sequences: int, observations: int, seed: int
+) -> tuple[Probes, np.random.Generator]:
+    """Sample sequences of random major tasks and last tokens; also returns the generator."""
+    rng = np.random.default_rng(seed)
+    task = torch.from_numpy(rng.integers(family.majors, size=sequences))
+    return _force_random_token(family, task, observations, rng, seed)
 
 
-def _geometric_mixture(
+def _sample_new_probes(
+    family: Any, sequences: int, observations: int, seed: int
+) -> tuple[Probes, np.random.Generator]:
+    """Sample sequences of new tasks with random last tokens; also returns the generator."""
+    pool = family.with_new_tasks(sequences, seed=seed)
+    rng = np.random.default_rng(seed)
+    return _force_random_token(pool, torch.arange(sequences), observations, rng, seed)
+
+
+def _force_random_token(
+    pool: Any, task: Int[Tensor, " n"], observations: int, rng: np.random.Generator, seed: int
+) -> tuple[Probes, np.random.Generator]:
+    tokens = torch.tensor(allowed_last_tokens(pool))
+    token = tokens[torch.from_numpy(rng.integers(len(tokens), size=len(task)))]
+    return force_last_token(pool, task, token, observations=observations, seed=seed + 2), rng
+
+
+def geometric_mixture(
     probes: Probes, family: Any, alpha: Float[Tensor, "n major"]
 ) -> ModelPredictive:
     """Compute the geometric mixture of the tasks' predictives; of a regression, mix the means."""
@@ -183,7 +223,7 @@ def _geometric_mixture(
     return sum(logs).softmax(-1)
 
 
-def _last_kl(family: Any, output: Tensor, target: Tensor) -> Float[Tensor, " n"]:
+def kl_to_last(family: Any, output: Tensor, target: Tensor) -> Float[Tensor, " n"]:
     """Compute the KL from the last prediction to the target."""
     if output.ndim == 2:  # means of a regression
         empty = target.new_zeros(len(target), 1, 0)

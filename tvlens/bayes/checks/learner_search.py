@@ -34,7 +34,7 @@ from .model_predictions import (
     to_predictive,
 )
 from .position_means import PositionMeans
-from .probing import task_effects
+from .probing import task_effects, task_span
 from .subspace_optimization import maximize_over_subspaces
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ def learner_subspace(
     restarts: int = 8,
     tolerance: float = 1e-6,
     penalty: float = 10.0,
+    by_token: bool = False,
     sequences: int = 128,
     null: int = 50,
     effects: Effects | None = None,
@@ -207,6 +208,7 @@ def learner_subspace(
         restarts: number of random starts; there are several local maxima.
         tolerance: largest gradient entry at convergence, in nats per radian.
         penalty: weight of the increase on major tasks; quadratic below a thousandth of a nat.
+        by_token: whether the task span is that of separate task vectors for each last token.
         sequences: number of sequences per split, in every search, in the stopping rule and in the
             evaluation.
         null: number of random subspaces.
@@ -223,7 +225,9 @@ def learner_subspace(
     require_compatible(model, family)
     require_at_least(1, max_rank=max_rank, steps=steps, restarts=restarts)
     effects = effects or task_effects(model, family, layer=layer, seed=seed)
-    complement = Subspace.span(torch.cat([effects.task, effects.token])).complement()
+    options = dict(layer=layer, effects=effects, by_token=by_token, seed=seed)
+    span = task_span(model, family, **options)
+    complement = Subspace.span(torch.cat([span.basis.T, effects.token.to(span.basis)])).complement()
     if max_rank > complement.rank:
         raise TvlensError(
             f"{max_rank} directions do not fit into the {complement.rank} dimensions outside the "

@@ -1,6 +1,8 @@
 """Random subspaces that hold as much variance of a model's states as a given one."""
 
+from bisect import bisect_left
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -44,7 +46,8 @@ def matched_subspaces(
     normal, of the rank of the given subspace. The exponent s is found by bisection, so that the
     variance equals that of the given subspace within `VARIANCE_TOLERANCE`. Directions are at most
     as concentrated as those of the states (s = 1/2); where they hold too little, further ones are
-    added, up to the whole of `inside`, which may hold less variance than the given subspace.
+    added, up to the whole of `inside`, which may hold less variance than the given subspace. Where
+    even the directions of least variance hold more, the random subspaces hold more.
 
     Args:
         subspace: the subspace to match.
@@ -61,20 +64,22 @@ def matched_subspaces(
     if variance_inside(whole, moments) <= target * (1 + VARIANCE_TOLERANCE):
         return [whole] * draws
     rng = np.random.default_rng(seed)
-    subspaces = []
-    for _ in range(draws):
-        normal = torch.from_numpy(rng.standard_normal((subspace.dim, inside.rank)))
-        coordinates = axes.T @ normal
+    normals = torch.from_numpy(rng.standard_normal((draws, subspace.dim, inside.rank)))
+    scale = values / values[-1]
 
-        def sample(rank: int, exponent: float, coordinates: Tensor = coordinates) -> Subspace:
-            scaled = (values / values[-1]).pow(exponent)[:, None] * coordinates[:, :rank]
-            return Subspace(torch.linalg.qr(axes @ scaled).Q)
+    def sample(coordinates: Float[Tensor, "m n"], rank: int, exponent: float) -> Subspace:
+        scaled = scale.pow(exponent)[:, None] * coordinates[:, :rank]
+        return Subspace(torch.linalg.qr(axes @ scaled).Q)
 
-        rank = min(subspace.rank, inside.rank)
-        while rank < inside.rank and variance_inside(sample(rank, _HIGHEST), moments) < target:
-            rank += 1
-        subspaces.append(_bisect(lambda s, rank=rank: sample(rank, s), moments, target))
-    return subspaces
+    def find_match(coordinates: Float[Tensor, "m n"]) -> Subspace:
+        def largest_variance(rank: int) -> float:
+            return variance_inside(sample(coordinates, rank, _HIGHEST), moments)
+
+        ranks = range(min(subspace.rank, inside.rank), inside.rank)
+        rank = ranks.start + bisect_left(ranks, target, key=largest_variance)
+        return _bisect(partial(sample, coordinates, rank), moments, target)
+
+    return [find_match(axes.T @ normal) for normal in normals]
 
 
 def _bisect(

@@ -143,6 +143,24 @@ def edited_forward(
     return full_forward
 
 
+def predict_from_last_state(
+    model: Any, family: Any, data: Data, layer: int
+) -> Callable[[Float[Tensor, "n d"]], ModelPredictive]:
+    """Return the last predictive as a function of a block's output at the last position."""
+    forward = edited_forward(model, Batch.of(model, inputs_within_context(model, data)), layer)
+
+    def predict_last(states: Float[Tensor, "n d"]) -> ModelPredictive:
+        def edit(h: Tensor) -> Tensor:
+            edited = h.clone()
+            edited[:, -1] = states.to(h)
+            return edited
+
+        with torch.no_grad():
+            return to_predictive(family, forward(edit)).cpu()[:, -1:]
+
+    return predict_last
+
+
 def to_predictive(family: Any, output: Float[Tensor, "n pos d_out"]) -> ModelPredictive:
     """Convert logits to distributions; of a regression, select the outputs after each later x."""
     if not bool(output.isfinite().all()):

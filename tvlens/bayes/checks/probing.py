@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...activations import collect
 from ...errors import TvlensError
-from ...geometry import Effects, balanced_effects
+from ...geometry import Effects, Subspace, balanced_effects
+from ...geometry.cells import Cells
 from ...integers import require_at_least
 from ..dyck import Dyck
 from ..ideal_states import ReferenceKind, compute_posterior
@@ -75,6 +77,11 @@ class ProbeStates:
     def effects(self) -> Effects:
         """Compute mean, task vectors and token effects."""
         return balanced_effects(self.values, self.task, self.token)
+
+    def token_task_vectors(self) -> Float[Tensor, "token task d"]:
+        """Compute the mean state of each task and token minus the mean of the token."""
+        means = Cells.from_labels(self.task, self.token).means(self.values.double())
+        return rearrange(means - means.mean(0), "task token d -> token task d")
 
 
 def probes(family: Any, *, observations: int, per_cell: int, seed: int = 0) -> Probes:
@@ -179,6 +186,33 @@ def task_effects(
     observations = source.longest if observations is None else observations
     sampled = probes(family, observations=observations, per_cell=per_cell, seed=seed)
     return ProbeStates.read(source, sampled).effects()
+
+
+def task_span(
+    model: Any,
+    family: Any,
+    *,
+    layer: int,
+    effects: Effects,
+    by_token: bool = False,
+    seed: int = 0,
+) -> Subspace:
+    """Return the span of the task vectors, or of the separate task vectors of all last tokens.
+
+    Where the answer depends on the token, as in Markov chains, a task vector shared by all tokens
+    holds little of what a state says about the task.
+
+    Args:
+        layer: the block whose output is read.
+        effects: result of `task_effects` at the same layer.
+        by_token: whether to use separate task vectors for each last token.
+        seed: seed of the probes from which these are estimated.
+    """
+    if not by_token:
+        return Subspace.span(effects.task)
+    options = dict(observations=max_observations(model, family), per_cell=32, seed=seed)
+    fitted = read_probe_states(model, family, layer=layer, **options)
+    return Subspace.span(fitted.token_task_vectors().flatten(0, 1))
 
 
 def max_observations(model: Any, family: Any) -> int:

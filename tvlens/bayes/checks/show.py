@@ -13,12 +13,14 @@ from ...results import register_figure
 from ...stats import percentiles
 from .ablation_check import Ablation
 from .behaviour_check import Behaviour
+from .dissociation_check import KINDS, PARTS, Dissociation
 from .injection_check import Injection
 from .learner_search import LearnerSubspace
 from .novel_tasks_check import NovelTasks
 from .posterior_weights_check import WEIGHT_NULLS, PosteriorWeights, WeightMeasure
 from .prefix_check import TARGETS, PrefixDependence
 from .representation_check import Representation
+from .simplex_map_check import SimplexMap
 from .statistics_check import STATISTICS_MEASURES, StatisticsRegression
 
 # Maximum number of points on a simplex plot.
@@ -172,11 +174,40 @@ def weight_measure_figure(
 def injection_figure(result: Injection) -> viz.Figure:
     """Plot the mean KL to the injected mixture by condition."""
     rows = [(name, result.mean[name], *result.interval[name]) for name in result.conditions]
+    kind = result.settings.get("mixtures", "random")
     return viz.intervals(
         rows,
         x_title="KL from the model to the mixture, nats",
-        title=f"injecting a mixture of tasks at layer {result.layer}",
+        title=f"injecting a mixture of tasks ({kind}) at layer {result.layer}",
         caption=f"{result.kl.shape[1]} sequences, 95% bootstrap intervals.",
+    )
+
+
+@register_figure(SimplexMap)
+def simplex_map_figure(result: SimplexMap) -> viz.Figures:
+    """Plot the mean KL to both kinds of mixtures, and between them, over the simplex."""
+    resolution = result.settings["resolution"]
+    cells = (result.weights[:, :2] * resolution).round().long()
+    labels = [f"{i / resolution:.2g}" for i in range(resolution + 1)]
+
+    def map_of(kl: Float[Tensor, "point n"], title: str) -> viz.Figure:
+        table = torch.full((resolution + 1, resolution + 1), float("nan"), dtype=torch.float64)
+        table[cells[:, 0], cells[:, 1]] = kl.double().mean(1)
+        return viz.heatmap(
+            table,
+            rows=labels,
+            columns=labels,
+            row_title="weight of task 0",
+            column_title="weight of task 1",
+            value_title="KL, nats",
+            annotate=False,
+            title=title,
+        )
+
+    return viz.row(
+        map_of(result.to_arithmetic, f"to the mixture of predictives, layer {result.layer}"),
+        map_of(result.to_geometric, f"to the geometric mixture, layer {result.layer}"),
+        map_of(result.between, "from the geometric to the other mixture"),
     )
 
 
@@ -215,6 +246,37 @@ def learner_subspace_figure(result: LearnerSubspace) -> viz.Figures:
         caption=f"{result.rank} directions were accepted.",
     )
     return viz.row(ablation_figure(result.ablation), shares)
+
+
+@register_figure(Dissociation)
+def dissociation_figure(result: Dissociation) -> viz.Figures:
+    """Plot the share of movement by part and kind of task, with its null, and the contrasts."""
+    rows, groups = [], []
+    for i, part in enumerate(PARTS):
+        for k, kind in enumerate(KINDS):
+            rows.append((f"{part}, {kind}", result.share[part, kind], *result.interval[part, kind]))
+            groups.append(f"{kind} tasks")
+            if i < len(result.null):
+                null = result.null[i, k]
+                ends = (float(value) for value in (null.mean(), null.min(), null.max()))
+                rows.append((f"{part}, {kind}, random", *ends))
+                groups.append("random subspaces of equal variance")
+    shares = viz.intervals(
+        rows,
+        groups=groups,
+        x_title="share of the movement to the donor's prediction",
+        title=f"exchanging parts of states at layer {result.layer}",
+        caption=f"{result.distance.shape[1]} pairs of tasks, 95% bootstrap intervals.",
+    )
+    contrasts = viz.intervals(
+        [(contrast, *values) for (_, contrast), values in result.contrasts.items()],
+        groups=[f"task span and {part}" for part, _ in result.contrasts],
+        x_title="difference of shares",
+        title="contrasts of the table",
+        caption="The double dissociation holds where known tasks, new tasks and interaction lie "
+        "above 0.",
+    )
+    return viz.row(shares, contrasts)
 
 
 @register_figure(StatisticsRegression)

@@ -16,21 +16,25 @@ from ...activations import collect
 from ...bayes import (
     Ablation,
     Behaviour,
+    Dissociation,
     Injection,
     LearnerSubspace,
     NovelTasks,
     PhaseBoundary,
     PrefixDependence,
     Representation,
+    SimplexMap,
     StatisticsRegression,
     ablation,
     behaviour,
+    dissociation,
     injection,
     learner_subspace,
     novel_tasks,
     prefix_dependence,
     representation,
     retrieval,
+    simplex_map,
     solve_phase_boundary,
     statistics_regression,
 )
@@ -94,14 +98,34 @@ def _compute_injection(setup: CheckSetup) -> Injection:
     return injection(setup.model, setup.family, **options, **setup.options)
 
 
+def _compute_posterior_injection(setup: CheckSetup) -> Injection:
+    options = dict(effects=setup.effects(setup.layer), per_cell=setup.config.per_cell)
+    options |= dict(mixtures="posterior of new tasks")
+    return injection(setup.model, setup.family, **options, **setup.options)
+
+
+def _compute_simplex_map(setup: CheckSetup) -> SimplexMap:
+    options = dict(effects=setup.effects(setup.layer), per_cell=setup.config.per_cell)
+    options |= dict(by_token=setup.config.family in TOKEN_DEPENDENT)
+    return simplex_map(setup.model, setup.family, **options, **setup.options)
+
+
+def _causal_options(setup: CheckSetup) -> dict[str, Any]:
+    by_token = setup.config.family in TOKEN_DEPENDENT
+    return dict(effects=setup.effects(setup.layer), by_token=by_token) | setup.options
+
+
 def _compute_ablation(setup: CheckSetup) -> Ablation:
-    effects = setup.effects(setup.layer)
-    return ablation(setup.model, setup.family, effects=effects, **setup.options)
+    return ablation(setup.model, setup.family, **_causal_options(setup))
 
 
 def _compute_learner_subspace(setup: CheckSetup) -> LearnerSubspace:
-    effects = setup.effects(setup.layer)
-    return learner_subspace(setup.model, setup.family, effects=effects, **setup.options)
+    return learner_subspace(setup.model, setup.family, **_causal_options(setup))
+
+
+def _compute_dissociation(setup: CheckSetup) -> Dissociation:
+    learner = setup.results["learner_subspace", setup.place].subspace
+    return dissociation(setup.model, setup.family, learner=learner, **_causal_options(setup))
 
 
 def _compute_statistics_regression(setup: CheckSetup) -> StatisticsRegression:
@@ -186,6 +210,30 @@ def _measure_learner_subspace(model: TrainedModelResult, place: Place, _: object
 def _measure_known_tasks(model: TrainedModelResult, place: Place, _: object) -> Estimate:
     result: LearnerSubspace = model["learner_subspace", place]
     return Estimate(result.known_ratio, result.known_ratio_interval, {})
+
+
+def _measure_retrieval_of_new_tasks(model: TrainedModelResult, place: Place, _: object) -> Estimate:
+    result: Injection = model["posterior_injection", place]
+    nulls = {name: result.mean[name] for name in ("unsteered", "injected")}
+    return Estimate(result.mean["whole state"], result.interval["whole state"], nulls)
+
+
+def _measure_contrast(name: str) -> Measure:
+    """Return the measurement of a contrast between task span and learner's subspace."""
+
+    def estimate(model: TrainedModelResult, place: Place, _: object) -> Estimate:
+        result: Dissociation = model["dissociation", place]
+        value, low, high = result.contrasts["learner subspace", name]
+        return Estimate(value, (low, high), {})
+
+    return estimate
+
+
+def _measure_exchange(model: TrainedModelResult, place: Place, _: object) -> Estimate:
+    result: Dissociation = model["dissociation", place]
+    part, kind = "learner subspace", "new"
+    nulls = {"largest of random subspaces": float(result.null[1, 1].max())}
+    return Estimate(result.share[part, kind], result.interval[part, kind], nulls)
 
 
 def _measure_novel_tasks(
@@ -399,6 +447,83 @@ CHECKS: dict[str, Check] = {
                 measure=_measure_known_tasks,
                 side="below",
                 threshold=EQUIVALENCE_BOUND,
+            ),
+        ],
+    ),
+    "posterior_injection": Check(
+        compute=_compute_posterior_injection,
+        result=Injection,
+        title="injected posteriors of new tasks",
+        text="The posterior of retrieval among the major tasks is written into the state on the "
+        "same sequence of a new task. Where only the task part is replaced, the rest of the state "
+        "remains; the whole state is mean, token effect and combination of task vectors.",
+        at="ruled layers",
+        minors="most",
+        families=_ADDITIVE,
+        sizes={"quick": {"sequences": 256}, "full": {"sequences": 1024}},
+        claims=[
+            ClaimRule(
+                id="posterior-alone-retrieves",
+                statement="Without the rest of the state, the posterior makes a model that learns "
+                "new tasks retrieve known ones (KL to retrieval, nats).",
+                measure=_measure_retrieval_of_new_tasks,
+                side="below",
+                threshold=0.05,
+            ),
+        ],
+    ),
+    "simplex_map": Check(
+        compute=_compute_simplex_map,
+        result=SimplexMap,
+        title="mixtures over the simplex",
+        text="Every mixture of three tasks is injected. At the last layer a combination of task "
+        "vectors is forced into the geometric mixture; other layers can do either.",
+        at="layers",
+        minors="none",
+        families=_ADDITIVE,
+        sizes={
+            "quick": {"resolution": 8, "sequences": 24},
+            "full": {"resolution": 16, "sequences": 64},
+        },
+    ),
+    "dissociation": Check(
+        compute=_compute_dissociation,
+        result=Dissociation,
+        title="double dissociation",
+        text="The part of a state inside the task span, or inside the learner's subspace, is "
+        "exchanged between prompts of two known tasks, or of two new ones. The share of movement "
+        "is 1 where the prediction becomes that of the donor's reference.",
+        at="ruled layers",
+        minors="most",
+        families=_ADDITIVE,
+        sizes={"quick": {"pairs": 256, "null": 19}, "full": {"pairs": 1024, "null": 50}},
+        claims=[
+            ClaimRule(
+                id="dissociation-known-tasks",
+                statement="On known tasks, the task span moves predictions more than the learner's "
+                "subspace does (difference of shares).",
+                measure=_measure_contrast("known tasks"),
+                threshold=0.0,
+            ),
+            ClaimRule(
+                id="dissociation-new-tasks",
+                statement="On new tasks, the learner's subspace moves predictions more than the "
+                "task span does (difference of shares).",
+                measure=_measure_contrast("new tasks"),
+                threshold=0.0,
+            ),
+            ClaimRule(
+                id="dissociation-interaction",
+                statement="Task span and learner's subspace act on different kinds of tasks "
+                "(interaction of shares).",
+                measure=_measure_contrast("interaction"),
+                threshold=0.0,
+            ),
+            ClaimRule(
+                id="learner-subspace-moves-new-tasks",
+                statement="On new tasks, the learner's subspace moves predictions more than random "
+                "subspaces of equal variance do (share).",
+                measure=_measure_exchange,
             ),
         ],
     ),
