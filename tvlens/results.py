@@ -148,7 +148,7 @@ def construct(cls: type[T], tensors: Mapping[str, Tensor], plain: Mapping[str, A
         for parent in parents:
             node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
         node[int(last) if isinstance(node, list) else last] = tensor
-    return _restore(cls, values)
+    return typing.cast(T, _restore(cls, values))
 
 
 def _restore(annotation: Any, value: Any) -> Any:

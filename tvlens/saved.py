@@ -163,8 +163,8 @@ def check_checksum(plain: Any) -> Any:
 
 def with_checksum(plain: Any) -> dict[str, Any]:
     """Convert a mapping to JSON data and add their checksum."""
-    plain = json.loads(json.dumps(plain))
-    return plain | {_CHECKSUM: content_checksum({}, plain)}
+    content: dict[str, Any] = json.loads(json.dumps(plain))
+    return content | {_CHECKSUM: content_checksum({}, content)}
 
 
 def _parse_header(header: dict[str, str], kind: str | Sequence[str]) -> tuple[Any, str | None]:

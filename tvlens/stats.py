@@ -222,4 +222,5 @@ def sign_flip_p_value(
     null = np.abs(differences @ flips.astype(float).T)
     observed = np.abs(differences.sum(-1, keepdims=True))
     hits = (null >= observed * (1 - 1e-12)).sum(-1)
-    return (hits + correction) / (len(flips) + correction)
+    p_values: np.ndarray = (hits + correction) / (len(flips) + correction)
+    return p_values

@@ -43,7 +43,8 @@ def sample_categorical(probabilities: np.ndarray, uniform: np.ndarray) -> np.nda
     """
     ends = probabilities.cumsum(-1)
     ends /= ends[..., -1:]
-    return (uniform[..., None] >= ends[..., :-1]).sum(-1)
+    indices: np.ndarray = (uniform[..., None] >= ends[..., :-1]).sum(-1)
+    return indices
 
 
 def cumulative_counts(tokens: Int[Tensor, "n length"], size: int) -> Float[Tensor, "n length size"]:
@@ -116,7 +117,8 @@ def entropy(p: Float[Tensor, "*position vocab"]) -> Float[Tensor, "*position"]:
     Raises:
         TvlensError: a row is not a distribution.
     """
-    return torch.special.entr(normalize_rows(p.double())).sum(-1)
+    entropies: Tensor = torch.special.entr(normalize_rows(p.double())).sum(-1)
+    return entropies
 
 
 def relative_distance(

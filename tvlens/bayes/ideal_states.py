@@ -92,7 +92,7 @@ def compute_estimate(family: Any, data: Data) -> Float[Tensor, "n position f"]:
     if isinstance(family, LinearRegression):
         # Before the first pair the ridge estimate is 0.
         return torch.nn.functional.pad(learner(family, data).predictive.weights, (0, 0, 1, -1))
-    statistics = family.sufficient_statistics(data)
+    statistics: Tensor = family.sufficient_statistics(data)
     if hasattr(family, "alpha"):
         statistics = dirichlet_predictive(statistics, family.alpha)
     return statistics.flatten(2)

@@ -194,7 +194,8 @@ class TaskPool(ABC, Generic[DataType]):
         generated = self.generate(parameters, length, rng)
         kind: Any = Pairs if isinstance(generated, tuple) else Sequences
         values = generated if isinstance(generated, tuple) else (generated,)
-        return kind(*values, task=task, parameters=parameters, split=split)
+        data: DataType = kind(*values, task=task, parameters=parameters, split=split)
+        return data
 
     def _split_probabilities(self, split: str) -> np.ndarray:
         """Compute the probability of each task within a split."""

@@ -93,7 +93,8 @@ class Prediction(Result):
     @property
     def entropy(self) -> Float[Tensor, "n length"]:
         """Entropy of the posterior over tasks, in nats."""
-        return torch.special.entr(self.posterior).sum(-1)
+        entropies: Tensor = torch.special.entr(self.posterior).sum(-1)
+        return entropies
 
     def group_rest(self) -> "Prediction":
         """Merge the posterior columns beyond the major tasks into one."""

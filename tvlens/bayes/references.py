@@ -187,7 +187,8 @@ def stationary_distribution(
     if bool((info != 0).any()) or not bool((solution > -1e-9).all()):
         raise TvlensError("a chain has more than one stationary distribution")
     solution = solution.clamp(min=0)
-    return solution / solution.sum(-1, keepdim=True)
+    distribution: Tensor = solution / solution.sum(-1, keepdim=True)
+    return distribution
 
 
 def _mix_over_pool(family: Family, data: Data) -> Prediction:

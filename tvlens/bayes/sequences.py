@@ -34,9 +34,8 @@ class _Batch:
 
     def _map_tensors(self: BatchType, change: Callable[[Tensor], Tensor]) -> BatchType:
         tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(
-            cast(Any, self), **{name: change(tensor) for name, tensor in tensors.items()}
-        )
+        changed = {name: change(tensor) for name, tensor in tensors.items()}
+        return cast(BatchType, replace(cast(Any, self), **changed))
 
 
 @dataclass(frozen=True)

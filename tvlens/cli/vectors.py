@@ -105,4 +105,5 @@ def _table(study: Any) -> str:
         row |= {"95%": f"[{low:.2f}, {high:.2f}]", "whole answer": report.full_accuracy}
         row |= {"few-shot": report.few_shot} | report.controls
         rows.append(row)
-    return pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.2f}")
+    table: str = pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.2f}")
+    return table

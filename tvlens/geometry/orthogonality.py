@@ -96,7 +96,8 @@ def principal_angles(a: Float[Tensor, "d r"], b: Float[Tensor, "d s"]) -> Float[
 
 def _orthonormalize(basis: Float[Tensor, "d r"]) -> Float[Tensor, "d r"]:
     """Orthonormalize the columns to float64 precision."""
-    return torch.linalg.qr(basis.double().cpu()).Q
+    axes: Tensor = torch.linalg.qr(basis.double().cpu()).Q
+    return axes
 
 
 def compare_with_random(
@@ -136,7 +137,8 @@ def sample_smallest_angles(d: int, r: int, s: int, *, draws: int, seed: int) -> 
     outside = _sample_triangular_factors(rng, draws, d - wide, narrow)
     # inside @ outside^-1 by solving the transposed system.
     cotangents = np.linalg.solve(outside.transpose(0, 2, 1), inside.transpose(0, 2, 1))
-    return np.arctan2(1, np.linalg.norm(cotangents, ord=2, axis=(1, 2)))
+    angles: np.ndarray = np.arctan2(1, np.linalg.norm(cotangents, ord=2, axis=(1, 2)))
+    return angles
 
 
 def _sample_triangular_factors(

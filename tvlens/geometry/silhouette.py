@@ -136,4 +136,5 @@ def _silhouettes_of_block(distances: np.ndarray, labels: np.ndarray, k: int) -> 
     largest = np.maximum(inner, outer)
     # A point that is alone in its cluster, or equal to all others, has silhouette 0.
     values = np.where(largest > 0, (outer - inner) / np.where(largest > 0, largest, 1), 0)
-    return np.where(cluster_size > 1, values, 0).mean(1)
+    silhouettes: np.ndarray = np.where(cluster_size > 1, values, 0).mean(1)
+    return silhouettes

@@ -152,7 +152,8 @@ def _normalize_rows(name: str, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "
     if (norms == 0).any():
         i = int((norms == 0).nonzero()[0, 0])
         raise TvlensError(f"row {i} of {name} is zero: it has no direction")
-    return vectors / norms
+    normalized: Tensor = vectors / norms
+    return normalized
 
 
 def _center_both(

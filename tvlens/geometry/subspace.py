@@ -281,7 +281,8 @@ def _span_axes(vectors: Float[Tensor, "n d"], *, tolerance: float) -> Float[Tens
             f"vector {i} is negligible beside the others (norm {float(norms[i]):.2g}, the largest "
             f"{float(norms.max()):.2g}): it adds no direction"
         )
-    return axes[: int((sizes > tolerance * sizes[0]).sum())]
+    span: Tensor = axes[: int((sizes > tolerance * sizes[0]).sum())]
+    return span
 
 
 def _principal_axes(
@@ -307,7 +308,8 @@ def _principal_axes(
         raise TvlensError(
             f"rank {rank} is not possible: {len(points)} points vary in {n_varying} directions"
         )
-    return axes[:rank]
+    principal: Tensor = axes[:rank]
+    return principal
 
 
 def _rank_for_variance(variance: float, sizes: Float[Tensor, " r"]) -> int:

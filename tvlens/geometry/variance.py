@@ -249,7 +249,8 @@ def _divide_by_total(parts: np.ndarray, total: np.ndarray, scale: np.ndarray | f
         raise TvlensError(
             "no variance to decompose, or too few samples: some resamples have no variance"
         )
-    return parts / total[:, None]
+    shares: np.ndarray = parts / total[:, None]
+    return shares
 
 
 def _noise_shares(x: np.ndarray, cells: Cells, n_parts: int) -> np.ndarray:
@@ -265,8 +266,12 @@ def _noise_shares(x: np.ndarray, cells: Cells, n_parts: int) -> np.ndarray:
     mean_variance = float((1 / cells.counts.double()).sum()) * variance
     degrees = np.array([(1 - 1 / k) / v, (1 - 1 / v) / k, (1 - 1 / k) * (1 - 1 / v)])
     cell_means = np.stack([mean[0] for *_, mean in means])
-    return mean_variance * degrees / _squared_norm(cell_means - cell_means.mean(0)).sum()
+    shares: np.ndarray = (
+        mean_variance * degrees / _squared_norm(cell_means - cell_means.mean(0)).sum()
+    )
+    return shares
 
 
 def _squared_norm(x: np.ndarray) -> np.ndarray:
-    return np.einsum("...d,...d->...", x, x)
+    norms: np.ndarray = np.einsum("...d,...d->...", x, x)
+    return norms

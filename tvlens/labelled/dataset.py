@@ -244,7 +244,8 @@ def _hash_pixels(image: Any) -> bytes:
 
 @functools.cache
 def _load_metadata() -> dict[str, dict]:
-    return json.loads((_FOLDER / "metadata.json").read_text(encoding="utf-8"))
+    metadata: dict[str, dict] = json.loads((_FOLDER / "metadata.json").read_text(encoding="utf-8"))
+    return metadata
 
 
 def _load_packaged_rows(name: str) -> Any:

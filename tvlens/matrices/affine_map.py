@@ -198,7 +198,8 @@ class AffineMap:
 
     def spectrum(self) -> Float[Tensor, " rank"]:
         """Singular values of W, in descending order."""
-        return torch.linalg.svdvals(self.weight)
+        singular_values: Tensor = torch.linalg.svdvals(self.weight)
+        return singular_values
 
     def explained_by_rank(self) -> Float[Tensor, " d_tuned"]:
         """Explained sum of squares of the best map of each rank, as a share of the full map's."""
@@ -268,7 +269,8 @@ def _fit_procrustes(moments: PairMoments) -> Float[Tensor, "d_base d_tuned"]:
     rotation = u @ vt
     # If dimensions are lost, only the retained part counts.
     retained = float((rotation.T @ moments.xx @ rotation).trace())
-    return rotation * (singular_values.sum() / retained)
+    weight: Tensor = rotation * (singular_values.sum() / retained)
+    return weight
 
 
 def _check_constant_features(moments: PairMoments) -> None:

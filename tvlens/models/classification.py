@@ -36,7 +36,8 @@ def classifier_head(model: Any) -> Head:
             states = trunk.layernorm(states)
         if getattr(trunk, "pooler", None) is not None and not hasattr(trunk, "layernorm"):
             states = trunk.pooler(states)
-        return source.classifier(states).flatten(0, -2)
+        class_logits: Tensor = source.classifier(states).flatten(0, -2)
+        return class_logits
 
     return logits
 

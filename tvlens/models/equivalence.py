@@ -33,7 +33,8 @@ def reference_logits(hf_model: Any) -> Float[Tensor, "1 pos vocab"] | None:
     hf_model.eval()  # as `load` leaves it
     device = hf_model.get_input_embeddings().weight.device
     with torch.no_grad():
-        return hf_model(_tokens(hf_model).to(device)).logits.float().cpu()
+        logits: Tensor = hf_model(_tokens(hf_model).to(device)).logits.float().cpu()
+        return logits
 
 
 def check_same_logits(model: Any, reference: Float[Tensor, "1 pos vocab"] | None) -> None:
@@ -71,7 +72,7 @@ def is_language_model(architecture: str, config: Any) -> bool:
 def _tokens(hf_model: Any) -> Int[Tensor, "1 pos"]:
     """A few tokens from the middle of the vocabulary."""
     config = hf_model.config.get_text_config()
-    size = config.vocab_size
+    size: int = config.vocab_size
     with contextlib.suppress(AttributeError, TypeError):
         size = min(size, hf_model.get_input_embeddings().num_embeddings)
     contexts = [getattr(config, key, None) for key in _CONTEXTS]

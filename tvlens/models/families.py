@@ -17,7 +17,7 @@ _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 # position ids: local windows (GPT-Neo) and ALiBi (MPT, BLOOM; Falcon where its config asks).
 _MASKS_BY_INDEX = {"gpt_neo", "mpt", "bloom"}
 
-_families: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_families: weakref.WeakKeyDictionary[Any, "Family"] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,14 @@ def family(model: Any) -> Family:
 
 def input_device(model: Any) -> torch.device:
     """Return the device of a model's inputs."""
-    return next(model.parameters()).device
+    device: torch.device = next(model.parameters()).device
+    return device
 
 
 def weight_dtype(model: Any) -> torch.dtype:
     """Return the dtype of a model's weights."""
-    return next(model.parameters()).dtype
+    dtype: torch.dtype = next(model.parameters()).dtype
+    return dtype
 
 
 def _read_family(model: Any) -> Family:

@@ -186,7 +186,8 @@ def logits_at(
     if family(model).is_classifier:
         raise TvlensError("a classifier has one row of logits per input, not one per position")
     with restricted_vocabulary(model, vocabulary):
-        return run(model, batch, hooks=[*hooks, unembed_only(model, positions)])
+        logits: Tensor = run(model, batch, hooks=[*hooks, unembed_only(model, positions)])
+        return logits
 
 
 def check_causal(model: Any) -> None:

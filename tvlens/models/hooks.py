@@ -34,7 +34,7 @@ _locks: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _new_lock = threading.Lock()
 
 # model -> for each block, the length of the tuple that it returns; None for a tensor
-_block_outputs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_block_outputs: weakref.WeakKeyDictionary[Any, tuple[int | None, ...]] = weakref.WeakKeyDictionary()
 
 
 def lock_of(model: Any) -> Any:
@@ -84,7 +84,8 @@ def with_hooks(model: Any, hooks: Sequence[Hook]) -> Iterator[None]:
         # TransformerLens passes the hook point by the keyword `hook`.
         def run_hook(activation: Tensor, hook: Any) -> Tensor | None:
             fired.add(i)
-            return function(activation, hook)
+            edited: Tensor | None = function(activation, hook)
+            return edited
 
         return run_hook
 
@@ -200,7 +201,8 @@ def restricted_vocabulary(model: Any, vocabulary: Sequence[int] | None) -> Itera
         forward = linear.forward
 
         def restricted(residual: Tensor) -> Tensor:
-            return forward(residual)[..., vocabulary]
+            logits: Tensor = forward(residual)[..., vocabulary]
+            return logits
 
     linear.__dict__["forward"] = restricted
     try:

@@ -50,7 +50,8 @@ def token_rows(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> list
     """
     if tokenizer is None:
         raise TvlensError("this model has no tokenizer: load it with tokenizer=")
-    rows = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
+    options = dict(truncation=True, max_length=max_tokens)
+    rows: list[list[int]] = tokenizer(list(texts), **options)["input_ids"]
     for text, row in zip(texts, rows, strict=True):
         if not row:
             raise TvlensError(f"{text!r} has no tokens")

@@ -168,7 +168,8 @@ def _find_loader(folder: str) -> Callable | None:
     """Return the loader of a folder's format; None for Hugging Face's own."""
     for marker, loader in LOADERS.items():
         if (Path(folder) / marker).is_file():
-            return pkgutil.resolve_name(loader)
+            load: Callable = pkgutil.resolve_name(loader)
+            return load
     return None
 
 

@@ -219,7 +219,8 @@ def _tokenizer_rows(model: Any, prompts: Mapping) -> Rows:
         )
     tokens, mask = (prompts.get(key) for key in ("input_ids", "attention_mask"))
     if mask is None:
-        return read_prompts(model, tokens)
+        rows: Rows = read_prompts(model, tokens)
+        return rows
     if any(bool(torch.as_tensor(t).any()) for t in _as_rows(prompts.get("token_type_ids", []))):
         raise TvlensError("token_type_ids other than 0 (pairs of texts) cannot be read")
     rows, masks = _as_rows(tokens), _as_rows(mask)

@@ -273,7 +273,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 def _is_file(stream: Any) -> bool:
     """Whether another process can write to a stream, unlike to that of a notebook."""
     try:
-        return stream.fileno() >= 0
+        return bool(stream.fileno() >= 0)
     except (OSError, AttributeError):
         return False
 

@@ -116,11 +116,11 @@ def _compute_embeddings(model: Any, setup: PatchingSetup, steps: int) -> list[Te
     """Compute the first block's input at each step; None for the corrupted prompts."""
     if steps == 1:
         return [None]
-    ends = [
+    start, end = (
         run_source(model, prompts, component="resid_pre", layers=[0], positions=[-1]).activations[0]
         for prompts in (setup.base.prompts, setup.clean)
-    ]
-    return [torch.lerp(*ends, (i + 0.5) / steps) for i in range(steps)]
+    )
+    return [torch.lerp(start, end, (i + 0.5) / steps) for i in range(steps)]
 
 
 def _compute_gradients(

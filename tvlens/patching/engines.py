@@ -97,7 +97,8 @@ def _full_forward(
     hooks = group.hooks(model, place)
     absolute = rows.positions(list(base.positions))
     logits = logits_at(model, rows, absolute, hooks=hooks, vocabulary=vocabulary)
-    return logits.unflatten(0, (len(group), batch))
+    by_patch: Tensor = logits.unflatten(0, (len(group), batch))
+    return by_patch
 
 
 def full_forward_of_examples(
@@ -178,7 +179,8 @@ def _forward_from_layer(
     rows = prompts.repeat(count)
     enter = replace_at(f"blocks.{layer}.hook_resid_pre", lambda activation: hidden)
     with skip_blocks(model, range(layer)), with_hooks(model, [enter, *hooks]):
-        return model(rows.inputs, **rows.options(model))
+        logits: Tensor = model(rows.inputs, **rows.options(model))
+        return logits
 
 
 def _forward_from_cache(
@@ -194,7 +196,10 @@ def _forward_from_cache(
     prefix.freeze()
     mask = torch.ones(len(hidden), first + hidden.shape[1], device=hidden.device, dtype=torch.long)
     with with_hooks(model, hooks):
-        return model(hidden, start_at_layer=layer, past_kv_cache=prefix, attention_mask=mask)
+        logits: Tensor = model(
+            hidden, start_at_layer=layer, past_kv_cache=prefix, attention_mask=mask
+        )
+        return logits
 
 
 @dataclass(frozen=True)
@@ -251,7 +256,7 @@ def tree_attention(
     ]
     joining = {patch.layer: int(end) for patch, end in zip(patches, ends, strict=True)}
     branches = build_tree(starts, owner, step)
-    logits = _forward_branches(model, base, positions, branches, joining, hooks).unflatten(
+    logits: Tensor = _forward_branches(model, base, positions, branches, joining, hooks).unflatten(
         1, (count, -1)
     )
     unchanged = absolute < starts[..., None]  # no patch here can change these
@@ -296,7 +301,7 @@ def _forward_branches(
         for layer, above in itertools.zip_longest(layers, layers[1:]):
             hidden, count = entering[layer], joining[layer]
             with skip_blocks(model, range(layer)):
-                logits = model(
+                logits: Tensor = model(
                     hidden.clone(),
                     attention_mask=build_attention_masks(model, branches.first(count), like=hidden),
                     position_ids=positions[:, :count].to(hidden.device),

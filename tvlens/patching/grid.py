@@ -34,13 +34,12 @@ class Patch:
 
     def positions(self, lengths: Int[Tensor, " row"]) -> Int[Tensor, " row"] | slice:
         """Return the patched position in prompts of these lengths, or all of them."""
-        if self.position is None:
-            return slice(None)
-        return (lengths if self.position < 0 else torch.zeros_like(lengths)) + self.position
+        return slice(None) if self.position is None else self.first_position(lengths)
 
     def first_position(self, lengths: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
         """Return the first position that the patch can change."""
-        return torch.zeros_like(lengths) if self.position is None else self.positions(lengths)
+        position = self.position or 0
+        return (lengths if position < 0 else torch.zeros_like(lengths)) + position
 
     def select(self, activation: Tensor, lengths: Int[Tensor, " row"]) -> Tensor:
         """Select the patched part of an activation of prompts of these lengths."""

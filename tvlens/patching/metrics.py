@@ -56,7 +56,7 @@ def one_token(tokenizer: Any, text: str) -> int:
     """
     if tokenizer is None:
         raise TvlensError(f"the model has no tokenizer to read {text!r} with: give a token id")
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
         pieces = [tokenizer.decode([i]) for i in ids]
         raise TvlensError(
@@ -118,7 +118,8 @@ def _index_metric(metric: Metric, tokens: Sequence[int]) -> Metric:
     indices = [tokens.index(token) for token in own_tokens]
 
     def indexed_metric(logits: Tensor) -> Tensor:
-        return narrow_metric(logits[..., indices])
+        values: Tensor = narrow_metric(logits[..., indices])
+        return values
 
     indexed_metric.positions = positions_of(metric)
     return indexed_metric

@@ -138,7 +138,7 @@ class PatchResult(Result):
             return torch.from_numpy(means).to(self.values)
         weights = torch.from_numpy(bootstrap_counts(size, resamples, seed=seed) / size)
         means = self.differences.double() @ weights.T
-        ends = percentiles(means, tail=(1 - level) / 2)
+        ends: Tensor = percentiles(means, tail=(1 - level) / 2)
         return ends.movedim(0, -1).to(self.values.dtype)
 
     def p_value(self, *, permutations: int = 10_000, seed: int = 0) -> Float[Tensor, "*axes"]:

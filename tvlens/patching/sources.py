@@ -97,7 +97,8 @@ def _expand_vector(vector: Any, layer: int, like: Tensor, component: str) -> Ten
             f"the vector has {layers} layers of width {width}; it has none for layer {layer} of "
             f"width {like.shape[-1]}"
         )
-    return vector.values[layer].to(like.device).expand_as(like)
+    value: Tensor = vector.values[layer]
+    return value.to(like.device).expand_as(like)
 
 
 def _from_cache(model: Any, cache: Any, component: str, layer: int, like: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ _MARGIN_FLOAT32 = 8
 _verified: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 # model -> dtype -> rounding of logits, as a share of the largest one
-_rounding: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_rounding: weakref.WeakKeyDictionary[Any, dict[tuple, float]] = weakref.WeakKeyDictionary()
 
 
 class Disagreement(Exception):

@@ -120,7 +120,7 @@ def beginning_token(tokenizer: Any) -> int:
     Without one the first word becomes the attention sink, and short prompts stop working.
     """
     for name in ("bos_token_id", "cls_token_id", "eos_token_id"):
-        token = getattr(tokenizer, name, None)
+        token: int | None = getattr(tokenizer, name, None)
         if token is not None:
             return token
     raise TvlensError("the tokenizer has no beginning-of-text, class or end-of-text token")

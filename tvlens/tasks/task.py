@@ -266,7 +266,8 @@ def normalize(text: str) -> str:
 
 
 def _index() -> dict[str, dict]:
-    return json.loads((_CATALOGUE / "catalogue.json").read_text(encoding="utf-8"))
+    index: dict[str, dict] = json.loads((_CATALOGUE / "catalogue.json").read_text(encoding="utf-8"))
+    return index
 
 
 def _check_pairs(name: str, pairs: Sequence) -> list[tuple[str, str]]:

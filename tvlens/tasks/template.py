@@ -95,7 +95,7 @@ def _unescape(text: str) -> str:
     """Replace the escape sequences of a text."""
 
     def read(match: re.Match) -> str:
-        escape = match.group()
+        escape: str = match.group()
         try:
             if escape.startswith("\\N{"):
                 return unicodedata.lookup(escape[3:-1])

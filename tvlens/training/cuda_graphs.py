@@ -6,7 +6,6 @@ graph launches all of them in one call (https://pytorch.org/blog/accelerating-py
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,8 @@ class _Forward(nn.Module):
         self.model = model
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.model(inputs)
+        output: Tensor = self.model(inputs)
+        return output
 
 
 def with_cuda_graphs(model: nn.Module, batch: Tokens | Pairs) -> Callable[[Tensor], Tensor]:
@@ -39,7 +39,9 @@ def with_cuda_graphs(model: nn.Module, batch: Tokens | Pairs) -> Callable[[Tenso
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     example = model_inputs(batch).to(next(model.parameters()).device)
     try:
-        graphed: Any = torch.cuda.make_graphed_callables(_Forward(model), (example,))
+        graphed: Callable[[Tensor], Tensor] = torch.cuda.make_graphed_callables(
+            _Forward(model), (example,)
+        )
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         warnings.warn(f"training runs without CUDA graphs: {reason}", stacklevel=3)

@@ -101,7 +101,8 @@ def freeze_blocks(model: Any, count: int) -> None:
 def get_blocks(model: Any) -> nn.ModuleList:
     """Return the encoder's blocks."""
     trunk = model.base_model
-    return trunk.layers if hasattr(trunk, "layers") else trunk.encoder.layer
+    blocks: nn.ModuleList = trunk.layers if hasattr(trunk, "layers") else trunk.encoder.layer
+    return blocks
 
 
 def is_head(name: str) -> bool:
@@ -111,7 +112,8 @@ def is_head(name: str) -> bool:
 
 def parameter_groups(model: nn.Module, *, lr: float, head_lr: float) -> list[dict[str, Any]]:
     """Group the trained parameters by peak learning rate: encoder and head."""
-    body, head = [], []
+    body: list[nn.Parameter] = []
+    head: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             (head if is_head(name) else body).append(weight)

@@ -56,7 +56,8 @@ def resume_history(path: Path, settings: dict, load: Callable[[Path], Any]) -> H
     run = load(path.parent)
     check_same_settings(path.parent, run.settings, settings)
     checkpoint.remove_leftovers(path.parent)
-    return run.history
+    history: History = run.history
+    return history
 
 
 def check_finite(record: Mapping[str, float], *, cure: str) -> None:

@@ -170,7 +170,7 @@ def _format_line(record: dict[str, Any]) -> str:
 def _parse_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
     """Parse a line of the metrics file; lines of earlier versions have no checksum."""
     try:
-        record = check_checksum(json.loads(line))
+        record: dict[str, Any] = check_checksum(json.loads(line))
         if not isinstance(record["step"], int):
             raise TvlensError("its step is no whole number")
     except (ValueError, LookupError, RecursionError) as error:

@@ -41,7 +41,8 @@ class Block(nn.Module):
         """Compute the residual stream after the block."""
         residual = residual + self.attention(self.norm1(residual), rotation)
         hidden = self.activation(self.mlp_in(self.norm2(residual)))
-        return residual + self.mlp_out(hidden)
+        output: Tensor = self.mlp_out(hidden)
+        return residual + output
 
     def attention(
         self,
@@ -61,7 +62,10 @@ class Block(nn.Module):
             qkv, "batch pos three head d_head -> three batch head pos d_head"
         )
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.attn_out(rearrange(mixed, "batch head pos d_head -> batch pos (head d_head)"))
+        output: Tensor = self.attn_out(
+            rearrange(mixed, "batch head pos d_head -> batch pos (head d_head)")
+        )
+        return output
 
 
 class Transformer(nn.Module):
@@ -127,7 +131,8 @@ class Transformer(nn.Module):
         rotation = None if self.rotation is None else self.rotation[:length]
         for block in self.blocks:
             residual = block(residual, rotation)
-        return self.unembed(self.final_norm(residual))
+        logits: Tensor = self.unembed(self.final_norm(residual))
+        return logits
 
 
 def rotary_factors(context: int, d_head: int) -> Complex[Tensor, "pos 3 1 pair"]:

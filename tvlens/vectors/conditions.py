@@ -63,4 +63,5 @@ def find_shared_first_token(tokenizer: Any, prompts: Sequence[Prompt]) -> str | 
     first = {prompt.answer[0] for prompt in prompts}
     if len(prompts) < 2 or len(first) > 1:
         return None
-    return tokenizer_of(tokenizer).decode(list(first))
+    text: str = tokenizer_of(tokenizer).decode(list(first))
+    return text

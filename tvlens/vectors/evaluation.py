@@ -87,7 +87,7 @@ def evaluate(
         >>> task = tv.Task.load("singular-plural").subset(range(30))
         >>> train, validation, test = task.split(seed=0)
         >>> vector = tv.extract(model, train, shots=2, contexts=4)
-        >>> report = tv.evaluate(model, vector, select=validation, test=test)
+        >>> report = tv.evaluate(model, vector, validation=validation, test=test)
         >>> 0 <= report.interval[0] <= report.accuracy <= report.interval[1] <= 1
         True
         >>> sorted(report.controls)

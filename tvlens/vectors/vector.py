@@ -58,7 +58,8 @@ def apply_vector(
     total = state + vector
     if mode == "add":
         return total
-    return total * (state.norm(dim=-1, keepdim=True) / total.norm(dim=-1, keepdim=True))
+    scale: Tensor = state.norm(dim=-1, keepdim=True) / total.norm(dim=-1, keepdim=True)
+    return total * scale
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ class TaskVector(Result):
     @property
     def name(self) -> str:
         """The task's name."""
-        return self.meta.get("task", "")
+        name: str = self.meta.get("task", "")
+        return name
 
     @property
     def mode(self) -> Mode:
@@ -116,7 +118,8 @@ class TaskVector(Result):
     @property
     def norms(self) -> Float[Tensor, " layer"]:
         """Euclidean norm at every layer."""
-        return self.values.norm(dim=-1)
+        norms: Tensor = self.values.norm(dim=-1)
+        return norms
 
     def cosine(self, other: "TaskVector") -> Float[Tensor, " layer"]:
         """Compute the cosine similarity with another vector, layer by layer."""

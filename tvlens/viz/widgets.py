@@ -292,7 +292,7 @@ def _keep_listed_tokens(props: dict[str, Any]) -> None:
 def _n_dimensions(values: Numbers) -> int:
     """Number of dimensions of an array or of nested lists."""
     if hasattr(values, "ndim"):
-        return values.ndim
+        return int(values.ndim)
     return 1 + _n_dimensions(values[0]) if isinstance(values, Sequence) and len(values) else 0
 
 

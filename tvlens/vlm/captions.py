@@ -81,7 +81,8 @@ def name_logits(
         The logits, the target token of each, and the row that it belongs to.
     """
     embed = model.get_input_embeddings()
-    rows, positions, targets, image_indices = [], [], [], []
+    rows, targets, image_indices = [], [], []
+    positions: list[int] = []
     for i, (name, image) in enumerate(zip(names, soft_tokens, strict=True)):
         # The end token is predicted, never an input.
         text = embed(torch.tensor([*prompt.suffix, *name], device=model.device))
@@ -125,4 +126,5 @@ def is_named(
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

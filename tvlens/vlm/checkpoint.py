@@ -151,7 +151,8 @@ def connect_vision(
             projector.outer.bias.zero_()
     vision_encoder = VisionEncoder(vit, config)
     model.requires_grad_(False).attach_vision(vision_encoder, projector, placeholder_id)
-    return model.eval()
+    multimodal: MultimodalModel = model.eval()
+    return multimodal
 
 
 def build_processor(model: MultimodalModel, tokenizer: Any) -> TinyVLMProcessor:

@@ -154,7 +154,10 @@ def _encode_image(
     size = encoder.vit.config.image_size
     views = [render_on_white(pixels, size=size)]
     views += [render_random_view(pixels, size=size, seed=(*seed, view)) for view in range(1, count)]
-    return encoder(preprocess_images(views, size=size).to(encoder.vit.device)).half().cpu()
+    states: Tensor = (
+        encoder(preprocess_images(views, size=size).to(encoder.vit.device)).half().cpu()
+    )
+    return states
 
 
 def _check_settings(

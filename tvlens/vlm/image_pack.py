@@ -89,7 +89,7 @@ class ImagePack:
         for field, values, valid in (
             ("artist", [artist], self.artists),
             ("kind of image", [kind], self.kinds),
-            ("image", names or [None], self.names),
+            ("image", names or (), self.names),
         ):
             for value in values:
                 if value is not None and value not in valid:

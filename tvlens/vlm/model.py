@@ -115,9 +115,8 @@ class Projector(nn.Module):
         weights = self.inner(
             self.norm(rearrange(states, "... state d_vision -> ... (state d_vision)"))
         ).softmax(-1)
-        return rearrange(
-            self.outer(weights), "... (token d_model) -> ... token d_model", token=self.tokens
-        )
+        output: Tensor = self.outer(weights)
+        return rearrange(output, "... (token d_model) -> ... token d_model", token=self.tokens)
 
 
 class MultimodalModel:
@@ -148,7 +147,8 @@ class MultimodalModel:
                 new = {key: i for i, key in enumerate(keys)}
             states = self.vision_encoder(pixel_values[list(new.values())])
             self.cached_states |= dict(zip(new, states, strict=True))
-        return self.projector(torch.stack([self.cached_states[key] for key in keys]))
+        soft_tokens: Tensor = self.projector(torch.stack([self.cached_states[key] for key in keys]))
+        return soft_tokens
 
     def forward(
         self,

@@ -218,9 +218,10 @@ def geometric_mixture(
     one_hots = torch.eye(family.majors, dtype=torch.float64)
     by_task = [probes.mixture_predictive(family, row.expand(len(alpha), -1)) for row in one_hots]
     if by_task[0].ndim == 2:
-        return sum(a[:, None] * mean for a, mean in zip(alpha.T, by_task, strict=True))
-    logs = [a[:, None, None] * p.log() for a, p in zip(alpha.T, by_task, strict=True)]
-    return sum(logs).softmax(-1)
+        mean: Tensor = sum(a[:, None] * mean for a, mean in zip(alpha.T, by_task, strict=True))
+        return mean
+    log: Tensor = sum(a[:, None, None] * p.log() for a, p in zip(alpha.T, by_task, strict=True))
+    return log.softmax(-1)
 
 
 def kl_to_last(family: Any, output: Tensor, target: Tensor) -> Float[Tensor, " n"]:

@@ -136,7 +136,7 @@ class LearnerSubspace(Result):
     @property
     def known_ratio(self) -> float:
         """Increase on major tasks over that on new tasks; infinite if the latter is not > 0."""
-        return _divide_increases(self.mean["major"], self.mean["ood"])
+        return float(_divide_increases(self.mean["major"], self.mean["ood"]))
 
     @cached_property
     def known_ratio_interval(self) -> tuple[float, float]:

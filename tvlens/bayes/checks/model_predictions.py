@@ -51,7 +51,7 @@ def default_splits(family: Any) -> list[Split]:
 
 def max_length(model: Any, family: Any) -> int:
     """Return the number of tokens, or of pairs without the last target, that fill the context."""
-    context = model.cfg.n_ctx
+    context: int = model.cfg.n_ctx
     return (context + 1) // 2 if isinstance(family, LinearRegression) else context
 
 
@@ -124,15 +124,18 @@ def edited_forward(
 
     def full_forward(edit: Edit) -> Tensor:
         with with_hooks(model, [replace_at(name, lambda h: edit(h.detach()))]):
-            return model(inputs)
+            output: Tensor = model(inputs)
+            return output
 
     def later_blocks(edit: Edit) -> Tensor:
         enter = replace_at(name, lambda _: edit(states[name]))
         with skip_blocks(model, blocks), with_hooks(model, [enter]):
-            return model(inputs)
+            output: Tensor = model(inputs)
+            return output
 
     def unembed(edit: Edit) -> Tensor:
-        return model.unembed(model.ln_final(edit(states[name])))
+        output: Tensor = model.unembed(model.ln_final(edit(states[name])))
+        return output
 
     with torch.no_grad():
         logits = run(model, batch, hooks=[read_at(name, states, name)])
@@ -194,6 +197,7 @@ def next_observation_cost(
     """
     if isinstance(data, Pairs):
         targets = data.targets[:, 1:].to(prediction)
-        return (prediction - targets).square() / (2 * family.noise**2)
+        costs: Tensor = (prediction - targets).square() / (2 * family.noise**2)
+        return costs
     next_tokens = model_inputs(data)[:, 1:, None]
     return -prediction[:, :-1].gather(-1, next_tokens)[..., 0].log()

@@ -52,7 +52,8 @@ class Probes:
         length = len(self.data.targets[0]) if is_regression else model_inputs(self.data).shape[1]
         weights = weights[:, None].double().expand(-1, length, -1)
         predictive = family.with_major_tasks().mixture_predictive(weights, self.data)
-        return (predictive.mean if is_regression else predictive)[:, -1:]
+        last: Tensor = (predictive.mean if is_regression else predictive)[:, -1:]
+        return last
 
 
 @dataclass(frozen=True)

@@ -113,4 +113,5 @@ def rotate_randomly(
     vectors = vectors.double()
     basis = torch.linalg.qr(vectors.T).Q
     rotated = np.linalg.qr(rng.standard_normal((d, min(k, d)))).Q
-    return vectors @ basis @ torch.from_numpy(rotated).T
+    rotated_vectors: Tensor = vectors @ basis @ torch.from_numpy(rotated).T
+    return rotated_vectors

@@ -76,7 +76,7 @@ class ModelStates(StateSource):
     @property
     def width(self) -> int:
         """Number of entries of a state."""
-        return self.model.cfg.d_model
+        return int(self.model.cfg.d_model)
 
     def read(self, data: Data) -> Float[Tensor, "n position d"]:
         """Read the states at every position of prediction."""

@@ -109,4 +109,5 @@ def _maximize_from(
 
 
 def _orthonormalize(matrix: Float[Tensor, "m r"]) -> Float[Tensor, "m r"]:
-    return torch.linalg.qr(matrix).Q
+    basis: Tensor = torch.linalg.qr(matrix).Q
+    return basis

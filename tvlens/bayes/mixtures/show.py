@@ -97,7 +97,7 @@ def position_slopes_figure(check: RetrievalCheck) -> viz.Figure:
 
 def distance_figure(check: RetrievalCheck) -> viz.Figure:
     """Plot the total variation between weights, behaviour and posteriors at the selected layer."""
-    rows = [
+    rows: list[tuple] = [
         _row(f"weights, {name}", agreement.at_layer(check.layer), "distance")
         for name, agreement in check.weight_agreement.items()
     ]

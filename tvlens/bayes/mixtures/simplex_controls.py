@@ -43,7 +43,8 @@ def rotate_vectors(
     axes = torch.linalg.svd(by_layer, full_matrices=False).Vh
     coordinates = by_layer @ axes.mT[..., : tasks - 1]  # [layer task tasks-1]
     rotated = coordinates @ torch.from_numpy(basis).mT
-    return rearrange(rotated, "layer task d_model -> task layer d_model").to(states)
+    vectors: Tensor = rearrange(rotated, "layer task d_model -> task layer d_model").to(states)
+    return vectors
 
 
 def sample_states(

@@ -101,7 +101,8 @@ def log_ratio_interval(kls: Float[np.ndarray, "n 2"]) -> tuple[float, float]:
 
     def log_ratio(rows: np.ndarray, axis: int) -> np.ndarray:
         sums = kls[rows.astype(int)].sum(-2 if axis == -1 else axis)
-        return np.log(sums[..., 0] / sums[..., 1])
+        ratios: np.ndarray = np.log(sums[..., 0] / sums[..., 1])
+        return ratios
 
     return bootstrap_interval(np.arange(len(kls)), statistic=log_ratio)
 

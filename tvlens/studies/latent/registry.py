@@ -271,7 +271,8 @@ class CheckSetup:
         """Estimate mean, task vectors and token effects at a layer."""
         options = dict(per_cell=self.config.per_cell, seed=self.seed)
         compute = functools.partial(task_effects, self.model, self.family, layer=layer, **options)
-        return self.share(("effects", layer % self.config.layers), compute)
+        effects: Effects = self.share(("effects", layer % self.config.layers), compute)
+        return effects
 
     def share(self, key: Any, compute: Callable[[], Any]) -> Any:
         """Compute something that several checks of a model need, once."""

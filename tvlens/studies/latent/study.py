@@ -98,7 +98,8 @@ class LatentStudy(StudyReport):
         import pandas as pd
 
         rows = summarize_claims(self.claims, over="seed" if len(self.seeds) > 1 else "")
-        return pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format)
+        table: str = pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format)
+        return table
 
     def numbers(self) -> dict[str, Any]:
         """Return the records of all checkpoints, by model."""

@@ -166,7 +166,8 @@ def load_pair(base: Any, tuned: Any, readout: str | None, data: LabelledDataset)
 def _read_saved_readout(folder: str | os.PathLike) -> str | None:
     """Read the readout of a model that `finetune` saved."""
     try:
-        return load_finetuned(folder).settings["readout"]
+        readout: str = load_finetuned(folder).settings["readout"]
+        return readout
     except TvlensError:
         return None
 

@@ -98,4 +98,5 @@ def mean_difference(report: SharingReport, *tasks: str) -> dict[str, float]:
 
 def to_records(frame: Any) -> list[dict]:
     """Convert a data frame to JSON records, with None for NaN."""
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+    records: list[dict] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return records
