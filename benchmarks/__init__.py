@@ -1,1 +1,1 @@
-"""Ratios against peers, measured in one run, with equality checked in the same run."""
+"""Benchmarks against other libraries, with results checked for equality."""

@@ -1,4 +1,4 @@
-"""Other libraries' way to one patch: a head's output at the last position, one full forward each.
+"""Patching of head outputs at the last position with nnsight and pyvene.
 
 They wrap the Hugging Face model itself. Each takes (model, clean, corrupted, heads, metric) and
 gives the metric under every patch, `[head, batch]`. Install with
@@ -12,9 +12,9 @@ import torch
 
 
 def installed() -> dict:
-    """The peers at hand, by name."""
-    known = {"nnsight": nnsight, "pyvene": pyvene}
-    return {name: run for name, run in known.items() if importlib.util.find_spec(name)}
+    """The installed peers, by name."""
+    peers = {"nnsight": nnsight, "pyvene": pyvene}
+    return {name: run for name, run in peers.items() if importlib.util.find_spec(name)}
 
 
 def _output_matrix(model, layer: int):
@@ -26,19 +26,19 @@ def _output_matrix(model, layer: int):
 
 def _last_inputs(model, tokens, layers) -> dict:
     """Heads' outputs at the last position of a run, by layer."""
-    kept = {}
+    inputs_by_layer = {}
 
-    def keep(layer, module, inputs):
-        kept[layer] = inputs[0][:, -1].clone()
+    def store(layer, module, inputs):
+        inputs_by_layer[layer] = inputs[0][:, -1].clone()
 
     handles = [
-        _output_matrix(model, l).register_forward_pre_hook(functools.partial(keep, l))
+        _output_matrix(model, l).register_forward_pre_hook(functools.partial(store, l))
         for l in layers
     ]
     model(tokens)
     for handle in handles:
         handle.remove()
-    return kept
+    return inputs_by_layer
 
 
 def nnsight(model, clean, corrupted, heads, metric) -> torch.Tensor:
@@ -46,26 +46,30 @@ def nnsight(model, clean, corrupted, heads, metric) -> torch.Tensor:
 
     width = model.config.hidden_size // model.config.num_attention_heads
     clean_inputs = _last_inputs(model, clean, {l for l, _ in heads})
-    traced, found = NNsight(model), []
+    traced, values = NNsight(model), []
     for layer, head in heads:
         part = slice(head * width, (head + 1) * width)
         with traced.trace(input_ids=corrupted):
             _output_matrix(traced, layer).input[:, -1, part] = clean_inputs[layer][:, part]
             logits = traced.lm_head.output.save()
-        found.append(metric(logits[:, -1:]))
-    return torch.stack(found)
+        values.append(metric(logits[:, -1:]))
+    return torch.stack(values)
 
 
 def pyvene(model, clean, corrupted, heads, metric) -> torch.Tensor:
     import pyvene as pv
 
     batch, last = len(clean), clean.shape[1] - 1
-    found = []
+    values = []
     for layer, head in heads:
         where = pv.RepresentationConfig(layer, "head_attention_value_output", "h.pos", 1)
         config = pv.IntervenableConfig([where], intervention_types=pv.VanillaIntervention)
         patched = pv.IntervenableModel(config, model=model)
-        at = [[[[head]] * batch, [[last]] * batch]]
-        inputs = {"input_ids": corrupted}, [{"input_ids": clean}], {"sources->base": (at, at)}
-        found.append(metric(patched(*inputs)[1].logits[:, -1:]))
-    return torch.stack(found)
+        unit_locations = [[[[head]] * batch, [[last]] * batch]]
+        inputs = (
+            {"input_ids": corrupted},
+            [{"input_ids": clean}],
+            {"sources->base": (unit_locations, unit_locations)},
+        )
+        values.append(metric(patched(*inputs)[1].logits[:, -1:]))
+    return torch.stack(values)

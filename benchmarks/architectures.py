@@ -26,7 +26,7 @@ METRIC = tv.logit_difference(7, 11)
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build a model, and where its parts are.
+    """How to build a model, and the names of its parts.
 
     Attributes:
         build: a model with random weights.
@@ -218,14 +218,14 @@ def patch_by_hooks(name, clean, corrupted, *, site, layer, position, head=None):
     model, places = source(name), ARCHITECTURES[name]
     block = model.get_submodule(places.blocks)[layer]
     channels = slice(None) if head is None else slice(head * D_HEAD, (head + 1) * D_HEAD)
-    taken = {}
+    source_states = {}
 
-    def take(value):
-        taken["clean"] = _tensor(value)[:, position, channels].clone()
+    def store(value):
+        source_states["clean"] = _tensor(value)[:, position, channels].clone()
 
     def write(value):
         state = _tensor(value).clone()
-        state[:, position, channels] = taken["clean"]
+        state[:, position, channels] = source_states["clean"]
         return (state, *value[1:]) if isinstance(value, tuple) else state
 
     def run(tokens, edit):
@@ -239,7 +239,7 @@ def patch_by_hooks(name, clean, corrupted, *, site, layer, position, head=None):
         finally:
             handle.remove()
 
-    run(clean, take)
+    run(clean, store)
     return METRIC(run(corrupted, write))
 
 
@@ -248,7 +248,7 @@ def _tensor(value):
 
 
 def largest_error(name, result, clean, corrupted, every: int = 5) -> float:
-    """The largest difference from the plain way, over the largest effect of the sweep.
+    """The largest difference from patching by hooks, relative to the largest effect.
 
     Args:
         every: of the swept positions, each `every`th is compared.
@@ -258,8 +258,8 @@ def largest_error(name, result, clean, corrupted, every: int = 5) -> float:
     for row, layer in enumerate(result.coordinates["layer"]):
         for column, position in list(enumerate(result.coordinates["position"]))[::every]:
             for head in heads:
-                place = dict(site=result.site, layer=layer, position=position, head=head)
-                true = patch_by_hooks(name, clean, corrupted, **place)
+                patch = dict(site=result.site, layer=layer, position=position, head=head)
+                true = patch_by_hooks(name, clean, corrupted, **patch)
                 index = (row, column) if head is None else (row, head, column)
                 worst = max(worst, float((result.values[index] - true).abs().max()))
     return worst / float(result.differences.abs().max())
@@ -288,9 +288,11 @@ def run(device: str) -> None:
         row = {"architecture": name, "engines": []}
         for site in ("resid_post", "z"):
             for title, layers in SWEEPS.items():
-                result, said = sweep(load(name), name, site, layers)
+                result, warned = sweep(load(name), name, site, layers)
                 row[f"{site}, {title}"] = largest_error(name, result, clean, corrupted)
-                row["engines"].append(result.settings["engine"] + " (after a warning)" * bool(said))
+                row["engines"].append(
+                    result.settings["engine"] + " (after a warning)" * bool(warned)
+                )
         row["engines"] = sorted(set(row["engines"]))
         rows.append(row)
         errors = ", ".join(f"{k} {v:.0e}" for k, v in row.items() if isinstance(v, float))

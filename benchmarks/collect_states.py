@@ -11,12 +11,12 @@ from .measure import compare
 def run(device: str) -> None:
     model = tv.load("smollm2-135m", device=device)
     task = tv.Task.load("singular-plural")
-    drawn = contexts(task, shots=6, count=16)
-    prompts = [build(model.tokenizer, TEMPLATES["qa"], c, q[0]).tokens for c, q in drawn]
+    sampled = contexts(task, shots=6, count=16)
+    prompts = [build(model.tokenizer, TEMPLATES["qa"], c, q[0]).tokens for c, q in sampled]
 
     def ours() -> torch.Tensor:
-        found = tv.collect(model, prompts, positions=-1, progress=False)
-        return found.stack("resid_post")[:, :, 0]
+        activations = tv.collect(model, prompts, positions=-1, progress=False)
+        return activations.stack("resid_post")[:, :, 0]
 
     def peer() -> torch.Tensor:
         states = []
@@ -30,5 +30,6 @@ def run(device: str) -> None:
                 states.append(torch.stack([cache["resid_post", l][0, -1] for l in layers]))
         return torch.stack(states, dim=1).cpu()
 
-    mine, theirs = compare(ours, peer)
-    print(f"  {len(prompts)} prompts; largest difference {(mine - theirs).abs().max():.1e}")
+    ours_states, peer_states = compare(ours, peer)
+    difference = (ours_states - peer_states).abs().max()
+    print(f"  {len(prompts)} prompts; largest difference {difference:.1e}")

@@ -22,14 +22,15 @@ def run(device: str) -> None:
         return score(model, rows).first.view(len(prompts), -1)
 
     def peer() -> torch.Tensor:
-        found = torch.zeros(len(prompts), len(layers), dtype=torch.bool)
+        is_correct = torch.zeros(len(prompts), len(layers), dtype=torch.bool)
         with torch.no_grad():
             for i, prompt in enumerate(prompts):
                 tokens = torch.tensor([prompt.tokens], device=device)
                 for layer in layers:
                     logits = model.run_with_hooks(tokens, fwd_hooks=[vector.hook(model, layer)])
-                    found[i, layer] = int(logits[0, -1].argmax()) == prompt.answer[0]
-        return found
+                    is_correct[i, layer] = int(logits[0, -1].argmax()) == prompt.answer[0]
+        return is_correct
 
-    mine, theirs = compare(ours, peer)
-    print(f"  {len(prompts)} items x {len(layers)} layers; equal: {torch.equal(mine, theirs)}")
+    ours_scores, peer_scores = compare(ours, peer)
+    is_equal = torch.equal(ours_scores, peer_scores)
+    print(f"  {len(prompts)} items x {len(layers)} layers; equal: {is_equal}")

@@ -46,7 +46,7 @@ def generate_states(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
     scales = torch.logspace(0, -2, WIDTH)[:, None]
     x = torch.stack([normal(PAIRS, WIDTH) @ (scales * normal(WIDTH, WIDTH)) for _ in range(LAYERS)])
-    y = [one @ normal(WIDTH, WIDTH) / WIDTH**0.5 + normal(PAIRS, WIDTH) for one in x]
+    y = [states @ normal(WIDTH, WIDTH) / WIDTH**0.5 + normal(PAIRS, WIDTH) for states in x]
     return x, torch.stack(y)
 
 
@@ -131,9 +131,9 @@ def time_call(function: Callable) -> tuple[float, object]:
 def compare(x: torch.Tensor, y: torch.Tensor) -> list[dict]:
     """All comparisons, from the simplest to the one that shares most work."""
     a, b = x[-1].double().numpy(), y[-1].double().numpy()
-    one, layers = x[-1:], len(x)
+    last_layer, layers = x[-1:], len(x)
     single, every = (
-        time_call(lambda: fit_last_target(one, y)),
+        time_call(lambda: fit_last_target(last_layer, y)),
         time_call(lambda: fit_last_target(x, y)),
     )
     searched = GridSearchCV(
@@ -191,7 +191,7 @@ def compare(x: torch.Tensor, y: torch.Tensor) -> list[dict]:
         ),
         row(
             "numpy lstsq, one layer",
-            time_call(lambda: fit_least_squares(one, y)),
+            time_call(lambda: fit_least_squares(last_layer, y)),
             lstsq,
             1,
             lambda ours, peer: compare_weights(ours.weight, peer, tolerance=1e-6),

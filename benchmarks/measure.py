@@ -1,4 +1,4 @@
-"""Time two ways of the same work in turn, and say how they compare."""
+"""Time two implementations in turn and print how they compare."""
 
 import resource
 import statistics

@@ -43,7 +43,7 @@ def _heads_last(model, tokens, cache):
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     last = tokens.shape[1] - 1
     rows = [(l, last, h) for l in range(layers) for h in range(heads)]
-    found = patching.generic_activation_patch(
+    effects = patching.generic_activation_patch(
         model,
         tokens,
         cache,
@@ -52,7 +52,7 @@ def _heads_last(model, tokens, cache):
         "z",
         index_df=pd.DataFrame(rows, columns=["layer", "pos", "head"]),
     )
-    return found.view(layers, heads)
+    return effects.view(layers, heads)
 
 
 def _library(name: str):
@@ -112,8 +112,8 @@ def _floor(sweep: tv.PatchResult, length: int, layers: int) -> float:
 def _prompts(model, batch: int, length: int):
     vocabulary = model.cfg.d_vocab
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(300, vocabulary, (2, batch, length), generator=generator)
-    return drawn.to(next(model.parameters()).device)
+    tokens = torch.randint(300, vocabulary, (2, batch, length), generator=generator)
+    return tokens.to(next(model.parameters()).device)
 
 
 def _measure(model, clean, corrupted, options, peer) -> dict:
@@ -178,9 +178,9 @@ def _against_peers(source, model, clean, corrupted, *, count: int = 12) -> list[
     rows = []
     for name, run in _peers.installed().items():
         with torch.no_grad():
-            found, seconds = _timed(run, source, clean, corrupted, heads, METRIC)
-        true = torch.stack([ours.values[l, h] for l, h in heads])
-        gap = (found.cpu() - true).abs().max() / ours.differences.abs().max()
+            values, seconds = _timed(run, source, clean, corrupted, heads, METRIC)
+        expected = torch.stack([ours.values[l, h] for l, h in heads])
+        gap = (values.cpu() - expected).abs().max() / ours.differences.abs().max()
         per_patch = seconds / len(heads)
         ratio = per_patch / (every_s / ours.effect.numel())
         rows.append(dict(peer=name, patches=len(heads), s_per_patch=per_patch, ratio=ratio))
@@ -189,8 +189,8 @@ def _against_peers(source, model, clean, corrupted, *, count: int = 12) -> list[
 
 
 def _show(row: dict) -> None:
-    shown = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()]
-    print("  " + ", ".join(shown), flush=True)
+    fields = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()]
+    print("  " + ", ".join(fields), flush=True)
 
 
 def run(device: str) -> None:

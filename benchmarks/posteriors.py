@@ -10,7 +10,7 @@ import tvlens as tv
 from .measure import compare
 
 
-def _loop(prior, length, step, told) -> torch.Tensor:
+def _loop(prior, length, step, predictive) -> torch.Tensor:
     """Predictives [n, length, ...] from the log-probability of token t under task k, and from what
     task k tells of the next one."""
     log_joint = prior.log().repeat(step(0, 0).shape[0], 1)
@@ -19,7 +19,7 @@ def _loop(prior, length, step, told) -> torch.Tensor:
         for k in range(len(prior)):
             log_joint[:, k] += step(t, k)
         posterior = log_joint.softmax(-1)
-        predictives.append(sum(told(t, k, posterior[:, k]) for k in range(len(prior))))
+        predictives.append(sum(predictive(t, k, posterior[:, k]) for k in range(len(prior))))
     return torch.stack(predictives, dim=1)
 
 
@@ -76,14 +76,14 @@ def run(device: str) -> None:
         data = family.sample(128, length).to(device)
 
         def ours(family=family, data=data) -> torch.Tensor:
-            found = tv.bayes.retrieval(family, data).predictive
-            return found.mean if isinstance(found, tv.bayes.Moments) else found
+            predictive = tv.bayes.retrieval(family, data).predictive
+            return predictive.mean if isinstance(predictive, tv.bayes.Moments) else predictive
 
         def peer(family=family, data=data, loop=loop) -> torch.Tensor:
             return loop(family, data)
 
         print(f"  {name}: 128 sequences of {length} under {len(family.prior)} tasks")
-        mine, theirs = compare(ours, peer, rounds=1)
-        gap = float((mine - theirs).abs().max())
+        ours_predictive, loop_predictive = compare(ours, peer, rounds=1)
+        gap = float((ours_predictive - loop_predictive).abs().max())
         assert gap < 1e-9, f"{name}: predictives differ by {gap:.1e}"
         print(f"  largest difference {gap:.1e}")

@@ -34,7 +34,7 @@ ROUNDS = 3
 
 
 class Textbook(nn.Module):
-    """What a tutorial writes."""
+    """The transformer of a PyTorch tutorial."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -63,7 +63,7 @@ class Textbook(nn.Module):
 
 
 def _textbook(plain: Transformer) -> Textbook:
-    """The textbook's module with the weights of ours."""
+    """Build the tutorial's transformer with the weights of ours."""
     names = {"blocks.": "blocks.layers.", "final_norm.": "blocks.norm."}
     names |= {"qkv.": "self_attn.in_proj_", "attn_out.": "self_attn.out_proj."}
     names |= {"mlp_in.": "linear1.", "mlp_out.": "linear2."}
@@ -72,9 +72,9 @@ def _textbook(plain: Transformer) -> Textbook:
         for ours, theirs in names.items():
             key = key.replace(ours, theirs)
         weights[key] = value
-    found = Textbook(plain.shape)
-    found.load_state_dict(weights)
-    return found
+    textbook = Textbook(plain.shape)
+    textbook.load_state_dict(weights)
+    return textbook
 
 
 def _learn(model, optimizer, batches) -> tuple[float, float]:
@@ -112,8 +112,8 @@ def _measure(name: str, config: TransformerConfig, device: str, *, batch: int, s
         for way, (model, optimizer) in running.items():
             spent, losses[way] = _learn(model, optimizer, batches)
             seconds[way].append(spent)
-    made = steps * batch * config.context
-    speed = {way: made / statistics.median(found[1:]) for way, found in seconds.items()}
+    tokens = steps * batch * config.context
+    speed = {way: tokens / statistics.median(durations[1:]) for way, durations in seconds.items()}
     return {
         "setting": name,
         "shape": asdict(config),

@@ -1,4 +1,4 @@
-"""Where Chromium is, and when a page of figures is ready; for the tests that open one."""
+"""Path and flags of Chromium, and the condition that all figures of a page are drawn."""
 
 import importlib.util
 import os

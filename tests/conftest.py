@@ -62,7 +62,7 @@ def browser():
 
 @pytest.fixture
 def unchecked():
-    """Shapes unchecked, as for users: what is wrong must be seen by the functions themselves."""
+    """Disable the shape checker, so that functions receive bad input as they do from users."""
     import jaxtyping
 
     jaxtyping.config.update("jaxtyping_disable", True)

@@ -1,4 +1,4 @@
-"""One of every result type, small and made in memory, for tests that look at them."""
+"""A small instance of every result type, for tests of figures and files."""
 
 import functools
 import json
@@ -23,14 +23,21 @@ from tvlens.vlm import VLMRun
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
-def results(folder: Path) -> dict[str, object]:
-    """Every result type by name; some need a folder."""
+def make_every_result(folder: Path) -> dict[str, object]:
+    """Make one result of every type, by name; some are stored in the folder."""
     torch.manual_seed(0)
-    parts = (_vectors(), _patches(), _shapes(), _maps(), _beliefs(), _trainings(folder))
+    parts = (
+        _vector_results(),
+        _patching_results(),
+        _geometry_results(),
+        _matrix_results(),
+        _bayes_results(),
+        _training_results(folder),
+    )
     return {name: result for part in parts for name, result in part.items()}
 
 
-def _vectors() -> dict[str, object]:
+def _vector_results() -> dict[str, object]:
     conditions = {
         name: dict(name=name, count=40, first=p, full=p / 2)
         | dict(first_interval=(max(0, p - 0.1), min(1, p + 0.1)), full_interval=(0, 1))
@@ -48,30 +55,30 @@ def _vectors() -> dict[str, object]:
     }
 
 
-def _patches() -> dict[str, object]:
+def _patching_results() -> dict[str, object]:
     tokens = ["<s>", "Q", ":", " cat", "\n", "A", ":", HOSTILE]
     layers, positions = list(range(12)), list(range(8))
 
-    def patched(axes: tuple[str, ...], tokens=tokens, **more) -> tv.PatchResult:
-        known = dict(layer=layers, position=positions, head=list(range(4)))
-        coordinates = {axis: known[axis] for axis in axes}
+    def patch_result(axes: tuple[str, ...], tokens=tokens, **more) -> tv.PatchResult:
+        all_coordinates = dict(layer=layers, position=positions, head=list(range(4)))
+        coordinates = {axis: all_coordinates[axis] for axis in axes}
         shape = [len(c) for c in coordinates.values()]
         base = torch.zeros(5)
         values = torch.randn(*shape, 5)
         return tv.PatchResult(values, axes, coordinates, base, None, "z", tokens, tokens, **more)
 
     pattern = torch.rand(8, 8).tril()
-    shown = {f"L{i}H3": pattern / pattern.sum(-1, keepdim=True) for i in (2, 5)}
+    patterns = {f"L{i}H3": pattern / pattern.sum(-1, keepdim=True) for i in (2, 5)}
     return {
-        "PatchResult by layer": patched(("layer",)),
-        "PatchResult by layer and position": patched(("layer", "position")),
-        "PatchResult by head": patched(("layer", "head"), attention=shown),
-        "PatchResult by head and position": patched(("layer", "head", "position")),
-        "PatchResult of one patch": patched(()),
+        "PatchResult by layer": patch_result(("layer",)),
+        "PatchResult by layer and position": patch_result(("layer", "position")),
+        "PatchResult by head": patch_result(("layer", "head"), attention=patterns),
+        "PatchResult by head and position": patch_result(("layer", "head", "position")),
+        "PatchResult of one patch": patch_result(()),
     }
 
 
-def _shapes() -> dict[str, object]:
+def _geometry_results() -> dict[str, object]:
     task, token = torch.arange(3).repeat_interleave(40), torch.arange(4).repeat(30)
     h = torch.randn(3, 16)[task] + torch.randn(4, 16)[token] + torch.randn(120, 16)
     over = h[:, None] + torch.randn(120, 5, 16)
@@ -89,7 +96,7 @@ def _shapes() -> dict[str, object]:
     }
 
 
-def _maps() -> dict[str, object]:
+def _matrix_results() -> dict[str, object]:
     weight, labels = torch.randn(12, 12), torch.arange(90) % 3
     base = torch.randn(2, 90, 12) + torch.randn(3, 12)[labels]
     tuned = base[1] @ weight + 0.1 * torch.randn(90, 12)
@@ -127,10 +134,10 @@ def _dice() -> tuple[object, object]:
     return family, to_transformer_lens(config, Transformer(config, seed=1).state_dict())
 
 
-def _beliefs() -> dict[str, object]:
+def _bayes_results() -> dict[str, object]:
     family, model = _dice()
     both, quick = (model, family), dict(sequences=12)
-    learnt = bayes.learner_subspace(*both, max_rank=2, restarts=2, null=2, **quick)
+    learner = bayes.learner_subspace(*both, max_rank=2, restarts=2, null=2, **quick)
     words = [a + b for a in "bcdfghjk" for b in ("an", "el", "ip")]
     tasks = [tv.Task(c, [(w, c + w) for w in words]) for c in "xyzuvw"]
     small = dict(template="{x}:{y}\n", shots=3, contexts=4, count=30, repeats=2, null=1)
@@ -144,9 +151,9 @@ def _beliefs() -> dict[str, object]:
         "Dissociation": bayes.dissociation(*both, learner=learnt.subspace, pairs=12, null=2),
         "SimplexMap": bayes.simplex_map(*both, resolution=3, sequences=6),
         "Ablation": bayes.ablation(*both, null=2, **quick),
-        "LearnerSubspace": learnt,
+        "LearnerSubspace": learner,
         "StatisticsRegression": bayes.statistics_regression(
-            *both, learnt.subspace, sequences=60, null=2
+            *both, learner.subspace, sequences=60, null=2
         ),
         "PhaseBoundary": bayes.solve_phase_boundary(
             lambda minor, mass: bayes.Dice(minor=minor, minor_mass=mass),
@@ -164,7 +171,7 @@ def _beliefs() -> dict[str, object]:
     }
 
 
-def _trainings(folder: Path) -> dict[str, object]:
+def _training_results(folder: Path) -> dict[str, object]:
     records = [dict(step=s, loss=1 / (1 + s), lr=0.1, seconds=s, KL=2 / (1 + s)) for s in range(9)]
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
     epochs = [dict(epoch=e, loss=1 / e, validation_loss=1.2 / e, accuracy=0.2 * e) for e in (1, 2)]

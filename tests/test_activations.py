@@ -19,8 +19,8 @@ from tvlens.sites import available
 pytestmark = pytest.mark.tl3
 
 
-def test_padding_changes_nothing(any_name):
-    """Every site, every position of ragged prompts in one batch equals each prompt alone."""
+def test_collect_of_ragged_prompts_equals_single_prompts(any_name):
+    """Compare every site and position of a padded batch with each prompt alone."""
     model = tiny.model(any_name)
     names = list(available(model))
     prompts = tiny.ragged(any_name)
@@ -29,21 +29,23 @@ def test_padding_changes_nothing(any_name):
         alone = tv.collect(model, prompts[i : i + 1], names, progress=False)
         n = int(alone.lengths)
         for site, activation in alone.items():
-            mine = together[site][i, :n]
+            padded = together[site][i, :n]
             if site.startswith("pattern"):
-                mine = mine[..., :n]
-            torch.testing.assert_close(mine, activation[0], msg=f"{site} of prompt {i}")
+                padded = padded[..., :n]
+            torch.testing.assert_close(padded, activation[0], msg=f"{site} of prompt {i}")
             assert not together[site][i, n:].any()
 
 
-def test_equals_the_librarys_own_cache(causal):
+def test_collect_equals_run_with_cache(causal):
     prompts = tiny.ragged("text", (9,))
     _, cache = causal.run_with_cache(torch.tensor(prompts))
-    got = tv.collect(causal, prompts, ["resid_post", "z", "pattern"], progress=False)
+    activations = tv.collect(causal, prompts, ["resid_post", "z", "pattern"], progress=False)
     for layer in range(3):
-        torch.testing.assert_close(got[f"resid_post.{layer}"], cache["resid_post", layer])
-        torch.testing.assert_close(got[f"z.{layer}"], cache["z", layer])
-        torch.testing.assert_close(got[f"pattern.{layer}"], cache["pattern", layer].transpose(1, 2))
+        torch.testing.assert_close(activations[f"resid_post.{layer}"], cache["resid_post", layer])
+        torch.testing.assert_close(activations[f"z.{layer}"], cache["z", layer])
+        torch.testing.assert_close(
+            activations[f"pattern.{layer}"], cache["pattern", layer].transpose(1, 2)
+        )
 
 
 @settings(max_examples=20, deadline=None)
@@ -52,20 +54,22 @@ def test_equals_the_librarys_own_cache(causal):
     positions=st.lists(st.integers(-4, 3), min_size=1, max_size=3),
     batch_size=st.integers(1, 4),
 )
-def test_positions_and_batches(lengths, positions, batch_size):
-    """Asked positions are rows of the whole activation, however prompts are batched."""
+def test_collect_selects_positions_in_any_batching(lengths, positions, batch_size):
+    """Selected positions are rows of the whole activation for every batch size."""
     model = tiny.model("llama")
     prompts = tiny.ragged("text", lengths)
-    whole = tv.collect(model, prompts, "resid_post", layers=1, progress=False)["resid_post.1"]
-    some = tv.collect(
+    all_positions = tv.collect(model, prompts, "resid_post", layers=1, progress=False)[
+        "resid_post.1"
+    ]
+    selected = tv.collect(
         model, prompts, "resid_post", layers=1, positions=positions, batch_size=batch_size,
         progress=False,
     )["resid_post.1"]  # fmt: skip
     for i, n in enumerate(lengths):
-        torch.testing.assert_close(some[i], whole[i, [p % n for p in positions]])
+        torch.testing.assert_close(selected[i], all_positions[i, [p % n for p in positions]])
 
 
-def test_file_holds_the_same(tmp_path, any_name):
+def test_collect_into_a_file_equals_collect_in_memory(tmp_path, any_name):
     model = tiny.model(any_name)
     prompts = tiny.ragged(any_name)
     file = tmp_path / "states.safetensors"
@@ -81,7 +85,7 @@ def test_file_holds_the_same(tmp_path, any_name):
     assert stored.stack("z").shape[0] == 3
 
 
-def test_an_interrupted_file_leaves_nothing(tmp_path, monkeypatch):
+def test_interrupted_collect_leaves_no_file(tmp_path, monkeypatch):
     model = tiny.model("gpt2")
     file = tmp_path / "states.safetensors"
 
@@ -94,25 +98,25 @@ def test_an_interrupted_file_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_head():
+def test_collect_of_one_head_selects_it():
     model = tiny.model("llama")
     prompts = tiny.ragged("text")
-    every = tv.collect(model, prompts, ["z", "pattern"], layers=1, progress=False)
-    one = tv.collect(
+    all_heads = tv.collect(model, prompts, ["z", "pattern"], layers=1, progress=False)
+    selected = tv.collect(
         model, prompts, [tv.Site("z", 1, head=2), tv.Site("pattern", 1, head=-1)], progress=False
     )
-    torch.testing.assert_close(one["z.1 head 2"], every["z.1"][:, :, 2])
-    torch.testing.assert_close(one["pattern.1 head 3"], every["pattern.1"][:, :, 3])
+    torch.testing.assert_close(selected["z.1 head 2"], all_heads["z.1"][:, :, 2])
+    torch.testing.assert_close(selected["pattern.1 head 3"], all_heads["pattern.1"][:, :, 3])
 
 
-def test_texts_are_tokenised_by_the_model():
+def test_collect_tokenizes_texts_with_the_model():
     model = tiny.model("llama")
     text = "Q: cat"
-    got = tv.collect(model, text, layers=0, progress=False)
-    assert got.lengths.tolist() == [model.to_tokens(text).shape[1]]
+    activations = tv.collect(model, text, layers=0, progress=False)
+    assert activations.lengths.tolist() == [model.to_tokens(text).shape[1]]
 
 
-def test_a_hook_that_never_fires_is_an_error():
+def test_collect_refuses_a_site_whose_hook_never_fires():
     """BERT with fused attention has a hook point for its pattern, but never computes one."""
     import transformers as hf
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
@@ -124,7 +128,7 @@ def test_a_hook_that_never_fires_is_an_error():
         tv.collect(model, tiny.ragged("text"), "pattern", layers=0, progress=False)
 
 
-def test_hooks_are_gone_after_an_exception(causal):
+def test_with_hooks_removes_hooks_after_an_exception(causal):
     tokens = torch.tensor(tiny.ragged("text", (5,)))
     before = causal(tokens)
     name = "blocks.1.hook_resid_post"
@@ -153,12 +157,12 @@ def test_hooks_are_gone_after_an_exception(causal):
         ([[1, 2]], {"file": "."}, "is a folder: give the name"),
     ],
 )
-def test_bad_input(unchecked, prompts, options, message):
+def test_bad_input_raises_one_line_errors(unchecked, prompts, options, message):
     with pytest.raises(TvlensError, match=message):
         tv.collect(tiny.model("llama"), prompts, progress=False, **options)
 
 
-def test_a_full_disk_is_found_out_before_the_first_forward(tmp_path, monkeypatch):
+def test_collect_checks_disk_space_before_the_first_forward(tmp_path, monkeypatch):
     model = tiny.model("gpt2")
     monkeypatch.setattr("tvlens.files.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     monkeypatch.setattr("tvlens.activations.run", None)
@@ -169,8 +173,8 @@ def test_a_full_disk_is_found_out_before_the_first_forward(tmp_path, monkeypatch
 
 @pytest.mark.no_arithmetic
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no limits of file sizes here")
-def test_a_file_beyond_the_limit_is_one_line(tmp_path):
-    """A map of a file that finds no room kills the process: run in one of its own."""
+def test_collect_beyond_the_file_size_limit_is_one_line(tmp_path):
+    """Runs in a new process, because a mapped file without space kills it."""
     code = """
 import resource, sys, tiny, tvlens as tv
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, 1 << 17))

@@ -1,4 +1,4 @@
-"""The snippets of CONTRIBUTING.md run as they stand."""
+"""Run the snippets of CONTRIBUTING.md unchanged."""
 
 import itertools
 import json
@@ -25,21 +25,21 @@ SECTIONS = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.M)
 SNIPPETS = dict(match.groups() for part in SECTIONS if (match := SECTION.match(part)))
 
 
-def run(name: str) -> dict:
-    """The names that a snippet leaves behind."""
-    found: dict = {"__name__": "snippet"}
-    exec(compile(SNIPPETS[name], f"CONTRIBUTING.md, {name}", "exec"), found)
-    return found
+def run_snippet(name: str) -> dict:
+    """Run a snippet and return its namespace."""
+    namespace: dict = {"__name__": "snippet"}
+    exec(compile(SNIPPETS[name], f"CONTRIBUTING.md, {name}", "exec"), namespace)
+    return namespace
 
 
 @pytest.fixture
 def registries():
-    """What snippets add to is as before afterwards."""
-    kept = [(known, dict(known)) for known in (METHODS, COMPONENTS)]
+    """Restore the registries that snippets change."""
+    backup = [(registry, dict(registry)) for registry in (METHODS, COMPONENTS)]
     yield
-    for known, before in kept:
-        known.clear()
-        known.update(before)
+    for registry, before in backup:
+        registry.clear()
+        registry.update(before)
 
 
 def test_pre_commit_runs_the_checks_of_make_lint():
@@ -52,7 +52,7 @@ def test_pre_commit_runs_the_checks_of_make_lint():
     ]
 
 
-def test_everything_is_added_in_under_twenty_lines():
+def test_every_snippet_has_fewer_than_twenty_lines():
     wanted = {"task", "extraction method", "family of latent tasks", "site", "widget"}
     assert set(SNIPPETS) == wanted
     for name, code in SNIPPETS.items():
@@ -62,13 +62,13 @@ def test_everything_is_added_in_under_twenty_lines():
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot resume at a position")
-def test_a_new_task_is_found_by_the_study_of_vectors(tmp_path, monkeypatch):
+def test_task_snippet_works_in_the_study_of_vectors(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    task = run("task")["task"]
-    known = tv.Task.load("antonym").subset(range(16))
+    task = run_snippet("task")["task"]
+    antonyms = tv.Task.load("antonym").subset(range(16))
     study = vectors.run(
         tiny.model("llama"),
-        ["spelled-backwards.json", known],
+        ["spelled-backwards.json", antonyms],
         shots=2,
         contexts=3,
         folder=tmp_path / "out",
@@ -82,14 +82,16 @@ def test_a_new_task_is_found_by_the_study_of_vectors(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot resume at a position")
-def test_a_new_method_extracts_and_is_scored(registries):
-    run("extraction method")
+def test_method_snippet_extracts_and_is_evaluated(registries):
+    run_snippet("extraction method")
     model = tiny.model("llama")
     tasks = [tv.Task.load(name).subset(range(16)) for name in ("singular-plural", "antonym")]
     options = dict(shots=2, contexts=5, seed=3)
     vector = tv.extract(model, tasks[0], method="median", **options)
-    drawn = contexts(tasks[0], shots=2, count=5, seed=3)
-    prompts = [build(model.tokenizer, TEMPLATES["qa"], shown, *query) for shown, query in drawn]
+    demonstrations = contexts(tasks[0], shots=2, count=5, seed=3)
+    prompts = [
+        build(model.tokenizer, TEMPLATES["qa"], shots, *query) for shots, query in demonstrations
+    ]
     states = tv.collect(model, prompts, positions=-1, progress=False).stack("resid_post")[:, :, 0]
     np.testing.assert_allclose(vector.values, np.median(states, axis=1), rtol=1e-5, atol=1e-6)
 
@@ -102,48 +104,48 @@ def test_a_new_method_extracts_and_is_scored(registries):
 
 @pytest.fixture(scope="module")
 def sticky():
-    return run("family of latent tasks")["Sticky"](tasks=2, minor=3, minor_mass=0.3, seed=1)
+    return run_snippet("family of latent tasks")["Sticky"](tasks=2, minor=3, minor_mass=0.3, seed=1)
 
 
-def test_a_new_family_has_the_posterior_of_enumeration(sticky):
-    everything = torch.tensor(list(itertools.product(range(4), repeat=5)))
-    found = tv.bayes.retrieval(sticky, everything)
+def test_family_snippet_has_the_posterior_of_enumeration(sticky):
+    sequences = torch.tensor(list(itertools.product(range(4), repeat=5)))
+    retrieval = tv.bayes.retrieval(sticky, sequences)
     joint = np.array(
         [
             [
                 prior * np.prod([s if a == b else (1 - s) / 3 for a, b in itertools.pairwise(row)])
                 for prior, s in zip(sticky.prior, sticky.parameters, strict=True)
             ]
-            for row in [[0, *row] for row in everything.tolist()]
+            for row in [[0, *row] for row in sequences.tolist()]
         ]
     )
-    np.testing.assert_allclose(found.log_evidence[:, -1].exp(), joint.sum(1), rtol=1e-10)
+    np.testing.assert_allclose(retrieval.log_evidence[:, -1].exp(), joint.sum(1), rtol=1e-10)
     assert joint.sum() == pytest.approx(1)
     posterior = joint / joint.sum(1, keepdims=True)
-    np.testing.assert_allclose(found.posterior[:, -1], posterior, rtol=1e-10)
+    np.testing.assert_allclose(retrieval.posterior[:, -1], posterior, rtol=1e-10)
     # What comes next, as the ratio of the evidence of a sequence to that of its beginning.
-    told = found.predictive[:, -2].gather(-1, everything[:, -1:])[:, 0]
-    ratio = (found.log_evidence[:, -1] - found.log_evidence[:, -2]).exp()
-    np.testing.assert_allclose(told, ratio, rtol=1e-10)
+    predictive = retrieval.predictive[:, -2].gather(-1, sequences[:, -1:])[:, 0]
+    ratio = (retrieval.log_evidence[:, -1] - retrieval.log_evidence[:, -2]).exp()
+    np.testing.assert_allclose(predictive, ratio, rtol=1e-10)
 
 
-def test_a_new_family_gives_sequences_of_its_tasks(sticky):
-    drawn = sticky.sample_tasks(torch.arange(5).repeat_interleave(400), 50, seed=0).tokens
-    start = torch.zeros_like(drawn[:, :1])
-    repeats = (drawn.diff(dim=1, prepend=start) == 0).double().view(5, -1).mean(1)
+def test_family_snippet_samples_its_tasks(sticky):
+    tokens = sticky.sample_tasks(torch.arange(5).repeat_interleave(400), 50, seed=0).tokens
+    start = torch.zeros_like(tokens[:, :1])
+    repeats = (tokens.diff(dim=1, prepend=start) == 0).double().view(5, -1).mean(1)
     np.testing.assert_allclose(repeats, sticky.parameters, atol=0.015)  # 4 standard errors
     with pytest.raises(TvlensError, match="Sticky does not define `new_task_predictive`"):
-        tv.bayes.extrapolation(sticky, drawn)
+        tv.bayes.extrapolation(sticky, tokens)
     with pytest.raises(TvlensError, match="NaN or infinity"):
         sticky.with_tasks([0.5, float("nan")])
     with (
         pytest.raises(TvlensError, match="gives a probability of NaN"),
         np.errstate(invalid="ignore"),
     ):
-        tv.bayes.retrieval(sticky.with_tasks([0.5, 1.5]), drawn)
+        tv.bayes.retrieval(sticky.with_tasks([0.5, 1.5]), tokens)
 
 
-def test_a_model_learns_the_new_family(sticky, tmp_path):
+def test_family_snippet_trains_a_model(sticky, tmp_path):
     config = tv.training.TransformerConfig(context=24, vocab=4, layers=1, d_model=32, heads=2)
 
     def sample(seed: int):
@@ -153,17 +155,17 @@ def test_a_model_learns_the_new_family(sticky, tmp_path):
         config, sample, steps=200, folder=tmp_path, lr=5e-3, checkpoints=[200], progress=False
     )
     tokens = sticky.sample(256, 24, seed=12345).tokens
-    told = trained.transformer()(tokens).detach().double().softmax(-1)
+    prediction = trained.transformer()(tokens).detach().double().softmax(-1)
     bayes = tv.bayes.retrieval(sticky, tokens).predictive
-    even = torch.full_like(bayes, 0.25)
-    far, near = (float(tv.bayes.kl(bayes, p).mean()) for p in (even, told))
-    assert near < far / 3
+    uniform = torch.full_like(bayes, 0.25)
+    uniform_kl, model_kl = (float(tv.bayes.kl(bayes, p).mean()) for p in (uniform, prediction))
+    assert model_kl < uniform_kl / 3
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "native"])
 @pytest.mark.filterwarnings("ignore:.*cannot resume at a position")
-def test_a_new_site_is_read_and_patched(registries, name):
-    run("site")
+def test_site_snippet_is_collected_and_patched(registries, name):
+    run_snippet("site")
     model = tiny.model(name)
     assert available(model)["mlp_post"] == ("blocks.0.mlp.hook_post", (1, 96, model.cfg.d_mlp))
     clean, corrupted = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[5, 9, 7, 8]])
@@ -191,8 +193,8 @@ TOKENS = ["<s>", " The", " capital", "</script>"]
 PATTERN = torch.eye(4).bfloat16()
 
 
-def test_a_new_widget_is_a_figure():
-    attention_pattern = run("widget")["attention_pattern"]
+def test_widget_snippet_makes_a_figure():
+    attention_pattern = run_snippet("widget")["attention_pattern"]
     figure = attention_pattern(PATTERN, TOKENS, title="head 3")
     assert figure.spec["element"] == "AttentionPattern"
     assert figure.spec["props"]["attention"] == PATTERN.tolist()
@@ -206,18 +208,18 @@ def test_a_new_widget_is_a_figure():
 
 @needs_chromium[0]
 @needs_chromium[1]
-def test_a_new_widget_is_drawn(tmp_path):
+def test_widget_snippet_is_drawn_in_a_browser(tmp_path):
     from playwright.sync_api import sync_playwright
 
-    figure = run("widget")["attention_pattern"](PATTERN, TOKENS)
-    heard = []
+    figure = run_snippet("widget")["attention_pattern"](PATTERN, TOKENS)
+    errors = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         tab = browser.new_page(viewport={"width": 600, "height": 700})
-        tab.on("console", lambda m: m.type == "error" and heard.append(m.text))
-        tab.on("request", lambda r: r.url.startswith("http") and heard.append(r.url))
+        tab.on("console", lambda m: m.type == "error" and errors.append(m.text))
+        tab.on("request", lambda r: r.url.startswith("http") and errors.append(r.url))
         tab.goto(figure.save(tmp_path / "widget.html").as_uri())
         tab.wait_for_function(ALL_DRAWN, timeout=30_000)
         tab.locator("[data-tvlens=circuitsvis] canvas").first.wait_for()
         browser.close()
-    assert heard == []
+    assert errors == []

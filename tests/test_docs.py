@@ -1,4 +1,4 @@
-"""The documentation: its examples run, and its pages, where they are built, ask no network."""
+"""The documentation: examples, and built pages, which make no requests."""
 
 import doctest
 import re
@@ -20,7 +20,7 @@ OPENED = ("index", "concepts/patching", "concepts/task-matrices", "api/vectors",
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_examples_on_the_pages(page, tmp_path, monkeypatch):
+def test_examples_on_concept_pages_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     failed, tried = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
     assert tried > 5
@@ -39,25 +39,25 @@ def test_every_concept_has_formula_source_example_and_limitations():
 
 def test_every_public_name_is_in_the_reference():
     pages = "".join(page.read_text() for page in ROOT.glob("docs/api/*.md"))
-    rooms = {module.split(".")[1] for module in re.findall(r"automodule:: (\S+)", pages)}
-    for name, where in (*tvlens._NAMES.items(), *zip(*[tvlens._MODULES] * 2, strict=True)):
-        assert where.split(".")[0] in rooms, name
+    packages = {module.split(".")[1] for module in re.findall(r"automodule:: (\S+)", pages)}
+    for name, module in (*tvlens._NAMES.items(), *zip(*[tvlens._MODULES] * 2, strict=True)):
+        assert module.split(".")[0] in packages, name
 
 
 @needs_chromium[0]
 @needs_chromium[1]
 @pytest.mark.skipif(not BUILT.is_dir(), reason="`make docs` has not been run")
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1300, "dark")])
-def test_built_pages_ask_no_network_and_fit(width, scheme):
+def test_built_pages_fit_and_make_no_requests(width, scheme):
     from playwright.sync_api import sync_playwright
 
-    heard = []
+    errors = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        tab.on("console", lambda m: m.type == "error" and heard.append(m.text))
-        tab.on("pageerror", lambda error: heard.append(str(error)))
-        tab.on("request", lambda r: r.url.startswith(("file:", "data:")) or heard.append(r.url))
+        tab.on("console", lambda m: m.type == "error" and errors.append(m.text))
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("request", lambda r: r.url.startswith(("file:", "data:")) or errors.append(r.url))
         for name in OPENED:
             tab.goto((BUILT / f"{name}.html").as_uri())
             tab.wait_for_timeout(100)
@@ -65,7 +65,7 @@ def test_built_pages_ask_no_network_and_fit(width, scheme):
         tab.goto((BUILT / "concepts" / "patching.html").as_uri())
         assert tab.locator("math").count() > 5
         browser.close()
-    assert heard == []
+    assert errors == []
 
 
 @pytest.mark.skipif(not BUILT.is_dir(), reason="`make docs` has not been run")

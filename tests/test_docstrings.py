@@ -34,7 +34,7 @@ def tiny_zoo(tmp_path_factory):
 
 @pytest.fixture
 def zoo(tiny_zoo, monkeypatch, tmp_path):
-    """The names of the zoo stand for tiny models, and files go to an empty folder."""
+    """Replace the models of the zoo by tiny ones, and work in an empty folder."""
     monkeypatch.setattr("tvlens.models.zoo.get", lambda name: tiny_zoo / name)
     monkeypatch.chdir(tmp_path)
 

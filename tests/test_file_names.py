@@ -18,18 +18,18 @@ ODD_LABELS += ["-", "x" * 300]
 
 
 def is_one_component(name):
-    """Whether a name leads nowhere but to itself, on any system."""
+    """Whether a name is one path component on every system."""
     plain = all(kind(name).parts == (name,) for kind in (PurePosixPath, PureWindowsPath))
     return plain and name not in (".", "..") and not name.startswith((".", "~"))
 
 
-def test_ordinary_labels_are_their_own_file_names():
+def test_file_name_keeps_ordinary_labels():
     labels = [*Task.names(), *LabelledDataset.names(), *METHODS]
     labels += ["v1.2", "a_b", "two words", "a+b,c", "é", "x" * 120]
     assert [file_name(label) for label in labels] == labels
 
 
-def test_odd_labels_get_other_file_names(tmp_path):
+def test_file_name_replaces_odd_labels_by_distinct_names(tmp_path):
     names = [file_name(label) for label in ODD_LABELS]
     assert not set(names) & {*ODD_LABELS}
     assert len({name.casefold() for name in names}) == len(ODD_LABELS)
@@ -40,7 +40,7 @@ def test_odd_labels_get_other_file_names(tmp_path):
 
 
 @given(st.text(st.characters(exclude_categories=[]), max_size=20))
-def test_any_label_is_one_component(label):
+def test_file_name_of_any_label_is_one_path_component(label):
     name = file_name(label)
     assert is_one_component(name) and file_name(label) == name
     assert "\0" not in name and name.encode()

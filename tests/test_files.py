@@ -21,7 +21,7 @@ from tvlens.files import (
 pytestmark = pytest.mark.no_arithmetic
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_failed_atomic_write_keeps_the_old_file(tmp_path):
     path = write(tmp_path / "deep" / "page.html", "old")
     with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
         temporary.write_text("half")
@@ -30,14 +30,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_written_file_is_an_ordinary_one(tmp_path):
+def test_write_gives_ordinary_permissions(tmp_path):
     (tmp_path / "plain").write_text("")
     path = write(tmp_path / "ours", b"bytes")
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert path.read_bytes() == b"bytes"
 
 
-def test_a_folder_is_whole_or_not_there(tmp_path):
+def test_atomic_write_folder_is_complete_or_absent(tmp_path):
     with pytest.raises(OSError, match="no"), atomic_write_folder(tmp_path / "model") as temporary:
         (temporary / "half").write_text("")
         raise OSError("no")
@@ -52,30 +52,30 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
     assert [p.name for p in (tmp_path / "model").iterdir()] == ["all"]
 
 
-def test_lone_surrogates_are_written_as_json_reads_them(tmp_path):
+def test_write_escapes_lone_surrogates_in_json(tmp_path):
     path = write(tmp_path / "a.json", '["\ud800"]')
     assert path.read_bytes() == b'["\\ud800"]'
 
 
-def leftover(path, process, *, machine=None, age=0.0):
-    """A temporary file of `path` as a killed process leaves it."""
+def write_leftover(path, process, *, machine=None, age=0.0):
+    """Write a temporary file of `path` as a killed process leaves it."""
     token = f"{process}-{machine or files._machine()}-0123abcd"
-    made = path.with_name(f"{files._prefix(path)}{token}{path.suffix}")
-    made.write_bytes(b"half")
-    os.utime(made, (time.time() - age,) * 2)
-    return made
+    temporary = path.with_name(f"{files._prefix(path)}{token}{path.suffix}")
+    temporary.write_bytes(b"half")
+    os.utime(temporary, (time.time() - age,) * 2)
+    return temporary
 
 
-def test_replacing_sweeps_what_a_killed_process_left(tmp_path):
+def test_write_removes_leftovers_of_killed_processes(tmp_path):
     path = tmp_path / "states.safetensors"
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    dead = leftover(path, gone.pid)
-    same_number = leftover(path, os.getpid())
-    live = leftover(path, os.getppid())
-    other_target = leftover(tmp_path / "states.b.safetensors", gone.pid)
-    elsewhere = leftover(path, 1, machine="ffffffff")
-    old_elsewhere = leftover(path, 2, machine="ffffffff", age=90_000)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead = write_leftover(path, process.pid)
+    same_number = write_leftover(path, os.getpid())
+    live = write_leftover(path, os.getppid())
+    other_target = write_leftover(tmp_path / "states.b.safetensors", process.pid)
+    elsewhere = write_leftover(path, 1, machine="ffffffff")
+    old_elsewhere = write_leftover(path, 2, machine="ffffffff", age=90_000)
     write(path, "new")
     assert path.read_text() == "new"
     assert {p: p.exists() for p in (dead, same_number, old_elsewhere)} == {
@@ -84,7 +84,7 @@ def test_replacing_sweeps_what_a_killed_process_left(tmp_path):
     assert live.exists() and other_target.exists() and elsewhere.exists()
 
 
-def test_replacing_keeps_its_own_open_files(tmp_path):
+def test_nested_write_keeps_open_temporary_files(tmp_path):
     with atomic_write(tmp_path / "a") as first:
         write(tmp_path / "a", "second")
         assert first.exists()
@@ -93,13 +93,13 @@ def test_replacing_keeps_its_own_open_files(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_long_names_have_temporary_ones(tmp_path):
+def test_write_accepts_file_names_of_maximal_length(tmp_path):
     name = "ä" * 125
     assert write(tmp_path / name, "x").read_text() == "x"
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-def test_replacing_folder_replaces_what_is_not_whole(tmp_path):
+def test_atomic_write_folder_replaces_incomplete_folders(tmp_path):
     def is_whole(path):
         return (path / "marker").exists()
 
@@ -141,21 +141,21 @@ def test_check_folder_refuses_a_folder_that_takes_no_files():
         check_folder("/proc/self/out")
 
 
-def full(*_):
+def raise_disk_full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(files.os, "fsync", full)
+def test_full_disk_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "fsync", raise_disk_full)
     with pytest.raises(NotWrittenError, match=r"cannot write to .*out: no space left"):
         prepare_folder(tmp_path / "out")
     with pytest.raises(NotWrittenError, match=r"/a: no space"), atomic_write(tmp_path / "a"):
-        full()
+        raise_disk_full()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("fallback", [False, True])
-def test_reserve_gives_the_whole_size(tmp_path, monkeypatch, fallback):
+def test_reserve_allocates_the_whole_size(tmp_path, monkeypatch, fallback):
     if fallback:
         monkeypatch.delattr(files.os, "posix_fallocate", raising=False)
     with (tmp_path / "a").open("w+b") as file:
@@ -167,7 +167,7 @@ def test_reserve_gives_the_whole_size(tmp_path, monkeypatch, fallback):
     assert (tmp_path / "a").read_bytes()[:6] == b"head\0\0"
 
 
-def test_reserve_says_what_is_needed_and_free(tmp_path, monkeypatch):
+def test_reserve_reports_needed_and_free_space(tmp_path, monkeypatch):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=3_100_000))
     with (
         (tmp_path / "a").open("wb") as file,

@@ -31,22 +31,26 @@ with folder_lock(sys.argv[1]):
 def holder(tmp_path):
     """A real process that holds `tmp_path / "out"`."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
+def short_release(monkeypatch):
     monkeypatch.setattr("tvlens.folder_lock._RELEASE_SECONDS", 0.2)
 
 
-def test_another_process_is_refused_in_one_line_that_names_the_first(holder, tmp_path):
+def test_locked_folder_refuses_runs_and_names_the_holder(holder, tmp_path):
     out = tmp_path / "out"
-    told = json.loads((out / HOLDER).read_text())
-    assert told["pid"] == holder.pid and set(told) == {"pid", "host", "command", "since"}
+    holder_record = json.loads((out / HOLDER).read_text())
+    assert holder_record["pid"] == holder.pid and set(holder_record) == {
+        "pid",
+        "host",
+        "command",
+        "since",
+    }
     task = tv.Task("t", [(x, 2 * x) for x in "abcdefghijklmnopqrst"])
     runs = [
         lambda: tv.studies.vectors.run(tiny.model("llama"), [task], folder=out, progress=False),
@@ -60,14 +64,14 @@ def test_another_process_is_refused_in_one_line_that_names_the_first(holder, tmp
     assert {path.name for path in out.iterdir()} == {LOCK, HOLDER}
 
 
-def test_the_command_line_is_refused_with_status_2(holder, tmp_path):
+def test_command_on_a_locked_folder_exits_2(holder, tmp_path):
     command = [sys.executable, "-m", "tvlens", "latent", "-o", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and f"process {holder.pid}" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_lock_of_a_killed_process_is_no_obstacle(holder, tmp_path):
+def test_lock_of_a_killed_process_is_released(holder, tmp_path):
     holder.kill()
     holder.wait()
     assert (tmp_path / "out" / HOLDER).exists()
@@ -76,7 +80,7 @@ def test_a_lock_of_a_killed_process_is_no_obstacle(holder, tmp_path):
     assert not (tmp_path / "out" / LOCK).exists() and not (tmp_path / "out" / HOLDER).exists()
 
 
-def test_a_folder_may_be_read_while_it_is_written(tmp_path):
+def test_locked_folder_can_be_read(tmp_path):
     sample = tv.bayes.Dice(tasks=2, faces=4, seed=0)
     train(CONFIG, lambda s: sample.sample(2, 8, seed=s).tokens, steps=2, folder=tmp_path,
           progress=False)  # fmt: skip
@@ -87,32 +91,32 @@ def test_a_folder_may_be_read_while_it_is_written(tmp_path):
         process.kill()
 
 
-def test_the_same_thread_may_ask_again_and_another_one_may_not(tmp_path):
+def test_lock_is_reentrant_within_one_thread(tmp_path):
     @one_writer
     def write(value, *, folder=None):
         return value
 
-    caught = []
+    messages = []
 
-    def other():
+    def write_from_thread():
         try:
             write(2, folder=tmp_path)
         except TvlensError as error:
-            caught.append(str(error))
+            messages.append(str(error))
 
     with folder_lock(tmp_path):
         assert write(1, folder=tmp_path) == 1
         began = time.monotonic()
-        thread = threading.Thread(target=other)
+        thread = threading.Thread(target=write_from_thread)
         thread.start()
         thread.join()
-        assert "in use" in caught[0] and time.monotonic() - began < 5
-    other()
-    assert len(caught) == 1
+        assert "in use" in messages[0] and time.monotonic() - began < 5
+    write_from_thread()
+    assert len(messages) == 1
     assert write(3) == 3, "no folder, no lock"
 
 
-def test_a_folder_in_which_nothing_was_written_is_gone(tmp_path):
+def test_lock_removes_empty_folders(tmp_path):
     with pytest.raises(KeyboardInterrupt), folder_lock(tmp_path / "a" / "b"):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
@@ -121,7 +125,7 @@ def test_a_folder_in_which_nothing_was_written_is_gone(tmp_path):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["kept"]
 
 
-def test_a_folder_that_is_a_file_is_one_line(tmp_path):
+def test_lock_on_a_file_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(TvlensError, match=r"cannot write to .*file"),

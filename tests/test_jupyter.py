@@ -1,4 +1,4 @@
-"""JupyterLab itself, in a browser: notebooks run there, draw, answer to the mouse, stay at home."""
+"""Notebooks in JupyterLab in a browser: execution, figures, tooltips, no requests."""
 
 import os
 import re
@@ -55,7 +55,7 @@ UNNAMED = """[...document.querySelectorAll('[data-tvlens]')].filter((mount) => {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A server on loopback with the notebooks, and with nobody's settings but ours."""
+    """A JupyterLab server on loopback with the notebooks and isolated settings."""
     home = tmp_path_factory.mktemp("jupyter")
     (home / "work").mkdir()
     for name in NOTEBOOKS:
@@ -68,14 +68,16 @@ def lab(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    quiet = home / "settings" / "@jupyterlab" / "apputils-extension"
-    quiet.mkdir(parents=True)
-    (quiet / "notification.jupyterlab-settings").write_text(
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text(
         '{"fetchNews": "false", "checkForUpdates": false}'
     )
-    own = {"TVLENS_FAST": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    own |= {f"JUPYTER_{kind}_DIR": str(home / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
-    own |= {
+    environment = {"TVLENS_FAST": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    environment |= {
+        f"JUPYTER_{kind}_DIR": str(home / kind) for kind in ("CONFIG", "DATA", "RUNTIME")
+    }
+    environment |= {
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home),
     }
@@ -83,7 +85,7 @@ def lab(tmp_path_factory):
     with open(home / "log", "w") as log:
         server = subprocess.Popen(
             [*command, f"--ServerApp.root_dir={home / 'work'}"],
-            env=os.environ | own,
+            env=os.environ | environment,
             stdout=log,
             stderr=log,
         )
@@ -97,7 +99,7 @@ def lab(tmp_path_factory):
 
 
 def _save_trusted(book, path: Path, data: Path) -> None:
-    """Save a notebook with its outputs, signed as JupyterLab signs what its own user has run."""
+    """Save a notebook with its outputs, signed as trusted."""
     data.mkdir(exist_ok=True)
     NotebookNotary(data_dir=str(data)).sign(book)
     nbformat.write(book, path)
@@ -116,7 +118,7 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_in_jupyterlab(lab, browser, name):
+def test_notebook_runs_and_draws_in_jupyterlab(lab, browser, name):
     tab = browser.new_page(viewport={"width": 1280, "height": 1700})
     errors, requests = [], []
     tab.on("console", lambda m: m.type == "error" and errors.append(m.text))
@@ -142,7 +144,7 @@ def test_a_notebook_in_jupyterlab(lab, browser, name):
 
 
 def _check_outputs(tab, name: str) -> None:
-    """Every output is there and every figure has drawn something, with a name for who hears it."""
+    """Every output exists, and every figure is drawn and has an accessible name."""
     assert tab.locator("[data-mime-type*=stderr], [data-mime-type*=error]").count() == 0
     # JupyterLab draws cells when they come near the window.
     for i in range(tab.locator(".jp-Cell").count()):
@@ -160,7 +162,7 @@ def _check_outputs(tab, name: str) -> None:
 
 
 def _look(tab, name: str, theme: str) -> None:
-    """Keep a picture of every figure for people to look at."""
+    """Save a screenshot of every figure for visual inspection."""
     command = "apputils:change-theme"
     tab.evaluate(f"jupyterapp.commands.execute('{command}', {{theme: 'JupyterLab {theme}'}})")
     is_light = str(theme == "Light").lower()
@@ -173,7 +175,7 @@ def _look(tab, name: str, theme: str) -> None:
 
 
 def _hover(tab, name: str) -> None:
-    """A cell of the first heat map, or a point of the first curve, tells its number."""
+    """A cell of the first heat map, or a point of the first curve, shows its value on hover."""
     mark = "rect mark" if name == "02_patching" else "point"
     spot = tab.locator(f"path[aria-roledescription='{mark}']").nth(3)
     expected = re.findall(r"[-−\d.]+", spot.get_attribute("aria-label"))[-1]

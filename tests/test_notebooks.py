@@ -1,4 +1,4 @@
-"""The notebooks: kept plain, and running from top to bottom without a word of complaint."""
+"""The notebooks: stored without outputs; they run without errors and warnings."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ LARGEST = 3_000_000  # bytes of an executed notebook
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_kept_without_outputs_as_a_plain_diff(path):
+def test_notebook_is_stored_without_outputs(path):
     book = nbformat.read(path, as_version=4)
     nbformat.validate(book)
     code = [cell for cell in book.cells if cell.cell_type == "code"]
@@ -28,13 +28,13 @@ def test_a_notebook_is_kept_without_outputs_as_a_plain_diff(path):
 @pytest.mark.slow
 @pytest.mark.xdist_group("notebooks")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_says_nothing_it_should_not(path):
+def test_notebook_runs_without_stderr_and_shows_figures(path):
     book = execute(path)
     outputs = [(cell.source, out) for cell in book.cells for out in cell.get("outputs", [])]
-    said = {source: out.text for source, out in outputs if out.get("name") == "stderr"}
-    assert said == {}
-    pictures = [out.data["text/html"] for _, out in outputs if "text/html" in out.get("data", {})]
-    assert len(pictures) >= 5
+    stderr = {source: out.text for source, out in outputs if out.get("name") == "stderr"}
+    assert stderr == {}
+    figures = [out.data["text/html"] for _, out in outputs if "text/html" in out.get("data", {})]
+    assert len(figures) >= 5
     kinds = {kind for _, out in outputs for kind in out.get("data", {})}
     assert kinds <= {"text/plain", "text/html"}  # nothing that asks for a widget manager
     assert len(nbformat.writes(book).encode()) < LARGEST
@@ -45,8 +45,8 @@ def test_a_notebook_runs_and_says_nothing_it_should_not(path):
 class TestAsAPage:
     pytestmark = needs_chromium
 
-    def test_it_draws_without_a_network(self, path, browser, tmp_path):
-        """As `make notebooks` writes it; in the window of a phone."""
+    def test_exported_notebook_draws_without_network(self, path, browser, tmp_path):
+        """Exported as by `make notebooks`, in a window of a phone's width."""
         nbconvert = pytest.importorskip("nbconvert")
         page = nbconvert.HTMLExporter(mathjax_url="", require_js_url="")
         text, _ = page.from_notebook_node(execute(path))

@@ -1,4 +1,4 @@
-"""The package as others see it: its names, its modules, its types, what it needs."""
+"""The package: public names, modules, types, dependencies."""
 
 import ast
 import importlib
@@ -41,14 +41,14 @@ INTERNAL = {
 }
 
 
-def test_every_part_is_reachable_in_a_fresh_interpreter():
-    parts = [name for name in tvlens.__all__ if name in tvlens._MODULES]
+def test_every_module_is_an_attribute_in_a_fresh_interpreter():
+    modules = [name for name in tvlens.__all__ if name in tvlens._MODULES]
     code = f"""
 import sys
 import tvlens as tv
 
 assert not {{"torch", "transformers", "transformer_lens", "numpy"}} & set(sys.modules)
-first = {parts!r}
+first = {modules!r}
 for name in first:
     assert getattr(tv, name) is sys.modules["tvlens." + name], name
 assert all(callable(f) for f in (tv.load, tv.collect, tv.patch, tv.extract, tv.evaluate))
@@ -60,17 +60,17 @@ assert set(dir(tv)) == set(tv.__all__)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_part_is_listed():
-    found = {name.split(".")[1] for name in MODULES}
-    assert found - INTERNAL == {*tvlens._MODULES}
+def test_every_top_level_module_is_public_or_internal():
+    top_level = {name.split(".")[1] for name in MODULES}
+    assert top_level - INTERNAL == {*tvlens._MODULES}
 
 
-def test_an_unknown_name_is_an_attribute_error():
+def test_unknown_name_raises_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = tvlens.nothing
 
 
-def test_no_name_hides_a_module():
+def test_no_name_shadows_a_module():
     """`import a.b as m` gives what the package `a` calls `b`, which must be the module."""
     modules = {name: importlib.import_module(name) for name in MODULES}
     parents = {name: importlib.import_module(name.rsplit(".", 1)[0]) for name in MODULES}
@@ -82,14 +82,14 @@ def test_no_name_hides_a_module():
     assert not hidden
 
 
-def test_no_public_name_is_a_part_of_another_kind():
+def test_public_modules_are_exactly_the_listed_ones():
     for name in tvlens.__all__:
         value = getattr(tvlens, name)
         is_module = isinstance(value, types.ModuleType)
         assert is_module == (name in {*tvlens._MODULES, "zoo"}), name
 
 
-def test_a_type_checker_sees_the_names_that_python_sees():
+def test_type_checking_imports_equal_lazy_names():
     """The imports for type checkers, each explicitly exported, are the lazy names."""
     tree = ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8"))
     guarded = next(node for node in tree.body if isinstance(node, ast.If))
@@ -102,18 +102,20 @@ def test_a_type_checker_sees_the_names_that_python_sees():
                 assert f"{node.module}.".startswith(tvlens._NAMES[alias.name] + "."), alias.name
 
 
-def test_the_package_says_that_it_is_typed():
+def test_package_is_marked_as_typed():
     assert (SOURCE / "py.typed").is_file()
     assert PROJECT["version"] == tvlens.__version__
 
 
 def test_every_public_signature_is_annotated():
     for name, function in _public_functions():
-        arguments = function.args
-        every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-        every += [one for one in (arguments.vararg, arguments.kwarg) if one is not None]
-        bare = [one.arg for one in every if one.annotation is None]
-        assert set(bare) <= {"self", "cls"}, (name, bare)
+        signature = function.args
+        parameters = [*signature.posonlyargs, *signature.args, *signature.kwonlyargs]
+        parameters += [
+            argument for argument in (signature.vararg, signature.kwarg) if argument is not None
+        ]
+        unannotated = [argument.arg for argument in parameters if argument.annotation is None]
+        assert set(unannotated) <= {"self", "cls"}, (name, unannotated)
         assert function.returns is not None, name
 
 
@@ -130,35 +132,35 @@ def test_every_public_signature_is_annotated():
         ("studies.crossmodal.study.PresetName", ("studies.crossmodal.PRESETS",)),
     ],
 )
-def test_named_choices_are_those_of_their_table(names, table):
+def test_literal_choices_equal_their_table(names, table):
     choices = _attribute(names)
     assert get_origin(choices) is Literal
     assert set(get_args(choices)) == set().union(*(_attribute(one) for one in table))
 
 
-def test_every_imported_package_is_declared_and_every_declared_one_is_imported():
+def test_declared_dependencies_equal_imported_packages():
     declared = {_distribution(requirement) for requirement in PROJECT["dependencies"]}
     optional = PROJECT["optional-dependencies"]["lora"]
     imported = set(_imported_packages())
-    known = metadata.packages_distributions()
+    distributions = metadata.packages_distributions()
     # IPython is imported only where it runs already; adapters are an extra that may be missing.
     needed = {
         distribution.lower().replace("_", "-")
         for package in imported - {"IPython", *map(_distribution, optional)}
-        for distribution in known[package]
+        for distribution in distributions[package]
     }
     # Transformers imports gguf to read the files of that name.
     assert needed == declared - {"gguf"}
 
 
 @pytest.mark.tl3
-def test_the_parts_of_other_packages_that_are_used_exist():
+def test_internals_of_other_packages_exist():
     versions = {name: metadata.version(name) for name in ("transformer-lens", "transformers")}
     missing = [f"{part.module}.{part.name} ({part.purpose})" for part in missing_internals()]
     assert not missing, f"{versions} lack what tvlens uses: {'; '.join(missing)}"
 
 
-def test_what_is_used_of_other_packages_is_listed():
+def test_imported_internals_of_transformer_lens_are_listed():
     listed = {(part.module, part.name.split(".")[0]) for part in INTERNALS}
     used = set()
     for _, tree in _sources():
@@ -179,13 +181,13 @@ def _public_functions() -> Iterator[tuple[str, ast.FunctionDef]]:
     """Functions and methods without an underscore, of classes without one."""
     for file, tree in _sources():
         for node in tree.body:
-            owner = f"{file}: "
+            prefix = f"{file}: "
             body = [node]
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                owner, body = f"{file}: {node.name}.", node.body
-            for one in body:
-                if isinstance(one, ast.FunctionDef) and not one.name.startswith("_"):
-                    yield owner + one.name, one
+                prefix, body = f"{file}: {node.name}.", node.body
+            for member in body:
+                if isinstance(member, ast.FunctionDef) and not member.name.startswith("_"):
+                    yield prefix + member.name, member
 
 
 def _attribute(path: str) -> object:

@@ -1,4 +1,4 @@
-"""What stands in saved files is what was saved, or one line says that it is not."""
+"""Saved files load with their content or raise a one-line error."""
 
 import importlib.metadata
 import json
@@ -23,19 +23,19 @@ META = {"task": "antonym", "mode": "add", "examples": [["hot", "cold"]], "seed":
 
 @pytest.fixture
 def vector(tmp_path):
-    made = TaskVector(torch.randn(3, 8), "resid_post", META)
-    made.save(tmp_path / "v.safetensors")
-    return made, tmp_path / "v.safetensors"
+    vector = TaskVector(torch.randn(3, 8), "resid_post", META)
+    vector.save(tmp_path / "v.safetensors")
+    return vector, tmp_path / "v.safetensors"
 
 
-def test_no_flipped_bit_changes_a_vector(vector):
-    made, path = vector
+def test_flipped_bits_of_a_vector_are_refused_or_harmless(vector):
+    saved, path = vector
     content, rng = path.read_bytes(), random.Random(0)
     refused = 0
     for _ in range(200):
-        at, bit = rng.randrange(len(content)), rng.randrange(8)
+        byte, bit = rng.randrange(len(content)), rng.randrange(8)
         flipped = bytearray(content)
-        flipped[at] ^= 1 << bit
+        flipped[byte] ^= 1 << bit
         path.write_bytes(flipped)
         try:
             loaded = TaskVector.load(path)
@@ -43,17 +43,17 @@ def test_no_flipped_bit_changes_a_vector(vector):
             assert str(path) in str(error) and "\n" not in str(error)
             refused += 1
         else:  # such as in the padding of the header
-            assert torch.equal(loaded.values, made.values)
-            assert (loaded.site, loaded.meta) == (made.site, made.meta)
+            assert torch.equal(loaded.values, saved.values)
+            assert (loaded.site, loaded.meta) == (saved.site, saved.meta)
     assert refused > 180
 
 
-def test_files_without_a_checksum_still_load(vector):
-    made, path = vector
-    header = {"tvlens": json.dumps({"site": made.site, "meta": made.meta})}
-    save_file({"values": made.values}, path, metadata=header)
+def test_load_accepts_files_without_a_checksum(vector):
+    saved, path = vector
+    header = {"tvlens": json.dumps({"site": saved.site, "meta": saved.meta})}
+    save_file({"values": saved.values}, path, metadata=header)
     loaded = TaskVector.load(path)
-    assert torch.equal(loaded.values, made.values) and loaded.meta == made.meta
+    assert torch.equal(loaded.values, saved.values) and loaded.meta == saved.meta
     matrix = TaskMatrix(torch.eye(3).double(), torch.zeros(3).double(), layer=0, target=1)
     plain = [{"ridge": 0.0, "layer": 0, "target": 1, "rank": None, "meta": {}}]
     header = {"tvlens.TaskMatrices": json.dumps(plain)}
@@ -61,20 +61,20 @@ def test_files_without_a_checksum_still_load(vector):
     assert torch.equal(TaskMatrices.load(path)[0].weight, matrix.weight)
 
 
-def test_the_same_content_is_the_same_file(vector, tmp_path):
-    made, path = vector
-    made.save(tmp_path / "again.safetensors")
+def test_save_writes_equal_files_for_equal_vectors(vector, tmp_path):
+    saved, path = vector
+    saved.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_vector_that_is_not_finite_is_refused(vector, value):
-    made, path = vector
-    values = made.values.clone()
+def test_vector_refuses_values_that_are_not_finite(vector, value):
+    saved, path = vector
+    values = saved.values.clone()
     values[1, 2] = value
     with pytest.raises(TvlensError, match=r"1 of 24 numbers.*NaN or infinite, first at layer 1"):
         TaskVector(values)
-    header = {"tvlens": json.dumps({"site": made.site, "meta": made.meta})}
+    header = {"tvlens": json.dumps({"site": saved.site, "meta": saved.meta})}
     save_file({"values": values}, path, metadata=header)
     with pytest.raises(TvlensError, match="NaN or infinite"):
         TaskVector.load(path)
@@ -116,24 +116,24 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "header", "tensors", "about"), WRONG)
-def test_headers_that_are_not_what_they_should_be(kind, header, tensors, about, tmp_path):
+@pytest.mark.parametrize(("kind", "header", "tensors", "content"), WRONG)
+def test_load_refuses_invalid_headers(kind, header, tensors, content, tmp_path):
     path = tmp_path / "file.safetensors"
-    save_file(tensors, path, metadata={header: json.dumps(about)})
+    save_file(tensors, path, metadata={header: json.dumps(content)})
     with pytest.raises(TvlensError, match=r"file\.safetensors holds no") as caught:
         kind.load(path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "[" * 100_000, "{", '{"site": "z", "site": 3}', "NaN"])
-def test_headers_that_are_no_json(text, tmp_path):
+def test_load_refuses_headers_that_are_not_json(text, tmp_path):
     path = tmp_path / "file.safetensors"
     save_file({"values": ONES}, path, metadata={"tvlens": text})
     with pytest.raises(TvlensError, match="holds no TaskVector"):
         TaskVector.load(path)
 
 
-def test_another_kind_of_result_is_named(tmp_path):
+def test_load_names_the_kind_of_another_result(tmp_path):
     tv.Subspace.random(8, 2).save(tmp_path / "s.safetensors")
     with pytest.raises(TvlensError, match=r"holds no TaskMatrix .it holds Subspace"):
         TaskMatrix.load(tmp_path / "s.safetensors")
@@ -144,7 +144,7 @@ def test_another_kind_of_result_is_named(tmp_path):
         TaskMatrix.load(tmp_path / "folder")
 
 
-def test_a_changed_report_is_refused(tmp_path):
+def test_load_refuses_a_changed_report(tmp_path):
     condition = dict(name="vector", first=0.8, first_interval=(0.7, 0.9), full=0.5, count=40)
     condition |= dict(full_interval=(0.4, 0.6))
     plain = dict(task="antonym", layer=1, by_layer=[0.1, 0.8], meta={}, conditions={})
@@ -165,7 +165,7 @@ def test_a_changed_report_is_refused(tmp_path):
             VectorReport.load(path)
 
 
-def test_a_report_saved_as_json_by_an_earlier_version_is_named(tmp_path):
+def test_load_names_the_version_of_reports_saved_as_json(tmp_path):
     path = tmp_path / "report.json"
     path.write_text('{"task": "antonym"}')
     with pytest.raises(TvlensError, match=r"JSON, as tvlens before 0\.2 wrote it") as caught:
@@ -173,7 +173,7 @@ def test_a_report_saved_as_json_by_an_earlier_version_is_named(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_of_another_version_names_the_version(tmp_path):
+def test_load_names_the_version_of_an_unknown_field(tmp_path):
     path = tmp_path / "s.safetensors"
     plain = json.dumps({"tvlens_version": "0.9", "sign": 1})
     save_file({"basis": torch.eye(3)}, path, metadata={"tvlens.Subspace": plain})
@@ -181,7 +181,7 @@ def test_a_file_of_another_version_names_the_version(tmp_path):
         tv.Subspace.load(path)
 
 
-def test_damaged_activations_are_refused(tmp_path):
+def test_load_refuses_damaged_activations(tmp_path):
     import tiny
 
     path = tmp_path / "states.safetensors"
@@ -190,9 +190,9 @@ def test_damaged_activations_are_refused(tmp_path):
         assert len(file.metadata()["tvlens.checksum"]) == 32
     assert "resid_post.0" in Activations.load(path)
     content = path.read_bytes()
-    for at in (20, len(content) // 2, len(content) - 1):
+    for byte in (20, len(content) // 2, len(content) - 1):
         changed = bytearray(content)
-        changed[at] ^= 1
+        changed[byte] ^= 1
         path.write_bytes(changed)
         with pytest.raises(TvlensError, match="holds no activations"):
             Activations.load(path)
@@ -209,7 +209,7 @@ def test_damaged_activations_are_refused(tmp_path):
     assert list(Activations.load(path)) == ["resid_post.0"]  # of an earlier version
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path):
+def test_restore_refuses_damaged_checkpoints(tmp_path):
     from tvlens.training import checkpoint
 
     model = torch.nn.Linear(3, 3)

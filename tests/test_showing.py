@@ -1,4 +1,4 @@
-"""Every result shows itself: in light and dark, on a wide page and on a phone, to eyes and ears."""
+"""The figure of every result: light and dark, wide and narrow, with descriptions."""
 
 import re
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from chromium import ALL_DRAWN, needs_chromium
-from every_result import HOSTILE, results
+from every_result import HOSTILE, make_every_result
 
 from tvlens import viz
 from tvlens.viz import Page, Section, notebook
@@ -21,20 +21,22 @@ pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.no_arithmetic]
 
 @pytest.fixture(scope="module")
 def every_result(tmp_path_factory):
-    return results(tmp_path_factory.mktemp("results"))
+    return make_every_result(tmp_path_factory.mktemp("results"))
 
 
 @pytest.fixture(scope="module")
-def shown(every_result):
+def result_html(every_result):
     """HTML of every result by name, as the cells of one notebook hold it."""
-    found = dict(every_result)
-    page = Page("A study", ["Asked and found. " + HOSTILE], [Section("One", HOSTILE, [_chart()])])
-    found["Page"] = page
+    named_results = dict(every_result)
+    study_page = Page(
+        "A study", ["Asked and found. " + HOSTILE], [Section("One", HOSTILE, [_chart()])]
+    )
+    named_results["Page"] = study_page
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(notebook, "_hosts", {})
         patch.setattr(notebook, "_current_run", lambda: (name, name))
         html = {}
-        for name, result in found.items():
+        for name, result in named_results.items():
             if name not in TEXTS:
                 html[name] = result._repr_html_()
     return html
@@ -44,33 +46,39 @@ def _chart():
     return viz.lines({"a": [1, 2]}, x_title="how many demonstrations had been read at that place")
 
 
-def test_every_result_is_a_named_picture_of_its_own(shown):
-    assert len(shown) > 35
-    for name, html in shown.items():
+def test_every_result_has_a_described_figure(result_html):
+    assert len(result_html) > 35
+    for name, html in result_html.items():
         assert "<figure" in html, name
         assert "<img" not in html, name  # names and tokens are text
         pictures = len(re.findall(r'data-tvlens="(?:vega|circuitsvis)"', html))
         described = re.findall(r'"description":"[^"]{10}|role="group" aria-label="[^"]{10}', html)
         assert len(described) >= pictures, name
-        alone = re.sub(r'<script type="text/plain".*?</script>', "", html, flags=re.DOTALL)
-        assert len(alone) < 120_000, name
-    carried = [re.findall(r'data-tvlens-bundle="(\w+)"', html) for html in shown.values()]
-    assert sorted(b for bundles in carried for b in bundles) == ["circuitsvis", "vega"]
+        without_bundles = re.sub(
+            r'<script type="text/plain".*?</script>', "", html, flags=re.DOTALL
+        )
+        assert len(without_bundles) < 120_000, name
+    bundles_of_results = [
+        re.findall(r'data-tvlens-bundle="(\w+)"', html) for html in result_html.values()
+    ]
+    assert sorted(b for bundles in bundles_of_results for b in bundles) == ["circuitsvis", "vega"]
 
 
-def test_a_page_in_a_notebook_leaves_the_notebook_as_it_is(shown):
-    html = shown["Page"]
+def test_page_in_a_notebook_styles_only_itself(result_html):
+    html = result_html["Page"]
     for style in re.findall(r"<style>(.*?)</style>", html, re.DOTALL):
         selectors = re.findall(r"([^{}]+)\{", re.sub(r"/\*.*?\*/", "", style, flags=re.DOTALL))
         assert all(s.strip().startswith(".tvlens-") for s in selectors), selectors
     assert not re.search(r"<(!DOCTYPE|html|body|meta)|\sid=\"(section|heading)", html)
 
 
-def test_texts_say_what_they_are(every_result):
-    found = every_result
-    texts = {n for n, r in found.items() if getattr(r, "_repr_html_", lambda: None)() is None}
+def test_results_without_figure_have_a_repr_with_numbers(every_result):
+    results_by_name = every_result
+    texts = {
+        n for n, r in results_by_name.items() if getattr(r, "_repr_html_", lambda: None)() is None
+    }
     assert texts == TEXTS
-    assert all(re.fullmatch(r"\w+\(.*\d.*\)", repr(found[name])) for name in TEXTS)
+    assert all(re.fullmatch(r"\w+\(.*\d.*\)", repr(results_by_name[name])) for name in TEXTS)
 
 
 CLIPPED = """[...document.querySelectorAll('[data-tvlens=vega] svg')].flatMap((svg) => {
@@ -87,12 +95,16 @@ CLIPPED = """[...document.querySelectorAll('[data-tvlens=vega] svg')].flatMap((s
 class TestInABrowser:
     pytestmark = needs_chromium
 
-    def test_it_draws_and_fits(self, browser, shown, tmp_path, width, scheme, part):
+    def test_every_result_is_drawn_and_fits_the_window(
+        self, browser, result_html, tmp_path, width, scheme, part
+    ):
         # All of them on one page take long to draw; halves bring both bundles each.
-        names = [n for i, n in enumerate(shown) if i % 2 == part]
-        bundles = [b for h in shown.values() for b in re.findall(BUNDLE, h, flags=re.DOTALL)]
+        names = [n for i, n in enumerate(result_html) if i % 2 == part]
+        bundle_tags = [
+            b for h in result_html.values() for b in re.findall(BUNDLE, h, flags=re.DOTALL)
+        ]
         # Bundles stand first, as in an earlier cell: a loader looks for those that are there.
-        body = "".join(bundles) + "\n".join(shown[name] for name in names)
+        body = "".join(bundle_tags) + "\n".join(result_html[name] for name in names)
         head = f'<meta charset="utf-8"><style>:root{{color-scheme:{scheme}}}</style>'
         head += '<meta name="viewport" content="width=device-width,initial-scale=1">'
         (tmp_path / "all.html").write_text(f"<!DOCTYPE html>{head}<body>{body}</body>")
@@ -114,7 +126,7 @@ BUNDLE = r'<script type="text/plain" data-tvlens-bundle=.*?</script>'
 
 
 class OnADevice(torch.Tensor):
-    """Stands for a tensor on an accelerator: it has to come to the CPU before numpy sees it."""
+    """Stub of a tensor on an accelerator, which numpy cannot read before `.cpu()`."""
 
     def cpu(self):
         return self.as_subclass(torch.Tensor)
@@ -125,8 +137,8 @@ class OnADevice(torch.Tensor):
     __array__ = numpy
 
 
-def everything(values: torch.Tensor) -> dict[str, viz.Figure]:
-    """Every kind of picture of six numbers."""
+def make_every_figure(values: torch.Tensor) -> dict[str, viz.Figure]:
+    """Make every kind of figure from six numbers."""
     tokens = ["a", "b", "c"]
     square = values.reshape(2, 3)
     return {
@@ -146,14 +158,14 @@ def everything(values: torch.Tensor) -> dict[str, viz.Figure]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64])
-def test_pictures_take_tensors_of_any_kind_and_place(dtype):
+def test_figures_accept_tensors_of_any_dtype_and_device(dtype):
     values = torch.tensor([1, 2, 3, 4, 5, 7]).to(dtype)
-    plain = everything(values.double())
-    assert everything(values.as_subclass(OnADevice)) == plain
-    assert everything(values) == plain
+    plain = make_every_figure(values.double())
+    assert make_every_figure(values.as_subclass(OnADevice)) == plain
+    assert make_every_figure(values) == plain
 
 
-def test_nan_is_a_gap_or_is_named():
+def test_nan_is_a_gap_or_raises_an_error():
     values = torch.tensor([1.0, 2.0, float("nan"), 4.0, 5.0, 6.0])
     assert None in [row["y"] for row in viz.lines({"a": values}).spec["data"]["values"]]
     cells = viz.heatmap([values], rows="a", columns="abcdef").spec["data"]["values"]
@@ -180,12 +192,12 @@ MANY = 1_000_000
         lambda v: viz.scatter(v.reshape(-1, 2), labels=[""] * (MANY // 2)),
     ],
 )
-def test_a_million_tokens_are_refused_at_once(make):
+def test_figures_refuse_a_million_numbers(make):
     with pytest.raises(ValueError, match=r"1,000,000 (numbers|tokens).* (200|20),000.*a part of"):
         make(np.zeros(MANY))
 
 
-def test_a_million_draws_are_a_small_histogram_and_a_vocabulary_a_small_table():
+def test_histogram_and_topk_tokens_of_many_numbers_are_small():
     draws = viz.histogram(np.random.default_rng(0).normal(size=MANY))
     assert len(draws.fragment()) < 20_000
     words = [f"w{i}" for i in range(50_000)]

@@ -1,4 +1,4 @@
-"""Signals end a command in one line, whatever it is doing."""
+"""Signals end a command with one line at any moment."""
 
 import multiprocessing
 import signal
@@ -8,7 +8,7 @@ import time
 
 import joblib
 import pytest
-from helpers import hear_signals
+from helpers import restore_signal_handlers
 
 from tvlens.signals import defer_signals, interruptible
 
@@ -54,10 +54,10 @@ BODIES = {
 
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_one_line_and_status_130(body, number):
+def test_signal_ends_a_command_with_one_line_and_status_130(body, number):
     command = [sys.executable, "-c", SLOW.format(body=BODIES[body])]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with subprocess.Popen(command, preexec_fn=hear_signals, **pipes) as process:
+    with subprocess.Popen(command, preexec_fn=restore_signal_handlers, **pipes) as process:
         assert process.stdout.readline() == "here\n"
         time.sleep(0.3)
         process.send_signal(number)
@@ -67,7 +67,7 @@ def test_a_signal_is_one_line_and_status_130(body, number):
 
 
 @pytest.mark.parametrize("after", [0.15, 0.4, 1.0, 2.0])
-def test_a_signal_while_a_command_starts(after, tmp_path):
+def test_signal_during_start_ends_a_command_with_one_line(after, tmp_path):
     command = [sys.executable, "-m", "tvlens", "latent", "-o", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         time.sleep(after)
@@ -81,21 +81,21 @@ def test_a_signal_while_a_command_starts(after, tmp_path):
 
 @pytest.fixture
 def heard_signals():
-    """The handlers that a terminal gives: processes in the background ignore some signals."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
-    hear_signals()
+    """Install a terminal's signal handlers, since background processes ignore some signals."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    restore_signal_handlers()
     yield
-    for number, handler in before.items():
+    for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("heard_signals")
 def test_defer_signals_handles_a_signal_after_the_block():
-    begun = []
+    completed = []
     with pytest.raises(KeyboardInterrupt), defer_signals():
         signal.raise_signal(signal.SIGINT)
-        begun.append("a process")
-    assert begun
+        completed.append("a process")
+    assert completed
 
 
 @pytest.mark.usefixtures("heard_signals")
@@ -108,7 +108,7 @@ def test_processes_started_in_defer_signals_inherit_blocked_signals():
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(numbers)
 
 
-def test_an_interrupt_kills_the_workers_of_joblib():
+def test_interrupt_ends_the_workers_of_joblib():
     with pytest.raises(KeyboardInterrupt), interruptible():
         joblib.Parallel(2)(joblib.delayed(len)("ab") for _ in range(2))
         workers = multiprocessing.active_children()

@@ -12,22 +12,22 @@ from tvlens.sites import COMPONENTS, available, parse_site, sites
 pytestmark = pytest.mark.tl3
 
 
-def test_every_site_has_the_shape_it_says(any_name):
+def test_shape_equals_that_of_the_activation(any_name):
     model = tiny.model(any_name)
     inputs = tiny.ragged(any_name, (7, 7))
     tokens = inputs if isinstance(inputs, torch.Tensor) else torch.tensor(inputs)
     pos = 17 if any_name == "vit" else 7
-    seen = {}
+    shapes = {}
     hooks = []
     for name, (hook, _) in available(model, layer=1).items():
-        hooks.append((hook, lambda value, hook, name=name: seen.update({name: value.shape})))
+        hooks.append((hook, lambda value, hook, name=name: shapes.update({name: value.shape})))
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
         model(tokens)
     for name in available(model, layer=1):
-        assert tuple(seen[name]) == Site(name, 1).shape(model, batch=2, pos=pos), name
+        assert tuple(shapes[name]) == Site(name, 1).shape(model, batch=2, pos=pos), name
 
 
-def test_all_components_are_there_but_for_parallel_blocks(any_name):
+def test_every_component_is_available_except_in_parallel_blocks(any_name):
     missing = set(COMPONENTS) - set(available(tiny.model(any_name)))
     # In GPT-NeoX attention and MLP read the same state: there is nothing in between.
     assert missing == ({"resid_mid"} if any_name == "neox" else set())
@@ -41,37 +41,43 @@ def test_keys_and_values_have_grouped_heads():
         Site("v", 0, head=2).hook(model)
 
 
-def test_residual_sites_add_up(any_name):
-    """Where norms come first, each part of a block adds to the stream."""
+def test_residual_sites_are_sums_of_block_outputs(any_name):
+    """In pre-norm models, each part of a block adds to the residual stream."""
     if any_name in ("neox", "bert"):
         pytest.skip("parallel or post-norm blocks add up differently")
     model = tiny.model(any_name)
     inputs = tiny.ragged(any_name, (6, 6))
     names = ["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
-    got = tv.collect(model, inputs, names, layers=1, progress=False)
-    got = {name: got[f"{name}.1"] for name in names}
-    torch.testing.assert_close(got["resid_mid"], got["resid_pre"] + got["attn_out"])
-    torch.testing.assert_close(got["resid_post"], got["resid_mid"] + got["mlp_out"])
+    activations = tv.collect(model, inputs, names, layers=1, progress=False)
+    activations = {name: activations[f"{name}.1"] for name in names}
+    torch.testing.assert_close(
+        activations["resid_mid"], activations["resid_pre"] + activations["attn_out"]
+    )
+    torch.testing.assert_close(
+        activations["resid_post"], activations["resid_mid"] + activations["mlp_out"]
+    )
 
 
-def test_bert_mid_is_what_the_mlp_reads():
+def test_resid_mid_of_bert_is_the_input_of_its_mlp():
     model = tiny.model("bert")
-    got = tv.collect(model, tiny.ragged("bert", (6,)), ["resid_mid", "mlp_out", "resid_post"])
+    activations = tv.collect(
+        model, tiny.ragged("bert", (6,)), ["resid_mid", "mlp_out", "resid_post"]
+    )
     norm = model.blocks[1].ln2
-    again = norm(got["resid_mid.1"] + got["mlp_out.1"])
-    torch.testing.assert_close(again, got["resid_post.1"])
+    normalized = norm(activations["resid_mid.1"] + activations["mlp_out.1"])
+    torch.testing.assert_close(normalized, activations["resid_post.1"])
 
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [("resid_pots", "resid_post"), ("mlpout", "mlp_out"), ("paterns", "pattern")],
 )
-def test_a_wrong_name_answers_with_the_nearest(wrong, right):
+def test_unknown_site_suggests_the_nearest_name(wrong, right):
     with pytest.raises(TvlensError, match=f"did you mean.*'{right}'"):
         Site(wrong, 0)
 
 
-def test_other_spellings():
+def test_site_accepts_aliases_and_hook_names():
     model = tiny.model("gpt2")
     assert Site("head_out", 2).hook(model) == Site("z", 2).hook(model)
     assert Site("blocks.2.hook_resid_post").hook(model) == "blocks.2.hook_resid_post"
@@ -79,7 +85,7 @@ def test_other_spellings():
     assert [s.layer for s in sites(model, "z", layers=[0, -1])] == [0, 2]
 
 
-def test_layers_and_heads_that_do_not_exist():
+def test_hook_refuses_missing_layers_heads_and_sites():
     model = tiny.model("gpt2")
     with pytest.raises(TvlensError, match="layers 0 to 2"):
         Site("resid_post", 3).hook(model)
@@ -101,21 +107,21 @@ def test_layers_and_heads_that_do_not_exist():
         (Site("k", 2, head=1), ("k", 2)),
     ],
 )
-def test_a_name_says_a_component_and_perhaps_a_layer(name, wanted):
+def test_parse_site_returns_component_and_layer(name, wanted):
     assert parse_site(name) == wanted
 
 
 @pytest.mark.parametrize("layers", ["all", 1, [1], -2, np.int64(1), torch.tensor([1])])
-def test_a_layer_in_a_name_is_the_layer_that_is_read(layers):
+def test_collect_reads_the_layer_in_a_site_name(layers):
     model, prompts = tiny.model("gpt2"), tiny.ragged("text")
-    every = tv.collect(model, prompts, "resid_pre", progress=False)
-    one = tv.collect(model, prompts, "blocks.1.hook_resid_pre", layers=layers, progress=False)
-    assert list(one) == ["resid_pre.1"]
-    assert torch.equal(one["blocks.1.hook_resid_pre"], every["resid_pre.1"])
-    assert torch.equal(one.stack("blocks.1.hook_resid_pre")[0], every["resid_pre.1"])
+    all_layers = tv.collect(model, prompts, "resid_pre", progress=False)
+    collected = tv.collect(model, prompts, "blocks.1.hook_resid_pre", layers=layers, progress=False)
+    assert list(collected) == ["resid_pre.1"]
+    assert torch.equal(collected["blocks.1.hook_resid_pre"], all_layers["resid_pre.1"])
+    assert torch.equal(collected.stack("blocks.1.hook_resid_pre")[0], all_layers["resid_pre.1"])
 
 
-def test_a_layer_in_a_name_and_another_beside_it_are_an_error():
+def test_sites_refuse_two_different_layers():
     model = tiny.model("gpt2")
     with pytest.raises(TvlensError, match="the site names layer 1, but layers=2: name one"):
         sites(model, "blocks.1.hook_resid_pre", layers=2)
@@ -130,7 +136,7 @@ def test_a_layer_in_a_name_and_another_beside_it_are_an_error():
 @pytest.mark.parametrize(
     "one", [1, np.int64(1), np.int8(1), torch.tensor(1), torch.tensor(1).int(), np.array(1)]
 )
-def test_integers_of_every_library_are_layers_and_heads(one):
+def test_site_accepts_integers_of_every_library(one):
     model = tiny.model("gpt2")
     site = Site("z", one, head=one, position=one)
     assert site == Site("z", 1, head=1, position=1)
@@ -141,33 +147,37 @@ def test_integers_of_every_library_are_layers_and_heads(one):
 @pytest.mark.parametrize(
     "several", [[0, 2], (0, 2), range(0, 3, 2), np.array([0, 2]), torch.tensor([0, 2])]
 )
-def test_several_integers_of_every_library_are_layers(several):
+def test_sites_accept_sequences_of_every_library(several):
     assert [s.layer for s in sites(tiny.model("gpt2"), "z", layers=several)] == [0, 2]
 
 
 @pytest.mark.parametrize("wrong", [[18, 19], True, 1.0, "1", torch.tensor([1, 2]), np.bool_(True)])
-def test_what_is_no_layer_is_named(unchecked, wrong):
+def test_site_refuses_a_layer_that_is_no_integer(unchecked, wrong):
     with pytest.raises(TvlensError, match="layer must be one integer, not"):
         Site("z", wrong)
 
 
 @pytest.mark.parametrize("wrong", [True, 1.5, None, [1, True], {1: 2}, [[1]], torch.tensor([1.0])])
-def test_what_is_no_layers_is_named(unchecked, wrong):
+def test_sites_refuse_layers_that_are_no_integers(unchecked, wrong):
     with pytest.raises(TvlensError, match="layers must be one integer or several, not"):
         sites(tiny.model("gpt2"), "z", layers=wrong)
 
 
-def test_what_was_not_collected_is_named_and_can_be_asked_for():
-    got = tv.collect(tiny.model("gpt2"), [[3, 4]], "z", layers=1, progress=False)
-    assert "z.1" in got and "blocks.1.attn.hook_z" in got and Site("z", 1) in got
-    assert "z.2" not in got and "none" not in got and got.get("z.2") is None
+def test_activations_name_the_collected_sites_in_errors():
+    activations = tv.collect(tiny.model("gpt2"), [[3, 4]], "z", layers=1, progress=False)
+    assert (
+        "z.1" in activations
+        and "blocks.1.attn.hook_z" in activations
+        and Site("z", 1) in activations
+    )
+    assert "z.2" not in activations and "none" not in activations and activations.get("z.2") is None
     with pytest.raises(TvlensError, match=r"z.2 was not collected: choose from z.1"):
-        got["z.2"]
+        activations["z.2"]
     with pytest.raises(KeyError):
-        got["z.2"]
+        activations["z.2"]
 
 
-def _post_norm_opt():
+def make_post_norm_opt():
     torch.manual_seed(0)
     sizes = dict(hidden_size=32, ffn_dim=64, num_hidden_layers=6, num_attention_heads=4)
     config = hf.OPTConfig(
@@ -183,38 +193,42 @@ def _post_norm_opt():
     ]
 
 
-def _gpt1():
+def make_gpt1():
     torch.manual_seed(0)
     config = hf.OpenAIGPTConfig(n_layer=6, n_head=4, n_embd=32, n_positions=96, vocab_size=384)
     model = tv.load(hf.OpenAIGPTLMHeadModel(config).eval())
     return model, [block.ln_1 for block in model.original_model.transformer.h]
 
 
-@pytest.mark.parametrize("make", [_post_norm_opt, _gpt1])
+@pytest.mark.parametrize("make", [make_post_norm_opt, make_gpt1])
 @pytest.mark.filterwarnings("ignore:.*cannot (resume|begin) at a")
-def test_the_middle_of_a_post_norm_block_is_what_its_first_norm_gives(make):
-    """OPT-350m and GPT-1, against plain PyTorch hooks: read, and written to."""
+def test_resid_mid_of_post_norm_blocks_is_the_output_of_the_first_norm(make):
+    """Compare reading and patching of OPT-350m and GPT-1 with PyTorch hooks."""
     model, norms = make()
     clean, corrupted = torch.randint(3, 120, (2, 2, 9), generator=torch.Generator().manual_seed(2))
     metric = tv.logit_difference(7, 11)
     layers = [0, 3, 5]
     result = tv.patch(model, clean, corrupted, site="resid_mid", layers=layers, metric=metric)
-    got = tv.collect(model, clean, "resid_mid", progress=False)
+    activations = tv.collect(model, clean, "resid_mid", progress=False)
     assert family(model).is_post_norm and not family(tiny.model("gpt2")).is_post_norm
     for i, layer in enumerate(layers):
-        norm, kept = norms[layer], {}
-        handle = norm.register_forward_hook(lambda m, args, out, kept=kept: kept.update(out=out))
+        norm, output = norms[layer], {}
+        handle = norm.register_forward_hook(
+            lambda m, args, out, output=output: output.update(out=out)
+        )
         with torch.no_grad():
             model.original_model(input_ids=clean)
         handle.remove()
-        torch.testing.assert_close(got[f"resid_mid.{layer}"], kept["out"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            activations[f"resid_mid.{layer}"], output["out"], rtol=1e-4, atol=1e-5
+        )
 
-        def put(module, args, out, kept=kept):
+        def write(module, args, out, output=output):
             out = out.clone()
-            out[:, 4] = kept["out"][:, 4]
+            out[:, 4] = output["out"][:, 4]
             return out
 
-        handle = norm.register_forward_hook(put)
+        handle = norm.register_forward_hook(write)
         with torch.no_grad():
             logits = model.original_model(input_ids=corrupted).logits
         handle.remove()
@@ -223,8 +237,8 @@ def test_the_middle_of_a_post_norm_block_is_what_its_first_norm_gives(make):
         tv.patch_paths(model, clean, corrupted, receiver="logits", metric=metric)
 
 
-def test_latent_attention_has_no_heads_to_read():
-    """DeepSeek-V3: its queries, keys and values have their heads first, and other widths."""
+def test_latent_attention_refuses_queries_keys_and_values():
+    """In DeepSeek-V3, queries, keys and values have other axes and widths."""
     config = hf.DeepseekV3Config(
         hidden_size=32,
         intermediate_size=64,

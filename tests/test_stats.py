@@ -8,26 +8,26 @@ from tvlens.stats import bootstrap_interval, mean_interval, share_interval
 
 @pytest.mark.parametrize("n", [16, 58])
 @pytest.mark.parametrize("p", [0.02, 0.1, 0.5, 0.9])
-def test_a_shares_interval_covers_it(p, n):
+def test_share_interval_has_nominal_coverage(p, n):
     """Summed over the binomial distribution, not simulated. A percentile bootstrap covers
     p = .02 with 16 items in .27 of all cases."""
-    covered, widths = 0.0, []
+    coverage, widths = 0.0, []
     for k in range(n + 1):
         low, high = share_interval([1] * k + [0] * (n - k))
-        covered += stats.binom.pmf(k, n, p) * (low <= p <= high)
+        coverage += stats.binom.pmf(k, n, p) * (low <= p <= high)
         widths.append(high - low)
-    assert 0.92 <= covered <= 0.98
+    assert 0.92 <= coverage <= 0.98
     assert min(widths) > 3 / n / 2, "an interval has a width even where all items agree"
 
 
-def test_a_shares_interval_is_scipys():
+def test_share_interval_equals_scipy():
     for k in range(13):
         wanted = stats.binomtest(k, 12).proportion_ci(0.9, "wilson")
         assert share_interval([1] * k + [0] * (12 - k), level=0.9) == pytest.approx(tuple(wanted))
 
 
-def test_repeats_of_an_item_narrow_nothing():
-    """Items that differ in how likely they are right, each asked five times."""
+def test_share_interval_of_repeated_items_has_nominal_coverage():
+    """Items differ in their probability of a right answer; each is repeated five times."""
     rng = np.random.default_rng(0)
     share = rng.beta(0.5, 4.5, size=(500, 20))
     rows = rng.binomial(5, share) / 5
@@ -36,24 +36,24 @@ def test_repeats_of_an_item_narrow_nothing():
     assert share_interval([0.5, 0.5, 0.0, 1.0]) == share_interval([1, 1, 0, 0])
 
 
-def test_outcomes_are_shares():
-    for wrong in ([], np.zeros((1, 2)), [float("nan")], [2.0], [-0.1]):
+def test_share_interval_refuses_values_outside_0_and_1():
+    for outcomes in ([], np.zeros((1, 2)), [float("nan")], [2.0], [-0.1]):
         with pytest.raises(ValueError, match="outcome"):
-            share_interval(wrong)
+            share_interval(outcomes)
 
 
-def test_an_interval_of_means_covers_as_it_says():
+def test_mean_interval_has_documented_coverage():
     """Exact for normal values; the numbers of the docstring for exponential ones. 40,000 draws:
     a standard error of .0016 at most."""
     rng = np.random.default_rng(0)
     for n, skewed in ((5, 0.88), (10, 0.90), (20, 0.92)):
-        drawn = {0.0: rng.standard_normal((40_000, n)), 1.0: rng.exponential(size=(40_000, n))}
-        for (mean, values), wanted in zip(drawn.items(), (0.95, skewed), strict=True):
+        samples = {0.0: rng.standard_normal((40_000, n)), 1.0: rng.exponential(size=(40_000, n))}
+        for (mean, values), wanted in zip(samples.items(), (0.95, skewed), strict=True):
             low, high = mean_interval(values).T
             assert np.mean((low <= mean) & (mean <= high)) == pytest.approx(wanted, abs=0.008)
 
 
-def test_an_interval_of_means_is_scipys_and_one_value_has_none():
+def test_mean_interval_equals_scipy_and_is_nan_for_one_value():
     values = np.random.default_rng(1).standard_normal((3, 6))
     wanted = stats.ttest_1samp(values, 0, axis=-1).confidence_interval(0.9)
     assert mean_interval(values, level=0.9) == pytest.approx(np.stack(wanted, axis=-1))
@@ -61,7 +61,7 @@ def test_an_interval_of_means_is_scipys_and_one_value_has_none():
     assert np.isnan(single).all() and single.shape == (3, 2)
 
 
-def test_interval_covers_the_mean_about_as_often_as_it_says():
+def test_bootstrap_interval_has_nominal_coverage():
     rng = np.random.default_rng(0)
     hits = 0
     for seed in range(200):
@@ -70,13 +70,13 @@ def test_interval_covers_the_mean_about_as_often_as_it_says():
     assert 0.88 <= hits / 200 <= 0.99
 
 
-def test_same_seed_same_interval_and_constants_have_no_width():
+def test_bootstrap_interval_is_reproducible():
     values = np.random.default_rng(1).random(30)
     assert bootstrap_interval(values, seed=4) == bootstrap_interval(values, seed=4)
     assert bootstrap_interval([1, 1, 1]) == (1.0, 1.0)
 
 
-def test_nothing_and_nan_are_errors():
+def test_bootstrap_interval_refuses_no_values_and_nan():
     with pytest.raises(ValueError, match="no values"):
         bootstrap_interval([])
     with pytest.raises(ValueError, match="1 of 2 values are NaN"):
@@ -84,7 +84,7 @@ def test_nothing_and_nan_are_errors():
 
 
 @pytest.mark.parametrize("level", [0, 1, 95, -0.5, float("nan")])
-def test_a_level_lies_between_0_and_1(level):
+def test_intervals_refuse_levels_outside_0_and_1(level):
     values = np.array([0.0, 1.0, 1.0])
     for interval in (share_interval, mean_interval, bootstrap_interval):
         with pytest.raises(TvlensError, match="a confidence level lies between 0 and 1"):

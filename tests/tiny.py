@@ -1,4 +1,4 @@
-"""Tiny random models of many architectures, and a small tokenizer, all made in memory."""
+"""Tiny random models of many architectures, and a small tokenizer."""
 
 import copy
 import functools
@@ -80,7 +80,7 @@ def _hugging_face(name: str) -> hf.PreTrainedModel:
 
 @functools.cache
 def model(name: str, processed: bool = False):
-    """A tiny random model, the same one at every call; change the weights of `copied` only."""
+    """Return a tiny random model, cached between calls; only change weights of a `copied` one."""
     import tvlens as tv
 
     torch.manual_seed(0)
@@ -110,7 +110,7 @@ def model(name: str, processed: bool = False):
 
 
 def copied(loaded):
-    """A copy to change, whatever some forward with gradients has left lying in the model."""
+    """Return a copy of a model that may be changed."""
     held = [value for module in loaded.modules() for value in vars(module).values()]
     left = [value for value in held if isinstance(value, torch.Tensor) and not value.is_leaf]
     return copy.deepcopy(loaded, {id(tensor): tensor.detach() for tensor in left})
@@ -118,14 +118,14 @@ def copied(loaded):
 
 @functools.cache
 def in_float64(loaded):
-    """A copy that computes in float64, for oracles which float32 would round away."""
+    """Return a copy in float64, for differences below float32 rounding."""
     twin = copied(loaded).double()
     twin.cfg.dtype = torch.float64
     return twin
 
 
 def give_tokenizer(loaded) -> None:
-    """Give a model the small tokenizer, as its own loaders would."""
+    """Attach the small tokenizer to a model, as loaders do."""
     if hasattr(loaded, "set_tokenizer"):
         loaded.set_tokenizer(tokenizer())
     else:
@@ -164,7 +164,7 @@ def shows_only(loaded, site: str) -> bool:
 
 
 def ragged(name: str, lengths=(5, 11, 8)) -> object:
-    """Random inputs of unequal length for a text model; pictures for a vision model."""
+    """Random inputs of unequal lengths for a text model, or images for a vision model."""
     generator = torch.Generator().manual_seed(1)
     if name.startswith(("vit", "deit")):
         return torch.randn(len(lengths), 3, 16, 16, generator=generator)

@@ -1,4 +1,4 @@
-"""Tiny random vision-language models with their processors, all made in memory."""
+"""Tiny random vision-language models with their processors."""
 
 import copy
 import functools
@@ -191,7 +191,7 @@ NAMES = list(BUILDERS)
 
 @functools.cache
 def model(name: str):
-    """A tiny random model with its processor, the same one at every call."""
+    """Return a tiny random model with its processor, cached between calls."""
     import tvlens as tv
 
     torch.manual_seed(0)

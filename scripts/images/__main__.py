@@ -25,10 +25,10 @@ def main(folder: Path) -> None:
     """Write every thing that Noto and two more artists drew, by artist."""
     rows = []
     for thing in tqdm(things(folder), desc="drawing"):
-        drawn = {artist: drawing(artist, thing, folder) for artist in ARTISTS}
-        drawn = {artist: png for artist, png in drawn.items() if png is not None}
-        if "noto" in drawn and len(drawn) >= 3:
-            rows += [(thing.name, thing.kind, a, small(png)) for a, png in drawn.items()]
+        images = {artist: drawing(artist, thing, folder) for artist in ARTISTS}
+        images = {artist: png for artist, png in images.items() if png is not None}
+        if "noto" in images and len(images) >= 3:
+            rows += [(thing.name, thing.kind, a, small(png)) for a, png in images.items()]
     columns = dict(zip(("name", "kind", "artist", "image"), zip(*rows, strict=True), strict=True))
     TARGET.mkdir(exist_ok=True)
     path = TARGET / "images.parquet"

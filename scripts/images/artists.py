@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..labelled.images import _ligatures
-from ..labelled.packages import opened
+from ..labelled.packages import open_package
 from .things import Thing
 
 
@@ -78,12 +78,12 @@ def _from_icons(artist: Artist, thing: Thing, folder: Path) -> bytes | None:
 
 @functools.cache
 def _icons(package: str, folder: Path) -> tuple[dict, dict]:
-    read = opened(package, folder)
+    read_member = open_package(package, folder)
     try:
-        by_code = json.loads(read("package/chars.json"))
+        by_code = json.loads(read_member("package/chars.json"))
     except KeyError:
         by_code = {}
-    return json.loads(read("package/icons.json")), by_code
+    return json.loads(read_member("package/icons.json")), by_code
 
 
 def _png(icon: dict, icons: dict) -> bytes:
@@ -102,8 +102,8 @@ def _png(icon: dict, icons: dict) -> bytes:
 def _noto(folder: Path) -> Callable[[str], bytes | None]:
     from fontTools.ttLib import TTFont
 
-    read = opened("fonts-noto-color-emoji", folder)
-    font = TTFont(io.BytesIO(read("./usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")))
+    read_member = open_package("fonts-noto-color-emoji", folder)
+    font = TTFont(io.BytesIO(read_member("./usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")))
     glyphs, ligatures, strike = font.getBestCmap(), _ligatures(font), font["CBDT"].strikeData[0]
 
     def draw(code: str) -> bytes | None:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..labelled.packages import opened
+from ..labelled.packages import open_package
 
 # Subgroups of Unicode's emoji -> what kind of thing they show.
 _KINDS = {
@@ -36,17 +36,17 @@ class Thing:
 
 def things(folder: Path) -> list[Thing]:
     """Every animal, plant, food, country's flag and object, each name once."""
-    read = opened("emojibase-data", folder)
-    found: dict[str, Thing] = {}
-    for emoji in json.loads(read("package/en/data.json")):
+    read_member = open_package("emojibase-data", folder)
+    things_by_name: dict[str, Thing] = {}
+    for emoji in json.loads(read_member("package/en/data.json")):
         kind = _KIND_OF.get(emoji.get("subgroup"))
         code = emoji["hexcode"].lower().replace("-fe0f", "")
         if kind and "200d" not in code:
             thing = _thing(emoji["label"], kind, code)
             # "dog" comes after "dog face"; the whole animal is the better picture.
-            if thing.name not in found or "face" not in emoji["label"]:
-                found[thing.name] = thing
-    return sorted(found.values(), key=lambda thing: (thing.kind, thing.name))
+            if thing.name not in things_by_name or "face" not in emoji["label"]:
+                things_by_name[thing.name] = thing
+    return sorted(things_by_name.values(), key=lambda thing: (thing.kind, thing.name))
 
 
 def _thing(label: str, kind: str, code: str) -> Thing:
@@ -60,5 +60,5 @@ def _thing(label: str, kind: str, code: str) -> Thing:
 
 
 def _slug(label: str) -> str:
-    kept = "".join(c if c.isalnum() else "-" for c in label.lower().replace("’", ""))
-    return "-".join(part for part in kept.split("-") if part)
+    characters = "".join(c if c.isalnum() else "-" for c in label.lower().replace("’", ""))
+    return "-".join(part for part in characters.split("-") if part)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .images import IMAGES
-from .packages import LICENCES, opened
+from .packages import LICENCES, open_package
 from .texts import TEXTS
 
 TARGET = Path(__file__).parents[2] / "tvlens" / "labelled"
@@ -27,16 +27,16 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows, metadata = [], {}
     for name, (make, most, description, source, licence) in TEXTS.items():
-        kept = capped(unambiguous(make(folder)), most)
-        rows += [(name, text, None, 0, label, group) for text, label, group in kept]
-        metadata[name] = summary("text", kept, description, source, licence)
-    images = {name: different(make(folder)) for name, (make, *_) in IMAGES.items()}
+        selected = cap_classes(unambiguous(make(folder)), most)
+        rows += [(name, text, None, 0, label, group) for text, label, group in selected]
+        metadata[name] = summary("text", selected, description, source, licence)
+    images = {name: unique_images(make(folder)) for name, (make, *_) in IMAGES.items()}
     # Both artists drew what is kept, so that one set is the shift test of the other.
     both = {r[2] for r in images["emoji-noto"]} & {r[2] for r in images["emoji-twitter"]}
     for name, (_, description, source, licence) in IMAGES.items():
-        kept = [r for r in images[name] if not name.startswith("emoji") or r[2] in both]
-        rows += [(name, None, p.tobytes(), len(p), label, group) for p, label, group in kept]
-        metadata[name] = summary("image", kept, description, source, licence)
+        selected = [r for r in images[name] if not name.startswith("emoji") or r[2] in both]
+        rows += [(name, None, p.tobytes(), len(p), label, group) for p, label, group in selected]
+        metadata[name] = summary("image", selected, description, source, licence)
     table = pa.table(
         dict(zip(SCHEMA.names, map(list, zip(*rows, strict=True)), strict=True)), schema=SCHEMA
     )
@@ -69,36 +69,36 @@ def unambiguous(rows) -> list[tuple[str, str, str]]:
     return [row for key, row in sorted(first.items()) if len(labels[key]) == 1 and key]
 
 
-def capped(rows: list, most: int) -> list:
+def cap_classes(rows: list, most: int) -> list:
     """At most so many rows of a class, drawn by a seed; classes of fewer than 20 are left out."""
     by_label = defaultdict(list)
     for row in rows:
         by_label[row[1]].append(row)
-    kept = []
+    selected = []
     for label in sorted(by_label):
-        here = by_label[label]
-        if len(here) >= LEAST:
-            order = np.random.default_rng(SEED).permutation(len(here))[:most]
-            kept += [here[i] for i in sorted(order)]
-    return kept
+        rows_of_label = by_label[label]
+        if len(rows_of_label) >= LEAST:
+            order = np.random.default_rng(SEED).permutation(len(rows_of_label))[:most]
+            selected += [rows_of_label[i] for i in sorted(order)]
+    return selected
 
 
-def different(rows) -> list:
+def unique_images(rows) -> list:
     """Each image once, and sorted by its group."""
-    seen = set()
-    kept = []
+    images = set()
+    unique_rows = []
     for row in sorted(rows, key=lambda row: row[2]):
-        if row[0].tobytes() not in seen:
-            seen.add(row[0].tobytes())
-            kept.append(row)
-    return kept
+        if row[0].tobytes() not in images:
+            images.add(row[0].tobytes())
+            unique_rows.append(row)
+    return unique_rows
 
 
 def licences(folder: Path) -> str:
     """The licences that ask to go with copies, as the packages carry them."""
     texts = []
     for name, member in LICENCES.items():
-        text = opened(name, folder)(member).decode("utf-8", "replace")
+        text = open_package(name, folder)(member).decode("utf-8", "replace")
         lines = "\n".join(line.rstrip() for line in text.strip().splitlines())
         texts.append(f"{'=' * 80}\n{name}\n{'=' * 80}\n\n{lines}\n")
     return "\n".join(texts)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .packages import opened
+from .packages import open_package
 
 Rows = Iterator[tuple[np.ndarray, str, str]]
 
@@ -26,8 +26,8 @@ def digits(folder: Path) -> Rows:
 def emoji_noto(folder: Path) -> Rows:
     from fontTools.ttLib import TTFont
 
-    read = opened("fonts-noto-color-emoji", folder)
-    font = TTFont(io.BytesIO(read("./usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")))
+    read_member = open_package("fonts-noto-color-emoji", folder)
+    font = TTFont(io.BytesIO(read_member("./usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")))
     glyphs, ligatures = font.getBestCmap(), _ligatures(font)
     strike = font["CBDT"].strikeData[0]
     for code, label in _emoji(folder):
@@ -38,36 +38,36 @@ def emoji_noto(folder: Path) -> Rows:
 
 
 def emoji_twitter(folder: Path) -> Rows:
-    read = opened("emoji-datasource-twitter", folder)
-    files = {e["unified"]: e["image"] for e in json.loads(read("package/emoji.json"))}
+    read_member = open_package("emoji-datasource-twitter", folder)
+    files = {e["unified"]: e["image"] for e in json.loads(read_member("package/emoji.json"))}
     without = {key.replace("-FE0F", ""): value for key, value in files.items()}
     for code, label in _emoji(folder):
         file = without.get(code.replace("-FE0F", ""))
         if file is not None:
-            yield _small(read(f"package/img/twitter/64/{file}")), label, code
+            yield _small(read_member(f"package/img/twitter/64/{file}")), label, code
 
 
 def _emoji(folder: Path) -> list[tuple[str, str]]:
     """Code and group of every emoji but those that vary another one (skin, sex, hair)."""
-    read = opened("emojibase-data", folder)
-    groups = json.loads(read("package/meta/groups.json"))["groups"]
-    found = []
-    for emoji in json.loads(read("package/en/data.json")):
+    read_member = open_package("emojibase-data", folder)
+    groups = json.loads(read_member("package/meta/groups.json"))["groups"]
+    emoji_labels = []
+    for emoji in json.loads(read_member("package/en/data.json")):
         label = groups.get(str(emoji.get("group")), "component")
         if label != "component" and "200D" not in emoji["hexcode"]:
-            found.append((emoji["hexcode"], label))
-    return found
+            emoji_labels.append((emoji["hexcode"], label))
+    return emoji_labels
 
 
 def _ligatures(font) -> dict[tuple[str, ...], str]:
-    found = {}
+    ligatures = {}
     for lookup in font["GSUB"].table.LookupList.Lookup:
         for table in lookup.SubTable:
             table = getattr(table, "ExtSubTable", table)
             for first, ends in getattr(table, "ligatures", {}).items():
                 for ligature in ends:
-                    found[(first, *ligature.Component)] = ligature.LigGlyph
-    return found
+                    ligatures[(first, *ligature.Component)] = ligature.LigGlyph
+    return ligatures
 
 
 def _small(png: bytes) -> np.ndarray:

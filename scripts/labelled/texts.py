@@ -13,7 +13,7 @@ import xml.etree.ElementTree as xml
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .packages import opened
+from .packages import open_package
 
 Rows = Iterator[tuple[str, str, str]]
 
@@ -34,7 +34,9 @@ _LANGUAGES = "cs da de en es et fi fr hr hu id is it lt lv nl pl pt ro sv tr vi"
 
 def _synsets(folder: Path, part: str) -> Iterator[tuple[int, str]]:
     """Lexicographer file and definition of every synset."""
-    data = opened("wordnet-base", folder)(f"./usr/share/wordnet/data.{part}").decode("latin-1")
+    data = open_package("wordnet-base", folder)(f"./usr/share/wordnet/data.{part}").decode(
+        "latin-1"
+    )
     for line in data.splitlines():
         if not line.startswith("  "):
             fields, _, gloss = line.partition(" | ")
@@ -61,9 +63,9 @@ def wordnet_parts(folder: Path) -> Rows:
 
 
 def emoji_words(folder: Path) -> Rows:
-    read = opened("emojibase-data", folder)
-    groups = json.loads(read("package/meta/groups.json"))["groups"]
-    for emoji in json.loads(read("package/en/data.json")):
+    read_member = open_package("emojibase-data", folder)
+    groups = json.loads(read_member("package/meta/groups.json"))["groups"]
+    for emoji in json.loads(read_member("package/en/data.json")):
         label = groups.get(str(emoji.get("group")), "component")
         if label not in ("component", "flags"):  # flags are all called "flag"
             words = ", ".join([emoji["label"], *emoji.get("tags", [])])
@@ -72,8 +74,8 @@ def emoji_words(folder: Path) -> Rows:
 
 
 def word_sentiment(folder: Path) -> Rows:
-    read = opened("vaderSentiment", folder)
-    for line in read("vaderSentiment/vader_lexicon.txt").decode().splitlines():
+    read_member = open_package("vaderSentiment", folder)
+    for line in read_member("vaderSentiment/vader_lexicon.txt").decode().splitlines():
         word, mean, *_ = line.split("\t")
         if re.fullmatch("[a-z]{3,}", word):
             strength = "strongly " if abs(float(mean)) >= 2 else ""
@@ -81,20 +83,20 @@ def word_sentiment(folder: Path) -> Rows:
 
 
 def chat_topic(folder: Path) -> Rows:
-    read = opened("chatterbot-corpus", folder)
+    read_member = open_package("chatterbot-corpus", folder)
     topics = "ai coding emotion literature money psychology science sports tech_support trivia"
     for topic in topics.split():
-        text = read(f"chatterbot_corpus/data/english/{topic}.yml").decode()
+        conversations = read_member(f"chatterbot_corpus/data/english/{topic}.yml").decode()
         # Each conversation begins with "- - " and is wrapped at a deeper indent.
-        for question in re.findall(r"^- - (.*(?:\n {4}.*)*)", text, re.MULTILINE):
-            said = " ".join(question.split()).strip("'\"").capitalize()
-            if len(said) >= 8:
-                yield said, topic.replace("_", " "), said.lower()
+        for question in re.findall(r"^- - (.*(?:\n {4}.*)*)", conversations, re.MULTILINE):
+            text = " ".join(question.split()).strip("'\"").capitalize()
+            if len(text) >= 8:
+                yield text, topic.replace("_", " "), text.lower()
 
 
 def unicode_block(folder: Path) -> Rows:
     """Names of characters by the block they stand in."""
-    read = opened("unicode-data", folder)
+    read_member = open_package("unicode-data", folder)
     blocks = {
         "arrows": (0x2190, 0x21FF),
         "mathematical operators": (0x2200, 0x22FF),
@@ -113,7 +115,7 @@ def unicode_block(folder: Path) -> Rows:
         "alchemical symbols": (0x1F700, 0x1F77F),
         "supplemental pictographs": (0x1F900, 0x1F9FF),
     }
-    for line in read("./usr/share/unicode/UnicodeData.txt").decode().splitlines():
+    for line in read_member("./usr/share/unicode/UnicodeData.txt").decode().splitlines():
         code, name, *_ = line.split(";")
         words = name.lower().replace("alchemical symbol for ", "").replace("musical symbol ", "")
         for label, (first, last) in blocks.items():
@@ -123,7 +125,7 @@ def unicode_block(folder: Path) -> Rows:
 
 def builtin_language(folder: Path) -> Rows:
     """Which language a built-in name belongs to, from the word lists of Pygments."""
-    read = opened("Pygments", folder)
+    read_member = open_package("Pygments", folder)
     lists = {
         "Asymptote": ("asy", "ASYFUNCNAME"),
         "Common Lisp": ("cl", "BUILTIN_FUNCTIONS"),
@@ -142,14 +144,14 @@ def builtin_language(folder: Path) -> Rows:
         "Stata": ("stata", "builtins_base"),
     }
     for label, (file, variable) in lists.items():
-        for word in sorted(_literal(read(f"pygments/lexers/_{file}_builtins.py"), variable)):
+        for word in sorted(_literal(read_member(f"pygments/lexers/_{file}_builtins.py"), variable)):
             if len(word) >= 3:
                 yield word, label, word.lower()
 
 
 def color_name(folder: Path) -> Rows:
     """The basic colour that a poetic name of a colour stands for, by hue, lightness, saturation."""
-    data = opened("color-name-list", folder)("package/dist/colornames.bestof.csv").decode()
+    data = open_package("color-name-list", folder)("package/dist/colornames.bestof.csv").decode()
     hues = [(15, "red"), (42, "orange"), (68, "yellow"), (165, "green"), (200, "cyan")]
     hues += [(255, "blue"), (290, "purple"), (345, "pink"), (361, "red")]
     for row in csv.DictReader(io.StringIO(data)):
@@ -169,11 +171,11 @@ def color_name(folder: Path) -> Rows:
 
 def name_language(folder: Path) -> Rows:
     """Languages and territories, as they are called in languages with Latin letters."""
-    read = opened("unicode-cldr-core", folder)
-    english = xml.fromstring(read("./usr/share/unicode/cldr/common/main/en.xml"))
+    read_member = open_package("unicode-cldr-core", folder)
+    english = xml.fromstring(read_member("./usr/share/unicode/cldr/common/main/en.xml"))
     titles = {e.get("type"): e.text for e in english.iter("language")}
     for code in _LANGUAGES.split():
-        root = xml.fromstring(read(f"./usr/share/unicode/cldr/common/main/{code}.xml"))
+        root = xml.fromstring(read_member(f"./usr/share/unicode/cldr/common/main/{code}.xml"))
         for element in [*root.iter("language"), *root.iter("territory")]:
             if element.get("alt") is None and element.text and len(element.text) > 3:
                 yield element.text, titles[code], element.text.lower()
@@ -181,7 +183,7 @@ def name_language(folder: Path) -> Rows:
 
 def surname_country(folder: Path) -> Rows:
     """Family names by country, from the lists of Faker that are in Latin letters."""
-    read = opened("Faker", folder)
+    read_member = open_package("Faker", folder)
     countries = {
         "Czechia": "cs_CZ", "Denmark": "da_DK", "Germany": "de_DE", "Spain": "es_ES",
         "Finland": "fi_FI", "France": "fr_FR", "Hungary": "hu_HU", "Indonesia": "id_ID",
@@ -190,20 +192,20 @@ def surname_country(folder: Path) -> Rows:
         "Slovenia": "sl_SI", "Lithuania": "lt_LT",
     }  # fmt: skip
     for label, code in countries.items():
-        source = read(f"faker/providers/person/{code}/__init__.py")
+        source = read_member(f"faker/providers/person/{code}/__init__.py")
         for name in sorted(_names(source)):
             yield name, label, name.lower()
 
 
 def city_continent(folder: Path) -> Rows:
     """Cities that name a time zone, by the first part of the zone's name."""
-    zones = opened("tzdata", folder)("tzdata/zones").decode().split()
+    zones = open_package("tzdata", folder)("tzdata/zones").decode().split()
     for zone in zones:
         continent, _, city = zone.partition("/")
         if continent in ("Africa", "America", "Asia", "Australia", "Europe", "Pacific"):
-            place = city.rsplit("/", 1)[-1].replace("_", " ")
+            name = city.rsplit("/", 1)[-1].replace("_", " ")
             label = "Oceania" if continent in ("Australia", "Pacific") else continent
-            yield place, label, place.lower()
+            yield name, label, name.lower()
 
 
 def _literal(source: bytes, variable: str) -> list[str]:
@@ -216,13 +218,13 @@ def _literal(source: bytes, variable: str) -> list[str]:
 
 def _names(source: bytes) -> set[str]:
     """The strings of every assignment to `last_names...` inside the provider's class."""
-    found: set[str] = set()
+    names: set[str] = set()
     assigned = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Assign))
     for node in assigned:
         if getattr(node.targets[0], "id", "").startswith("last_name"):
             strings = (n.value for n in ast.walk(node.value) if isinstance(n, ast.Constant))
-            found |= {s for s in strings if isinstance(s, str) and "{{" not in s}
-    return found
+            names |= {s for s in strings if isinstance(s, str) and "{{" not in s}
+    return names
 
 
 # Name -> (function, most rows of one class, description, source, licence).

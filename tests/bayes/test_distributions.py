@@ -10,13 +10,13 @@ from tvlens import TvlensError
 bayes = tv.bayes
 
 
-def distributions(*shape, seed=0):
+def sample_distributions(*shape, seed=0):
     rng = np.random.default_rng(seed)
     return torch.from_numpy(rng.dirichlet(np.ones(shape[-1]), shape[:-1]))
 
 
 def test_kl_and_entropy_equal_scipy():
-    p, q = distributions(3, 7, 5), distributions(3, 7, 5, seed=1)
+    p, q = sample_distributions(3, 7, 5), sample_distributions(3, 7, 5, seed=1)
     p[0, 0] = torch.tensor([0.0, 0.5, 0.5, 0.0, 0.0])
     wanted = scipy.stats.entropy(p.numpy(), q.numpy(), axis=-1)
     torch.testing.assert_close(bayes.kl(p, q), torch.from_numpy(wanted))
@@ -34,9 +34,9 @@ def test_gaussian_kl_equals_torch():
     torch.testing.assert_close(bayes.gaussian_kl(mean, other, noise=0.7), wanted)
 
 
-def test_relative_distance_of_a_blend():
-    """A model that blends two references stands where its weight says, in Euclidean distance."""
-    one, two = distributions(50, 4), distributions(50, 4, seed=2)
+def test_relative_distance_of_a_blend_equals_its_weight():
+    """The relative Euclidean distance of a blend of two references equals its weight."""
+    one, two = sample_distributions(50, 4), sample_distributions(50, 4, seed=2)
 
     def distance(a, b):
         return (a - b).norm(dim=-1).mean()
@@ -64,7 +64,7 @@ def test_relative_distance_of_a_blend():
         (lambda: bayes.gaussian_kl(torch.tensor([float("nan")]), torch.zeros(1), noise=1.0), "NaN"),
     ],
 )
-def test_wrong_input(call, words):
+def test_bad_input_raises_one_line_errors(call, words):
     # Shapes that differ are caught by the tests' own checker before ours is asked.
     expected = (TvlensError, TypeError) if words == "shapes" else TvlensError
     with pytest.raises(expected, match=None if words == "shapes" else words):

@@ -1,4 +1,4 @@
-"""Park et al.'s four algorithms against loops, and the stationary distribution against numpy."""
+"""Compare the four algorithms of Park et al. with loops, stationary distributions with numpy."""
 
 from itertools import pairwise
 
@@ -18,28 +18,28 @@ def case():
     return family, family.sample(3, 12, seed=2).tokens
 
 
-def powers(transition):
-    """The stationary distribution, by running the chain for long."""
+def limit_distribution(transition):
+    """The stationary distribution as a row of a high matrix power."""
     return np.linalg.matrix_power(transition, 400)[0]
 
 
-def test_stationary_distribution():
+def test_stationary_distribution_equals_matrix_powers():
     transitions = bayes.Markov(tasks=20, states=6).transitions
-    found = bayes.stationary_distribution(transitions)
-    for chain, pi in zip(transitions.numpy(), found, strict=True):
-        np.testing.assert_allclose(pi, powers(chain), atol=1e-12)
-    away = torch.tensor([[0.5, 0.5], [0.0, 1.0]]).double()  # everything ends in state 1
-    assert bayes.stationary_distribution(away).tolist() == [0.0, 1.0]
+    stationary = bayes.stationary_distribution(transitions)
+    for chain, pi in zip(transitions.numpy(), stationary, strict=True):
+        np.testing.assert_allclose(pi, limit_distribution(chain), atol=1e-12)
+    absorbing = torch.tensor([[0.5, 0.5], [0.0, 1.0]]).double()  # everything ends in state 1
+    assert bayes.stationary_distribution(absorbing).tolist() == [0.0, 1.0]
     with pytest.raises(TvlensError, match="more than one stationary"):
         bayes.stationary_distribution(torch.eye(3).double())
 
 
 @pytest.mark.parametrize("bigram", [False, True])
-def test_retrieval_by_loops(case, bigram):
+def test_retrieval_equals_a_loop_over_chains(case, bigram):
     family, tokens = case
-    found = (bayes.bigram_retrieval if bigram else bayes.unigram_retrieval)(family, tokens)
+    result = (bayes.bigram_retrieval if bigram else bayes.unigram_retrieval)(family, tokens)
     chains = family.transitions.numpy()
-    stationary = [powers(chain) for chain in chains]
+    stationary = [limit_distribution(chain) for chain in chains]
     for row, line in enumerate(tokens.tolist()):
         weights = family.prior.numpy().copy()
         for t, token in enumerate(line):
@@ -50,24 +50,24 @@ def test_retrieval_by_loops(case, bigram):
                     weights[k] *= chains[k, line[t - 1], token]
             alpha = weights / weights.sum()
             rows = chains[:, token] if bigram else np.stack(stationary)
-            np.testing.assert_allclose(found.posterior[row, t], alpha, rtol=1e-9)
-            np.testing.assert_allclose(found.predictive[row, t], alpha @ rows, rtol=1e-9)
+            np.testing.assert_allclose(result.posterior[row, t], alpha, rtol=1e-9)
+            np.testing.assert_allclose(result.predictive[row, t], alpha @ rows, rtol=1e-9)
 
 
 @pytest.mark.parametrize("bigram", [False, True])
-def test_inference_by_loops(case, bigram):
+def test_inference_equals_smoothed_counts(case, bigram):
     family, tokens = case
-    found = (bayes.bigram_inference if bigram else bayes.unigram_inference)(family, tokens)
+    result = (bayes.bigram_inference if bigram else bayes.unigram_inference)(family, tokens)
     for row, line in enumerate(tokens.tolist()):
         for t in range(12):
             pairs = pairwise(line[: t + 1])
-            seen = [b for a, b in pairs if a == line[t]] if bigram else line[: t + 1]
-            wanted = [(seen.count(v) + 1) / (len(seen) + 5) for v in range(5)]
-            np.testing.assert_allclose(found.predictive[row, t], wanted, rtol=1e-12)
+            successors = [b for a, b in pairs if a == line[t]] if bigram else line[: t + 1]
+            wanted = [(successors.count(v) + 1) / (len(successors) + 5) for v in range(5)]
+            np.testing.assert_allclose(result.predictive[row, t], wanted, rtol=1e-12)
 
 
-def test_each_is_best_where_it_should_be():
-    """Cross-entropy of long contexts: transitions matter, and knowing the chains helps on them."""
+def test_bigram_retrieval_is_best_in_and_inference_out_of_distribution():
+    """Compare cross-entropies of long contexts from the pool and outside of it."""
     family = bayes.Markov(tasks=8, states=6)
     names = [
         f"{grams}_{way}" for grams in ("unigram", "bigram") for way in ("retrieval", "inference")
@@ -75,11 +75,11 @@ def test_each_is_best_where_it_should_be():
 
     def losses(split):
         data = family.sample(200, 60, split=split)
-        told = {}
+        cross_entropy = {}
         for name in names:
             p = getattr(bayes, name)(family, data).predictive[:, 20:-1]
-            told[name] = -float(p.gather(-1, data.tokens[:, 21:, None]).log().mean())
-        return told
+            cross_entropy[name] = -float(p.gather(-1, data.tokens[:, 21:, None]).log().mean())
+        return cross_entropy
 
     inside, outside = losses("train"), losses("ood")
     assert min(inside, key=inside.get) == "bigram_retrieval"
@@ -87,7 +87,7 @@ def test_each_is_best_where_it_should_be():
     assert inside["unigram_retrieval"] > inside["bigram_retrieval"] + 0.1
 
 
-def test_transitions_can_be_weighted_by_unigrams(case):
+def test_mixture_predictive_accepts_a_unigram_posterior(case):
     family, tokens = case
     posterior = bayes.unigram_retrieval(family, tokens).posterior
     mixed = family.mixture_predictive(posterior, tokens)

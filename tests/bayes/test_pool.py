@@ -10,31 +10,33 @@ bayes = tv.bayes
 FAMILIES = ["Dice", "Markov", "LinearRegression", "Dyck"]
 
 
-def make(name, **options):
+def make_family(name, **options):
     return getattr(bayes, name)(**options)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_prior_and_pool(name):
-    family = make(name, tasks=4, minor=16, minor_mass=0.2, seed=7)
+def test_families_have_a_prior_over_majors_and_minors(name):
+    family = make_family(name, tasks=4, minor=16, minor_mass=0.2, seed=7)
     assert family.majors == 4 and family.minors == 16 and family.minor_mass == 0.2
     assert len(family.probabilities) == 20 and family.probabilities.dtype == torch.float64
     torch.testing.assert_close(family.prior[:4], torch.full((4,), 0.2).double())
     torch.testing.assert_close(family.prior[4:], torch.full((16,), 0.2 / 16).double())
     for minor in (0, "none"):
-        alone = make(name, tasks=4, minor=minor, minor_mass=0.2, seed=7)
+        alone = make_family(name, tasks=4, minor=minor, minor_mass=0.2, seed=7)
         assert alone.prior.tolist() == [0.25] * 4
         assert torch.equal(alone.probabilities, family.probabilities[:4])
-    assert not torch.equal(make(name, seed=8).probabilities, make(name, seed=7).probabilities)
+    assert not torch.equal(
+        make_family(name, seed=8).probabilities, make_family(name, seed=7).probabilities
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("split", ["train", "major", "minor", "ood"])
-def test_samples_belong_to_their_split_and_repeat(name, split):
-    family = make(name, minor=8, minor_mass=0.5)
-    one, same, other = (family.sample(200, 12, split=split, seed=s) for s in (1, 1, 2))
+def test_sample_draws_tasks_of_its_split_reproducibly(name, split):
+    family = make_family(name, minor=8, minor_mass=0.5)
+    one, repeated, other = (family.sample(200, 12, split=split, seed=s) for s in (1, 1, 2))
     values = "targets" if name == "LinearRegression" else "tokens"
-    assert torch.equal(getattr(one, values), getattr(same, values))
+    assert torch.equal(getattr(one, values), getattr(repeated, values))
     assert not torch.equal(getattr(one, values), getattr(other, values))
     assert getattr(one, values).shape == (200, 12) and one.task.shape == (200,)
     expected = {"train": range(11), "major": range(3), "minor": range(3, 11), "ood": [-1]}[split]
@@ -46,8 +48,8 @@ def test_samples_belong_to_their_split_and_repeat(name, split):
     assert len(one.to_dataframe()) == 200 * 12
 
 
-def test_out_of_distribution_is_no_replay_of_the_pool():
-    """One seed for everything must not make the fresh tasks equal to the known ones."""
+def test_ood_tasks_differ_from_pool_tasks_of_the_same_seed():
+    """Equal seeds of the pool and of a sample must not give equal tasks."""
     for seed in range(3):
         family = bayes.Dice(minor=50, seed=seed)
         fresh = family.sample(50, 5, split="ood", seed=seed).parameters
@@ -58,13 +60,13 @@ def test_out_of_distribution_is_no_replay_of_the_pool():
         )
 
 
-def test_tasks_are_drawn_by_the_prior():
+def test_sample_draws_tasks_by_the_prior():
     family = bayes.Dice(tasks=2, minor=3, minor_mass=0.4)
     counts = family.sample(4000, 1).task.bincount(minlength=5)
     assert scipy.stats.chisquare(counts, family.prior * 4000).pvalue > 1e-3
 
 
-def test_rolls_follow_their_die():
+def test_dice_samples_follow_their_probabilities():
     family = bayes.Dice.from_probabilities([[0.1, 0.2, 0.0, 0.7], [0.0, 0.5, 0.5, 0.0]])
     rolled = family.sample_tasks(torch.tensor([0, 1]), 20_000)
     for die in (0, 1):
@@ -74,7 +76,7 @@ def test_rolls_follow_their_die():
         assert scipy.stats.chisquare(counts[p > 0], p[p > 0] * 20_000).pvalue > 1e-3
 
 
-def test_chains_follow_their_transitions():
+def test_markov_samples_follow_their_transitions():
     family = bayes.Markov(tasks=1, states=3, seed=2)
     tokens = family.sample_tasks(torch.zeros(3000, dtype=torch.long), 6).tokens
     assert scipy.stats.chisquare(tokens[:, 0].bincount(minlength=3)).pvalue > 1e-3
@@ -84,7 +86,7 @@ def test_chains_follow_their_transitions():
         assert scipy.stats.chisquare(pairs[state], expected[state]).pvalue > 1e-3
 
 
-def test_fresh_tasks_have_the_moments_of_their_distribution():
+def test_with_new_tasks_has_the_moments_of_the_task_distribution():
     dice = bayes.Dice(faces=4, alpha=2.0).with_new_tasks(5000).probabilities
     wanted = scipy.stats.dirichlet(np.full(4, 2.0))
     np.testing.assert_allclose(dice.mean(0), wanted.mean(), atol=0.01)
@@ -93,20 +95,20 @@ def test_fresh_tasks_have_the_moments_of_their_distribution():
     assert scipy.stats.kstest(weights.flatten(), "norm", args=(0, 2)).pvalue > 1e-3
 
 
-def test_given_tasks_stay_as_they_are():
+def test_from_probabilities_and_from_weights_keep_their_tasks():
     p = torch.tensor([[0.25, 0.75], [0.5, 0.5], [1.0, 0.0]], dtype=torch.float64)
     family = bayes.Dice.from_probabilities(p, prior=[0.5, 0.25, 0.25], majors=2)
     assert torch.equal(family.probabilities, p) and family.prior.tolist() == [0.5, 0.25, 0.25]
     assert family.majors == 2 and family.minor_mass == 0.25
-    known = family.with_major_tasks()
-    assert known.minors == 0 and known.prior.tolist() == pytest.approx([2 / 3, 1 / 3])
+    major_tasks = family.with_major_tasks()
+    assert major_tasks.minors == 0 and major_tasks.prior.tolist() == pytest.approx([2 / 3, 1 / 3])
     assert len(family.prior) == 3  # the family itself is as it was
     weights = bayes.LinearRegression.from_weights(np.eye(3), noise=0.1)
     assert weights.noise == 0.1 and torch.equal(weights.weights, torch.eye(3).double())
     assert "2 major and 1 minor tasks, 2 faces" in repr(family)
 
 
-def test_ood_entropy_is_a_harmonic_number_less_one():
+def test_ood_entropy_of_uniform_dice_is_a_harmonic_number_minus_one():
     for faces, wanted in ((6, 1.450), (8, 1.718)):
         harmonic = sum(1 / v for v in range(1, faces + 1))
         family = bayes.Dice(faces=faces)
@@ -128,9 +130,9 @@ def test_ood_entropy_is_a_harmonic_number_less_one():
         ({"seed": -1}, "seed"),
     ],
 )
-def test_impossible_families(name, options, words):
+def test_families_refuse_bad_options(name, options, words):
     with pytest.raises(TvlensError, match=words):
-        make(name, **options)
+        make_family(name, **options)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,6 @@ def test_impossible_families(name, options, words):
         (lambda: bayes.Dice().with_new_tasks(0), "tasks"),
     ],
 )
-def test_what_cannot_be_is_named(build, words):
+def test_bad_input_raises_one_line_errors(build, words):
     with pytest.raises(TvlensError, match=words):
         build()

@@ -1,4 +1,4 @@
-"""The command line: errors in one line, lists, pages and numbers, interrupts."""
+"""The command line: one-line errors, lists, output files, interrupts."""
 
 import errno
 import inspect
@@ -12,7 +12,7 @@ import time
 
 import pytest
 import tiny
-from helpers import hear_signals
+from helpers import restore_signal_handlers
 
 import tvlens as tv
 from tvlens import cli
@@ -21,15 +21,15 @@ from tvlens.cli import main, options
 pytestmark = pytest.mark.no_arithmetic
 
 
-def started(*arguments):
-    """The command in a process of its own."""
+def run_process(*arguments):
+    """Run the command in a new process."""
     command = [sys.executable, "-m", "tvlens", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.fixture
 def run(capfd, monkeypatch):
-    """The same in this process, which has everything imported."""
+    """Run the command in this process, which saves the imports."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["tvlens", *map(str, arguments)])
@@ -63,7 +63,7 @@ def run(capfd, monkeypatch):
         (["latent", "--minor", "none,few"], "give exponents such as none,0,4,8,10"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_two(run, arguments, message):
+def test_bad_arguments_exit_2_with_one_line(run, arguments, message):
     done = run(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
@@ -71,8 +71,8 @@ def test_mistakes_are_one_line_and_exit_two(run, arguments, message):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_the_command_is_a_process_that_says_nothing_else(folder, tmp_path):
-    done = started("vectors", "-m", folder, "-t", "antonym", "--shots", 20, "-o", tmp_path)
+def test_command_prints_no_traceback_for_long_prompts(folder, tmp_path):
+    done = run_process("vectors", "-m", folder, "-t", "antonym", "--shots", 20, "-o", tmp_path)
     assert done.returncode == 2
     assert "\ntvlens: prompt" in done.stderr and "the model's context is 96" in done.stderr
     assert "Traceback" not in done.stderr
@@ -103,22 +103,26 @@ def test_the_command_is_a_process_that_says_nothing_else(folder, tmp_path):
         ("zoo get minilm", "did you mean 'minilm-l6'"),
     ],
 )
-def test_any_mistake_is_one_line(line, message, places, tmp_path, monkeypatch, capsys, unchecked):
-    arguments = [part if "{x}" in part else part.format_map(places) for part in shlex.split(line)]
+def test_bad_input_of_any_command_is_one_line_without_files(
+    line, message, example_files, tmp_path, monkeypatch, capsys, unchecked
+):
+    arguments = [
+        part if "{x}" in part else part.format_map(example_files) for part in shlex.split(line)
+    ]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["tvlens", *arguments])
     monkeypatch.setattr(cli, "install_handlers", lambda: None)
     with pytest.raises(SystemExit) as caught:
         cli.main()
-    told = capsys.readouterr().err
-    assert caught.value.code == 2 and message in told
-    assert told.startswith("tvlens: ") and told.count("\n") == 1
+    message_line = capsys.readouterr().err
+    assert caught.value.code == 2 and message in message_line
+    assert message_line.startswith("tvlens: ") and message_line.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    """Folders that are no models, an encoder, and a task with a number for its name."""
+def example_files(tmp_path_factory):
+    """Folders without a model, an encoder, and invalid task files."""
     root = tmp_path_factory.mktemp("places")
     for name in ("empty", "odd"):
         (root / name).mkdir()
@@ -130,7 +134,7 @@ def places(tmp_path_factory):
     return {path.stem: path for path in root.iterdir()}
 
 
-def test_lists(run, unchecked):
+def test_tasks_and_zoo_list_their_entries(run, unchecked):
     assert "singular-plural" in run("tasks").stdout
     listing = run("zoo").stdout
     assert all(name in listing for name in tv.zoo.ZOO)
@@ -138,7 +142,7 @@ def test_lists(run, unchecked):
     assert run("--help").returncode == 0
 
 
-def test_version_answers_without_torch():
+def test_version_imports_no_torch():
     code = "import sys; sys.modules['torch'] = None; from tvlens.cli import main; main()"
     command = [sys.executable, "-c", code, "--version"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -146,7 +150,7 @@ def test_version_answers_without_torch():
     assert done.stdout == f"tvlens {tv.__version__}\n"
 
 
-def test_patch_writes_a_page_and_numbers(run, folder, tmp_path):
+def test_patch_writes_page_and_report(run, folder, tmp_path):
     texts = ["--clean", "Q: cat A: cats", "--corrupted", "Q: dog A: dogs", "--right", "s"]
     done = run("patch", "-m", folder, *texts, "-o", tmp_path, "--site", "mlp_out")
     assert done.returncode == 0, done.stderr
@@ -154,7 +158,7 @@ def test_patch_writes_a_page_and_numbers(run, folder, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["settings"]["site"] == "mlp_out"
 
 
-def test_vectors_writes_a_page_and_numbers(run, folder, tmp_path):
+def test_vectors_writes_page_report_and_vector(run, folder, tmp_path):
     (tmp_path / "own.csv").write_text(
         "input,output\n" + "\n".join(f"{c}at,{c}ats" for c in "abcdefghijklmnopqrst")
     )
@@ -173,8 +177,8 @@ def test_vectors_writes_a_page_and_numbers(run, folder, tmp_path):
     assert (out / "own.safetensors").exists()
 
 
-def test_ctrl_c_leaves_nothing_half_written(tmp_path):
-    """A real interrupt while a real conversion runs, from the start of the download on."""
+def test_interrupt_of_zoo_get_leaves_no_files(tmp_path):
+    """Send SIGINT to the process group after the download has started."""
     cache = tmp_path / "cache"
     process = subprocess.Popen(
         [sys.executable, "-m", "tvlens", "zoo", "get", "smollm2-135m"],
@@ -182,7 +186,7 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=hear_signals,
+        preexec_fn=restore_signal_handlers,
     )
     while not list(cache.glob("zoo/.smollm2*")) and process.poll() is None:
         time.sleep(0.05)
@@ -195,25 +199,25 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["/some/where/run", "../../escaped", "report"])
-def test_vectors_writes_only_inside_its_folder(name, tmp_path, monkeypatch, unchecked):
-    """Also where a task file names a path, or the study's own file."""
-    place = tmp_path / "a" / "b" / "out"
+def test_vectors_writes_only_inside_its_output_folder(name, tmp_path, monkeypatch, unchecked):
+    """Task names that are paths or names of output files do not escape the folder."""
+    out = tmp_path / "a" / "b" / "out"
     name = name.replace("/some/where", str(tmp_path / "where"))
-    file = tmp_path / "a" / "task.json"
-    file.parent.mkdir()
+    task_file = tmp_path / "a" / "task.json"
+    task_file.parent.mkdir()
     pairs = [[f"{c}at", f"{c}ats"] for c in "abcdefghijklmnopqrst"]
-    file.write_text(json.dumps({"name": name, "pairs": pairs}))
+    task_file.write_text(json.dumps({"name": name, "pairs": pairs}))
     monkeypatch.setattr("tvlens.models.loading.load", lambda *_, **__: tiny.model("llama"))
-    options = ["--shots", "2", "--contexts", "2", "-o", str(place)]
-    assert cli.app(["vectors", "-t", str(file), *options], standalone_mode=False) is None
-    made = {path for path in tmp_path.rglob("*") if path.is_file()} - {file}
-    assert all(path.parent == place for path in made)
-    numbers = json.loads((place / "report.json").read_text())
+    options = ["--shots", "2", "--contexts", "2", "-o", str(out)]
+    assert cli.app(["vectors", "-t", str(task_file), *options], standalone_mode=False) is None
+    files = {path for path in tmp_path.rglob("*") if path.is_file()} - {task_file}
+    assert all(path.parent == out for path in files)
+    numbers = json.loads((out / "report.json").read_text())
     assert list(numbers["tasks"]) == [name]
-    assert len([p for p in made if p.suffix == ".safetensors"]) == 1 and len(made) == 4
+    assert len([p for p in files if p.suffix == ".safetensors"]) == 1 and len(files) == 4
 
 
-def test_every_command_checks_its_folder_first():
+def test_every_command_checks_its_output_folder():
     for command in cli.COMMANDS:
         parameter = inspect.signature(command).parameters.get("out")
         if parameter is not None:
@@ -221,7 +225,7 @@ def test_every_command_checks_its_folder_first():
             assert option.callback is options.check_output_folder, command.__name__
 
 
-def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
+def test_os_errors_are_one_line(monkeypatch, capsys):
     def full(**options) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "states")
 

@@ -1,1 +1,1 @@
-"""What goes wrong outside of tvlens: kills, full disks, damaged files, bad command lines."""
+"""Faults outside of tvlens: kills, full disks, damaged files, bad command lines."""

@@ -1,4 +1,4 @@
-"""`make test-faults`: every kind of fault, how often it was tried, and how often tvlens failed.
+"""`make test-faults`: try every kind of fault; print how often it was tried and handled wrongly.
 
 python -m faults [short|long] [--only WORD ...] [--command NAME ...] [--table FILE]
 """
@@ -28,7 +28,7 @@ Trial = tuple[str, str | None]
 
 
 def trials(work: Path, short: bool, only: list[str], names: list[str]) -> Iterator[Trial]:
-    """Every trial: its kind, and what went wrong, if anything."""
+    """Run all trials; yield the kind of each, and the fault or None."""
     counts = SHORT if short else LONG
     chosen = [c for c in commands(work, short=short) if set(only) & set(c.kinds)]
     if names:
@@ -37,17 +37,17 @@ def trials(work: Path, short: bool, only: list[str], names: list[str]) -> Iterat
     for command in chosen:
         folder = work / "runs"
         folder.mkdir()
-        known = kills.reference(command, folder / "reference")
-        print(f"  {command.name}: {known[1]:.1f} s without faults", file=sys.stderr)
+        reference = kills.run_uninterrupted(command, folder / "reference")
+        print(f"  {command.name}: {reference[1]:.1f} s without faults", file=sys.stderr)
         kinds = [kind for kind in command.kinds if kind in only]
         if "kills" in kinds:
-            yield from kills.kills(command, folder, counts["kills"], known)
+            yield from kills.kills(command, folder, counts["kills"], reference)
         if "disks" in kinds:
             yield from disks.disks(command, folder, counts["disks"])
         if "pairs" in kinds:
-            yield from kills.pairs(command, folder, counts["pairs"], known)
+            yield from kills.pairs(command, folder, counts["pairs"], reference)
         if "signals" in kinds:
-            yield from kills.signals(command, folder, counts["signals"], known)
+            yield from kills.signals(command, folder, counts["signals"], reference)
         shutil.rmtree(folder)
     if "damage" in only:
         yield from damage.damage(work, counts["damage"])
@@ -56,19 +56,19 @@ def trials(work: Path, short: bool, only: list[str], names: list[str]) -> Iterat
 
 
 def main() -> None:
-    """Try all, print a table of tried and failed, and exit with 1 if anything failed."""
+    """Run all trials, print a table, and exit with 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("form", nargs="?", choices=["short", "long"], default="long")
     parser.add_argument("--only", nargs="*", choices=list(LONG), default=list(LONG))
     parser.add_argument("--command", nargs="*", help="only these, such as 'tvlens vectors'")
     parser.add_argument("--table", type=Path, help="write the table there, as Markdown")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     tried: Counter = Counter()
     failed: Counter = Counter()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         for kind, fault in trials(
-            Path(folder).resolve(), asked.form == "short", asked.only, asked.command or []
+            Path(folder).resolve(), options.form == "short", options.only, options.command or []
         ):
             tried[kind] += 1
             failed[kind] += fault is not None
@@ -79,8 +79,8 @@ def main() -> None:
     table = "| fault | tried | failed |\n|---|---|---|\n"
     table += "".join(f"| {kind} | {n} | {wrong} |\n" for kind, n, wrong in rows)
     print(table + f"\n{time.perf_counter() - began:.0f} s")
-    if asked.table:
-        asked.table.write_text(table)
+    if options.table:
+        options.table.write_text(table)
     sys.exit(sum(failed.values()) > 0)
 
 

@@ -1,4 +1,4 @@
-"""Run tvlens in a forked child, which costs no import, and say how it ended."""
+"""Run tvlens in a forked child process, which saves the imports, and return how it ended."""
 
 import contextlib
 import os
@@ -17,15 +17,15 @@ from tvlens.cli import main
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a child ended: exit status (negative: the signal), what it said, seconds it took."""
+class ChildEnd:
+    """How a child ended: exit status (negative for a signal), output, duration in seconds."""
 
     status: int
     output: str
     seconds: float
 
     def fault(self, *accepted: int) -> str | None:
-        """What is wrong with the end, if anything: a raw traceback, or a status not accepted."""
+        """Describe a raw traceback or a status that is not accepted; None if neither."""
         last = " ".join(self.output.strip().splitlines()[-1:])[:160]
         if "Traceback (most recent call last)" in self.output:
             return f"raw traceback: {last}"
@@ -37,7 +37,7 @@ class Ended:
 
 
 class Child:
-    """A child that runs a function in a session of its own."""
+    """A child process that runs a function in a new session."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115
@@ -56,8 +56,8 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def wait(self, timeout: float = 300) -> Ended:
-        """Wait for its end; a child that takes too long is killed, and its status is -9."""
+    def wait(self, timeout: float = 300) -> ChildEnd:
+        """Wait for the child's end; after the timeout it is killed, with status -9."""
         until = time.perf_counter() + timeout
         while time.perf_counter() < until:
             done, status = os.waitpid(self.pid, os.WNOHANG)
@@ -70,10 +70,10 @@ class Child:
         seconds = time.perf_counter() - self.began
         self.log.seek(0)
         output = self.log.read().decode(errors="replace")
-        return Ended(os.waitstatus_to_exitcode(status), output, seconds)
+        return ChildEnd(os.waitstatus_to_exitcode(status), output, seconds)
 
     def group_is_gone(self, patience: float = 5) -> bool:
-        """Whether no process of its group lives on after its end."""
+        """Whether all processes of the group end within `patience` seconds."""
         until = time.perf_counter() + patience
         while time.perf_counter() < until:
             try:
@@ -85,13 +85,13 @@ class Child:
         return False
 
 
-def run(call: Callable[[], object], **options: float) -> Ended:
-    """Run a function in a child to its end."""
+def run(call: Callable[[], object], **options: float) -> ChildEnd:
+    """Run a function in a child process and wait for its end."""
     return Child(call).wait(**options)
 
 
-def tvlens(*arguments: object) -> Callable[[], None]:
-    """The command line `tvlens ...`, for a child."""
+def command_line(*arguments: object) -> Callable[[], None]:
+    """Return a function that runs the command line `tvlens ...`."""
 
     def call() -> None:
         sys.argv = ["tvlens", *map(str, arguments)]
@@ -102,8 +102,8 @@ def tvlens(*arguments: object) -> Callable[[], None]:
 
 def kill_at_random(
     call: Callable[[], object], seconds: float, rng: random.Random, *, number: int = signal.SIGKILL
-) -> Ended:
-    """Run a function that takes about so long, and kill it somewhere on the way."""
+) -> ChildEnd:
+    """Run a function that takes about `seconds`, and kill it at a random moment."""
     for _ in range(5):
         child = Child(call)
         time.sleep(rng.uniform(0, 0.95 * seconds))
@@ -114,14 +114,14 @@ def kill_at_random(
     return ended
 
 
-def left_behind(folder: Path) -> list[str]:
-    """Temporary files in a folder, at any depth; locks are no leftovers."""
+def list_leftovers(folder: Path) -> list[str]:
+    """List temporary files below a folder, except locks."""
     hidden = (p for p in folder.rglob(".*") if "lock" not in p.name)
     return sorted(str(p.relative_to(folder)) for p in hidden)
 
 
 def _run(call: Callable[[], object], log: int) -> None:
-    """Be the child: never returns."""
+    """Run the function in the child process; never returns."""
     os.setsid()
     os.dup2(log, 1)
     os.dup2(log, 2)

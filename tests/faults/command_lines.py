@@ -1,4 +1,4 @@
-"""Bad command lines: exit 2, one line, and nothing is written outside of the folder."""
+"""Bad command lines: exit status 2, one line, no files written."""
 
 import json
 import os
@@ -6,61 +6,61 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from .children import run, tvlens
+from .children import command_line, run
 
 Trial = tuple[str, str | None]
 
 
 def command_lines(work: Path, count: int) -> Iterator[Trial]:
-    """So many bad command lines, in a folder of their own."""
-    place = work / "lines"
-    place.mkdir()
-    lines = list(_lines(work, place))
+    """Try up to `count` bad command lines in a new folder."""
+    folder = work / "lines"
+    folder.mkdir()
+    lines = list(_make_lines(work, folder))
     if count < len(lines):
         lines = random.Random("lines").sample(lines, count)
-    before = _listing(place)
+    before = _list_files(folder)
     for line in lines[:count]:
-        call = tvlens(*line)
+        call = command_line(*line)
 
-        def there(call=call) -> None:
-            os.chdir(place)
+        def call_in_folder(call=call) -> None:
+            os.chdir(folder)
             call()
 
-        ended = run(there, timeout=120)
+        ended = run(call_in_folder, timeout=120)
         fault = ended.fault(2)
-        if fault is None and (new := _listing(place) - before):
+        if fault is None and (new := _list_files(folder) - before):
             fault = f"wrote {sorted(new)[0]}"
         yield "bad command line", fault and f"tvlens {' '.join(map(repr, line))}: {fault}"
-        before = _listing(place)
+        before = _list_files(folder)
 
 
-def _listing(place: Path) -> set[str]:
-    return {str(p.relative_to(place)) for p in place.rglob("*")}
+def _list_files(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
 
-def _lines(work: Path, place: Path) -> Iterator[list[str]]:
+def _make_lines(work: Path, folder: Path) -> Iterator[list[str]]:
     model, task = str(work / "model"), str(work / "plural.csv")
-    (place / "file").write_text("")
-    (place / "link").symlink_to(place / "nowhere")
-    (place / "empty").mkdir()
-    (place / "no-model").mkdir()
-    (place / "no-model" / "config.json").write_text("{}")
-    bad = {name: place / f"{name}.json" for name in ("deep", "null", "list", "latin", "empty")}
+    (folder / "file").write_text("")
+    (folder / "link").symlink_to(folder / "nowhere")
+    (folder / "empty").mkdir()
+    (folder / "no-model").mkdir()
+    (folder / "no-model" / "config.json").write_text("{}")
+    bad = {name: folder / f"{name}.json" for name in ("deep", "null", "list", "latin", "empty")}
     bad["deep"].write_text("[" * 100_000)
     bad["null"].write_text("null")
     bad["list"].write_text('[["a"]]')
     bad["latin"].write_bytes(b'[["\xff", "b"]]')
     bad["empty"].write_text("")
     images = {"pairs": [["a", "b"]], "images": {"a": "nowhere.png"}}
-    (place / "images.json").write_text(json.dumps(images))
+    (folder / "images.json").write_text(json.dumps(images))
     rows = [[f"{c}at", f"{c}ats"] for c in "abcdefghijklmnopqrst"]
-    (place / "number.json").write_text(json.dumps({"name": 3, "pairs": rows}))
+    (folder / "number.json").write_text(json.dumps({"name": 3, "pairs": rows}))
     tasks = [str(p) for p in bad.values()]
-    tasks += [str(place / name) for name in ("images.json", "number.json")]
-    tasks += ["", "nowhere.csv", "nowhere.json", "antonim", ".", "/", str(place / "file")]
-    models = ["smolm2-135m", "./nowhere", str(place / "empty"), str(place / "no-model")]
-    models += [str(work / "bert"), str(place / "file"), "", "no/such/model", "/dev/null", "."]
-    folders = ["file", "file/below", "link", "link/below", "/proc/self/x", "/dev/null", "o" * 300]
+    tasks += [str(folder / name) for name in ("images.json", "number.json")]
+    tasks += ["", "nowhere.csv", "nowhere.json", "antonim", ".", "/", str(folder / "file")]
+    models = ["smolm2-135m", "./nowhere", str(folder / "empty"), str(folder / "no-model")]
+    models += [str(work / "bert"), str(folder / "file"), "", "no/such/model", "/dev/null", "."]
+    outputs = ["file", "file/below", "link", "link/below", "/proc/self/x", "/dev/null", "o" * 300]
     vectors = ["vectors", "-m", model, "-t", task, "--shots", "2", "--contexts", "2", "-o", "out"]
     patch = ["patch", "-m", model, "-o", "out"]
     texts = ["--clean", "Q: cat", "--corrupted", "Q: dog", "--right", "s"]
@@ -69,12 +69,12 @@ def _lines(work: Path, place: Path) -> Iterator[list[str]]:
     yield from (["mixtures", "-m", model, "-t", f"{task},{n}", "-o", "out"] for n in tasks[:8])
     yield from (["vectors", "-m", name, "-t", task, "-o", "out"] for name in models)
     yield from (["patch", "-m", name, *texts, "-o", "out"] for name in models)
-    yield from ([*vectors[:-1], name] for name in folders)
-    yield from ([*patch[:-1], name, *texts] for name in folders)
-    yield from ([*mixtures[:4], name, "-t", f"{task},{task}"] for name in folders)
-    yield from (["latent", "--preset", "tiny", "-o", name] for name in folders)
-    yield from (["matrix", "-o", name] for name in folders)
-    yield from (["train-vlm", "-o", name] for name in folders[:3])
+    yield from ([*vectors[:-1], name] for name in outputs)
+    yield from ([*patch[:-1], name, *texts] for name in outputs)
+    yield from ([*mixtures[:4], name, "-t", f"{task},{task}"] for name in outputs)
+    yield from (["latent", "--preset", "tiny", "-o", name] for name in outputs)
+    yield from (["matrix", "-o", name] for name in outputs)
+    yield from (["train-vlm", "-o", name] for name in outputs[:3])
     yield [*vectors[:-1], ""]
     seeds = [["--seed", "-1"], ["--seed", "x"], ["--seed", "1e3"], ["--seed", str(-(2**70))]]
     sizes = [["--shots", "0"], ["--shots", "-3"], ["--contexts", "0"], ["--shots", "99"]]

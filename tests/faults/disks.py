@@ -8,26 +8,26 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .children import left_behind, run
+from .children import list_leftovers, run
 from .commands import Command
 
 Trial = tuple[str, str | None]
 
 
 def disks(command: Command, work: Path, count: int) -> Iterator[Trial]:
-    """Every fault of an output folder, as many sizes of a disk as `count`."""
+    """Try every fault of an output folder, and `count` sizes of a small disk."""
     for name, make in _PLACES.items():
         with contextlib.ExitStack() as stack:
             out = make(work / "place", stack)
             if out is not None:
-                yield f"{name}: {command.name}", _refused(command, out)
+                yield f"{name}: {command.name}", _find_fault_of_refusal(command, out)
         shutil.rmtree(work / "place", ignore_errors=True)
     for i in range(count):
         size = 1 << (12 + i % 10)
         out = work / f"limited-{i}"
-        ended = run(_limited(command.run(out), size))
+        ended = run(_with_file_size_limit(command.run(out), size))
         fault = ended.fault(0, 2)
-        if fault is None and (left := left_behind(out)):
+        if fault is None and (left := list_leftovers(out)):
             fault = f"left behind: {left[0]}"
         yield f"RLIMIT_FSIZE: {command.name}", fault
         shutil.rmtree(out, ignore_errors=True)
@@ -35,14 +35,14 @@ def disks(command: Command, work: Path, count: int) -> Iterator[Trial]:
             if disk is not None:
                 ended = run(command.run(disk / "out"))
                 fault = ended.fault(0, 2)
-                if fault is None and (left := left_behind(disk)):
+                if fault is None and (left := list_leftovers(disk)):
                     fault = f"left behind: {left[0]}"
                 yield f"tmpfs that fills up: {command.name}", fault
 
 
 @contextlib.contextmanager
 def tmpfs(folder: Path, size: int, *, options: str = "") -> Iterator[Path | None]:
-    """A small disk of its own; None where none can be mounted."""
+    """Mount a small disk; None where this is not permitted."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}{options}", "tmpfs", str(folder)]
     done = os.geteuid() == 0 and shutil.which("mount") and subprocess.run(mount, check=False)
@@ -55,16 +55,16 @@ def tmpfs(folder: Path, size: int, *, options: str = "") -> Iterator[Path | None
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _limited(call: Callable[[], object], size: int) -> Callable[[], object]:
-    def limited() -> object:
+def _with_file_size_limit(call: Callable[[], object], size: int) -> Callable[[], object]:
+    def call_with_limit() -> object:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         return call()
 
-    return limited
+    return call_with_limit
 
 
-def _refused(command: Command, out: Path) -> str | None:
-    """What is wrong with how a command refuses a folder: before the work, in one line."""
+def _find_fault_of_refusal(command: Command, out: Path) -> str | None:
+    """Describe what is wrong with a refusal; None if it is one line before any work."""
     before = sorted(p.name for p in out.parent.iterdir()) if out.parent.is_dir() else []
     ended = run(command.run(out))
     if fault := ended.fault(2):
@@ -75,39 +75,39 @@ def _refused(command: Command, out: Path) -> str | None:
     return None if before == after else f"left behind: {set(after) - set(before)}"
 
 
-def _file(place: Path, stack: contextlib.ExitStack) -> Path:
-    place.mkdir()
-    (place / "out").write_text("not a folder")
-    return place / "out"
+def _file(folder: Path, stack: contextlib.ExitStack) -> Path:
+    folder.mkdir()
+    (folder / "out").write_text("not a folder")
+    return folder / "out"
 
 
-def _below_a_file(place: Path, stack: contextlib.ExitStack) -> Path:
-    return _file(place, stack) / "below"
+def _below_a_file(folder: Path, stack: contextlib.ExitStack) -> Path:
+    return _file(folder, stack) / "below"
 
 
-def _broken_link(place: Path, stack: contextlib.ExitStack) -> Path:
-    place.mkdir()
-    (place / "out").symlink_to(place / "nowhere")
-    return place / "out"
+def _broken_link(folder: Path, stack: contextlib.ExitStack) -> Path:
+    folder.mkdir()
+    (folder / "out").symlink_to(folder / "nowhere")
+    return folder / "out"
 
 
-def _loop(place: Path, stack: contextlib.ExitStack) -> Path:
-    place.mkdir()
-    (place / "out").symlink_to(place / "out")
-    return place / "out"
+def _loop(folder: Path, stack: contextlib.ExitStack) -> Path:
+    folder.mkdir()
+    (folder / "out").symlink_to(folder / "out")
+    return folder / "out"
 
 
-def _proc(place: Path, stack: contextlib.ExitStack) -> Path | None:
+def _proc(folder: Path, stack: contextlib.ExitStack) -> Path | None:
     return Path("/proc/self/out") if Path("/proc/self").exists() else None
 
 
-def _read_only(place: Path, stack: contextlib.ExitStack) -> Path | None:
-    disk = stack.enter_context(tmpfs(place, 1 << 20, options=",ro"))
+def _read_only(folder: Path, stack: contextlib.ExitStack) -> Path | None:
+    disk = stack.enter_context(tmpfs(folder, 1 << 20, options=",ro"))
     return None if disk is None else disk / "out"
 
 
-def _full(place: Path, stack: contextlib.ExitStack) -> Path | None:
-    disk = stack.enter_context(tmpfs(place, 1 << 16))
+def _full(folder: Path, stack: contextlib.ExitStack) -> Path | None:
+    disk = stack.enter_context(tmpfs(folder, 1 << 16))
     if disk is None:
         return None
     with contextlib.suppress(OSError), (disk / "filler").open("wb") as file:
@@ -117,9 +117,9 @@ def _full(place: Path, stack: contextlib.ExitStack) -> Path | None:
     return disk / "out"
 
 
-def _too_long(place: Path, stack: contextlib.ExitStack) -> Path:
-    place.mkdir()
-    return place / ("o" * 300)
+def _too_long(folder: Path, stack: contextlib.ExitStack) -> Path:
+    folder.mkdir()
+    return folder / ("o" * 300)
 
 
 _PLACES: dict[str, Callable[[Path, contextlib.ExitStack], Path | None]] = {

@@ -13,21 +13,21 @@ MEAN = torch.randn(32, generator=torch.Generator().manual_seed(2))
 TOKENS = torch.randint(3, 120, (4, 9), generator=torch.Generator().manual_seed(3))
 
 
-def by_hand(model, site, layer, edit):
-    """The same edit through TransformerLens' own hooks."""
+def run_edited(model, site, layer, edit):
+    """Run the model with an edit by TransformerLens' own hooks."""
     with torch.no_grad():
         hook = (Site(site, layer).hook(model), lambda h, hook: edit(h))
         return model.run_with_hooks(TOKENS, fwd_hooks=[hook])
 
 
 @pytest.mark.parametrize("site", ["resid_pre", "resid_post", "attn_out", "mlp_out"])
-def test_every_mode_by_hand(causal, site):
+def test_every_mode_equals_transformer_lens_hooks(causal, site):
     edits = {
         "zero": lambda h: h - h @ P,
         "mean": lambda h: h - h @ P + MEAN @ P,
     }
     for mode, edit in edits.items():
-        wanted = by_hand(causal, site, 1, edit)
+        wanted = run_edited(causal, site, 1, edit)
         options = dict(mean=MEAN) if mode == "mean" else {}
         with torch.no_grad(), SUBSPACE.ablated(causal, layer=1, site=site, mode=mode, **options):
             logits = causal(TOKENS)
@@ -35,46 +35,46 @@ def test_every_mode_by_hand(causal, site):
     with torch.no_grad(), SUBSPACE.ablated(causal, layer=1, site=site, mode="resample", seed=5):
         logits = causal(TOKENS)
     wanted = [
-        by_hand(causal, site, 1, lambda h, n=n: h + (h.roll(n, 0) - h) @ P) for n in (1, 2, 3)
+        run_edited(causal, site, 1, lambda h, n=n: h + (h.roll(n, 0) - h) @ P) for n in (1, 2, 3)
     ]
     assert any(torch.allclose(logits, w, rtol=1e-4, atol=1e-5) for w in wanted)
     with torch.no_grad(), SUBSPACE.ablated(causal, layer=1, site=site, mode="resample", seed=5):
         assert torch.equal(causal(TOKENS), logits)
 
 
-def test_what_is_removed_is_gone(causal):
-    """Read behind the ablation: nothing inside but what was put there, all else as before."""
+def test_ablated_replaces_the_component_in_the_subspace_only(causal):
+    """Inside the subspace is the given mean, and the rest of the state is unchanged."""
     name = Site("resid_post", 2).hook(causal)
-    kept = {}
+    states = {}
     with torch.no_grad():
-        with causal.hooks(fwd_hooks=[(name, lambda h, hook: kept.update(before=h.clone()))]):
+        with causal.hooks(fwd_hooks=[(name, lambda h, hook: states.update(before=h.clone()))]):
             causal(TOKENS)
         with (
             SUBSPACE.ablated(causal, layer=-1, mode="mean", mean=MEAN),
-            causal.hooks(fwd_hooks=[(name, lambda h, hook: kept.update(after=h.clone()))]),
+            causal.hooks(fwd_hooks=[(name, lambda h, hook: states.update(after=h.clone()))]),
         ):
             causal(TOKENS)
-    inside = kept["after"] @ SUBSPACE.basis
+    inside = states["after"] @ SUBSPACE.basis
     torch.testing.assert_close(inside, (MEAN @ SUBSPACE.basis).expand_as(inside), atol=1e-5, rtol=0)
     torch.testing.assert_close(
-        SUBSPACE.remove(kept["after"]), SUBSPACE.remove(kept["before"]), atol=1e-5, rtol=1e-4
+        SUBSPACE.remove(states["after"]), SUBSPACE.remove(states["before"]), atol=1e-5, rtol=1e-4
     )
 
 
 @pytest.mark.parametrize("positions", [-1, 4, torch.tensor([1, 8, 0, 5])])
-def test_only_the_asked_positions(causal, positions):
-    at = torch.as_tensor(positions).expand(4) % 9
+def test_ablated_edits_the_selected_positions_only(causal, positions):
+    position = torch.as_tensor(positions).expand(4) % 9
 
     def edit(h):
-        mask = (torch.arange(9) == at[:, None])[:, :, None]
+        mask = (torch.arange(9) == position[:, None])[:, :, None]
         return torch.where(mask, h - h @ P, h)
 
-    wanted = by_hand(causal, "resid_post", 0, edit)
+    wanted = run_edited(causal, "resid_post", 0, edit)
     with torch.no_grad(), SUBSPACE.ablated(causal, layer=0, mode="zero", positions=positions):
         torch.testing.assert_close(causal(TOKENS), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_hooks_are_gone_afterwards_even_after_an_exception(causal):
+def test_ablated_removes_its_hooks_after_an_exception(causal):
     with torch.no_grad():
         before = causal(TOKENS)
         with pytest.raises(RuntimeError), SUBSPACE.ablated(causal, layer=1, mode="zero"):
@@ -83,7 +83,7 @@ def test_hooks_are_gone_afterwards_even_after_an_exception(causal):
         assert torch.equal(causal(TOKENS), before)
 
 
-def test_every_component_of_the_models_width(any_name):
+def test_ablated_accepts_every_site_of_model_width(any_name):
     model = tiny.model(any_name)
     inputs = tiny.ragged("vit") if any_name == "vit" else TOKENS
     for site in available(model, layer=1):
@@ -95,32 +95,32 @@ def test_every_component_of_the_models_width(any_name):
                 SUBSPACE.hook(model, 1, site=site, mode="zero")
 
 
-def test_the_center_of_pca_is_the_mean_put_there():
+def test_mean_defaults_to_the_center_of_pca():
     model = tiny.model("llama")
-    fitted = Subspace.pca(torch.randn(50, 32) + 3, rank=2)
+    subspace = Subspace.pca(torch.randn(50, 32) + 3, rank=2)
     with torch.no_grad():
-        with fitted.ablated(model, layer=1):
+        with subspace.ablated(model, layer=1):
             ours = model(TOKENS)
-        with fitted.ablated(model, layer=1, mean=fitted.center):
+        with subspace.ablated(model, layer=1, mean=subspace.center):
             assert torch.equal(model(TOKENS), ours)
-        with fitted.ablated(model, layer=1, mean=MEAN):
+        with subspace.ablated(model, layer=1, mean=MEAN):
             assert not torch.allclose(model(TOKENS), ours)
 
 
-def test_resampling_always_takes_another_row():
+def test_resample_takes_another_row():
     h = torch.randn(3, 5, 32)
-    seen = set()
+    all_shifts = set()
     for seed in range(12):
         _, edit = SUBSPACE.hook(tiny.model("llama"), 1, mode="resample", seed=seed)
         inside = edit(h, None) @ SUBSPACE.basis
         shifts = [
             n for n in range(3) if torch.allclose(inside, h.roll(n, 0) @ SUBSPACE.basis, atol=1e-5)
         ]
-        seen |= set(shifts)
-    assert seen == {1, 2}
+        all_shifts |= set(shifts)
+    assert all_shifts == {1, 2}
 
 
-def test_half_precision_removes_all_but_rounding():
+def test_ablation_in_half_precision_equals_float32_up_to_rounding():
     _, edit = SUBSPACE.hook(tiny.model("llama"), 1, mode="zero")
     h = torch.randn(2, 5, 32).bfloat16()
     after = edit(h, None)
@@ -128,14 +128,14 @@ def test_half_precision_removes_all_but_rounding():
     torch.testing.assert_close(after, SUBSPACE.remove(h.float()).bfloat16())
 
 
-def test_gradients_pass():
+def test_gradients_flow_outside_the_subspace():
     _, edit = SUBSPACE.hook(tiny.model("llama"), 1, mode="zero")
     h = torch.randn(2, 5, 32, requires_grad=True)
     edit(h, None).sum().backward()
     torch.testing.assert_close(h.grad, (torch.ones(32) @ (torch.eye(32) - P)).expand_as(h))
 
 
-def test_bad_input(unchecked):
+def test_bad_input_raises_one_line_errors(unchecked):
     model = tiny.model("gpt2")
     cases = [
         (dict(layer=0), "mode 'mean' needs mean="),

@@ -9,7 +9,7 @@ from tvlens.geometry import Effects, balanced_effects, joint_effects
 K, V, D = 3, 4, 10
 
 
-def planted(n=600, *, noise=0.0, prefer=0.0, seed=0):
+def sample_additive_states(n=600, *, noise=0.0, prefer=0.0, seed=0):
     """States of an additive model; with `prefer`, tasks draw different tokens."""
     rng = np.random.default_rng(seed)
     theta, nu = rng.standard_normal((K, D)), 3 * rng.standard_normal((V, D))
@@ -24,8 +24,8 @@ def planted(n=600, *, noise=0.0, prefer=0.0, seed=0):
 
 @pytest.mark.parametrize("fit", [balanced_effects, joint_effects])
 @pytest.mark.parametrize("prefer", [0.0, 0.6])
-def test_planted_effects_are_recovered(fit, prefer):
-    h, task, token, mean, theta, nu = planted(prefer=prefer)
+def test_effects_recover_planted_ones(fit, prefer):
+    h, task, token, mean, theta, nu = sample_additive_states(prefer=prefer)
     effects = fit(h, task, token)
     torch.testing.assert_close(effects.mean, mean)
     torch.testing.assert_close(effects.task, theta)
@@ -35,8 +35,8 @@ def test_planted_effects_are_recovered(fit, prefer):
 
 @pytest.mark.parametrize("tokens", [True, False])
 def test_joint_effects_are_least_squares(tokens):
-    """numpy's solution with plain indicators, centred afterwards, on unbalanced data."""
-    h, task, token, *_ = planted(80, noise=1.0, prefer=0.5)
+    """The reference is numpy's least squares with indicators, centered afterwards."""
+    h, task, token, *_ = sample_additive_states(80, noise=1.0, prefer=0.5)
     columns = [np.eye(K)[task]] + ([np.eye(V)[token]] if tokens else [])
     fit = np.linalg.lstsq(np.concatenate(columns, 1), h.numpy())[0]
     theta, nu = fit[:K], fit[K:] if tokens else np.zeros((1, D))
@@ -49,7 +49,7 @@ def test_joint_effects_are_least_squares(tokens):
         torch.testing.assert_close(effects.task, balanced_effects(h, task).task)
 
 
-def test_both_are_one_on_a_balanced_design():
+def test_balanced_and_joint_effects_agree_on_a_balanced_design():
     task = torch.arange(K).repeat_interleave(V * 2)
     token = torch.arange(V).repeat(K * 2)
     h = torch.randn(len(task), D, dtype=torch.float64)
@@ -60,16 +60,16 @@ def test_both_are_one_on_a_balanced_design():
     torch.testing.assert_close(a.token.sum(0), torch.zeros(D, dtype=torch.float64))
 
 
-def test_confounding_is_removed():
-    """Where tasks prefer tokens, means of tasks are wrong; with noise, the joint fit is not."""
-    h, task, token, _, theta, _ = planted(3000, noise=0.3, prefer=0.7)
+def test_joint_effects_remove_confounding():
+    """If tasks prefer tokens, balanced means are biased and the joint fit is not."""
+    h, task, token, _, theta, _ = sample_additive_states(3000, noise=0.3, prefer=0.7)
     naive = balanced_effects(h, task).task
     joint = joint_effects(h, task, token).task
     assert (joint - theta).norm() < 0.1 * (naive - theta).norm()
 
 
-def test_interpolation_recovers_the_mixture():
-    h, task, token, mean, theta, nu = planted()
+def test_interpolate_recovers_planted_weights():
+    h, task, token, mean, theta, nu = sample_additive_states()
     effects = joint_effects(h, task, token)
     weights = torch.tensor(np.random.default_rng(1).dirichlet(np.ones(K), (5, 7)))
     tokens = torch.randint(V, (5, 7))
@@ -81,8 +81,8 @@ def test_interpolation_recovers_the_mixture():
     torch.testing.assert_close(bare.interpolate(mean + weights @ theta), weights)
 
 
-def test_labels_may_have_gaps():
-    h, task, token, _, theta, _ = planted()
+def test_labels_need_not_be_consecutive():
+    h, task, token, _, theta, _ = sample_additive_states()
     effects = joint_effects(h, 5 + 2 * task, 100 * token)
     assert effects.tasks.tolist() == [5, 7, 9] and effects.tokens.tolist() == [0, 100, 200, 300]
     torch.testing.assert_close(effects.task, theta)
@@ -92,13 +92,13 @@ def test_labels_may_have_gaps():
             effects.residual(h[:2], torch.tensor([100, strange]))
 
 
-def test_result(tmp_path):
-    h, task, token, *_ = planted()
+def test_effects_are_saved_tabulated_and_plotted(tmp_path):
+    h, task, token, *_ = sample_additive_states()
     effects = joint_effects(h.float(), task, token)
     assert effects.task.dtype == torch.float32
     effects.save(tmp_path / "e.safetensors")
-    again = Effects.load(tmp_path / "e.safetensors")
-    assert all(torch.equal(getattr(again, k), getattr(effects, k)) for k in vars(effects))
+    loaded = Effects.load(tmp_path / "e.safetensors")
+    assert all(torch.equal(getattr(loaded, k), getattr(effects, k)) for k in vars(effects))
     frame = effects.to_dataframe()
     assert frame.factor.tolist() == ["task"] * K + ["token"] * V
     assert frame.norm.iloc[1] == pytest.approx(float(effects.task[1].norm()))
@@ -108,7 +108,7 @@ def test_result(tmp_path):
     assert "data-tvlens" in balanced_effects(h, task)._repr_html_()
 
 
-def test_what_cannot_be_told_apart():
+def test_unidentified_effects_raise_one_line_errors():
     h = torch.randn(40, D, dtype=torch.float64)
     task = torch.arange(40) % 4
     with pytest.raises(TvlensError, match=r"tasks \[0, 2\] share no token with the other tasks"):
@@ -124,8 +124,8 @@ def test_what_cannot_be_told_apart():
             fit(h * torch.nan, task)
 
 
-def test_bad_input(unchecked):
-    h, task, token, *_ = planted()
+def test_bad_input_raises_one_line_errors(unchecked):
+    h, task, token, *_ = sample_additive_states()
     effects = joint_effects(h, task, token)
     with pytest.raises(TvlensError, match="need the token of each state"):
         effects.residual(h)

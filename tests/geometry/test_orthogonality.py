@@ -12,8 +12,8 @@ from tvlens.geometry.orthogonality import sample_smallest_angles
 
 
 @pytest.mark.parametrize(("d", "r", "s"), [(5, 2, 3), (12, 2, 5), (12, 5, 2), (40, 4, 4)])
-def test_the_null_is_that_of_random_subspaces(d, r, s):
-    """Against QR of whole Gaussian matrices and scipy's angles."""
+def test_null_equals_angles_of_random_subspaces(d, r, s):
+    """The reference is scipy's angles between spans of Gaussian matrices."""
     rng = np.random.default_rng(0)
     plain = [
         scipy.linalg.subspace_angles(rng.standard_normal((d, r)), rng.standard_normal((d, s)))[-1]
@@ -24,7 +24,7 @@ def test_the_null_is_that_of_random_subspaces(d, r, s):
 
 
 @pytest.mark.parametrize(("d", "r"), [(2, 1), (7, 1), (7, 3), (1000, 20)])
-def test_the_null_of_a_line_is_a_beta(d, r):
+def test_null_of_a_line_is_beta_distributed(d, r):
     """cos^2 of the angle between a random line and r dimensions is Beta(r/2, (d-r)/2)."""
     null = sample_smallest_angles(d, r, 1, draws=5000, seed=0)
     beta = scipy.stats.beta(r / 2, (d - r) / 2)
@@ -44,7 +44,7 @@ def test_p_values_of_random_subspaces_are_uniform():
     assert np.mean([r.effect_size for r in results]) == pytest.approx(0, abs=0.2)
 
 
-def test_planted_overlap_and_planted_orthogonality():
+def test_p_values_detect_planted_overlap_and_orthogonality():
     a = Subspace.random(128, 2, seed=0)
     near = Subspace.span(a.basis.T + 0.05 * torch.randn(2, 128))
     overlap = a.orthogonality(near, null=500)
@@ -54,14 +54,14 @@ def test_planted_overlap_and_planted_orthogonality():
     assert apart.p_value_far == 1 / 501 and apart.p_value == 1 and apart.effect_size > 1
 
 
-def test_nearly_orthogonal_is_what_chance_gives():
-    """More than 80 degrees apart, and no finding at all."""
+def test_random_subspaces_of_high_dimension_are_not_significant():
+    """More than 80 degrees is the expectation for random subspaces."""
     result = Subspace.random(2000, 2, seed=5).orthogonality(Subspace.random(2000, 2, seed=6))
     assert result.smallest_angle > math.radians(80) and abs(result.effect_size) < 3
     assert 0.02 < result.p_value < 0.98 and 0.02 < result.p_value_far < 0.98
 
 
-def test_result(tmp_path):
+def test_orthogonality_is_reproducible_tabulated_and_saved(tmp_path):
     a, b = Subspace.random(20, 2, seed=1), Subspace.random(20, 3, seed=2)
     result = a.orthogonality(b, null=200, seed=4)
     assert torch.equal(result.angles, a.angles(b))
@@ -77,11 +77,11 @@ def test_result(tmp_path):
     assert frame.p_value[0] == result.p_value and frame.p_value.isna()[1]
     assert "data-tvlens" in result._repr_html_() and "ranks 2 and 3 of 20" in repr(result)
     result.save(tmp_path / "o.safetensors")
-    again = Orthogonality.load(tmp_path / "o.safetensors")
-    assert again.ranks == (2, 3) and torch.equal(again.null, result.null)
+    loaded = Orthogonality.load(tmp_path / "o.safetensors")
+    assert loaded.ranks == (2, 3) and torch.equal(loaded.null, result.null)
 
 
-def test_limits():
+def test_orthogonality_refuses_overlapping_ranks_and_small_nulls():
     a = Subspace.random(6, 4, seed=1)
     with pytest.raises(TvlensError, match="always share a direction"):
         a.orthogonality(Subspace.random(6, 3))

@@ -13,7 +13,7 @@ from tvlens.geometry.silhouette import mean_silhouettes
 
 @settings(max_examples=60, deadline=None)
 @given(n=st.integers(4, 30), k=st.integers(2, 4), seed=st.integers(0, 10**6))
-def test_every_silhouette_equals_sklearn(n, k, seed):
+def test_mean_silhouettes_equal_scikit_learn(n, k, seed):
     k = min(k, n - 1)
     rng = np.random.default_rng(seed)
     points = rng.integers(0, 3, (n, 2)).astype(float)  # many coincide
@@ -24,8 +24,8 @@ def test_every_silhouette_equals_sklearn(n, k, seed):
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_clusters_by_task_and_not_by_modality(metric):
-    """Six tasks in two modalities: points lie by task."""
+def test_silhouette_detects_clusters_by_task_only(metric):
+    """Points of six tasks in two modalities, clustered by task."""
     rng = np.random.default_rng(0)
     task, modality = np.tile(np.repeat(np.arange(6), 8), 2), np.repeat([0, 1], 48)
     points = rng.standard_normal((6, 20))[task] + 0.3 * rng.standard_normal((96, 20))
@@ -38,7 +38,7 @@ def test_clusters_by_task_and_not_by_modality(metric):
     assert by_modality.silhouette < 0.05 and by_modality.p_value > 0.02
 
 
-def test_p_values_of_labels_that_say_nothing_are_uniform():
+def test_p_values_of_random_labels_are_uniform():
     rng = np.random.default_rng(0)
     labels = torch.arange(30) % 3
     p = [
@@ -50,28 +50,28 @@ def test_p_values_of_labels_that_say_nothing_are_uniform():
     assert scipy.stats.kstest(p, "uniform").pvalue > 0.01
 
 
-def test_two_pairs_by_enumeration():
-    """Four points in two tight pairs: of the three ways to pair them, one is as good."""
+def test_p_value_of_two_pairs_equals_enumeration():
+    """Four points in two tight pairs: one of three pairings has this silhouette."""
     points = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
     result = silhouette_test(points, torch.tensor([0, 0, 1, 1]), null=3000)
     assert result.p_value == pytest.approx(1 / 3, abs=0.03)
 
 
-def test_result(tmp_path):
+def test_silhouette_test_is_reproducible_saved_and_plotted(tmp_path):
     points = torch.randn(20, 3)
     labels = 10 + 5 * (torch.arange(20) % 2)
     result = silhouette_test(points, labels, null=50, seed=1)
     assert torch.equal(silhouette_test(points, labels, null=50, seed=1).null, result.null)
     assert not torch.equal(silhouette_test(points, labels, null=50, seed=2).null, result.null)
     result.save(tmp_path / "s.safetensors")
-    again = SilhouetteTest.load(tmp_path / "s.safetensors")
-    assert again.silhouette == result.silhouette and again.p_value == result.p_value
+    loaded = SilhouetteTest.load(tmp_path / "s.safetensors")
+    assert loaded.silhouette == result.silhouette and loaded.p_value == result.p_value
     frame = result.to_dataframe()
     assert frame.silhouette[0] == result.silhouette and frame.p_value[0] == result.p_value
     assert "data-tvlens" in result._repr_html_() and "silhouette" in repr(result)
 
 
-def test_bad_input(unchecked):
+def test_bad_input_raises_one_line_errors(unchecked):
     points, labels = torch.randn(6, 2), torch.arange(6) % 2
     cases = [
         (points, labels[1:], {}, r"labels has shape \[5\]; \[6\] is needed"),

@@ -13,47 +13,47 @@ from tvlens import TvlensError
 SIZES = [(1, 3), (2, 1), (2, 5), (3, 2), (3, 64), (5, 4), (6, 20)]
 
 
-def instance(k, d, n=200, scale=1.0, seed=0):
+def sample_instance(k, d, n=200, scale=1.0, seed=0):
     rng = np.random.default_rng([seed, k, d])
     vertices = rng.standard_normal((k, d)) + rng.standard_normal(d)
     points = scale * rng.standard_normal((n, d)) + vertices.mean(0)
     return torch.tensor(points), torch.tensor(vertices)
 
 
-def by_enumeration(points, vertices):
-    """The best point of every face, where it lies on the simplex; then the best of all faces."""
+def enumerate_faces(points, vertices):
+    """Minimize over every face of the simplex, then over all faces."""
     best = torch.full((len(points),), torch.inf, dtype=torch.float64)
-    found = torch.zeros(len(points), len(vertices), dtype=torch.float64)
+    best_weights = torch.zeros(len(points), len(vertices), dtype=torch.float64)
     for size in range(1, len(vertices) + 1):
         for face in itertools.combinations(range(len(vertices)), size):
             first, *rest = face
             edges = vertices[rest] - vertices[first]
             inner = (points - vertices[first]) @ torch.linalg.pinv(edges)
-            weights = torch.zeros_like(found)
+            weights = torch.zeros_like(best_weights)
             weights[:, rest] = inner
             weights[:, first] = 1 - inner.sum(1)
             distance = (points - weights @ vertices).square().sum(1)
             better = (weights >= -1e-14).all(1) & (distance < best - 1e-14)
-            best[better], found[better] = distance[better], weights[better]
-    return found
+            best[better], best_weights[better] = distance[better], weights[better]
+    return best_weights
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 50.0])
 @pytest.mark.parametrize(("k", "d"), SIZES)
-def test_the_best_of_all_faces(k, d, scale):
-    points, vertices = instance(k, d, scale=scale)
+def test_simplex_weights_equal_the_best_of_all_faces(k, d, scale):
+    points, vertices = sample_instance(k, d, scale=scale)
     torch.testing.assert_close(
-        tv.simplex_weights(points, vertices), by_enumeration(points, vertices), rtol=0, atol=1e-9
+        tv.simplex_weights(points, vertices), enumerate_faces(points, vertices), rtol=0, atol=1e-9
     )
 
 
 @pytest.mark.parametrize(("k", "d"), [(3, 8), (6, 12)])
-def test_scipy_finds_the_same(k, d):
-    points, vertices = instance(k, d, n=8)
+def test_simplex_weights_equal_scipy(k, d):
+    points, vertices = sample_instance(k, d, n=8)
     weights = tv.simplex_weights(points, vertices).numpy()
     v = vertices.numpy()
     for w, p in zip(weights, points.numpy(), strict=True):
-        found = scipy.optimize.minimize(
+        optimum = scipy.optimize.minimize(
             lambda x, p=p: ((p - x @ v) ** 2).sum(),
             np.full(k, 1 / k),
             jac=lambda x, p=p: -2 * v @ (p - x @ v),
@@ -62,7 +62,7 @@ def test_scipy_finds_the_same(k, d):
             constraints={"type": "eq", "fun": lambda x: x.sum() - 1, "jac": np.ones_like},
             options={"ftol": 1e-14, "maxiter": 500},
         )
-        np.testing.assert_allclose(w, found.x, atol=1e-5)
+        np.testing.assert_allclose(w, optimum.x, atol=1e-5)
         # The sum constraint as a heavy row of a non-negative least squares problem.
         heavy = np.vstack([v.T, np.full(k, 1e5)])
         np.testing.assert_allclose(w, scipy.optimize.nnls(heavy, np.append(p, 1e5))[0], atol=1e-6)
@@ -76,10 +76,10 @@ def test_scipy_finds_the_same(k, d):
     squeeze=st.sampled_from([1.0, 1e-2]),
     seed=st.integers(0, 10**6),
 )
-def test_optimality_conditions(k, extra, scale, squeeze, seed):
-    """On the simplex, and no direction towards a vertex leads nearer (Karush, Kuhn, Tucker)."""
+def test_simplex_weights_satisfy_optimality_conditions(k, extra, scale, squeeze, seed):
+    """Weights lie on the simplex and satisfy the Karush-Kuhn-Tucker conditions."""
     d = max(1, k - 1 + extra)
-    points, vertices = instance(k, d, n=30, scale=scale, seed=seed)
+    points, vertices = sample_instance(k, d, n=30, scale=scale, seed=seed)
     vertices[:, 0] *= squeeze
     weights = tv.simplex_weights(points, vertices)
     assert bool((weights >= 0).all())
@@ -94,8 +94,8 @@ def test_optimality_conditions(k, extra, scale, squeeze, seed):
 
 
 @pytest.mark.parametrize(("k", "d"), [*SIZES, (16, 40), (40, 64)])
-def test_vertices_and_inner_points_are_recovered(k, d):
-    _, vertices = instance(k, d)
+def test_simplex_weights_recover_vertices_and_inner_points(k, d):
+    _, vertices = sample_instance(k, d)
     torch.testing.assert_close(
         tv.simplex_weights(vertices, vertices),
         torch.eye(k, dtype=torch.float64),
@@ -110,7 +110,7 @@ def test_vertices_and_inner_points_are_recovered(k, d):
 
 
 def test_nearly_flat_simplices_lose_no_digits_but_their_own():
-    """One axis 10,000 times shorter than another: weights are good to 1e-12, not 1e-8."""
+    """With one axis 10,000 times shorter than another, weights are accurate to 1e-12."""
     rng = np.random.default_rng(0)
     centred = rng.standard_normal((8, 9))
     u, sizes, axes = np.linalg.svd(centred - centred.mean(0), full_matrices=False)
@@ -122,8 +122,8 @@ def test_nearly_flat_simplices_lose_no_digits_but_their_own():
     torch.testing.assert_close(weights, truth, rtol=0, atol=1e-12)
 
 
-def test_order_place_turn_and_size_do_not_matter():
-    points, vertices = instance(7, 9)
+def test_simplex_weights_are_invariant_under_similarity_transformations():
+    points, vertices = sample_instance(7, 9)
     weights = tv.simplex_weights(points, vertices)
     order = torch.randperm(7)
     close = dict(rtol=0, atol=1e-10)
@@ -136,8 +136,8 @@ def test_order_place_turn_and_size_do_not_matter():
     torch.testing.assert_close(tv.simplex_weights(points[:1], vertices), weights[:1], **close)
 
 
-def test_clipping_the_unconstrained_solution_is_not_the_optimum():
-    """Solving without signs and projecting afterwards loses; the exact weights do not."""
+def test_clipped_unconstrained_solution_is_not_optimal():
+    """Clipping the unconstrained solution gives larger residuals than the exact weights."""
     vertices = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.9, 0.1]])
     points = torch.tensor([[0.5, 1.0]])
     free = torch.linalg.solve(
@@ -149,9 +149,9 @@ def test_clipping_the_unconstrained_solution_is_not_the_optimum():
 
 
 def test_one_vertex_no_points_and_dtypes():
-    points, vertices = instance(1, 4)
+    points, vertices = sample_instance(1, 4)
     assert tv.simplex_weights(points, vertices).eq(1).all()
-    points, vertices = instance(3, 4)
+    points, vertices = sample_instance(3, 4)
     assert tv.simplex_weights(points[:0], vertices).shape == (0, 3)
     assert tv.simplex_weights(points.float(), vertices.float()).dtype == torch.float32
     assert tv.simplex_weights(points.bfloat16(), vertices).dtype == torch.float32
@@ -170,8 +170,8 @@ def test_dependent_vertices_are_named(dtype):
         tv.simplex_weights(points[:, :1], vertices[:, :1])
 
 
-def test_bad_input(unchecked):
-    points, vertices = instance(3, 4)
+def test_bad_input_raises_one_line_errors(unchecked):
+    points, vertices = sample_instance(3, 4)
     with pytest.raises(TvlensError, match="points has width 4 and vertices has width 3"):
         tv.simplex_weights(points, vertices[:, :3])
     points[3, 1] = torch.nan

@@ -13,7 +13,7 @@ from tvlens import Subspace, TvlensError
 
 
 def same(a, b):
-    """Whether two subspaces hold the same points."""
+    """Whether two subspaces are equal."""
     return a.rank == b.rank and bool(a.contains(b.basis.T).all())
 
 

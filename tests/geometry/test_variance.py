@@ -10,7 +10,7 @@ from tvlens.stats import bootstrap_counts
 K, V, D = 3, 4, 5
 
 
-def design(each=12, *, noise=1.0, interaction=0.0, seed=0, d=D):
+def sample_design(each=12, *, noise=1.0, interaction=0.0, seed=0, d=D):
     """Planted states h = task + token + interaction + noise of a balanced design."""
     rng = np.random.default_rng(seed)
     task = np.repeat(np.arange(K), V * each)
@@ -22,23 +22,23 @@ def design(each=12, *, noise=1.0, interaction=0.0, seed=0, d=D):
     return torch.tensor(h), torch.tensor(task), torch.tensor(token)
 
 
-def cells_of(h, task, token):
+def group_by_cell(h, task, token):
     return [h[(task == k) & (token == v)].numpy() for k in task.unique() for v in token.unique()]
 
 
-def test_stability_is_one_less_the_share_within():
-    h, task, token = design(each=5)
+def test_between_cell_variance_is_one_minus_the_within_share():
+    h, task, token = sample_design(each=5)
     keep = torch.randperm(len(h))[:40]  # unbalanced, and perhaps with empty cells
     h, task, token = h[keep], task[keep], token[keep]
-    within = sum(((c - c.mean(0)) ** 2).sum() for c in cells_of(h, task, token) if len(c))
+    within = sum(((c - c.mean(0)) ** 2).sum() for c in group_by_cell(h, task, token) if len(c))
     wanted = 1 - within / ((h - h.mean(0)) ** 2).sum()
     assert float(between_cell_variance(h, task, token, resamples=20)["cells"]) == pytest.approx(
         float(wanted)
     )
 
 
-def test_stability_of_one_dimension_is_eta_squared_of_anova():
-    h, task, _ = design(d=1)
+def test_between_cell_variance_in_one_dimension_is_eta_squared():
+    h, task, _ = sample_design(d=1)
     groups = [h[task == k, 0].numpy() for k in range(K)]
     f = scipy.stats.f_oneway(*groups).statistic
     between, within = K - 1, len(h) - K
@@ -49,11 +49,11 @@ def test_stability_of_one_dimension_is_eta_squared_of_anova():
     assert float(share["cells"] - share.noise[0]) == pytest.approx(adjusted)
 
 
-def test_separability_is_the_two_way_table_of_cell_means():
-    h, task, token = design(interaction=0.7)
+def test_two_way_variance_equals_the_table_of_cell_means():
+    h, task, token = sample_design(interaction=0.7)
     keep = torch.randperm(len(h), generator=torch.Generator().manual_seed(0))[:120]
     h, task, token = h[keep], task[keep], token[keep]
-    m = np.stack([c.mean(0) for c in cells_of(h, task, token)]).reshape(K, V, D)
+    m = np.stack([c.mean(0) for c in group_by_cell(h, task, token)]).reshape(K, V, D)
     mu = m.mean((0, 1))
     theta, nu = m.mean(1) - mu, m.mean(0) - mu
     rest = m - mu - theta[:, None] - nu
@@ -63,43 +63,43 @@ def test_separability_is_the_two_way_table_of_cell_means():
     np.testing.assert_allclose(result.shares, sums / sums.sum(), rtol=1e-10)
 
 
-def test_additive_states_have_no_interaction():
-    h, task, token = design(noise=0)
+def test_two_way_variance_of_additive_states_has_no_interaction():
+    h, task, token = sample_design(noise=0)
     h = h + 1e-9 * torch.randn(h.shape, dtype=torch.float64)
     result = two_way_variance(h, task, token, resamples=50)
     assert abs(float(result["interaction"])) < 1e-12
     assert float(between_cell_variance(h, task, token, resamples=50)["cells"]) == pytest.approx(1)
 
 
-def test_noise_is_what_noise_gives():
-    """Without any effect, each share is its noise on average; the intervals of cells hold 0."""
-    got, expected, holds = [], [], 0
+def test_noise_equals_the_share_without_effects():
+    """Without effects, each share equals its noise on average, and intervals contain 0."""
+    shares, expected, covered = [], [], 0
     for seed in range(60):
-        _, task, token = design(each=4)
+        _, task, token = sample_design(each=4)
         h = torch.tensor(np.random.default_rng(seed).standard_normal((len(task), 40)))
         parts = [
             f(h, task, token, resamples=200) for f in (between_cell_variance, two_way_variance)
         ]
-        got.append(torch.cat([p.shares for p in parts]))
+        shares.append(torch.cat([p.shares for p in parts]))
         expected.append(torch.cat([p.noise for p in parts]))
         low, high = parts[0].interval[0].tolist()
-        holds += low <= 0 <= high
-    got, expected = torch.stack(got).mean(0), torch.stack(expected).mean(0)
-    torch.testing.assert_close(got, expected, rtol=0.05, atol=0)
-    assert holds >= 50
+        covered += low <= 0 <= high
+    shares, expected = torch.stack(shares).mean(0), torch.stack(expected).mean(0)
+    torch.testing.assert_close(shares, expected, rtol=0.05, atol=0)
+    assert covered >= 50
 
 
 @pytest.mark.parametrize("interaction", [0.0, 0.5])
-def test_intervals_hold_the_planted_share(interaction):
-    """True shares from the means themselves; few samples push estimates up, intervals do not."""
-    truth, *labels = design(each=1, noise=0, interaction=interaction)
+def test_intervals_cover_the_planted_share(interaction):
+    """Intervals cover the true shares, although estimates from few samples are biased upwards."""
+    truth, *labels = sample_design(each=1, noise=0, interaction=interaction)
     m = truth.view(K, V, D)
     mu = m.mean((0, 1))
     rest = m - m.mean(1, keepdim=True) - m.mean(0) + mu
     eta = float(rest.square().sum() / (m - mu).square().sum())
     spread = float((m - mu).square().sum(-1).mean())
     cells = spread / (spread + D)
-    held = np.zeros(2)
+    covered = np.zeros(2)
     for seed in range(60):
         rng = np.random.default_rng(seed)
         task, token = (l.repeat_interleave(10) for l in labels)
@@ -111,12 +111,12 @@ def test_intervals_hold_the_planted_share(interaction):
             ]
         ):
             low, high = result.interval[result.index(part)].tolist()
-            held[i] += low <= true <= high
-    assert (held >= 50).all(), held
+            covered[i] += low <= true <= high
+    assert (covered >= 50).all(), covered
 
 
-def test_positions_are_as_alone():
-    h, task, token = design()
+def test_positions_are_computed_independently():
+    h, task, token = sample_design()
     many = torch.stack([h, 2 * h.roll(5, 0), h.flip(0)], 1)
     tokens = torch.stack([token, token.roll(1), token.flip(0)], 1)
     for measure in (between_cell_variance, two_way_variance):
@@ -129,21 +129,21 @@ def test_positions_are_as_alone():
             torch.testing.assert_close(result.noise[:, i], alone.noise)
 
 
-def test_a_resample_is_the_statistic_of_the_drawn_rows():
-    h, task, token = design(each=6)
+def test_resample_equals_the_statistic_of_the_resampled_rows():
+    h, task, token = sample_design(each=6)
     weights = bootstrap_counts(len(h), 1, seed=3)[0]
     drawn = torch.tensor(np.repeat(np.arange(len(h)), weights.astype(int)))
     assert len(drawn) == len(h)
     share = between_cell_variance(h, task, token, resamples=1, seed=3)
-    again = between_cell_variance(h[drawn], task[drawn], token[drawn], resamples=1)["cells"]
-    torch.testing.assert_close(share.interval[0, 0], 2 * share["cells"] - again)
+    resampled = between_cell_variance(h[drawn], task[drawn], token[drawn], resamples=1)["cells"]
+    torch.testing.assert_close(share.interval[0, 0], 2 * share["cells"] - resampled)
     cell = (task * V + token).numpy()
     stratified = bootstrap_counts(len(cell), 50, seed=0, strata=cell)
     assert all((stratified[:, cell == c].sum(1) == 6).all() for c in range(K * V))
 
 
-def test_place_size_and_turn_do_not_matter():
-    h, task, token = design(interaction=0.3)
+def test_variance_shares_are_invariant_under_similarity_transformations():
+    h, task, token = sample_design(interaction=0.3)
     turn = torch.linalg.qr(torch.randn(D, D, dtype=torch.float64)).Q
     for measure in (between_cell_variance, two_way_variance):
         a, b = (measure(x, task, token, resamples=30) for x in (h, 100 + 7 * h @ turn))
@@ -151,15 +151,15 @@ def test_place_size_and_turn_do_not_matter():
         torch.testing.assert_close(a.interval, b.interval)
 
 
-def test_result(tmp_path):
-    h, task, token = design()
+def test_two_way_variance_is_saved_tabulated_and_plotted(tmp_path):
+    h, task, token = sample_design()
     for states in (h, torch.stack([h, h.flip(1)], 1)):
         result = two_way_variance(states, task, token, resamples=40, seed=2)
         assert torch.equal(result.shares, two_way_variance(states, task, token, resamples=3).shares)
         result.save(tmp_path / "d.safetensors")
-        again = VarianceDecomposition.load(tmp_path / "d.safetensors")
-        assert again.parts == result.parts and again.settings == result.settings
-        assert torch.equal(again.interval, result.interval)
+        loaded = VarianceDecomposition.load(tmp_path / "d.safetensors")
+        assert loaded.parts == result.parts and loaded.settings == result.settings
+        assert torch.equal(loaded.interval, result.interval)
         frame = result.to_dataframe()
         assert list(frame.columns) == ["part", "position", "share", "low", "high", "noise"]
         last = result["interaction"].reshape(-1)[-1]
@@ -169,8 +169,8 @@ def test_result(tmp_path):
         result["tokens"]
 
 
-def test_bad_input(unchecked):
-    h, task, token = design(each=2)
+def test_bad_input_raises_one_line_errors(unchecked):
+    h, task, token = sample_design(each=2)
     gap = (task != 1) | (token != 2)
     with pytest.raises(TvlensError, match=r"no sample of task 1 with token 2 \(1 of 12 cells"):
         two_way_variance(h[gap], task[gap], token[gap])

@@ -88,8 +88,8 @@ def test_split_keeps_equal_inputs_in_one_part():
         for some in (twice[:3], twice[3:]):
             assert sum(not set(some).isdisjoint(part.inputs) for part in parts) == 1
     dark = np.zeros((2, 2, 3), np.uint8)
-    drawn = LabelledDataset("made", [dark, dark + 1, dark], [0, 1, 0], ["a", "b"], kind="image")
-    assert drawn.groups == ("0", "1", "0")
+    inputs = LabelledDataset("made", [dark, dark + 1, dark], [0, 1, 0], ["a", "b"], kind="image")
+    assert inputs.groups == ("0", "1", "0")
 
 
 @settings(max_examples=40, deadline=None)
@@ -152,9 +152,9 @@ def test_bad_input_raises_one_line_errors():
 def test_preprocess_images_normalizes_and_resizes():
     generator = np.random.default_rng(0)
     images = [generator.integers(0, 256, (n, n, 3), dtype=np.uint8) for n in (16, 16, 16)]
-    got = preprocess_images(images, size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    pixels = preprocess_images(images, size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
     wanted = (np.stack(images).transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25
-    torch.testing.assert_close(got, torch.tensor(wanted, dtype=torch.float32))
+    torch.testing.assert_close(pixels, torch.tensor(wanted, dtype=torch.float32))
     mixed = preprocess_images([images[0], np.full((8, 12, 3), 255, np.uint8)], size=32)
     assert mixed.shape == (2, 3, 32, 32)
     assert torch.allclose(mixed[1], mixed[1, :, :1, :1].expand(3, 32, 32), atol=1e-5)

@@ -20,42 +20,42 @@ from tvlens.matrices import (
 )
 
 
-def pairs(n=80, d=7, t=5, rank=None, seed=0, task=1):
+def sample_pairs(n=80, d=7, t=5, rank=None, seed=0, task=1):
     x = normal(n, d, seed=seed) @ normal(d, d, seed=7) + 2
     w = normal(d, t, seed=task) if rank is None else normal(d, rank) @ normal(rank, t)
     return x, x @ w + 1 + 0.5 * normal(n, t, seed=seed + 100)
 
 
 def test_diagnostics_from_moments_match_those_of_states():
-    x, y = pairs()
+    x, y = sample_pairs()
     y[:, 3] = 2.0
-    fresh_x, fresh_y = pairs(40, seed=3)
+    fresh_x, fresh_y = sample_pairs(40, seed=3)
     moments, fresh = PairMoments().update(x, y), PairMoments().update(fresh_x, fresh_y)
     matrix = TaskMatrix.from_moments(moments)
     assert cka(moments) == pytest.approx(cka_of_states(x, y))
     for states, target, m in ((x, y, moments), (fresh_x, fresh_y, fresh)):
         from sklearn.metrics import r2_score
 
-        guess = matrix.predict(states).numpy()
-        by_dimension = r2_score(target.numpy(), guess, multioutput="raw_values")
+        prediction = matrix.predict(states).numpy()
+        by_dimension = r2_score(target.numpy(), prediction, multioutput="raw_values")
         np.testing.assert_allclose(r2_by_dimension(m, matrix), by_dimension, atol=1e-8)
-        left = ((target.numpy() - guess) ** 2).sum()
+        residual = ((target.numpy() - prediction) ** 2).sum()
         spread = (target - target.mean(0)).square().sum()
-        assert r2(m, matrix) == pytest.approx(1 - left / float(spread))
+        assert r2(m, matrix) == pytest.approx(1 - residual / float(spread))
 
 
 def test_predicted_r2_matches_r2_on_new_pairs():
-    """And never that of the pairs themselves, which fewer pairs than dimensions fit exactly."""
+    """The R^2 of the fitted pairs would be 1 with fewer pairs than dimensions."""
     d = 60
     w = normal(d, 20, seed=2)
 
-    def draw(n, seed):
+    def sample_pairs_of_one_map(n, seed):
         x = normal(n, d, seed=seed)
         return x, x @ w + 8 * normal(n, 20, seed=seed + 1)
 
     for n in (50, 300):
-        matrix = TaskMatrix.from_states(*draw(n, 5))
-        new = r2(PairMoments().update(*draw(4000, 11)), matrix)
+        matrix = TaskMatrix.from_states(*sample_pairs_of_one_map(n, 5))
+        new = r2(PairMoments().update(*sample_pairs_of_one_map(4000, 11)), matrix)
         assert matrix.meta["predicted_r2"] == pytest.approx(new, abs=0.12)
 
 
@@ -64,7 +64,7 @@ def test_distance_from_identity_of_scaled_identity():
     assert distance_from_identity(eye) == 0
     assert distance_from_identity(TaskMatrix(3 * torch.eye(4), torch.zeros(4))) == pytest.approx(2)
     with pytest.raises(TvlensError, match="no identity from 7 to 5"):
-        distance_from_identity(TaskMatrix.from_states(*pairs()))
+        distance_from_identity(TaskMatrix.from_states(*sample_pairs()))
 
 
 def test_layer_map_is_best_near_the_diagonal():

@@ -16,14 +16,14 @@ from tvlens.matrices import FitConfig, ReadConfig, TaskMatrices, collect_states,
 from tvlens.models.forward import Batch, run
 
 
-def pairs(n=80, d=7, t=5, rank=None, seed=0, task=1):
+def sample_pairs(n=80, d=7, t=5, rank=None, seed=0, task=1):
     x = normal(n, d, seed=seed) @ normal(d, d, seed=7) + 2
     w = normal(d, t, seed=task) if rank is None else normal(d, rank) @ normal(rank, t)
     return x, x @ w + 1 + 0.5 * normal(n, t, seed=seed + 100)
 
 
 def test_predict_keeps_shape_and_dtype():
-    x, y = pairs()
+    x, y = sample_pairs()
     matrix = TaskMatrix.from_states(x, y)
     assert matrix.predict(x[0]).shape == (5,)
     wide = matrix.predict(x.float().reshape(8, 10, 7))
@@ -39,7 +39,7 @@ def test_predict_keeps_shape_and_dtype():
 @pytest.mark.parametrize("bias", [True, False])
 def test_truncate_is_the_best_map_of_each_rank(ridge, bias):
     """Reduced-rank regression is least squares on the data with the penalty as more rows."""
-    x, y = pairs()
+    x, y = sample_pairs()
     matrix = TaskMatrix.from_states(x, y, ridge=ridge, bias=bias)
     z, target = (x - x.mean(0), y - y.mean(0)) if bias else (x, y)
     z = torch.cat([z, (ridge or 0) ** 0.5 * torch.eye(7)])
@@ -55,8 +55,8 @@ def test_truncate_is_the_best_map_of_each_rank(ridge, bias):
         assert int(torch.linalg.matrix_rank(low.weight)) == low.rank == rank
         # Eckart and Young: nothing of this rank comes nearer to the fitted values.
         assert error(low.weight) == pytest.approx(error(matrix.weight) + float(tail[rank:].sum()))
-        again = TaskMatrix.from_states(x, y, ridge=ridge, bias=bias, rank=rank)
-        torch.testing.assert_close(again.weight, low.weight)
+        direct = TaskMatrix.from_states(x, y, ridge=ridge, bias=bias, rank=rank)
+        torch.testing.assert_close(direct.weight, low.weight)
         if bias:
             torch.testing.assert_close(low.predict(x.mean(0)), y.mean(0))
         else:
@@ -70,12 +70,12 @@ def test_truncate_is_the_best_map_of_each_rank(ridge, bias):
 
 
 def test_spectrum_is_the_singular_values_of_the_weight():
-    matrix = TaskMatrix.from_states(*pairs())
+    matrix = TaskMatrix.from_states(*sample_pairs())
     torch.testing.assert_close(matrix.spectrum(), torch.linalg.svdvals(matrix.weight))
 
 
 def test_procrustes_matches_scipy_and_recovers_a_rotation():
-    x, _ = pairs()
+    x, _ = sample_pairs()
     rotation = torch.linalg.qr(normal(7, 7)).Q
     matrix = TaskMatrix.from_states(x, 2.5 * x @ rotation + 3, method="procrustes")
     torch.testing.assert_close(matrix.weight, 2.5 * rotation)
@@ -91,43 +91,47 @@ def test_procrustes_matches_scipy_and_recovers_a_rotation():
 
 
 def test_save_and_load_keep_every_field(tmp_path):
-    matrix = TaskMatrix.from_states(*pairs(), rank=3)
+    matrix = TaskMatrix.from_states(*sample_pairs(), rank=3)
     path = tmp_path / "w.safetensors"
     matrix.save(path)
-    read = TaskMatrix.load(path)
-    assert torch.equal(read.weight, matrix.weight) and torch.equal(read.bias, matrix.bias)
-    assert (read.ridge, read.rank, read.meta) == (matrix.ridge, 3, matrix.meta)
-    torch.testing.assert_close(read.truncate(2).weight, matrix.truncate(2).weight)
+    loaded = TaskMatrix.load(path)
+    assert torch.equal(loaded.weight, matrix.weight) and torch.equal(loaded.bias, matrix.bias)
+    assert (loaded.ridge, loaded.rank, loaded.meta) == (matrix.ridge, 3, matrix.meta)
+    torch.testing.assert_close(loaded.truncate(2).weight, matrix.truncate(2).weight)
     with pytest.raises(TvlensError, match="holds no TaskMatrix"):
         TaskMatrix.load(tmp_path / "other.safetensors")
     several = TaskMatrices(
         tuple(TaskMatrix(matrix.weight * k, matrix.bias, layer=k, target=2) for k in (1, 4))
     )
     several.save(path)
-    read = TaskMatrices.load(path)
-    assert list(read) == [1, 4] and torch.equal(read[4].weight, 4 * matrix.weight)
-    assert read[4, 2] is read[4] and read[1].factor is None
+    loaded = TaskMatrices.load(path)
+    assert list(loaded) == [1, 4] and torch.equal(loaded[4].weight, 4 * matrix.weight)
+    assert loaded[4, 2] is loaded[4] and loaded[1].factor is None
     with pytest.raises(TvlensError, match="holds no TaskMatrix"):
         TaskMatrix.load(path)
 
 
 def test_repr_html_plots_singular_values():
-    matrix = TaskMatrix.from_states(*pairs())
+    matrix = TaskMatrix.from_states(*sample_pairs())
     assert "singular value" in matrix._repr_html_()
     assert repr(matrix).startswith("TaskMatrix(7 to 5, ridge, penalty ")
 
 
-def readout_of(name):
+def default_readout(name):
     return "first" if name in tiny.ENCODERS else "last"
 
 
 @pytest.fixture(params=NAMES)
-def named(request):
+def model_name(request):
     return request.param
 
 
-def test_fit_equals_the_fit_to_collected_collect_states(named):
-    base, prompts, readout = tiny.model(named), make_batches(named), readout_of(named)
+def test_fit_equals_from_states_of_collected_states(model_name):
+    base, prompts, readout = (
+        tiny.model(model_name),
+        make_batches(model_name),
+        default_readout(model_name),
+    )
     tuned = perturb(base)
     result = TaskMatrix.fit(base, tuned, prompts, readout=readout, progress=False)
     x = collect_states(base, prompts, readout=readout, progress=False)
@@ -137,30 +141,30 @@ def test_fit_equals_the_fit_to_collected_collect_states(named):
         direct = TaskMatrix.from_states(x[layer], y)
         assert result[layer].ridge == pytest.approx(direct.ridge, rel=1e-6)
         torch.testing.assert_close(result[layer].weight, direct.weight, atol=1e-5, rtol=1e-4)
-    one = TaskMatrix.fit(base, tuned, prompts, layers=-2, readout=readout, progress=False)
-    assert isinstance(one, TaskMatrices) and list(one) == [1]
-    torch.testing.assert_close(one[1].weight, result[1].weight, atol=1e-5, rtol=1e-4)
+    single = TaskMatrix.fit(base, tuned, prompts, layers=-2, readout=readout, progress=False)
+    assert isinstance(single, TaskMatrices) and list(single) == [1]
+    torch.testing.assert_close(single[1].weight, result[1].weight, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("readout", ["first", "mean", "last"])
-def test_applied_maps_states_and_skips_the_blocks_between(named, readout):
-    base, prompts = tiny.model(named), make_batches(named)
+def test_applied_maps_states_and_skips_the_blocks_between(model_name, readout):
+    base, prompts = tiny.model(model_name), make_batches(model_name)
     quiet = dict(readout=readout, progress=False)
     matrices = TaskMatrix.fit(base, perturb(base), prompts, **quiet)
-    reached = collect_states(base, prompts[:1], **quiet)
+    states = collect_states(base, prompts[:1], **quiet)
     before = run(base, Batch.of(base, prompts[0]))
-    ran = []
+    executed_blocks = []
     handles = [
-        block.attn.register_forward_hook(lambda *_, i=i: ran.append(i))
+        block.attn.register_forward_hook(lambda *_, i=i: executed_blocks.append(i))
         for i, block in enumerate(base.blocks)
     ]
     for layer in range(3):
-        ran.clear()
+        executed_blocks.clear()
         with matrices.applied(base, layer=layer):
-            left = collect_states(base, prompts[:1], layers=-1, **quiet)[0]
-        expected = matrices[layer].predict(reached[layer])
-        torch.testing.assert_close(left, expected, atol=1e-4, rtol=1e-4)
-        assert ran == list(range(layer + 1))  # the blocks above did not run
+            mapped = collect_states(base, prompts[:1], layers=-1, **quiet)[0]
+        expected = matrices[layer].predict(states[layer])
+        torch.testing.assert_close(mapped, expected, atol=1e-4, rtol=1e-4)
+        assert executed_blocks == list(range(layer + 1))  # the blocks above did not run
     for handle in handles:
         handle.remove()
     torch.testing.assert_close(run(base, Batch.of(base, prompts[0])), before)  # and all is undone
@@ -187,8 +191,8 @@ def test_applied_reproduces_a_linear_change_of_the_last_layer():
     with matrix.applied(base, layer=2):
         result = run(base, batch)
     rows = torch.arange(len(batch))
-    at = batch.lengths - 1
-    torch.testing.assert_close(result[rows, at], expected[rows, at], atol=1e-3, rtol=1e-3)
+    last = batch.lengths - 1
+    torch.testing.assert_close(result[rows, last], expected[rows, last], atol=1e-3, rtol=1e-3)
 
 
 def test_fit_penalty_rules_and_shards_match_from_states():
@@ -230,18 +234,18 @@ def test_fit_models_runs_the_base_model_once_per_batch():
             assert result[name][layer].meta["tuned"] == alone[layer].meta["tuned"]
 
 
-def test_bad_input(tmp_path):
+def test_bad_input_raises_one_line_errors(tmp_path):
     base, prompts = tiny.model("bert"), make_batches("bert", count=2)
     tuned = perturb(base)
     matrices = TaskMatrix.fit(base, tuned, prompts, progress=False)
     matrices.save(tmp_path / "w.safetensors")
-    read = TaskMatrices.load(tmp_path / "w.safetensors")
+    loaded = TaskMatrices.load(tmp_path / "w.safetensors")
     batch = Batch.of(base, prompts[0])
-    with read.applied(base, layer=-2):  # what was saved still knows its model
+    with loaded.applied(base, layer=-2):  # what was saved still knows its model
         run(base, batch)
     with pytest.raises(TvlensError, match=r"fitted on the weights of.*other_model=True"):
-        read[1].applied(tuned).__enter__()
-    with read[1].applied(tuned, other_model=True):
+        loaded[1].applied(tuned).__enter__()
+    with loaded[1].applied(tuned, other_model=True):
         run(tuned, batch)
     with pytest.raises(TvlensError, match="fitted at layer 1, not at layer 2"):
         matrices[1].applied(base, layer=2).__enter__()

@@ -18,8 +18,8 @@ def moments_of(x, y):
 def assert_same(a, b, scale=1.0):
     assert a.count == b.count
     for name in TENSORS:
-        mine, theirs = getattr(a, name), getattr(b, name)
-        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9 * scale)
+        actual, expected = getattr(a, name), getattr(b, name)
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9 * scale)
 
 
 def test_update_in_batches_matches_numpy():
@@ -42,7 +42,7 @@ def test_update_in_batches_matches_numpy():
     first=st.integers(1, 8),
 )
 def test_stacked_layers_match_separate_pairs(base, tuned, first):
-    """In one go, and after the moments so far were copied, merged and taken out of a file."""
+    """Update in batches, also after a copy, a merge and a reload."""
     x, y = normal(*base, 9, 4, mean=2.0), normal(*tuned, 9, 3, seed=1)
     begun = moments_of(x[..., :first, :], y[..., :first, :])
     plain = dict(memory_format=torch.contiguous_format)
@@ -67,7 +67,7 @@ def test_total_does_not_change_its_parts():
 
 
 def test_update_is_stable_under_a_large_mean():
-    """Sums of raw squares would lose all 16 digits here."""
+    """Sums of raw squares would lose all 16 digits."""
     x, y = normal(400, 3), normal(400, 2, seed=1)
     shifted = PairMoments()
     for part in torch.arange(400).split(7):
@@ -86,13 +86,13 @@ def test_update_is_stable_under_a_large_mean():
 def test_merge_does_not_depend_on_order_and_grouping(sizes, order, shift):
     n = sum(sizes)
     x, y = normal(n, 3) * 2 + shift, normal(n, 2, seed=1) - shift
-    whole = moments_of(x, y)
+    expected = moments_of(x, y)
     parts = [moments_of(a, b) for a, b in zip(x.split(sizes), y.split(sizes), strict=True)]
     order.shuffle(parts)
     while len(parts) > 1:  # any two neighbours, in any grouping
         i = order.randrange(len(parts) - 1)
         parts[i : i + 2] = [parts[i].merge(parts[i + 1])]
-    assert_same(parts[0], whole, scale=1 + abs(shift))
+    assert_same(parts[0], expected, scale=1 + abs(shift))
 
 
 @settings(max_examples=40, deadline=None)
@@ -179,7 +179,7 @@ def test_bad_input_raises_one_line_errors():
 
 @pytest.fixture(params=[1, 2])
 def threads(request):
-    """Sums go another way where PyTorch has one thread."""
+    """PyTorch sums in another order with one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -189,9 +189,9 @@ def threads(request):
 @pytest.mark.parametrize("width", [1, 5, 130, 300])
 def test_gram_matches_product(threads, width):
     generator = torch.Generator().manual_seed(width)
-    whole = torch.randn(40, 3, width, generator=generator, dtype=torch.float64)
+    expected = torch.randn(40, 3, width, generator=generator, dtype=torch.float64)
     turned = torch.randn(width, 40, generator=generator, dtype=torch.float64).T
-    for x in (whole[:, 0].contiguous(), whole[:, 1], turned):
+    for x in (expected[:, 0].contiguous(), expected[:, 1], turned):
         torch.testing.assert_close(gram(x), x.T @ x, rtol=1e-12, atol=1e-12)
 
 
@@ -199,6 +199,6 @@ def test_moments_do_not_depend_on_threads(threads):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 200, 70, generator=generator)
     y = torch.randn(2, 200, 90, generator=generator)
-    found = PairMoments().update(x[:, :50], y[:, :50]).update(x[:, 50:], y[:, 50:])
+    moments = PairMoments().update(x[:, :50], y[:, :50]).update(x[:, 50:], y[:, 50:])
     exact = x.double() - x.double().mean(1, keepdim=True)
-    torch.testing.assert_close(found.xx, exact.mT @ exact, rtol=1e-12, atol=1e-11)
+    torch.testing.assert_close(moments.xx, exact.mT @ exact, rtol=1e-12, atol=1e-11)

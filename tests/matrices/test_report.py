@@ -9,7 +9,7 @@ from tvlens.stats import share_interval
 
 
 def make_report(is_right, other=None):
-    """A report whose task matrix is right where `is_right` is 1, and another method likewise."""
+    """Make a report of a task matrix, and of another method, from their outcomes."""
     rows = [is_right] if other is None else [is_right, other]
     seeds = torch.zeros(len(is_right), dtype=torch.int64)
     return MatrixReport(
@@ -33,7 +33,7 @@ def outcomes():
     return [(torch.rand(1, 60, generator=generator) < p).long() for p in (0.9, 0.5)]
 
 
-def test_interval_is_wilsons_and_wider_over_finetunings(outcomes):
+def test_interval_is_the_wilson_interval_and_spans_seeds(outcomes):
     one, other = outcomes
     assert make_report(one).interval == share_interval(one[0].numpy())
     perfect = make_report(torch.ones(3, 60, dtype=torch.int64)).interval
@@ -56,8 +56,8 @@ def test_difference_is_paired_by_example(outcomes):
     difference = make_report(one, other).difference("task_matrix", "permuted")
     assert difference.value == pytest.approx(float((one - other).double().mean()))
     assert difference.low < difference.value < difference.high and difference.verdict == "wins"
-    same = make_report(one, one).difference("task_matrix", "permuted")
-    assert same.interval == (0, 0) and same.verdict == "ties"
+    tie = make_report(one, one).difference("task_matrix", "permuted")
+    assert tie.interval == (0, 0) and tie.verdict == "ties"
     with pytest.raises(TvlensError, match="unknown method 'probe'"):
         make_report(one).agreement("probe")
 

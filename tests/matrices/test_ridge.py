@@ -144,7 +144,7 @@ def test_folds_of_several_targets_match_refits(bias):
 @pytest.mark.parametrize("n", [40, 100, 400])
 @pytest.mark.parametrize("noise", [1.0, 5.0])
 def test_gcv_choice_is_within_one_percent_of_leave_one_out(n, noise):
-    """By the exact leave-one-out error of what each of them chooses."""
+    """Compare the leave-one-out errors of both choices."""
     x, y, *_ = pairs(n, 20, 6, noise=noise)
     path = RidgePath.from_moments(PairMoments().update(x, y))
     ridges = path.grid()

@@ -1,4 +1,4 @@
-"""Weights that lack a tensor are refused, whatever loads them."""
+"""Incomplete weights are refused by every loader."""
 
 import pytest
 import tiny
@@ -25,15 +25,15 @@ TENSORS = {
 }
 
 
-def save_without(name: str, folder, *lost: str) -> str:
-    """Save a tiny model whose weights lack the tensors that end so; returns the folder's name."""
+def save_without(name: str, folder, *suffixes: str) -> str:
+    """Save a tiny model without the tensors that have these suffixes; return the folder."""
     torch.manual_seed(0)
     tiny._hugging_face(name).save_pretrained(folder)
     path = folder / "model.safetensors"
     tensors = load_file(path)
-    kept = {key: value for key, value in tensors.items() if not key.endswith(lost)}
-    assert len(kept) == len(tensors) - len(lost)
-    save_file(kept, path, metadata={"format": "pt"})
+    remaining = {key: value for key, value in tensors.items() if not key.endswith(suffixes)}
+    assert len(remaining) == len(tensors) - len(suffixes)
+    save_file(remaining, path, metadata={"format": "pt"})
     return str(folder)
 
 
@@ -57,20 +57,20 @@ def test_load_leaves_out_a_missing_pooler(tmp_path):
     model = tv.load(folder)
     assert model.original_model.pooler is None
     torch.manual_seed(0)
-    whole = tv.load(tiny._hugging_face("bert-bare"))
+    complete = tv.load(tiny._hugging_face("bert-bare"))
     tokens = torch.tensor([[5, 9, 11]])
-    states = [m.run_with_cache(tokens)[1]["blocks.2.hook_out"] for m in (model, whole)]
+    states = [m.run_with_cache(tokens)[1]["blocks.2.hook_out"] for m in (model, complete)]
     assert torch.equal(*states)
 
 
 def test_load_takes_tied_weights(tmp_path):
-    """GPT-2 saves its embedding alone, which is the unembedding too."""
+    """GPT-2 saves its embedding once, which is also its unembedding."""
     tiny._hugging_face("gpt2").save_pretrained(tmp_path)
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
     tv.load(str(tmp_path))
 
 
-def test_a_new_classifier_needs_a_complete_trunk(tmp_path):
+def test_build_classifier_refuses_an_incomplete_trunk(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path)
     folder = save_without("bert-bare", tmp_path, "encoder.layer.1.output.dense.bias")
     with pytest.raises(TvlensError, match=r"they lack bert\.encoder\.layer\.1\.output"):

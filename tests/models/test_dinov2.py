@@ -8,7 +8,7 @@ from tvlens import TvlensError
 from tvlens.models import dinov2, onnx
 
 
-def varint(number):
+def encode_varint(number):
     out = []
     while number > 127:
         out.append(number & 127 | 128)
@@ -16,22 +16,25 @@ def varint(number):
     return bytes([*out, number])
 
 
-def field(number, content):
+def encode_field(number, content):
     if isinstance(content, int):
-        return varint(number << 3) + varint(content)
+        return encode_varint(number << 3) + encode_varint(content)
     content = content.encode() if isinstance(content, str) else content
-    return varint(number << 3 | 2) + varint(len(content)) + content
+    return encode_varint(number << 3 | 2) + encode_varint(len(content)) + content
 
 
-def tensor(name, values):
-    dims = b"".join(field(1, n) for n in values.shape)
+def encode_tensor(name, values):
+    dims = b"".join(encode_field(1, n) for n in values.shape)
     raw = values.contiguous().numpy().tobytes()
-    return field(5, dims + field(2, 1) + field(8, name) + field(9, raw))
+    return encode_field(5, dims + encode_field(2, 1) + encode_field(8, name) + encode_field(9, raw))
 
 
-def node(name, *inputs):
-    return field(
-        1, b"".join(field(1, i) for i in inputs) + field(2, name + "_out") + field(3, name)
+def encode_node(name, *inputs):
+    return encode_field(
+        1,
+        b"".join(encode_field(1, i) for i in inputs)
+        + encode_field(2, name + "_out")
+        + encode_field(3, name),
     )
 
 
@@ -59,8 +62,8 @@ def tiny_dinov2(monkeypatch):
         "c1": positions[:, :1],
         "c2": positions[:, 1:],
     }
-    graph = node("/backbone/embeddings/Concat_6", "c1", "x")
-    graph += node("/backbone/embeddings/Reshape_1", "c2", "x")
+    graph = encode_node("/backbone/embeddings/Concat_6", "c1", "x")
+    graph += encode_node("/backbone/embeddings/Reshape_1", "c2", "x")
     blocks = [m for m in model.modules() if type(m).__name__ == "Dinov2Layer"]
     for i, block in enumerate(blocks):
         prefix = f"backbone.encoder.layer.{i}"
@@ -72,11 +75,11 @@ def tiny_dinov2(monkeypatch):
             onnx_name = next(o for o, new in onnx_names(by_name).items() if new == name)
             tensors[f"{prefix}.{onnx_name.replace('/', '.')}.bias"] = module.bias
             tensors[f"w{i}{onnx_name}"] = module.weight.T
-            graph += node(
+            graph += encode_node(
                 f"/backbone/encoder/layer.{i}/{onnx_name}/MatMul", "x", f"w{i}{onnx_name}"
             )
-    graph += b"".join(tensor(name, value.detach()) for name, value in tensors.items())
-    return model, field(1, 7) + field(7, graph)
+    graph += b"".join(encode_tensor(name, value.detach()) for name, value in tensors.items())
+    return model, encode_field(1, 7) + encode_field(7, graph)
 
 
 def onnx_names(names):
@@ -92,11 +95,11 @@ def test_vit_matches_dinov2(tiny_dinov2, size):
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
         expected = source(images, output_hidden_states=True)
-        got = dinov2.build_vit(data, size=size)(images, output_hidden_states=True)
-    for ours, theirs in zip(got.hidden_states, expected.hidden_states, strict=True):
+        actual = dinov2.build_vit(data, size=size)(images, output_hidden_states=True)
+    for ours, theirs in zip(actual.hidden_states, expected.hidden_states, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
-        got.last_hidden_state, expected.last_hidden_state, rtol=1e-4, atol=1e-4
+        actual.last_hidden_state, expected.last_hidden_state, rtol=1e-4, atol=1e-4
     )
 
 
@@ -107,7 +110,7 @@ def test_truncated_file_is_refused(tiny_dinov2, cut):
 
 
 def test_other_graphs_are_refused():
-    graph = field(7, tensor("weight", torch.ones(2, 3)))
+    graph = encode_field(7, encode_tensor("weight", torch.ones(2, 3)))
     assert torch.equal(onnx.read_onnx(graph)[0]["weight"], torch.ones(2, 3))
     with pytest.raises(TvlensError, match="not that of DINOv2-small"):
         dinov2.build_vit(graph)

@@ -38,8 +38,8 @@ def test_output_and_states_match_hugging_face(kind):
     inputs = inputs if isinstance(inputs, torch.Tensor) else torch.tensor(inputs)
     with torch.no_grad():
         expected = hugging_face(kind)(inputs, output_hidden_states=True)
-        got = tiny.model(kind)(inputs)
-    torch.testing.assert_close(got, get_output(expected), rtol=1e-4, atol=1e-5)
+        activations = tiny.model(kind)(inputs)
+    torch.testing.assert_close(activations, get_output(expected), rtol=1e-4, atol=1e-5)
     states = tv.collect(tiny.model(kind), inputs, "resid_post", progress=False)
     for layer in range(3):
         torch.testing.assert_close(
@@ -59,9 +59,9 @@ def test_padding_does_not_change_states_and_logits(kind):
         alone = tv.collect(model, inputs[i : i + 1], BLOCKS, progress=False)
         n = int(alone.lengths)
         for site, activation in alone.items():
-            mine = together[site][i, :n]
-            mine = mine[..., :n] if site.startswith("pattern") else mine
-            torch.testing.assert_close(mine, activation[0], msg=f"{site} of input {i}")
+            padded = together[site][i, :n]
+            padded = padded[..., :n] if site.startswith("pattern") else padded
+            torch.testing.assert_close(padded, activation[0], msg=f"{site} of input {i}")
         single = run(model, Batch.of(model, inputs[i : i + 1]))[0]
         torch.testing.assert_close(logits[i] if logits.ndim == 2 else logits[i, :n], single)
 

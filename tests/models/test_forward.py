@@ -1,4 +1,4 @@
-"""Which models run, and one at a time: training mode, two stacks, both directions, threads."""
+"""`run`: models that are refused, padding, threads."""
 
 import sys
 import warnings
@@ -22,8 +22,8 @@ SIZES = dict(hidden_size=32, num_hidden_layers=6, num_attention_heads=4, vocab_s
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_a_model_in_training_mode_is_refused_everywhere(name):
-    """GPT-2 has dropout: its states would be others at every call."""
+def test_every_function_refuses_a_model_in_training_mode(name):
+    """GPT-2 has dropout, so that its states would differ at every call."""
     model = tiny.copied(tiny.model(name))
     tiny.give_tokenizer(model)
     task = tv.Task("doubled", [(f"a{i}", f"b{i}") for i in range(20)])
@@ -50,7 +50,7 @@ def test_a_model_in_training_mode_is_refused_everywhere(name):
     assert calls[0]().lengths.tolist() == [7, 7, 7]
 
 
-def test_what_is_no_model_is_named(unchecked):
+def test_every_function_refuses_a_hugging_face_model(unchecked):
     source = tiny._hugging_face("gpt2")
     vector = tv.TaskVector(torch.rand(3, 32))
     for call in (
@@ -63,7 +63,7 @@ def test_what_is_no_model_is_named(unchecked):
             call()
 
 
-def test_an_encoder_decoder_is_refused_in_one_line():
+def test_every_function_refuses_encoder_decoders():
     config = hf.T5Config(d_model=32, d_ff=64, num_layers=2, num_heads=4, d_kv=8, vocab_size=384)
     model = tv.load(hf.T5ForConditionalGeneration(config).eval())
     for call in (
@@ -76,7 +76,7 @@ def test_an_encoder_decoder_is_refused_in_one_line():
 
 
 @pytest.mark.parametrize("both_ways", [False, True])
-def test_padding_is_out_of_sight_where_gemma_looks_both_ways(both_ways):
+def test_padding_does_not_change_states_of_bidirectional_gemma(both_ways):
     torch.manual_seed(0)
     kinds = ["sliding_attention"] * 5 + ["full_attention"]
     config = hf.Gemma3TextConfig(
@@ -92,9 +92,9 @@ def test_padding_is_out_of_sight_where_gemma_looks_both_ways(both_ways):
     assert family(model).is_bidirectional == both_ways
     rows = tiny.ragged("text", (5, 11))
     with torch.no_grad():
-        truth = model.original_model(input_ids=torch.tensor(rows[:1]), output_hidden_states=True)
-    got = tv.collect(model, rows, ["resid_pre"], layers=5, progress=False)["resid_pre.5"][0, :5]
-    torch.testing.assert_close(got, truth.hidden_states[5][0], rtol=1e-4, atol=1e-5)
+        expected = model.original_model(input_ids=torch.tensor(rows[:1]), output_hidden_states=True)
+    states = tv.collect(model, rows, ["resid_pre"], layers=5, progress=False)["resid_pre.5"][0, :5]
+    torch.testing.assert_close(states, expected.hidden_states[5][0], rtol=1e-4, atol=1e-5)
     others = [[token + 1 for token in row] for row in rows]
     options = dict(site="z", layers=[0, 4], positions=-1, metric=METRIC)
     with warnings.catch_warnings():
@@ -104,7 +104,7 @@ def test_padding_is_out_of_sight_where_gemma_looks_both_ways(both_ways):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_threads_on_one_model_give_what_one_thread_gives():
+def test_threads_on_one_model_give_serial_results():
     model = tiny.model("gpt2")
     vector = tv.TaskVector(torch.randn(3, 32, generator=torch.Generator().manual_seed(1)))
     pairs = torch.randint(3, 120, (10, 2, 2, 6), generator=torch.Generator().manual_seed(5))
@@ -133,20 +133,20 @@ def test_threads_on_one_model_give_what_one_thread_gives():
                 threaded = list(pool.map(lambda job: job[0](job[1]), jobs))
         finally:
             sys.setswitchinterval(interval)
-    for one, other in zip(serial, threaded, strict=True):
-        torch.testing.assert_close(other, one, rtol=0, atol=1e-6)
+    for expected, actual in zip(serial, threaded, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
 
 
-def test_a_model_is_free_again_after_an_exception():
+def test_lock_of_a_model_is_released_after_an_exception():
     model, other = tiny.model("gpt2"), tiny.model("llama")
     assert lock_of(model) is lock_of(model) and lock_of(model) is not lock_of(other)
 
     def is_free():
         with ThreadPoolExecutor(1) as pool:
-            taken = pool.submit(lambda: lock_of(model).acquire(blocking=False)).result()
-            if taken:
+            is_acquired = pool.submit(lambda: lock_of(model).acquire(blocking=False)).result()
+            if is_acquired:
                 pool.submit(lock_of(model).release).result()
-            return taken
+            return is_acquired
 
     with locked(model), with_hooks(model, []):  # one thread takes it twice
         assert not is_free()

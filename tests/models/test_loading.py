@@ -12,21 +12,21 @@ pytestmark = pytest.mark.tl3
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "qwen3", "gemma3"])
-def test_a_hugging_face_model_keeps_its_logits(name):
+def test_load_keeps_the_logits_of_a_hugging_face_model(name):
     torch.manual_seed(3)
     source = tiny._hugging_face(name).eval()
     tokens = torch.tensor(tiny.ragged("text", (7,)))
     with torch.no_grad():
         wanted = copy.deepcopy(source)(tokens).logits
-        got = tv.load(source)(tokens)
-    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+        logits = tv.load(source)(tokens)
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_comes_back_as_it_is(causal):
+def test_load_returns_a_loaded_model_unchanged(causal):
     assert tv.load(causal) is causal
 
 
-def test_a_local_folder_opens_without_a_network(folder):
+def test_load_opens_a_local_folder_offline(folder):
     model = tv.load(folder)
     assert tv.models.model_name(model) == "small-llama"
     assert model.cfg.n_layers == 3
@@ -34,7 +34,7 @@ def test_a_local_folder_opens_without_a_network(folder):
     assert model(torch.tensor([[1, 5, 9]])).shape == (1, 3, 384)
 
 
-def test_processed_weights_keep_probabilities(folder):
+def test_load_with_processed_weights_keeps_probabilities(folder):
     tokens = torch.tensor(tiny.ragged("text", (7,)))
     raw, processed = tv.load(folder), tv.load(folder, processed=True)
     assert tv.models.is_processed(processed)
@@ -52,7 +52,7 @@ def test_processed_weights_keep_probabilities(folder):
         (42, "cannot load a int"),
     ],
 )
-def test_bad_sources(source, message):
+def test_load_refuses_unknown_sources(source, message):
     with pytest.raises(TvlensError, match=message):
         tv.load(source)
 
@@ -69,13 +69,13 @@ def test_bad_sources(source, message):
         (dict(dtype=None), "unknown dtype 'None'"),
     ],
 )
-def test_devices_and_dtypes_that_do_not_exist(unchecked, folder, options, message):
+def test_load_refuses_unknown_devices_and_dtypes(unchecked, folder, options, message):
     with pytest.raises(TvlensError, match=message):
         tv.load(folder, **options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_no_gpu_is_said_in_one_line(folder):
+def test_load_without_gpu_names_the_devices(folder):
     with pytest.raises(TvlensError, match=r"no device 'cuda' on this machine: choose from cpu"):
         tv.load(folder, device="cuda")
 
@@ -89,19 +89,19 @@ def test_no_gpu_is_said_in_one_line(folder):
         (torch.bfloat16, torch.bfloat16),
     ],
 )
-def test_a_dtype_may_be_a_text(folder, dtype, wanted):
+def test_load_accepts_names_of_dtypes(folder, dtype, wanted):
     model = tv.load(folder, device="cpu", dtype=dtype)
     assert {p.dtype for p in model.parameters()} == {wanted}
     assert tv.collect(model, [[1, 5]], progress=False)["resid_post.2"].dtype == wanted
 
 
-def test_an_unreachable_hub_names_what_is_at_hand():
+def test_load_names_local_models_when_the_hub_is_unreachable():
     """HF_HUB_OFFLINE is set for all tests: the hub is out of reach."""
     with pytest.raises(TvlensError, match=r"cannot get 'org/name' from the hub.*at hand"):
         tv.load("org/name")
 
 
-def test_importing_tvlens_loads_nothing_heavy():
+def test_import_of_tvlens_loads_no_heavy_package():
     import subprocess
 
     heavy = "{'torch', 'transformers', 'transformer_lens', 'pandas', 'scipy', 'altair'}"
@@ -110,7 +110,7 @@ def test_importing_tvlens_loads_nothing_heavy():
     assert done.stdout.strip() == "set()"
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_resolves():
     for name in tv.__all__:
         assert getattr(tv, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -128,12 +128,12 @@ def test_every_public_name_is_there():
     ],
 )
 @pytest.mark.parametrize("kind", ["llama", "bert-bare"])
-def test_a_damaged_file_of_a_model_is_named(tmp_path, kind, name, content):
+def test_load_names_the_damaged_file(tmp_path, kind, name, content):
     tiny._hugging_face(kind).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
-    whole = (tmp_path / name).read_bytes()
+    complete = (tmp_path / name).read_bytes()
     if not isinstance(content, bytes):
-        content = whole[: int(len(whole) * content)]
+        content = complete[: int(len(complete) * content)]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(
         TvlensError, match=rf"cannot load the model in .*: {name} is damaged"
@@ -142,6 +142,6 @@ def test_a_damaged_file_of_a_model_is_named(tmp_path, kind, name, content):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_is_no_model_is_one_line(tmp_path):
+def test_load_refuses_a_folder_without_config(tmp_path):
     with pytest.raises(TvlensError, match=r"cannot load the model in .*: it has no config\.json"):
         tv.load(tmp_path)

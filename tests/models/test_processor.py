@@ -27,12 +27,12 @@ def model(request):
     return tiny_vision.model(request.param)
 
 
-def mixed_prompts(model):
+def make_mixed_prompts(model):
     """Prompts of different lengths and numbers of images; one has none."""
     image, text = ([TASK.shown(pair, mode) for pair in PAIRS] for mode in ("image", "text"))
-    shown = [([image[0], text[1]], image[2]), ([text[3]], image[4]), ([], image[1])]
-    shown += [([text[0]], text[1])]
-    return [build(model.processor, TEMPLATES["qa"], s, *q) for s, q in shown]
+    shots = [([image[0], text[1]], image[2]), ([text[3]], image[4]), ([], image[1])]
+    shots += [([text[0]], text[1])]
+    return [build(model.processor, TEMPLATES["qa"], s, *q) for s, q in shots]
 
 
 def reference_logits(name, prompt):
@@ -60,19 +60,19 @@ def reference_logits(name, prompt):
 @pytest.mark.parametrize("name", tiny_vision.NAMES)
 def test_prompts_of_unequal_length_match_hugging_face(name):
     model = tiny_vision.model(name)
-    prompts = mixed_prompts(model)
+    prompts = make_mixed_prompts(model)
     batch = Batch.of(model, prompts)
     logits = logits_at(model, batch, batch.positions(-1))[:, 0]
     expected = torch.stack([reference_logits(name, prompt) for prompt in prompts])
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
-    blind = Batch.of(model, prompts, process_images=False)
-    without_images = logits_at(model, blind, batch.positions(-1))[:, 0]
+    text_only = Batch.of(model, prompts, process_images=False)
+    without_images = logits_at(model, text_only, batch.positions(-1))[:, 0]
     changed = (logits - without_images).abs().amax(-1) > 1e-4
     assert changed.tolist() == [True, True, True, False]
 
 
 def test_collect_of_a_batch_matches_single_prompts(model):
-    prompts = mixed_prompts(model)
+    prompts = make_mixed_prompts(model)
     together = tv.collect(model, prompts, ["resid_post", "z"], batch_size=3, progress=False)
     for row, prompt in enumerate(prompts):
         alone = tv.collect(model, [prompt], ["resid_post", "z"], progress=False)
@@ -97,17 +97,17 @@ def test_extract_averages_states_of_image_prompts(model):
     assert not torch.allclose(vector.values, other.values, atol=1e-3)
 
 
-def image_queries(model, items):
+def make_image_queries(model, items):
     """One prompt per item: a text demonstration and an image query."""
-    shown = [TASK.shown(PAIRS[1], "text")]
+    shots = [TASK.shown(PAIRS[1], "text")]
     queries = [TASK.shown(PAIRS[i], "image")[0] for i in items]
-    return [build(model.processor, TEMPLATES["arrow"], shown, query) for query in queries]
+    return [build(model.processor, TEMPLATES["arrow"], shots, query) for query in queries]
 
 
 @pytest.mark.parametrize("site, positions", [("resid_post", [5, -1]), ("z", -1)])
-def test_patch_matches_full_forward(model, site, positions):
+def test_patch_of_image_prompts_matches_full_forward(model, site, positions):
     """Prompts that differ in their images only."""
-    sides = [image_queries(model, side) for side in ((0, 4), (2, 6))]
+    sides = [make_image_queries(model, side) for side in ((0, 4), (2, 6))]
     metric = tv.logit_difference([5, 6], [7, 8])
     result = tv.patch(model, *sides, site=site, positions=positions, metric=metric)
     sites = SweptSites(site, positions=positions)
@@ -121,7 +121,7 @@ def test_patch_matches_full_forward(model, site, positions):
 
 
 def test_patch_of_the_last_state_gives_the_clean_logits(model):
-    sides = [image_queries(model, [i]) for i in (0, 2)]
+    sides = [make_image_queries(model, [i]) for i in (0, 2)]
     metric = tv.logit_difference([5], [7])
     result = tv.patch(model, *sides, site="resid_post", positions=-1, metric=metric)
     batch = Batch.of(model, sides[0])
@@ -159,7 +159,7 @@ def test_load_opens_a_folder_with_its_processor(name, tmp_path):
         processor.save_pretrained(tmp_path)
     logits = []
     for loaded in (tv.load(tmp_path), tiny_vision.model(name)):
-        batch = Batch.of(loaded, mixed_prompts(loaded))
+        batch = Batch.of(loaded, make_mixed_prompts(loaded))
         logits.append(logits_at(loaded, batch, batch.positions(-1)))
     torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-4)
     assert "torchvision" not in sys.modules
@@ -167,7 +167,7 @@ def test_load_opens_a_folder_with_its_processor(name, tmp_path):
 
 def test_collect_refuses_a_processor_with_other_tokens():
     model = tiny_vision.model("llava")
-    prompt = copy.copy(mixed_prompts(model)[0])
+    prompt = copy.copy(make_mixed_prompts(model)[0])
     object.__setattr__(prompt, "text", prompt.text + "!")
     with pytest.raises(TvlensError, match=r"reads .* as other tokens than those of the prompt"):
         tv.collect(model, [prompt], progress=False)

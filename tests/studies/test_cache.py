@@ -1,4 +1,4 @@
-"""Kept results belong to what made them: other content is made anew, the same is taken."""
+"""Cached results are reused for equal content and computed again for other content."""
 
 import contextlib
 import json
@@ -38,8 +38,8 @@ def llama():
 
 
 @contextlib.contextmanager
-def changed(model, by=0.01):
-    """One entry of one matrix is another one."""
+def perturb_weights(model, by=0.01):
+    """Change one entry of one weight matrix temporarily."""
     matrix = next(p for p in model.parameters() if p.ndim > 1)
     with torch.no_grad():
         matrix[0, 0] += by
@@ -51,25 +51,25 @@ def changed(model, by=0.01):
 
 
 @pytest.fixture
-def count(monkeypatch):
-    """Count the calls of a function by its place, from now on."""
+def count_calls(monkeypatch):
+    """Count the calls of a function, given its module and name."""
 
-    def of(module, name):
-        calls, real = [], getattr(module, name)
+    def count_calls_of(module, name):
+        calls, function = [], getattr(module, name)
 
-        def counted(*args, **options):
+        def call(*args, **options):
             calls.append(name)
-            return real(*args, **options)
+            return function(*args, **options)
 
-        monkeypatch.setattr(module, name, counted)
+        monkeypatch.setattr(module, name, call)
         return calls
 
-    return of
+    return count_calls_of
 
 
 @pytest.fixture
-def evaluated(monkeypatch):
-    """Evaluations by name of the task; what they find is no matter here, nor is the page."""
+def evaluations(monkeypatch):
+    """Record evaluations by task; their results are constants, and no page is written."""
     calls = []
 
     def evaluate(model, vector, **_):
@@ -85,62 +85,62 @@ def evaluated(monkeypatch):
     return calls
 
 
-def test_a_digest_tells_weights_and_not_names(llama):
+def test_weights_digest_depends_on_weights_not_names(llama):
     other = tiny.model.__wrapped__("llama")
     other.cfg.model_name = "called otherwise"
     assert weights_digest(llama) == weights_digest(other) != weights_digest(tiny.model("gpt2"))
     assert weights_digest(llama) == weights_digest(llama)
-    with changed(other):
+    with perturb_weights(other):
         assert weights_digest(llama) != weights_digest(other)
     half = tiny.model.__wrapped__("llama").to(torch.bfloat16)
     assert weights_digest(half) != weights_digest(llama)
 
 
-def test_a_digest_sees_every_way_to_change_weights(llama):
+def test_weights_digest_detects_every_change_of_weights(llama):
     matrix = max((p for p in llama.parameters() if p.ndim > 1), key=torch.numel)
-    old, seen = matrix.detach().clone(), [weights_digest(llama)]
+    old, digests = matrix.detach().clone(), [weights_digest(llama)]
     last = (-1, -1)  # not among the places that are looked at again
     with torch.no_grad():
         matrix[last] += 1
-        seen.append(weights_digest(llama))
+        digests.append(weights_digest(llama))
         matrix.copy_(old)
-    assert weights_digest(llama) == seen[0]
+    assert weights_digest(llama) == digests[0]
     matrix.data.mul_(2)
-    seen.append(weights_digest(llama))
+    digests.append(weights_digest(llama))
     matrix.data = old.clone()
-    assert weights_digest(llama) == seen[0]
+    assert weights_digest(llama) == digests[0]
     optimizer = torch.optim.SGD([matrix], lr=1.0)
     matrix.grad = torch.zeros_like(matrix)
     matrix.grad[last] = 1
     optimizer.step()
-    seen.append(weights_digest(llama))
+    digests.append(weights_digest(llama))
     llama.original_model.config.rms_norm_eps = 0.1
-    seen.append(weights_digest(llama))
-    assert len(set(seen)) == len(seen)
+    digests.append(weights_digest(llama))
+    assert len(set(digests)) == len(digests)
 
 
-def test_a_digest_is_computed_once(llama, monkeypatch):
-    read, real = [], digest._tensor_bytes
+def test_weights_digest_is_computed_once(llama, monkeypatch):
+    sizes, tensor_bytes = [], digest._tensor_bytes
 
-    def counted(tensor):
-        read.append(tensor.numel())
-        return real(tensor)
+    def call(tensor):
+        sizes.append(tensor.numel())
+        return tensor_bytes(tensor)
 
-    monkeypatch.setattr(digest, "_tensor_bytes", counted)
+    monkeypatch.setattr(digest, "_tensor_bytes", call)
     size = sum(p.numel() for p in llama.parameters())
     weights_digest(llama)
-    assert sum(read) > size
-    read.clear()
+    assert sum(sizes) > size
+    sizes.clear()
     weights_digest(llama)
-    assert sum(read) < size / 4
+    assert sum(sizes) < size / 4
 
 
-def test_weights_that_lie_elsewhere_are_never_the_same():
+def test_weights_digest_of_meta_tensors_is_never_equal():
     layer = torch.nn.Linear(3, 3, device="meta")
     assert weights_digest(layer) != weights_digest(layer)
 
 
-def test_tensors_of_inference_mode_have_no_kept_digest():
+def test_weights_digest_of_inference_tensors_is_recomputed():
     with torch.inference_mode():
         layer = torch.nn.Linear(3, 3)
         before = weights_digest(layer)
@@ -148,7 +148,7 @@ def test_tensors_of_inference_mode_have_no_kept_digest():
         assert weights_digest(layer) != before
 
 
-def test_a_key_tells_any_content():
+def test_content_key_depends_on_all_content():
     image = np.zeros((2, 2, 3), np.uint8)
     pairs = [("a", "b"), ("c", "d")]
     task = Task("t", pairs, images={"a": image, "c": image})
@@ -173,12 +173,12 @@ def test_a_key_tells_any_content():
         cache.content_key("another", task=task),
     ]
     assert len(set(keys)) == len(keys)
-    same = Task("t", [("a", "b"), ("c", "d")], images={"a": image.copy(), "c": image.copy()})
-    assert key(task=same) == keys[0]
+    equal_task = Task("t", [("a", "b"), ("c", "d")], images={"a": image.copy(), "c": image.copy()})
+    assert key(task=equal_task) == keys[0]
     assert key(one=object()) != key(one=object()), "an unknown thing is never the same"
 
 
-def test_an_image_file_is_known_by_its_bytes(tmp_path):
+def test_content_key_of_an_image_file_depends_on_its_bytes(tmp_path):
     def key():
         return cache.content_key("test", task=Task("t", [("a", "b")], images={"a": file}))
 
@@ -190,8 +190,8 @@ def test_an_image_file_is_known_by_its_bytes(tmp_path):
     assert key() != before
 
 
-def test_cross_modal_vectors_belong_to_what_made_them(tmp_path, count):
-    """Another template, artist, instruction or training of a model of the same name."""
+def test_crossmodal_vectors_are_cached_by_config_task_and_weights(tmp_path, count_calls):
+    """Keys depend on template, artist, instruction and weights, not on model names."""
     model = tiny_vision.model.__wrapped__("tiny-vlm")
     noto, other = (
         crossmodal.load_image_tasks(["animal-class"], artist=artist)[0]
@@ -202,30 +202,30 @@ def test_cross_modal_vectors_belong_to_what_made_them(tmp_path, count):
         task.subset([i for i, (x, _) in enumerate(task) if x in shared]) for task in (noto, other)
     )
     config = ExtractionConfig(shots=2, sets=1, contexts=2, template="Q: {x}\nA: {y}\n\n", seed=0)
-    calls = count(seed_run, "extract")
+    calls = count_calls(seed_run, "extract")
 
-    def made(task=noto, config=config):
+    def extract_again(task=noto, config=config):
         calls.clear()
         vectors = seed_run.extract_vectors(model, task, config, folder=tmp_path)
         return len(calls), vectors["image"].values, vectors["instruction"].values
 
-    first = made()
-    assert first[0] == 4 and made()[0] == 0, "text, image, shuffled labels, instruction"
-    assert made(config=replace(config, template="{x} -> {y}\n"))[0] == 4
-    assert made()[0] == 4  # one file a name: the first ones are gone
-    by_other = made(other)
-    assert by_other[0] == 4 and not torch.equal(by_other[1], first[1])
-    made()
-    asked = made(replace(noto, instruction="Which kind:"))
-    assert asked[0] == 4 and not torch.equal(asked[2], first[2])
-    again = made()
-    assert again[0] == 4 and torch.equal(again[1], first[1]) and made()[0] == 0
-    with changed(model):
-        assert made()[0] == 4
+    first = extract_again()
+    assert first[0] == 4 and extract_again()[0] == 0, "text, image, shuffled labels, instruction"
+    assert extract_again(config=replace(config, template="{x} -> {y}\n"))[0] == 4
+    assert extract_again()[0] == 4  # one file a name: the first ones are gone
+    from_other = extract_again(other)
+    assert from_other[0] == 4 and not torch.equal(from_other[1], first[1])
+    extract_again()
+    instructed = extract_again(replace(noto, instruction="Which kind:"))
+    assert instructed[0] == 4 and not torch.equal(instructed[2], first[2])
+    repeated = extract_again()
+    assert repeated[0] == 4 and torch.equal(repeated[1], first[1]) and extract_again()[0] == 0
+    with perturb_weights(model):
+        assert extract_again()[0] == 4
 
 
-def test_cross_modal_outcomes_belong_to_what_made_them(tmp_path, monkeypatch):
-    """What is measured is no matter here."""
+def test_crossmodal_outcomes_are_cached_by_config_and_weights(tmp_path, monkeypatch):
+    """The measurements themselves are stubs."""
     model = tiny_vision.model.__wrapped__("tiny-vlm")
     tasks = crossmodal.load_image_tasks(["animal-class", "food-color"])
     tasks = [task.subset(range(14)) for task in tasks]
@@ -243,69 +243,73 @@ def test_cross_modal_outcomes_belong_to_what_made_them(tmp_path, monkeypatch):
     monkeypatch.setattr(seed_run, "sweep_layers", sweep_layers)
     monkeypatch.setattr(seed_run, "score_conditions", score_conditions)
 
-    def made(config=config):
+    def run_seed(config=config):
         calls.clear()
         options = dict(max_items=(2, 3), folder=tmp_path, progress=False)
         seed_run.run_seed(model, tasks, config, **options)
         return calls.count("sweeps"), calls.count("outcomes")
 
-    assert made() == (2, 2)
-    assert made() == (0, 0)
+    assert run_seed() == (2, 2)
+    assert run_seed() == (0, 0)
     other = replace(config, template="{x} -> {y}\n")
-    assert made(other) == (2, 2)
-    with changed(model):
-        assert made(other) == (2, 2)
+    assert run_seed(other) == (2, 2)
+    with perturb_weights(model):
+        assert run_seed(other) == (2, 2)
 
 
-def test_methods_belong_to_weights_and_instructions(tmp_path, llama, count, evaluated):
-    extracted = count(methods, "extract")
+def test_method_reports_are_cached_by_weights_and_instructions(
+    tmp_path, llama, count_calls, evaluations
+):
+    extracted = count_calls(methods, "extract")
     options = dict(methods=["state"], shots=2, contexts=2, items=3, folder=tmp_path)
 
-    def made(*tasks, **more):
-        extracted.clear(), evaluated.clear()
+    def run_study(*tasks, **more):
+        extracted.clear(), evaluations.clear()
         methods.run(llama, tasks or [DOUBLE, UPPER], progress=False, **options | more)
-        return len(extracted), len(evaluated)
+        return len(extracted), len(evaluations)
 
-    assert made() == (2, 2)
-    assert made() == (0, 0)
-    assert made(replace(DOUBLE, instruction="Two of it:"), UPPER)[0] == 1
-    assert made(DOUBLE, UPPER)[0] == 1
-    with changed(llama):
-        assert made() == (2, 2)
-    assert made(template="arrow") == (2, 2)
+    assert run_study() == (2, 2)
+    assert run_study() == (0, 0)
+    assert run_study(replace(DOUBLE, instruction="Two of it:"), UPPER)[0] == 1
+    assert run_study(DOUBLE, UPPER)[0] == 1
+    with perturb_weights(llama):
+        assert run_study() == (2, 2)
+    assert run_study(template="arrow") == (2, 2)
 
 
-def test_vector_reports_belong_to_weights_and_items(tmp_path, llama, evaluated):
-    def made(*tasks, **options):
-        evaluated.clear()
+def test_vector_reports_are_cached_by_weights_and_items(tmp_path, llama, evaluations):
+    def run_study(*tasks, **options):
+        evaluations.clear()
         options = dict(shots=2, contexts=2, folder=tmp_path, progress=False) | options
         vectors.run(llama, tasks or [DOUBLE, UPPER], **options)
-        return len(evaluated)
+        return len(evaluations)
 
-    assert made() == 2
-    assert made() == 0
+    assert run_study() == 2
+    assert run_study() == 0
     train = {x for x, _ in DOUBLE.split(seed=0)[0]}
     other = [(x, y if x in train else x + "!") for x, y in DOUBLE]
-    assert made(replace(DOUBLE, pairs=other), UPPER) == 1, "the same examples, other test items"
-    assert made(DOUBLE, UPPER) == 1
-    with changed(llama):
-        assert made() == 2
+    assert run_study(replace(DOUBLE, pairs=other), UPPER) == 1, (
+        "the same examples, other test items"
+    )
+    assert run_study(DOUBLE, UPPER) == 1
+    with perturb_weights(llama):
+        assert run_study() == 2
 
 
-def test_a_damaged_report_is_computed_again_and_said(tmp_path, llama, evaluated, capsys):
+def test_damaged_report_is_computed_again_with_a_message(tmp_path, llama, evaluations, capsys):
     options = dict(shots=2, contexts=2, folder=tmp_path, progress=False)
     vectors.run(llama, [DOUBLE], **options)
     (entry,) = tmp_path.glob("double-*.json")
     entry.write_bytes(entry.read_bytes().replace(b"0.5", b"0.6"))
-    evaluated.clear()
+    evaluations.clear()
     vectors.run(llama, [DOUBLE], **options)
-    assert len(evaluated) == 1
+    assert len(evaluations) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"tvlens: {entry} holds no VectorReport") and "again" in line
 
 
-def test_mixtures_belong_to_weights_and_noise_models(tmp_path, llama, monkeypatch):
-    """What the check itself finds is no matter here."""
+def test_mixture_checks_are_cached_by_weights_and_noise_models(tmp_path, llama, monkeypatch):
+    """The check itself is a stub."""
     calls = []
 
     def stub(model, tasks, **options):
@@ -333,22 +337,22 @@ def test_mixtures_belong_to_weights_and_noise_models(tmp_path, llama, monkeypatc
     models = {"noise": lambda likelihood: likelihood}, {"noise": lambda likelihood: 2 * likelihood}
     assert len({first, *(key(posteriors=one) for one in models)}) == 3
     assert key(template="arrow") != first
-    with changed(llama):
+    with perturb_weights(llama):
         assert key() != first
 
 
 WORDS = (["cat", "dog", "bus", "red", "green"], ["one", "two", "three", "four", "five"])
 
 
-def texts(seed):
-    """A set of one name and size, with other texts for another seed."""
+def sample_texts(seed):
+    """Sample a dataset of fixed name and size, whose texts depend on the seed."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, 90).tolist()
     rows = [f"{rng.choice(WORDS[k])} {rng.choice(WORDS[k])} {i}" for i, k in enumerate(labels)]
     return LabelledDataset("texts", rows, labels, ["things", "numbers"])
 
 
-def bert(folder, seed):
+def save_bert(folder, seed):
     torch.manual_seed(seed)
     hf.BertModel(hf.BertConfig(**tiny._TEXT)).save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
@@ -356,54 +360,54 @@ def bert(folder, seed):
 
 
 def test_model_pairs_are_cached_by_base_and_rows(tmp_path):
-    """Two bases whose folders have one name, and two datasets of one name and size."""
+    """Two base models with equal folder names, and two datasets of equal name and size."""
 
     def source(base, seed=0, **more):
         options = dict(readout=None, limit=60, seed=0, training={"epochs": 1}, progress=False)
         return matrices.model_pair.PairSource(
-            texts(seed), base, more.get("tuned"), folder=tmp_path / "finetuned", **options
+            sample_texts(seed), base, more.get("tuned"), folder=tmp_path / "finetuned", **options
         )
 
-    one, other = bert(tmp_path / "a" / "model", 0), bert(tmp_path / "b" / "model", 1)
-    same = shutil.copytree(one, tmp_path / "c" / "model")
+    one, other = save_bert(tmp_path / "a" / "model", 0), save_bert(tmp_path / "b" / "model", 1)
+    copy = shutil.copytree(one, tmp_path / "c" / "model")
     keys = [source(one).content, source(other).content, source(one, seed=1).content]
     keys.append(source(one, tuned=one).content)
     keys.append(source(one, tuned=other).content)
     assert len({json.dumps(key) for key in keys}) == len(keys)
-    assert source(str(same)).content["weights"] == keys[0]["weights"]
+    assert source(str(copy)).content["weights"] == keys[0]["weights"]
     # A model object is known by its weights.
     weights = source(tv.load(one)).content["weights"]
     assert weights == source(tv.load(one)).content["weights"]
     assert weights != source(tv.load(other)).content["weights"]
 
-    places = set()
-    for made in (source(one), source(one), source(other), source(one, seed=1)):
-        made.load_pair()
-        places = {path.name for path in (tmp_path / "finetuned").iterdir()}
-    assert len(places) == 3
+    folders = set()
+    for pair_source in (source(one), source(one), source(other), source(one, seed=1)):
+        pair_source.load_pair()
+        folders = {path.name for path in (tmp_path / "finetuned").iterdir()}
+    assert len(folders) == 3
 
 
-def test_dataset_results_are_cached_by_their_model_pair(tmp_path, count, monkeypatch):
+def test_dataset_results_are_cached_by_their_model_pair(tmp_path, count_calls, monkeypatch):
     monkeypatch.setitem(matrices.PRESETS, "tiny", matrices.Preset(None, 40, 1, (0,)))
-    studied = count(matrices.study, "analyze_dataset")
-    one, other = bert(tmp_path / "a" / "model", 0), bert(tmp_path / "b" / "model", 1)
+    studied = count_calls(matrices.study, "analyze_dataset")
+    one, other = save_bert(tmp_path / "a" / "model", 0), save_bert(tmp_path / "b" / "model", 1)
     options = dict(preset="tiny", folder=tmp_path / "out", progress=False)
 
-    def made(base, tuned):
+    def run_study(base, tuned):
         studied.clear()
-        matrices.run(base, tuned, texts(0), **options)
+        matrices.run(base, tuned, sample_texts(0), **options)
         return len(studied)
 
-    assert made(one, one) == 1
-    assert made(one, one) == 0
-    assert made(other, other) == 1
+    assert run_study(one, one) == 1
+    assert run_study(one, one) == 0
+    assert run_study(other, other) == 1
 
-    def interrupted(*_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(matrices.DatasetResult, "save", interrupted)
+        patched.setattr(matrices.DatasetResult, "save", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            made(one, one)
-    assert made(other, other) == 0, "a failed save leaves the old result complete"
-    assert made(one, one) == 1
+            run_study(one, one)
+    assert run_study(other, other) == 0, "a failed save leaves the old result complete"
+    assert run_study(one, one) == 1

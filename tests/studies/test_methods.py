@@ -22,15 +22,15 @@ def tasks():
 
 
 @pytest.fixture(scope="module")
-def small(tasks, tmp_path_factory):
+def small_run(tasks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("methods")
     options = dict(shots=2, contexts=3, items=5, folder=folder, progress=False)
     model = tiny.model("llama")
     return methods.run(model, tasks, methods=["state", "function"], **options), folder, options
 
 
-def test_run_evaluates_every_method_on_every_task(small):
-    study, folder, _ = small
+def test_run_evaluates_every_method_on_every_task(small_run):
+    study, folder, _ = small_run
     assert study.accuracy.shape == (2, 2) and study.by_layer.shape == (2, 2, 3)
     assert study.head_effects.shape == (2, 3, 4)
     table = study.table()
@@ -46,13 +46,13 @@ def test_run_evaluates_every_method_on_every_task(small):
     assert "indirect effect by head" in (folder / "index.html").read_text()
 
 
-def test_run_reads_cached_vectors_and_reports(small, tasks, monkeypatch):
-    study, _, options = small
+def test_run_reads_cached_vectors_and_reports(small_run, tasks, monkeypatch):
+    study, _, options = small_run
 
     monkeypatch.setattr(methods, "extract", fail_if_called)
     monkeypatch.setattr(methods, "evaluate", fail_if_called)
-    again = methods.run(tiny.model("llama"), tasks, methods=["state", "function"], **options)
-    assert again.accuracy.tolist() == study.accuracy.tolist()
+    repeated = methods.run(tiny.model("llama"), tasks, methods=["state", "function"], **options)
+    assert repeated.accuracy.tolist() == study.accuracy.tolist()
     # Other settings are other work.
     with pytest.raises(AssertionError, match="must not be"):
         methods.run(tiny.model("llama"), tasks, methods=["state"], **options | {"seed": 1})

@@ -23,8 +23,8 @@ def test_run_patches_every_head_on_a_task(task, tmp_path):
     assert len(pairs.clean) == len(pairs.corrupted) == 4
     study = patching.run(model, pairs, folder=tmp_path, progress=False)
     assert study.result.axes == ("layer", "head") and study.result.values.shape == (3, 4, 4)
-    again = tv.PatchResult.load(tmp_path / "patches.safetensors")
-    assert again.values.tolist() == study.result.values.tolist()
+    loaded = tv.PatchResult.load(tmp_path / "patches.safetensors")
+    assert loaded.values.tolist() == study.result.values.tolist()
     numbers = json.loads((tmp_path / "report.json").read_text())
     assert len(numbers["patches"]) == 12 and numbers["settings"]["task"] == "singular-plural"
     page = (tmp_path / "index.html").read_text()

@@ -11,15 +11,15 @@ from tvlens.studies import vectors as study
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def study_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
     tasks = [tv.Task.load(n).subset(range(24)) for n in ("antonym", "first-letter")]
     options = dict(shots=2, contexts=4, folder=out, progress=False)
     return study.run(tiny.model("llama"), tasks, **options), out, tasks, options
 
 
-def test_run_compares_tasks(made):
-    result, out, _, _ = made
+def test_run_compares_tasks(study_run):
+    result, out, _, _ = study_run
     assert result.cosines.shape == (2, 2)
     torch.testing.assert_close(result.cosines.diagonal(), torch.ones(2))
     assert len(result.to_dataframe()) == 14
@@ -27,12 +27,12 @@ def test_run_compares_tasks(made):
     assert {p.name for p in out.iterdir()} >= {"index.html", "report.json", "antonym.safetensors"}
 
 
-def test_run_reads_cached_reports(made, monkeypatch):
-    result, _, tasks, options = made
+def test_run_reads_cached_reports(study_run, monkeypatch):
+    result, _, tasks, options = study_run
 
     monkeypatch.setattr(study, "evaluate", fail_if_called)
-    again = study.run(tiny.model("llama"), tasks, **options)
-    assert again.reports["antonym"].to_json() == result.reports["antonym"].to_json()
+    repeated = study.run(tiny.model("llama"), tasks, **options)
+    assert repeated.reports["antonym"].to_json() == result.reports["antonym"].to_json()
     with pytest.raises(AssertionError, match="must not be"):
         study.run(tiny.model("llama"), tasks, **options | {"seed": 1})
 
@@ -45,8 +45,8 @@ def test_run_rejects_no_tasks_and_equal_names():
         study.run(tiny.model("llama"), [task, task])
 
 
-def test_claims_compare_vectors_with_controls(made):
-    result, *_ = made
+def test_claims_compare_vectors_with_controls(study_run):
+    result, *_ = study_run
     for claim, report in zip(result.claims, result.reports.values(), strict=True):
         assert claim.where == {"task": report.task, "layer": report.layer}
         assert claim.value == report.accuracy and "shuffled_labels" not in claim.nulls

@@ -51,8 +51,8 @@ def test_collect_reads_images_of_any_size(name, size):
     if name == "qwen" and max(size) / min(size) > 200:
         pytest.skip("its processor refuses them")
     model = tiny_vision.model(name)
-    shown = Image("x", tiny_vision.random_image(0, *size))
-    prompt = build(model.processor, TEMPLATES["qa"], [], shown, "cats")
+    image = Image("x", tiny_vision.random_image(0, *size))
+    prompt = build(model.processor, TEMPLATES["qa"], [], image, "cats")
     activations = tv.collect(model, [prompt], "resid_post", positions=-1, progress=False)
     assert all(bool(states.isfinite().all()) for states in activations.values())
 
@@ -123,9 +123,9 @@ def test_tasks_with_images_are_saved_as_files(tmp_path):
     task = Task.from_csv(tmp_path / "t.csv", image="file")
     assert task.pairs == (("cat", "cats"), ("dog", "dogs")) and set(task.images) == {"cat"}
     task.to_json(tmp_path / "t.json")
-    again = Task.from_json(tmp_path / "t.json")
-    assert again.pairs == task.pairs
-    pixels = [one.shown(("cat", "cats"), "image")[0].read_pixels() for one in (task, again)]
+    loaded = Task.from_json(tmp_path / "t.json")
+    assert loaded.pairs == task.pairs
+    pixels = [one.shown(("cat", "cats"), "image")[0].read_pixels() for one in (task, loaded)]
     np.testing.assert_array_equal(*pixels)
     with pytest.raises(TvlensError, match="image of 'cat' is no file"):
         Task("t", PAIRS, images=IMAGES).to_json(tmp_path / "x.json")
@@ -140,44 +140,46 @@ def test_tasks_with_images_are_saved_as_files(tmp_path):
     template=st.sampled_from(sorted(TEMPLATES)),
     instruction=st.sampled_from(["", "The plural of:"]),
 )
-def test_build_knows_positions_of_texts_and_images(name, modes, template, instruction):
-    """Every part read back from its own tokens, and the whole from the processor itself."""
+def test_build_gives_positions_of_texts_and_images(name, modes, template, instruction):
+    """Decode every part from its tokens, and compare all tokens with the processor's own."""
     processor = tiny_vision.model(name).processor
     task = Task("plural", PAIRS, images=IMAGES)
-    *shown, (query, answer) = [task.shown(p, m) for p, m in zip(PAIRS, modes, strict=False)]
-    prompt = build(processor, TEMPLATES[template], shown, query, answer, instruction=instruction)
+    *shots, (query, answer) = [task.shown(p, m) for p, m in zip(PAIRS, modes, strict=False)]
+    prompt = build(processor, TEMPLATES[template], shots, query, answer, instruction=instruction)
     decode = processor.tokenizer.decode
 
-    def read(span):
+    def decode_span(span):
         return decode(prompt.tokens[slice(*span)], clean_up_tokenization_spaces=False).strip()
 
-    images = [x for x, _ in [*shown, (query, answer)] if isinstance(x, Image)]
+    images = [x for x, _ in [*shots, (query, answer)] if isinstance(x, Image)]
     assert list(prompt.images) == images
     for span, mode, (x, _) in zip(prompt.inputs, modes, PAIRS, strict=False):
         assert (span in prompt.image_spans) == (mode == "image")
         if mode == "text":
-            assert read(span) == x
-    assert [read(span) for span in prompt.labels] == [y for _, y in PAIRS[: len(shown)]]
+            assert decode_span(span) == x
+    assert [decode_span(span) for span in prompt.labels] == [y for _, y in PAIRS[: len(shots)]]
     delimiter = TEMPLATES[template].delimiter.strip()
-    assert all(delimiter.endswith(read((p, p + 1))) for p in prompt.delimiters)
-    assert (read(prompt.instruction) == instruction) if instruction else not prompt.instruction
+    assert all(delimiter.endswith(decode_span((p, p + 1))) for p in prompt.delimiters)
+    assert (
+        (decode_span(prompt.instruction) == instruction) if instruction else not prompt.instruction
+    )
     if not images:
         return
     outputs = processor(
         text=[prompt.text], images=[[i.read_pixels() for i in images]], add_special_tokens=False
     )
     assert tuple(outputs["input_ids"][0]) == prompt.tokens[1:]
-    soft = {processor.tokenizer.convert_tokens_to_ids(processor.image_token)}
+    image_token_ids = {processor.tokenizer.convert_tokens_to_ids(processor.image_token)}
     inside = {i for span in prompt.image_spans for i in range(*span)}
-    placed = {i for i, token in enumerate(prompt.tokens) if token in soft}
-    assert placed and placed <= inside
+    soft_positions = {i for i, token in enumerate(prompt.tokens) if token in image_token_ids}
+    assert soft_positions and soft_positions <= inside
 
 
 def test_build_refuses_texts_that_hold_the_image_token(task):
     processor = tiny_vision.model("llava").processor
-    shown = [task.shown(PAIRS[0], "image")]
+    shots = [task.shown(PAIRS[0], "image")]
     with pytest.raises(TvlensError, match="'a <image> b' holds '<image>', which stands for"):
-        build(processor, TEMPLATES["qa"], shown, "a <image> b", "c")
+        build(processor, TEMPLATES["qa"], shots, "a <image> b", "c")
 
 
 def test_build_refuses_a_label_without_its_own_token():

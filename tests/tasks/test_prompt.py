@@ -17,41 +17,46 @@ WORDS = st.text(alphabet="abcdegnorstu: éß", min_size=1, max_size=8).map(str.s
     pairs=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4),
     name=st.sampled_from(sorted(TEMPLATES)),
 )
-def test_positions_are_what_they_are_called(pairs, name):
-    """Every part read back from its own tokens, even if inputs hold the delimiter themselves."""
+def test_build_gives_positions_of_inputs_labels_and_delimiters(pairs, name):
+    """Decode every part from its tokens; inputs may contain the delimiter."""
     template, tokenizer = TEMPLATES[name], tiny.tokenizer()
-    *shown, (query, answer) = pairs
-    prompt = build(tokenizer, template, shown, query, answer)
+    *shots, (query, answer) = pairs
+    prompt = build(tokenizer, template, shots, query, answer)
 
-    def read(start, stop):
+    def decode(start, stop):
         return tokenizer.decode(prompt.tokens[start:stop], clean_up_tokenization_spaces=False)
 
     assert prompt.tokens[0] == beginning_token(tokenizer)
-    assert read(1, None) == prompt.text
+    assert decode(1, None) == prompt.text
     assert prompt.delimiters[-1] == len(prompt.tokens) - 1
-    assert [read(*span).strip() for span in prompt.inputs] == [x for x, _ in pairs]
-    assert [read(*span).strip() for span in prompt.labels] == [y for _, y in shown]
+    assert [decode(*span).strip() for span in prompt.inputs] == [x for x, _ in pairs]
+    assert [decode(*span).strip() for span in prompt.labels] == [y for _, y in shots]
     assert tokenizer.decode(prompt.answer, clean_up_tokenization_spaces=False).strip() == answer
     for position, (_, stop) in zip(prompt.delimiters, prompt.inputs, strict=True):
-        assert read(stop, position + 1) == template.delimiter
+        assert decode(stop, position + 1) == template.delimiter
 
 
-def test_the_qa_template_writes_what_was_measured():
+def test_qa_template_has_its_documented_text():
     prompt = build(tiny.tokenizer(), TEMPLATES["qa"], [("cat", "cats")], "dog", "dogs")
     assert prompt.text == "Q: cat\nA: cats\n\nQ: dog\nA:"
 
 
-def test_a_prompt_without_answer_is_a_prefix_of_one_with():
+def test_build_without_answer_gives_the_same_tokens():
     with_answer = build(tiny.tokenizer(), TEMPLATES["arrow"], [], "cat", "cats")
     without = build(tiny.tokenizer(), TEMPLATES["arrow"], [], "cat")
     assert without.tokens == with_answer.tokens and without.answer == ()
 
 
-def test_templates():
-    own = Template.of("In: {x} Out: {y};")
-    assert (own.prefix, own.delimiter, own.gap, own.separator) == ("In: ", " Out:", " ", ";")
+def test_template_of_parses_texts_and_names():
+    template = Template.of("In: {x} Out: {y};")
+    assert (template.prefix, template.delimiter, template.gap, template.separator) == (
+        "In: ",
+        " Out:",
+        " ",
+        ";",
+    )
     assert Template.of(r"{x} => {y}\n").separator == "\n"
-    assert Template.of(own) is own
+    assert Template.of(template) is template
     for wrong in ("{x} only", "{y} -> {x}", "{x} {y}", "{x} {x} {y}"):
         with pytest.raises(TvlensError):
             Template.of(wrong)
@@ -71,8 +76,8 @@ def test_templates():
         ("{x}: {y}\n", ":", " "),
     ],
 )
-def test_white_space_before_the_answer_is_the_prompts(text, delimiter, gap):
-    """All but one space, which tokenisers write as part of a word."""
+def test_white_space_before_the_answer_belongs_to_the_prompt(text, delimiter, gap):
+    """Except for one space, which tokenizers encode with the next word."""
     template, tokenizer = Template(text), tiny.tokenizer()
     assert (template.delimiter, template.gap) == (delimiter, gap)
     prompt = build(tokenizer, template, [("cat", "cats")], "dog", "dogs")
@@ -83,8 +88,8 @@ def test_white_space_before_the_answer_is_the_prompts(text, delimiter, gap):
     assert tokenizer.decode(prompt.tokens[start:stop]).strip() == "cats"
 
 
-def test_built_in_templates_give_the_same_tokens_as_ever():
-    """Written down before white space in front of an answer became the prompt's."""
+def test_built_in_templates_keep_their_tokens():
+    """Tokens recorded before white space in front of an answer was moved to the prompt."""
     wanted = {
         "qa": ("<s> Q : Ġcat Ċ A : Ġcats Ċ Ċ Q : Ġ red Ċ A :", (6, 16), (7, 8)),
         "arrow": ("<s> cat Ġ-> Ġcats Ċ red Ġ->", (2, 6), (3, 4)),
@@ -99,7 +104,7 @@ def test_built_in_templates_give_the_same_tokens_as_ever():
 
 
 @pytest.mark.parametrize(
-    ("text", "read"),
+    ("text", "decoded"),
     [
         (r"{x} → {y}\n", "{x} → {y}\n"),
         (r"Größe {x}:\t{y}\u00e9\x41\\n", "Größe {x}:\t{y}éA\\n"),
@@ -107,21 +112,21 @@ def test_built_in_templates_give_the_same_tokens_as_ever():
         ("Ответ на {x}: {y}\n", "Ответ на {x}: {y}\n"),
     ],
 )
-def test_only_escapes_are_decoded(text, read):
-    assert Template.of(text).demonstration == read
-    assert Template.restore(read).demonstration == read
+def test_template_of_decodes_escapes_only(text, decoded):
+    assert Template.of(text).demonstration == decoded
+    assert Template.restore(decoded).demonstration == decoded
 
 
 @pytest.mark.parametrize(
     "wrong", [r"\u12", r"\d", r"\x4", r"\N{NO SUCH SIGN}", r"\U00110000", "\\"]
 )
-def test_a_wrong_escape_is_one_clear_line(wrong):
+def test_template_of_refuses_invalid_escapes(wrong):
     with pytest.raises(TvlensError, match="is no escape sequence") as error:
         Template.of("{x} -> {y}" + wrong)
     assert "\n" not in str(error.value)
 
 
-def test_a_delimiter_that_merges_is_an_error():
+def test_build_refuses_a_delimiter_that_merges():
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -132,7 +137,7 @@ def test_a_delimiter_that_merges_is_an_error():
         build(fast, Template("{x}:{y}c"), [], "a", "b")
 
 
-def test_an_answer_of_nothing_is_an_error():
+def test_build_refuses_an_answer_without_tokens():
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -142,13 +147,13 @@ def test_an_answer_of_nothing_is_an_error():
         build(fast, Template("{x}:{y}\n"), [], "a", "é")
 
 
-def test_contexts_draw_without_repeats():
+def test_contexts_samples_without_repeats():
     task = Task.load("singular-plural")
-    drawn = contexts(task, shots=6, count=30, seed=3)
-    assert drawn == contexts(task, shots=6, count=30, seed=3)
-    assert drawn != contexts(task, shots=6, count=30, seed=4)
-    for shown, query in drawn:
-        assert len({x for x, _ in [*shown, query]}) == 7
+    sampled = contexts(task, shots=6, count=30, seed=3)
+    assert sampled == contexts(task, shots=6, count=30, seed=3)
+    assert sampled != contexts(task, shots=6, count=30, seed=4)
+    for shots, query in sampled:
+        assert len({x for x, _ in [*shots, query]}) == 7
     with pytest.raises(TvlensError, match="7 shots and a query need 8"):
         contexts(task.subset(range(7)), shots=7, count=1)
 
@@ -157,48 +162,48 @@ def test_contexts_draw_without_repeats():
     given_labels=st.lists(st.sampled_from("ABC"), min_size=1, max_size=9),
     seed=st.integers(0, 99),
 )
-def test_no_demonstration_keeps_a_right_label(given_labels, seed):
-    """By label, not by place; with as many of each label as there were, as far as possible."""
-    shown = [(f"x{i}", y) for i, y in enumerate(given_labels)]
-    mixed = shuffled_labels(shown, labels="AABC", seed=seed)
-    assert mixed == shuffled_labels(shown, labels="AABC", seed=seed)
-    assert [x for x, _ in mixed] == [x for x, _ in shown]
-    assert all(a != b for (_, a), (_, b) in zip(mixed, shown, strict=True))
-    before, after = Counter(given_labels), Counter(y for _, y in mixed)
+def test_shuffled_labels_are_all_wrong(given_labels, seed):
+    """Every label differs from the right one; label counts are kept as far as possible."""
+    shots = [(f"x{i}", y) for i, y in enumerate(given_labels)]
+    shuffled = shuffled_labels(shots, labels="AABC", seed=seed)
+    assert shuffled == shuffled_labels(shots, labels="AABC", seed=seed)
+    assert [x for x, _ in shuffled] == [x for x, _ in shots]
+    assert all(a != b for (_, a), (_, b) in zip(shuffled, shots, strict=True))
+    before, after = Counter(given_labels), Counter(y for _, y in shuffled)
     most = max(before.values())
-    kept = sum((before & after).values())
+    common = sum((before & after).values())
     # A label in more than half of the places can only stand in the places of the others.
-    assert kept >= min(len(shown), 2 * (len(shown) - most))
+    assert common >= min(len(shots), 2 * (len(shots) - most))
 
 
-def test_a_single_demonstration_gets_another_label_of_the_task():
-    drawn = {shuffled_labels([("x", "A")], labels="ABC", seed=s)[0][1] for s in range(20)}
-    assert drawn == {"B", "C"}
+def test_shuffled_labels_of_one_demonstration_are_other_labels():
+    labels = {shuffled_labels([("x", "A")], labels="ABC", seed=s)[0][1] for s in range(20)}
+    assert labels == {"B", "C"}
     assert shuffled_labels([], seed=0) == []
 
 
-def test_labels_are_not_exchanged_one_for_one():
-    """With three classes a label must not always become the same other one."""
-    shown = [(str(i), y) for i, y in enumerate("AAABBBCCC")]
+def test_shuffled_labels_are_no_fixed_permutation_of_classes():
+    """With three classes, a label must not always be replaced by the same other one."""
+    shots = [(str(i), y) for i, y in enumerate("AAABBBCCC")]
     pairs = {
         (a, b)
         for seed in range(10)
-        for (_, a), (_, b) in zip(shown, shuffled_labels(shown, seed=seed), strict=True)
+        for (_, a), (_, b) in zip(shots, shuffled_labels(shots, seed=seed), strict=True)
     }
     assert len(pairs) == 6
 
 
-def test_a_single_label_cannot_be_shuffled():
+def test_shuffled_labels_refuses_a_single_label():
     one, two = [("a", "A")], [("a", "A"), ("b", "A")]
-    for shown, labels in ((one, "AA"), (one, ""), (two, "")):
+    for shots, labels in ((one, "AA"), (one, ""), (two, "")):
         with pytest.raises(TvlensError, match=r"cannot be shuffled.*needs two labels"):
-            shuffled_labels(shown, labels=labels)
+            shuffled_labels(shots, labels=labels)
 
 
 @given(st.integers(2, 9), st.integers(0, 99))
-def test_shuffled_labels_leave_none_in_place(size, seed):
-    shown = [(f"x{i}", f"y{i}") for i in range(size)]
-    mixed = shuffled_labels(shown, seed=seed)
-    assert [x for x, _ in mixed] == [x for x, _ in shown]
-    assert sorted(y for _, y in mixed) == sorted(y for _, y in shown)
-    assert all(a != b for a, b in zip(mixed, shown, strict=True))
+def test_shuffled_labels_of_unique_labels_is_a_derangement(size, seed):
+    shots = [(f"x{i}", f"y{i}") for i in range(size)]
+    shuffled = shuffled_labels(shots, seed=seed)
+    assert [x for x, _ in shuffled] == [x for x, _ in shots]
+    assert sorted(y for _, y in shuffled) == sorted(y for _, y in shots)
+    assert all(a != b for a, b in zip(shuffled, shots, strict=True))

@@ -14,14 +14,14 @@ pytestmark = pytest.mark.no_arithmetic
 NAMES = Task.names()
 
 
-def test_the_catalogue_is_large_enough():
+def test_catalogue_has_enough_tasks():
     assert len(NAMES) >= 16
     assert {"singular-plural", "irregular-past", "first-letter", "country-capital"} <= set(NAMES)
     assert all(len(Task.load(name)) >= 60 for name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_task_is_clean(name):
+def test_every_catalogue_task_is_stripped_and_described(name):
     task = Task.load(name)
     assert task.description and task.kind and task.instruction.endswith(":")
     for x, y in task:
@@ -37,11 +37,11 @@ def test_every_task_is_clean(name):
         ("capitalize", str.capitalize),
     ],
 )
-def test_tasks_with_a_rule_follow_it(name, rule):
+def test_catalogue_tasks_with_a_rule_follow_it(name, rule):
     assert all(rule(x) == y for x, y in Task.load(name))
 
 
-def test_known_facts():
+def test_catalogue_tasks_contain_known_facts():
     facts = {
         "singular-plural": ("child", "children"),
         "irregular-past": ("go", "went"),
@@ -55,7 +55,7 @@ def test_known_facts():
 
 
 @given(seed=st.integers(0, 10_000), size=st.integers(4, 200))
-def test_parts_never_overlap_and_cover_everything(seed, size):
+def test_split_parts_are_disjoint_and_complete(seed, size):
     task = Task("t", tuple((f"x{i}", f"y{i}") for i in range(size)))
     parts = task.split(seed=seed)
     together = [pair for part in parts for pair in part]
@@ -64,8 +64,8 @@ def test_parts_never_overlap_and_cover_everything(seed, size):
     assert [p.pairs for p in task.split(seed=seed)] == [p.pairs for p in parts]
 
 
-def test_splits_without_duplicates_stay_as_they_were():
-    """Digests of the parts, taken before duplicates were looked for."""
+def test_split_without_duplicates_keeps_its_parts():
+    """Digests of the parts, recorded before duplicates were kept together."""
     wanted = {"singular-plural": "601e75ebd8ecc051", "antonym": "5a81eae68feb601d"}
     wanted["country-capital"] = "9c6db4fce8bdf001"
     for name, digest in wanted.items():
@@ -74,8 +74,8 @@ def test_splits_without_duplicates_stay_as_they_were():
 
 
 @given(seed=st.integers(0, 1000))
-def test_the_same_word_stands_in_one_part(seed):
-    """Up to case, white space and Unicode form, with the same output or another."""
+def test_split_keeps_equal_words_in_one_part(seed):
+    """Words are compared up to case, white space and Unicode form."""
     words = [f"word{i}" for i in range(20)]
     twice = [("Cat", "cats"), ("cat", "cats"), ("CAT", "CATS"), ("ca\u00adt", "other")]
     accents = [("caf\u00e9", "cafés"), ("cafe\u0301", "cafés"), ("Café", "x")]
@@ -90,7 +90,7 @@ def test_the_same_word_stands_in_one_part(seed):
         assert abs(len(part) - share * len(task)) <= 3
 
 
-def test_an_empty_part_is_an_error():
+def test_split_refuses_empty_parts():
     task = Task("tiny", (("a", "b"), ("c", "d")))
     with pytest.raises(TvlensError, match="tiny has 2 pairs: extract/validation/test would be"):
         task.split()
@@ -107,17 +107,17 @@ def test_an_empty_part_is_an_error():
         ([("a", 3)], "not .input, output. strings"),
     ],
 )
-def test_validation(pairs, message):
+def test_task_refuses_invalid_pairs(pairs, message):
     with pytest.raises(TvlensError, match=message):
         Task("t", tuple(pairs))
 
 
-def test_unknown_task_names_the_nearest():
+def test_load_suggests_the_nearest_task():
     with pytest.raises(TvlensError, match="did you mean 'singular-plural'"):
         Task.load("singular-plurals")
 
 
-def test_json_and_csv_round_trips(tmp_path):
+def test_task_survives_json_and_csv(tmp_path):
     task = Task.load("antonym")
     task.to_json(tmp_path / "a.json")
     assert Task.from_json(tmp_path / "a.json") == task
@@ -130,7 +130,7 @@ def test_json_and_csv_round_trips(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "3", '"words"', "[1, 2]", '{"pairs": 3}', "\x00"])
-def test_a_file_that_is_no_task(tmp_path, text):
+def test_from_json_and_from_csv_refuse_other_files(tmp_path, text):
     (tmp_path / "no.json").write_text(text)
     with pytest.raises(TvlensError):
         Task.from_json(tmp_path / "no.json")
@@ -139,24 +139,24 @@ def test_a_file_that_is_no_task(tmp_path, text):
         Task.from_csv(tmp_path / "no.csv")
 
 
-def test_from_dataset(tmp_path):
+def test_from_dataset_reads_objects_folders_and_files(tmp_path):
     rows = {"word": ["cat", "run"], "label": [0, 1]}
     features = datasets.Features(
         {"word": datasets.Value("string"), "label": datasets.ClassLabel(names=["noun", "verb"])}
     )
-    made = datasets.Dataset.from_dict(rows, features=features)
+    dataset = datasets.Dataset.from_dict(rows, features=features)
     wanted = (("cat", "noun"), ("run", "verb"))
-    assert Task.from_dataset(made, input="word", output="label").pairs == wanted
-    made.save_to_disk(str(tmp_path / "saved"))
+    assert Task.from_dataset(dataset, input="word", output="label").pairs == wanted
+    dataset.save_to_disk(str(tmp_path / "saved"))
     assert Task.from_dataset(tmp_path / "saved", input="word", output="label").pairs == wanted
-    made.to_parquet(str(tmp_path / "words.parquet"))
-    read = Task.from_dataset(str(tmp_path / "words.parquet"), input="word", output="label")
-    assert read.name == "words" and read.pairs[0][0] == "cat"
+    dataset.to_parquet(str(tmp_path / "words.parquet"))
+    task = Task.from_dataset(str(tmp_path / "words.parquet"), input="word", output="label")
+    assert task.name == "words" and task.pairs[0][0] == "cat"
     with pytest.raises(TvlensError, match="has no column 'kind'; it has word, label"):
-        Task.from_dataset(made, input="word", output="kind")
+        Task.from_dataset(dataset, input="word", output="kind")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+def test_load_ignores_a_byte_order_mark(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfinput,output\ncat,cats\n")
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf[["cat", "cats"]]')
     for name in ("a.csv", "a.json"):
@@ -177,14 +177,14 @@ PAIRS = {"pairs": [["cat", "cats"]]}
         (PAIRS | {"description": [1]}, "description is .1., not a text"),
     ],
 )
-def test_json_that_is_no_task(tmp_path, data, message):
+def test_load_refuses_invalid_json(tmp_path, data, message):
     path = tmp_path / "a.json"
     path.write_text(data if isinstance(data, str) else json.dumps(data))
     with pytest.raises(TvlensError, match=rf"a\.json is no task: .*{message}"):
         Task.load(str(path))
 
 
-def test_null_in_json_is_as_good_as_nothing(tmp_path):
+def test_load_treats_null_as_absent(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(PAIRS | {"images": None, "texts": None, "kind": None}))
     task = Task.load(str(path))

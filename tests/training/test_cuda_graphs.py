@@ -1,4 +1,4 @@
-"""Training with CUDA graphs against training without, where there is a GPU."""
+"""Compare training with and without CUDA graphs; needs a GPU."""
 
 import pytest
 import torch

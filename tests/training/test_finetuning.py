@@ -44,7 +44,7 @@ def bases(tmp_path_factory):
 
 
 def planted_texts(n=160, seed=0):
-    """Texts of random words from one list or the other, which is their class."""
+    """Sample texts of random words from one of two lists, which is their class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, n)
     texts = [" ".join(rng.choice(WORDS[k].split(), rng.integers(2, 6)))
@@ -56,16 +56,16 @@ def planted_images(n=96, seed=0):
     """Dark and light images."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, n)
-    pictures = [rng.integers(0 + 120 * k, 130 + 120 * k, (8, 8, 3)).astype(np.uint8)
+    images = [rng.integers(0 + 120 * k, 130 + 120 * k, (8, 8, 3)).astype(np.uint8)
                 for k in labels]  # fmt: skip
-    return LabelledDataset("shades", pictures, labels.tolist(), ["dark", "light"], kind="image")
+    return LabelledDataset("shades", images, labels.tolist(), ["dark", "light"], kind="image")
 
 
 @pytest.mark.parametrize(
     ("base", "how"), [("bert-bare", "mean"), ("bert-bare", "first"), ("roberta-bare", "mean"),
                       ("roberta-bare", "first"), ("vit", "first")]
 )  # fmt: skip
-def test_finetune_learns_a_planted_dataset_and_opens_again(bases, tmp_path, base, how):
+def test_finetune_learns_a_planted_dataset_and_loads_again(bases, tmp_path, base, how):
     data = planted_images() if base == "vit" else planted_texts()
     train, validation, test = data.split(0)
     # From random weights, attention of the first token to all words is learned more slowly.
@@ -85,20 +85,20 @@ def test_finetune_learns_a_planted_dataset_and_opens_again(bases, tmp_path, base
     right = (logits.argmax(1) == torch.tensor(validation.labels)).double().mean()
     assert right == pytest.approx(tuned.accuracy)
     # The head of the readout states reproduces the model, which task matrices rely on.
-    found = []
+    logits_by_batch = []
     for part in batches(model, test.inputs, batch_size=7):
         batch = Batch.of(model, part)
-        caught = {}
+        states = {}
 
-        def catch(state, hook, caught=caught):
-            caught["state"] = state
+        def store(state, hook, states=states):
+            states["state"] = state
 
-        logits = run(model, batch, hooks=[("blocks.2.hook_resid_post", catch)])
-        state = readout(tuned.settings["readout"])(caught["state"], batch.lengths)
+        logits = run(model, batch, hooks=[("blocks.2.hook_resid_post", store)])
+        state = readout(tuned.settings["readout"])(states["state"], batch.lengths)
         with torch.no_grad():
             torch.testing.assert_close(classifier_head(model)(state), logits, rtol=1e-4, atol=1e-5)
-        found.append(logits)
-    torch.testing.assert_close(torch.cat(found).cpu(), classify(model, test.inputs))
+        logits_by_batch.append(logits)
+    torch.testing.assert_close(torch.cat(logits_by_batch).cpu(), classify(model, test.inputs))
     assert not list(tmp_path.glob("*.unfinished"))
 
 
@@ -123,8 +123,8 @@ def test_head_reproduces_the_logits_of_every_classifier(kind):
     model, inputs = tiny.model(kind), tiny.ragged(kind)
     states = tv.collect(model, inputs, "resid_post", layers=2, positions=0, progress=False)
     with torch.no_grad():
-        got = classifier_head(model)(states["resid_post.2"][:, 0])
-    torch.testing.assert_close(got, run(model, Batch.of(model, inputs)), rtol=1e-4, atol=1e-5)
+        logits = classifier_head(model)(states["resid_post.2"][:, 0])
+    torch.testing.assert_close(logits, run(model, Batch.of(model, inputs)), rtol=1e-4, atol=1e-5)
 
 
 class Stop(Exception):
@@ -134,7 +134,9 @@ class Stop(Exception):
 def test_interrupted_run_resumes_with_the_same_bits(bases, tmp_path, monkeypatch):
     train, validation, _ = planted_texts().split(0)
     options = FAST | dict(lr=1e-3, epochs=4)
-    whole = finetune(bases / "bert-bare", train, validation, folder=tmp_path / "whole", **options)
+    complete = finetune(
+        bases / "bert-bare", train, validation, folder=tmp_path / "whole", **options
+    )
     calls = []
 
     def validate(training, original=finetuning._validate):
@@ -150,18 +152,18 @@ def test_interrupted_run_resumes_with_the_same_bits(bases, tmp_path, monkeypatch
     assert not folder.exists()
     with pytest.raises(TvlensError, match=r"holds another run: seed: 0 there, 1 here"):
         finetune(bases / "bert-bare", train, validation, folder=folder, seed=1, **options)
-    again = finetune(bases / "bert-bare", train, validation, folder=folder, **options)
+    resumed = finetune(bases / "bert-bare", train, validation, folder=folder, **options)
     assert len(calls) == 5  # two whole epochs, the one cut off, and two more
 
     def numbers(run):
         return [{k: v for k, v in r.items() if k != "seconds"} for r in run.history]
 
-    assert numbers(again) == numbers(whole)
-    one, other = (r.folder / "model.safetensors" for r in (whole, again))
+    assert numbers(resumed) == numbers(complete)
+    one, other = (r.folder / "model.safetensors" for r in (complete, resumed))
     assert one.read_bytes() == other.read_bytes()
     monkeypatch.setattr(finetuning, "build_classifier", None)  # would be called to train
-    read = finetune(bases / "bert-bare", train, validation, folder=folder, **options)
-    assert read == load_finetuned(folder) == again
+    loaded = finetune(bases / "bert-bare", train, validation, folder=folder, **options)
+    assert loaded == load_finetuned(folder) == resumed
     with pytest.raises(TvlensError, match=r"lr: 0.001 there, 0.1 here"):
         finetune(bases / "bert-bare", train, validation, folder=folder, **options | {"lr": 0.1})
 
@@ -184,7 +186,7 @@ def test_finetune_keeps_the_best_epoch_and_stops_by_patience(bases, tmp_path):
     assert "<" in tuned._repr_html_()
 
 
-def test_frozen_blocks_are_not_trained(bases, tmp_path):
+def test_finetune_leaves_frozen_blocks_unchanged(bases, tmp_path):
     train, validation, _ = planted_texts(60).split(0)
     options = FAST | dict(epochs=1, frozen=2)
     tuned = finetune(bases / "bert-bare", train, validation, folder=tmp_path / "top", **options)
@@ -221,7 +223,7 @@ def test_merged_adapters_are_low_rank_changes(bases, tmp_path, base):
     assert all(moved[n] == 0 for n in moved if n not in linear)
 
 
-def test_frozen_blocks_are_not_trained_with_adapters(bases, tmp_path):
+def test_finetune_with_adapters_leaves_frozen_blocks_unchanged(bases, tmp_path):
     pytest.importorskip("peft")
     train, validation, _ = planted_texts(60).split(0)
     options = FAST | dict(epochs=1, frozen=2, lora=2, lr=1e-2)
@@ -282,7 +284,7 @@ def test_bad_input_raises_one_line_errors(bases, tmp_path, monkeypatch):
         next(batches(tv.load(bert), []))
 
 
-def test_architectures_that_cannot_be_opened_are_refused_before_training(tmp_path):
+def test_finetune_refuses_unsupported_architectures_before_training(tmp_path):
     train, validation, _ = planted_texts().split(0)
     config = hf.DistilBertConfig(
         dim=32, n_layers=2, n_heads=4, hidden_dim=64, vocab_size=384, max_position_embeddings=96

@@ -36,48 +36,51 @@ def tokens(seed, rows=4):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 5, (rows, 9)))
 
 
-def measured(model, step):
-    """Something that depends on the weights."""
+def evaluate_height(model, step):
+    """A number that depends on the weights."""
     return {"height": model(tokens(0)[:, :8]).abs().max()}
 
 
-def start(folder, sample=tokens, **options):
+def start_run(folder, sample=tokens, **options):
     options = (
-        dict(steps=STEPS, report_every=5, evaluate=measured, progress=False, lr=1e-2) | options
+        dict(steps=STEPS, report_every=5, evaluate=evaluate_height, progress=False, lr=1e-2)
+        | options
     )
     return train(CONFIG, sample, folder=folder, **options)
 
 
-def reported(run):
+def metrics_without_seconds(run):
     return [{k: v for k, v in record.items() if k != "seconds"} for record in run.metrics]
 
 
-def assert_same(run, other):
-    """Weights and reports are the same to the bit."""
+def assert_equal_runs(run, other):
+    """Assert that weights and metrics are bitwise equal."""
     assert run.steps == other.steps
     for step in run.steps:
-        mine, theirs = run.weights(step), other.weights(step)
-        assert all(torch.equal(mine[name], theirs[name]) for name in mine | theirs)
-    assert reported(run) == reported(other)
+        actual, expected = run.weights(step), other.weights(step)
+        assert all(torch.equal(actual[name], expected[name]) for name in actual | expected)
+    assert metrics_without_seconds(run) == metrics_without_seconds(other)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nothing stopped."""
-    return start(tmp_path_factory.mktemp("whole") / "run")
+def complete_run(tmp_path_factory):
+    """An uninterrupted run."""
+    return start_run(tmp_path_factory.mktemp("whole") / "run")
 
 
-def test_what_a_run_leaves(whole):
-    assert whole.finished and whole.steps == [0, 1, 2, 4, 8, 16, 21] == log_steps(STEPS)
-    assert [r["step"] for r in whole.metrics] == [0, 1, 2, 4, 5, 8, 10, 15, 16, 20, 21]
-    assert whole.metrics[0]["loss"] is None
-    assert list(whole.to_dataframe().columns) == ["step", "loss", "lr", "height", "seconds"]
-    seconds = whole.to_dataframe().seconds
+def test_train_writes_checkpoints_and_metrics(complete_run):
+    assert complete_run.finished and complete_run.steps == [0, 1, 2, 4, 8, 16, 21] == log_steps(
+        STEPS
+    )
+    assert [r["step"] for r in complete_run.metrics] == [0, 1, 2, 4, 5, 8, 10, 15, 16, 20, 21]
+    assert complete_run.metrics[0]["loss"] is None
+    assert list(complete_run.to_dataframe().columns) == ["step", "loss", "lr", "height", "seconds"]
+    seconds = complete_run.to_dataframe().seconds
     assert seconds.is_monotonic_increasing
-    assert "loss" in whole._repr_html_() and repr(whole).endswith("step 21 of 21)")
+    assert "loss" in complete_run._repr_html_() and repr(complete_run).endswith("step 21 of 21)")
 
 
-def adamw(model, gradients, moments, lr, decay, count):
+def apply_adamw(model, gradients, moments, lr, decay, count):
     """One update of AdamW as the paper writes it (Loshchilov and Hutter 2019, algorithm 2)."""
     for name, weight in model.named_parameters():
         first, second = moments.setdefault(name, [torch.zeros_like(weight) for _ in range(2)])
@@ -88,9 +91,9 @@ def adamw(model, gradients, moments, lr, decay, count):
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.1])
-def test_every_update_is_adamw_on_the_mean_cross_entropy(tmp_path, max_grad_norm):
+def test_train_equals_adamw_on_the_mean_cross_entropy(tmp_path, max_grad_norm):
     options = dict(weight_decay=0.1, max_grad_norm=max_grad_norm)
-    run = start(tmp_path, steps=6, report_every=1, seed=3, **options)
+    run = start_run(tmp_path, steps=6, report_every=1, seed=3, **options)
     model, moments = Transformer(CONFIG, seed=3), {}
     for step in range(6):
         model.zero_grad()
@@ -106,39 +109,39 @@ def test_every_update_is_adamw_on_the_mean_cross_entropy(tmp_path, max_grad_norm
         if max_grad_norm is not None:
             assert norm > max_grad_norm
             gradients = {name: g * max_grad_norm / norm for name, g in gradients.items()}
-        adamw(model, gradients, moments, record["lr"], 0.1, step + 1)
+        apply_adamw(model, gradients, moments, record["lr"], 0.1, step + 1)
     for name, weight in run.weights().items():
         torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("stop", [0, 3, 10, 13, 20])
-def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, whole, stop):
-    at = step_seed(0, stop)
-    drawn = []
+def test_interrupted_run_resumes_with_the_same_bits(tmp_path, complete_run, stop):
+    interrupting_seed = step_seed(0, stop)
+    seeds = []
 
-    def interrupted(seed):
-        drawn.append(seed)
-        if seed == at and len(drawn) > 2:  # the first two draws look at the data
+    def interrupt(seed):
+        seeds.append(seed)
+        if seed == interrupting_seed and len(seeds) > 2:  # the first two draws look at the data
             raise KeyboardInterrupt
         return tokens(seed)
 
     with pytest.raises(KeyboardInterrupt):
-        start(tmp_path, interrupted)
+        start_run(tmp_path, interrupt)
     halted = load_run(tmp_path)
     assert not halted.finished
     before = halted.steps[-1]
     assert stop - 5 < before <= stop
-    made = []
-    again = start(tmp_path, lambda seed: made.append(seed) or tokens(seed))
-    assert len(made) == 2 + STEPS - before
-    assert_same(again, whole)
+    resumed_seeds = []
+    resumed = start_run(tmp_path, lambda seed: resumed_seeds.append(seed) or tokens(seed))
+    assert len(resumed_seeds) == 2 + STEPS - before
+    assert_equal_runs(resumed, complete_run)
 
 
 KILLED = """
     import os, signal, sys
     import torch
     torch.set_num_threads(int(sys.argv[2]))
-    from test_loop import start, step_seed, tokens
+    from test_loop import start_run, step_seed, tokens
 
     calls = []
 
@@ -148,11 +151,11 @@ KILLED = """
             os.kill(os.getpid(), signal.SIGKILL)
         return tokens(seed)
 
-    start(sys.argv[1], sample)
+    start_run(sys.argv[1], sample)
 """
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, whole):
+def test_killed_run_resumes_with_the_same_bits(tmp_path, complete_run):
     threads = str(torch.get_num_threads())
     script = textwrap.dedent(KILLED)
     paths = json.dumps([p for p in sys.path if p])
@@ -165,31 +168,37 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, whole):
     (tmp_path / "checkpoints" / ".step-00000015.safetensors.x.safetensors").write_bytes(b"half")
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 15, "loss": 1.0, "lr": 0.1, "seconds": 9.0}\n{"step": 16, "lo')
-    assert_same(start(tmp_path), whole)
+    assert_equal_runs(start_run(tmp_path), complete_run)
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {f"step-{step:08d}.safetensors" for step in log_steps(STEPS)}
 
 
-def test_a_finished_run_is_given_back(tmp_path, whole):
-    files = {path: path.stat().st_mtime_ns for path in (whole.folder / "checkpoints").iterdir()}
-    assert start(whole.folder).steps == whole.steps
-    assert files == {p: p.stat().st_mtime_ns for p in (whole.folder / "checkpoints").iterdir()}
+def test_train_returns_a_finished_run(tmp_path, complete_run):
+    files = {
+        path: path.stat().st_mtime_ns for path in (complete_run.folder / "checkpoints").iterdir()
+    }
+    assert start_run(complete_run.folder).steps == complete_run.steps
+    assert files == {
+        p: p.stat().st_mtime_ns for p in (complete_run.folder / "checkpoints").iterdir()
+    }
 
 
-def test_checkpoints_open_as_models(whole):
+def test_checkpoints_load_as_models(complete_run):
     batch = tokens(1)[:, :8]
     for step in (0, 8, None):
-        model = whole.model(step)
+        model = complete_run.model(step)
         assert model.cfg.model_name == f"run at step {STEPS if step is None else step}"
         with torch.no_grad():
-            torch.testing.assert_close(model(batch), whole.transformer(step)(batch))
-    assert torch.equal(whole.transformer(0).unembed.weight, Transformer(CONFIG).unembed.weight)
+            torch.testing.assert_close(model(batch), complete_run.transformer(step)(batch))
+    assert torch.equal(
+        complete_run.transformer(0).unembed.weight, Transformer(CONFIG).unembed.weight
+    )
     with pytest.raises(TvlensError, match="no checkpoint at step 7: the nearest is 8"):
-        whole.model(7)
+        complete_run.model(7)
 
 
-def test_chosen_checkpoints(tmp_path):
-    assert start(tmp_path, checkpoints=[3, 7]).steps == [3, 7, 21]
+def test_train_saves_selected_checkpoints(tmp_path):
+    assert start_run(tmp_path, checkpoints=[3, 7]).steps == [3, 7, 21]
 
 
 @pytest.mark.parametrize(
@@ -207,21 +216,21 @@ def test_chosen_checkpoints(tmp_path):
         ),
     ],
 )
-def test_a_folder_of_another_run_is_refused(whole, options, message):
+def test_train_refuses_a_folder_of_another_run(complete_run, options, message):
     wanted = dict(config=CONFIG, sample=tokens, steps=STEPS, report_every=5, lr=1e-2) | options
     with pytest.raises(TvlensError, match=message):
-        train(**wanted, folder=whole.folder, progress=False)
+        train(**wanted, folder=complete_run.folder, progress=False)
 
 
-def test_a_loss_that_is_not_finite_names_its_step(tmp_path):
+def test_train_names_the_step_of_an_infinite_loss(tmp_path):
     """Weights explode: the error names a step, and earlier checkpoints are valid."""
     with pytest.raises(TvlensError, match=r"(at step \d+: a lower lr|not finite at step)"):
-        start(tmp_path, lr=1e25, schedule=constant, evaluate=None, checkpoints=[0])
+        start_run(tmp_path, lr=1e25, schedule=constant, evaluate=None, checkpoints=[0])
     for step in load_run(tmp_path).steps:
         assert all(weight.isfinite().all() for weight in load_run(tmp_path).weights(step).values())
 
 
-def test_the_step_of_a_bad_batch(tmp_path):
+def test_train_names_the_step_of_a_bad_batch(tmp_path):
     config = TransformerConfig(context=9, inputs=2, layers=1, d_model=8)
     bad = step_seed(0, 7)
 
@@ -241,12 +250,12 @@ def test_the_step_of_a_bad_batch(tmp_path):
         (lambda model, step: {"loss": 1.0}, "must not return 'loss'"),
     ],
 )
-def test_what_evaluate_may_not_give(tmp_path, evaluate, message):
+def test_train_refuses_invalid_results_of_evaluate(tmp_path, evaluate, message):
     with pytest.raises(TvlensError, match=message):
-        start(tmp_path, evaluate=evaluate)
+        start_run(tmp_path, evaluate=evaluate)
 
 
-def test_the_loss_of_a_regression_is_the_squared_error_where_x_was_read():
+def test_loss_of_a_regression_is_the_squared_error_at_inputs():
     config = TransformerConfig(context=9, inputs=2, layers=1, d_model=8)
     model = Transformer(config)
     rng = torch.Generator().manual_seed(0)
@@ -262,7 +271,7 @@ def test_the_loss_of_a_regression_is_the_squared_error_where_x_was_read():
     assert compute_loss(model, (x, y)).item() == pytest.approx(total, rel=1e-5)
 
 
-def test_one_die_is_learned_to_its_entropy(tmp_path):
+def test_train_learns_one_die_to_its_entropy(tmp_path):
     faces = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])
 
     def sample(seed):
@@ -275,7 +284,7 @@ def test_one_die_is_learned_to_its_entropy(tmp_path):
     assert 0 <= kl < 0.005
 
 
-def test_one_regression_is_learned_below_its_variance(tmp_path):
+def test_train_learns_one_regression_below_its_variance(tmp_path):
     config = TransformerConfig(context=15, inputs=2, layers=1, d_model=16, positions="learned")
 
     def sample(seed):
@@ -300,13 +309,13 @@ def test_one_regression_is_learned_below_its_variance(tmp_path):
         (lambda seed: torch.randint(0, 5, (3, 9)), "two different batches for one seed"),
     ],
 )
-def test_batches_that_do_not_fit(tmp_path, sample, message):
+def test_train_refuses_invalid_batches(tmp_path, sample, message):
     with pytest.raises(TvlensError, match=message):
-        start(tmp_path / "run", sample)
+        start_run(tmp_path / "run", sample)
     assert not (tmp_path / "run").exists()
 
 
-def test_other_mistakes(tmp_path):
+def test_bad_input_raises_one_line_errors(tmp_path):
     for options, message in [
         (dict(steps=0), "steps must be at least 1"),
         (dict(report_every=0), "report_every must be at least 1"),
@@ -314,7 +323,7 @@ def test_other_mistakes(tmp_path):
         (dict(checkpoints=[30]), "at step 30 of 0 to 21"),
     ]:
         with pytest.raises(TvlensError, match=message):
-            start(tmp_path / "run", **options)
+            start_run(tmp_path / "run", **options)
     with pytest.raises(TvlensError, match="holds no training run"):
         load_run(tmp_path)
     config = TransformerConfig(context=9, inputs=2)
@@ -326,7 +335,7 @@ def test_other_mistakes(tmp_path):
 
 
 @given(st.integers(1, 5000), st.floats(1e-5, 1.0))
-def test_schedules(steps, peak):
+def test_schedules_rise_and_fall_within_their_bounds(steps, peak):
     up_down = [triangular(step, steps, peak) for step in range(steps)]
     assert all(0 < rate <= peak * (1 + 1e-9) for rate in up_down)
     assert up_down[-1] == pytest.approx(1e-5, rel=1e-6)
@@ -335,11 +344,13 @@ def test_schedules(steps, peak):
     assert np.all(np.diff(up_down[: turn + 1]) >= 0) and np.all(np.diff(up_down[turn:]) <= 0)
     wave = [cosine(step, steps, peak) for step in range(steps)]
     assert wave[0] == peak and np.all(np.diff(wave) <= 0) and wave[-1] >= 0
-    kept = log_steps(steps)
-    assert kept[0] == 0 and kept[-1] == steps and kept == sorted(set(kept))
-    assert all(later <= 2 * step for step, later in itertools.pairwise(kept[1:]))
+    checkpoints = log_steps(steps)
+    assert (
+        checkpoints[0] == 0 and checkpoints[-1] == steps and checkpoints == sorted(set(checkpoints))
+    )
+    assert all(later <= 2 * step for step, later in itertools.pairwise(checkpoints[1:]))
 
 
-def test_seeds_of_steps_are_all_different():
+def test_step_seeds_are_unique():
     seeds = {step_seed(seed, step) for seed in range(5) for step in range(2000)}
     assert len(seeds) == 10_000 and max(seeds) < 2**63

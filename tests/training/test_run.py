@@ -17,41 +17,41 @@ def sample(seed):
     return torch.randint(0, 5, (4, 9), generator=torch.Generator().manual_seed(seed))
 
 
-def start(folder, steps=2):
+def start_run(folder, steps=2):
     return train(CONFIG, sample, steps=steps, report_every=1, folder=folder, progress=False)
 
 
-def flip_bits(path, read):
+def flip_bits(path, load):
     """What a file gives with one bit flipped, bit by bit; None where it is refused."""
-    whole = path.read_bytes()
-    for i in range(8 * len(whole)):
-        content = bytearray(whole)
+    original = path.read_bytes()
+    for i in range(8 * len(original)):
+        content = bytearray(original)
         content[i // 8] ^= 1 << i % 8
         path.write_bytes(content)
         try:
-            yield read()
+            yield load()
         except TvlensError as error:
             assert len(str(error).splitlines()) == 1
             yield None
-    path.write_bytes(whole)
+    path.write_bytes(original)
 
 
 @pytest.mark.no_arithmetic
 @pytest.mark.parametrize("name", ["metrics.jsonl", "run.json"])
-def test_no_flipped_bit_changes_what_a_run_says(name, tmp_path):
-    run = start(tmp_path)
+def test_flipped_bits_of_a_run_are_refused_or_harmless(name, tmp_path):
+    run = start_run(tmp_path)
     metrics = run.metrics
 
-    def read():
-        again = load_run(tmp_path)
-        return again.settings, again.metrics
+    def load():
+        loaded = load_run(tmp_path)
+        return loaded.settings, loaded.metrics
 
-    for result in flip_bits(tmp_path / name, read):
+    for result in flip_bits(tmp_path / name, load):
         assert result in (None, (run.settings, metrics))
 
 
 @pytest.mark.no_arithmetic
-def test_no_flipped_bit_changes_the_claims_of_a_report(tmp_path):
+def test_flipped_bits_of_a_report_are_refused_or_harmless(tmp_path):
     from tvlens.saved import with_checksum
 
     parts = dict(where={}, value=0.5, interval=(0.4, 0.6), side="above", nulls={"no effect": 0.0})
@@ -66,12 +66,12 @@ def test_no_flipped_bit_changes_the_claims_of_a_report(tmp_path):
 
 
 def test_load_run_reads_the_settings_of_earlier_versions(tmp_path):
-    run = start(tmp_path)
+    run = start_run(tmp_path)
     former = {"config": "shape", "report_every": "every"}
     settings = {former.get(key, key): value for key, value in run.settings.items()}
     (tmp_path / "run.json").write_text(json.dumps(settings))
     assert (load_run(tmp_path).config, load_run(tmp_path).settings) == (CONFIG, run.settings)
-    assert start(tmp_path).steps == run.steps
+    assert start_run(tmp_path).steps == run.steps
 
 
 def test_deprecated_names_warn_once_and_name_the_new_ones(monkeypatch, tmp_path):
@@ -91,8 +91,8 @@ def test_deprecated_names_warn_once_and_name_the_new_ones(monkeypatch, tmp_path)
         assert run.shape == CONFIG
 
 
-def test_metrics_without_checksums_load(tmp_path):
-    run = start(tmp_path)
+def test_load_run_accepts_metrics_without_checksums(tmp_path):
+    run = start_run(tmp_path)
     metrics = run.metrics
     text = "".join(json.dumps(record) + "\n" for record in metrics)
     (tmp_path / "metrics.jsonl").write_text(text)
@@ -108,18 +108,18 @@ def test_metrics_without_checksums_load(tmp_path):
         (lambda text: "[]\n" + text, "is damaged in line 1"),
     ],
 )
-def test_training_goes_on_from_no_damaged_metrics(change, message, tmp_path):
-    start(tmp_path)
+def test_train_refuses_damaged_metrics(change, message, tmp_path):
+    start_run(tmp_path)
     path = tmp_path / "metrics.jsonl"
     text = path.read_text()
     assert change(text) != text
     path.write_text(change(text))
     with pytest.raises(TvlensError, match=message):
-        start(tmp_path)
+        start_run(tmp_path)
 
 
-def test_a_study_trains_anew_where_metrics_are_damaged(tmp_path, capsys):
-    run = start(tmp_path / "run")
+def test_remove_damaged_deletes_a_run_with_damaged_metrics(tmp_path, capsys):
+    run = start_run(tmp_path / "run")
     path = run.folder / "metrics.jsonl"
     path.write_text(path.read_text()[:-1])
     remove_damaged(run.folder)

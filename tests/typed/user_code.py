@@ -1,4 +1,4 @@
-"""Typical user code, which `make lint` reads with mypy and nobody runs.
+"""Typical user code, which `make lint` checks with mypy and which is not run.
 
 What each call gives is asserted. A line with an expected error is a mistake that a type checker
 must see: an ignored error that does not occur is itself an error.

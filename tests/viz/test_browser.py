@@ -1,4 +1,4 @@
-"""Every picture in a real browser: it draws, it answers to hovering, and it asks no network."""
+"""All figures in a browser: drawing, tooltips, no requests."""
 
 import threading
 import time
@@ -24,8 +24,8 @@ pytestmark = [*needs_chromium, pytest.mark.xdist_group("browser")]
 
 
 @pytest.fixture(scope="module")
-def opened(browser, tmp_path_factory):
-    """The gallery page, drawn, with everything that it said and asked."""
+def gallery(browser, tmp_path_factory):
+    """The gallery page in a tab that records errors, requests and dialogs."""
     path = page().write(tmp_path_factory.mktemp("viz") / "page.html")
     tab = browser.new_page(viewport={"width": 1200, "height": 900})
     tab.heard = {"errors": [], "requests": [], "dialogs": []}
@@ -40,21 +40,21 @@ def opened(browser, tmp_path_factory):
     tab.close()
 
 
-def test_every_figure_draws_in_silence(opened):
-    charts = opened.locator("[data-tvlens=vega]")
+def test_every_chart_is_drawn_without_errors_and_requests(gallery):
+    charts = gallery.locator("[data-tvlens=vega]")
     assert charts.count() == 8
     for i in range(charts.count()):
         marks = charts.nth(i).locator("svg .role-mark path, svg .role-mark line")
         assert marks.count() > 3, i
-    assert opened.locator(".tvlens-message").count() == 0
-    assert opened.heard["errors"] == []
+    assert gallery.locator(".tvlens-message").count() == 0
+    assert gallery.heard["errors"] == []
     assert [
-        u for u in opened.heard["requests"] if not u.startswith(("file:", "data:", "blob:"))
+        u for u in gallery.heard["requests"] if not u.startswith(("file:", "data:", "blob:"))
     ] == []
 
 
-def test_every_widget_shows_its_tokens(opened):
-    widgets = opened.locator("[data-tvlens=circuitsvis]")
+def test_every_widget_shows_its_tokens(gallery):
+    widgets = gallery.locator("[data-tvlens=circuitsvis]")
     assert widgets.count() == 6
     for i in range(widgets.count()):
         box = widgets.nth(i).bounding_box()
@@ -66,44 +66,44 @@ def test_every_widget_shows_its_tokens(opened):
             assert "France" in widgets.nth(i).inner_text()
 
 
-def test_hovering_a_heat_map_shows_the_value(opened):
-    chart = opened.locator("[data-tvlens=vega]").nth(1)
+def test_heatmap_shows_values_on_hover(gallery):
+    chart = gallery.locator("[data-tvlens=vega]").nth(1)
     cell = chart.locator("path[aria-roledescription='rect mark']").nth(12 * 3 + 5)
     expected = cell.get_attribute("aria-label").split(": ")[1]
     cell.hover()
-    tooltip = opened.locator("#vg-tooltip-element.visible")
+    tooltip = gallery.locator("#vg-tooltip-element.visible")
     tooltip.wait_for(timeout=5_000)
     words = tooltip.inner_text().split()
     assert words == ["layer", "3", "token", "dog", "logit", "difference", expected]
 
 
-def test_hovering_a_token_shows_the_value(opened):
-    widget = opened.locator("[data-tvlens=circuitsvis]").first
+def test_colored_tokens_show_values_on_hover(gallery):
+    widget = gallery.locator("[data-tvlens=circuitsvis]").first
     widget.locator("span span").nth(2).hover()
-    opened.wait_for_function(
+    gallery.wait_for_function(
         "document.querySelector('[data-tvlens=circuitsvis] strong')?.textContent == ' capital'"
     )
 
 
-def test_hostile_text_stays_text_even_when_hovered(opened):
+def test_hostile_text_is_escaped_on_hover(gallery):
     for name in ("vega", "circuitsvis"):
-        figures = opened.locator(f"[data-tvlens={name}]")
+        figures = gallery.locator(f"[data-tvlens={name}]")
         for i in range(figures.count()):
             hostile = figures.nth(i).get_by_text("onerror").locator("visible=true")
             if hostile.count():
                 hostile.last.hover(force=True)
-                opened.wait_for_timeout(100)
-    assert opened.locator("img").count() == 0
-    assert opened.heard["dialogs"] == []
-    shown = opened.locator("body").inner_text().replace("\u2060", "")
-    assert shown.count(HOSTILE) > 5
+                gallery.wait_for_timeout(100)
+    assert gallery.locator("img").count() == 0
+    assert gallery.heard["dialogs"] == []
+    body_text = gallery.locator("body").inner_text().replace("\u2060", "")
+    assert body_text.count(HOSTILE) > 5
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (900, "dark"), (1200, "dark")])
-def test_the_page_fits_its_window_and_does_not_jump(browser, opened, width, scheme):
+def test_page_fits_its_window_without_layout_shift(browser, gallery, width, scheme):
     tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     tab.add_init_script(LAYOUT_SHIFT)
-    tab.goto(opened.url)
+    tab.goto(gallery.url)
     tab.wait_for_function(ALL_DRAWN, timeout=30_000)
     tab.wait_for_timeout(300)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
@@ -119,7 +119,7 @@ def test_the_page_fits_its_window_and_does_not_jump(browser, opened, width, sche
     tab.close()
 
 
-def test_a_figure_without_its_bundle_says_so(browser):
+def test_figure_without_its_bundle_shows_a_message(browser):
     figure = viz.lines({"a": [1, 2]})
     tab = browser.new_page()
     style = f"<style>{FIGURE_STYLE}</style>"
@@ -135,7 +135,7 @@ def test_a_figure_without_its_bundle_says_so(browser):
     tab.close()
 
 
-def test_a_chart_in_a_folded_box_is_drawn_when_it_opens(browser, tmp_path):
+def test_chart_in_closed_details_is_drawn_when_opened(browser, tmp_path):
     figure = viz.lines({"a": [1, 2]})
     folded = viz.Figure(
         "html", {"html": f"<details><summary>more</summary>{figure.fragment()}</details>"}
@@ -150,13 +150,13 @@ def test_a_chart_in_a_folded_box_is_drawn_when_it_opens(browser, tmp_path):
 
 
 @pytest.mark.parametrize("cut", ['<script type="application/json"', '"data"'])
-def test_a_notebook_that_comes_in_two_parts(browser, cut):
-    """The library is there before the second picture's numbers are."""
+def test_figures_of_a_slowly_loading_page_are_drawn(browser, cut):
+    """The library arrives before the data of the second figure."""
     first, second = (viz.lines({"a": [1, k]}, title=f"number {k}") for k in (2, 3))
     text = f"<!DOCTYPE html><body>{first._repr_html_()}{second._repr_html_()}"
     parts = text[: text.rindex(cut)], text[text.rindex(cut) :]
 
-    class Slow(BaseHTTPRequestHandler):
+    class SlowServer(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
@@ -168,7 +168,7 @@ def test_a_notebook_that_comes_in_two_parts(browser, cut):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SlowServer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     tab = browser.new_page()
     tab.goto(f"http://127.0.0.1:{server.server_port}/")
@@ -176,3 +176,4 @@ def test_a_notebook_that_comes_in_two_parts(browser, cut):
     assert tab.locator("[data-state=drawn] svg").count() == 2
     tab.close()
     server.shutdown()
+    server.server_close()

@@ -1,4 +1,4 @@
-"""Charts: valid Vega-Lite that a renderer accepts, with the numbers it was given."""
+"""Charts: valid Vega-Lite specifications with the given numbers."""
 
 import json
 import re
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.no_arithmetic
 
 
 @pytest.mark.parametrize("name", list(charts()))
-def test_charts_are_valid_described_and_render(name):
+def test_charts_are_valid_vega_lite_with_a_description(name):
     figure = charts()[name]
     altair.Chart.from_dict(figure.spec)  # validates against the Vega-Lite schema
     assert len(figure.spec["description"]) > 20
@@ -30,7 +30,7 @@ def test_charts_are_valid_described_and_render(name):
     assert "<img" not in figure.fragment()
 
 
-def test_a_heatmap_holds_its_numbers_in_row_order():
+def test_heatmap_stores_values_in_row_order():
     values = torch.tensor([[1.0, 2.0, 3.0], [4.0, float("nan"), 0.123456]])
     figure = viz.heatmap(values, rows=["r", "r"], columns=["a", "a", HOSTILE])
     assert figure.spec["data"]["values"] == [
@@ -40,7 +40,7 @@ def test_a_heatmap_holds_its_numbers_in_row_order():
     assert 'aria-label="r, a: 4"' in svg
 
 
-def test_marked_cells_are_framed():
+def test_heatmap_frames_marked_cells():
     plain = dict(rows="rs", columns="abc")
     figure = viz.heatmap(np.eye(2, 3), **plain, marked=[(0, 2), (1, 0)])
     (frames,) = [l for l in figure.spec["layer"] if l["mark"].get("filled") is False]
@@ -49,7 +49,7 @@ def test_marked_cells_are_framed():
         viz.heatmap(np.eye(2, 3), **plain, marked=[(2, 0)])
 
 
-def test_heatmap_colours():
+def test_heatmap_color_scale_is_sequential_or_symmetric():
     plain = {"rows": range(2), "columns": range(2)}
     diverging = viz.heatmap([[-1.0, 0.5], [0, 0.2]], **plain, diverging=True).spec["layer"][0]
     assert diverging["encoding"]["color"]["scale"]["domain"] == [-1, 1]
@@ -57,7 +57,7 @@ def test_heatmap_colours():
     assert sequential["encoding"]["color"]["scale"]["domain"] == [0, 0.5]
 
 
-def test_numbers_are_written_into_small_tables_only():
+def test_heatmap_annotates_small_tables_only():
     def layers(size, **options):
         labels = range(size)
         return len(viz.heatmap(np.eye(size), rows=labels, columns=labels, **options).spec["layer"])
@@ -91,12 +91,12 @@ def test_numbers_are_written_into_small_tables_only():
         (lambda: viz.table([]), "at least one row"),
     ],
 )
-def test_what_does_not_fit_is_an_error(make, message):
+def test_charts_refuse_inputs_of_other_lengths(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_lines_takes_gaps_and_many_series():
+def test_lines_accepts_gaps_and_many_series():
     figure = viz.lines({f"layer {i}": [0.1, float("nan"), i] for i in range(30)})
     altair.Chart.from_dict(figure.spec)
     values = figure.spec["data"]["values"]
@@ -105,46 +105,46 @@ def test_lines_takes_gaps_and_many_series():
     assert len(set(shades)) == 30
 
 
-def test_doublings_are_equally_far_apart():
+def test_lines_with_doublings_has_equal_distances():
     x = [1, 2, 8, 64]
     figure = viz.lines({"a": [1.0, 2.0, 3.0, 4.0]}, x=x, doublings=True)
     altair.Chart.from_dict(figure.spec)
     svg = vl_convert.vegalite_to_svg({**figure.spec, "width": 500})
     (path,) = re.findall(r'aria-roledescription="line mark" d="M([^"]*)"', svg)
-    places = [float(point.split(",")[0]) for point in path.split("L")]
-    steps = np.diff(places) / np.diff(np.log2(x))
+    x_pixels = [float(point.split(",")[0]) for point in path.split("L")]
+    steps = np.diff(x_pixels) / np.diff(np.log2(x))
     assert np.allclose(steps, steps[0], rtol=1e-3)
-    assert {"1", "2", "8", "64"} <= set(labels_of(figure))
+    assert {"1", "2", "8", "64"} <= set(read_labels(figure))
 
 
-def test_an_axis_of_doublings_needs_positive_positions():
+def test_lines_with_doublings_refuses_zero():
     with pytest.raises(ValueError, match="holds 0, which has no logarithm"):
         viz.lines({"a": [1.0, 2.0]}, x=[0, 1], doublings=True)
     only = viz.lines({"a": [1.0]}, x=[4], doublings=True)
-    assert "4" in labels_of(only)
+    assert "4" in read_labels(only)
 
 
-def labels_of(figure: viz.Figure) -> list[str]:
+def read_labels(figure: viz.Figure) -> list[str]:
     svg = vl_convert.vegalite_to_svg({**figure.spec, "width": 500})
     return re.findall(r"<text[^>]*>([^<]*)", svg)
 
 
-def test_axes_are_labelled_with_what_exists():
-    assert labels_of(viz.lines({"a": [0.5]})) == ["0", "0.3", "0.4", "0.5", "0.6", "0.7"]
-    assert labels_of(viz.lines({"a": [1, 2, 3]}))[:3] == ["0", "1", "2"]
-    assert labels_of(viz.lines({"a": [1, 2]}, x=[10, 2000]))[:2] == ["10", "2,000"]
+def test_lines_labels_its_axes_with_values():
+    assert read_labels(viz.lines({"a": [0.5]})) == ["0", "0.3", "0.4", "0.5", "0.6", "0.7"]
+    assert read_labels(viz.lines({"a": [1, 2, 3]}))[:3] == ["0", "1", "2"]
+    assert read_labels(viz.lines({"a": [1, 2]}, x=[10, 2000]))[:2] == ["10", "2,000"]
 
 
-def test_levels_are_named_with_their_numbers():
+def test_rules_are_labelled_with_their_values():
     figure = viz.lines({"a": [0, 1]}, rules={"chance": 0.16666})
     assert figure.spec["layer"][0]["data"]["values"] == [{"series": "chance (0.167)", "y": 0.1667}]
 
 
-def test_labels_of_points_do_not_overlap():
+def test_place_labels_avoids_overlaps():
     rng = np.random.default_rng(0)
     points, labels = rng.normal(size=(40, 2)).tolist(), [f"label {i}" for i in range(40)]
-    chosen = place_labels(points, labels)
-    placed = [(i, side) for side, indices in chosen.items() for i in indices]
+    sides = place_labels(points, labels)
+    placed = [(i, side) for side, indices in sides.items() for i in indices]
     assert 10 < len(placed) == len({i for i, _ in placed})
     for width, height in _PLOTS:
         plot = _to_pixels(points, width, height)
@@ -152,7 +152,7 @@ def test_labels_of_points_do_not_overlap():
         assert not any(_overlaps(a, b) for n, a in enumerate(boxes) for b in boxes[:n])
 
 
-def test_a_table_aligns_numbers_and_escapes_text():
+def test_table_aligns_numbers_and_escapes_text():
     rows = [
         {"name": HOSTILE, "p": 0.12345, "n": 3},
         {"name": "b", "p": torch.tensor(2.0), "ok": True},
@@ -166,17 +166,17 @@ def test_a_table_aligns_numbers_and_escapes_text():
     assert "T &amp; U" in text
 
 
-def test_importing_viz_brings_no_heavy_library():
+def test_import_of_viz_loads_no_heavy_package():
     heavy = ["torch", "numpy", "altair", "vl_convert", "circuitsvis", "IPython", "pandas"]
     code = f"import sys, tvlens.viz; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_single_numbers_may_be_tensors():
-    one = torch.tensor(0.5, requires_grad=True)
+def test_charts_accept_tensors_as_numbers():
+    number = torch.tensor(0.5, requires_grad=True)
     with torch.no_grad():
-        figure = viz.lines({"a": [0, 1]}, rules={"r": one}, marks={"m": (0, one, 0, 1)})
+        figure = viz.lines({"a": [0, 1]}, rules={"r": number}, marks={"m": (0, number, 0, 1)})
         assert figure == viz.lines({"a": [0, 1]}, rules={"r": 0.5}, marks={"m": (0, 0.5, 0, 1)})
-        assert viz.histogram([0, 1], mark=one) == viz.histogram([0, 1], mark=0.5)
-        assert viz.intervals([("a", one, 0, 1)]) == viz.intervals([("a", 0.5, 0, 1)])
+        assert viz.histogram([0, 1], mark=number) == viz.histogram([0, 1], mark=0.5)
+        assert viz.intervals([("a", number, 0, 1)]) == viz.intervals([("a", 0.5, 0, 1)])

@@ -1,4 +1,4 @@
-"""A real kernel: bundles once per notebook, and a static export that draws without a network."""
+"""Figures in a Jupyter kernel: one bundle per notebook, exports without requests."""
 
 import re
 
@@ -27,17 +27,19 @@ def notebook():
     return book
 
 
-def html_of(cell) -> str:
+def read_html(cell) -> str:
     return "".join(output.get("data", {}).get("text/html", "") for output in cell.outputs)
 
 
-def test_each_bundle_is_in_the_first_cell_that_needs_it(notebook):
-    found = [re.findall(r'data-tvlens-bundle="(\w+)"', html_of(cell)) for cell in notebook.cells]
-    assert found == [["vega"], ["circuitsvis"], [], []]
+def test_first_cell_that_needs_a_bundle_contains_it(notebook):
+    bundles = [
+        re.findall(r'data-tvlens-bundle="(\w+)"', read_html(cell)) for cell in notebook.cells
+    ]
+    assert bundles == [["vega"], ["circuitsvis"], [], []]
     assert len(nbformat.writes(notebook)) < 1_200_000
 
 
-def test_the_exported_notebook_draws_without_a_network(notebook, browser, tmp_path):
+def test_exported_notebook_draws_without_network(notebook, browser, tmp_path):
     text, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
     path = tmp_path / "notebook.html"
     path.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Widgets: the props are CircuitsVis' own, rounded, with tokens that stay text."""
+"""Widgets: props of CircuitsVis, rounded numbers, escaped tokens."""
 
 import json
 import re
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.no_arithmetic
 TOKENS = ["a", " b", "\n"]
 
 
-def props_of(rendered) -> dict:
-    """Props in the page that CircuitsVis itself would write."""
+def read_props(rendered) -> dict:
+    """Read the props from a page that CircuitsVis renders."""
     return json.loads(
         re.search(r"render\(\s*\S+,\s*\w+,\s*(.*)\s*\)\s*</script>", str(rendered))[1]
     )
@@ -61,19 +61,19 @@ def test_props_equal_those_of_circuitsvis():
         ),
     ]
     for figure, rendered in pairs:
-        assert figure.spec["props"] == props_of(rendered), figure.spec["element"]
+        assert figure.spec["props"] == read_props(rendered), figure.spec["element"]
         assert f"{figure.spec['element']}," in str(rendered)
 
 
-def test_tensors_arrays_and_lists_give_the_same_figure():
+def test_widgets_accept_tensors_arrays_and_lists():
     values = torch.tensor([0.5, -0.25, 1.0], dtype=torch.bfloat16, requires_grad=True)
     plain = [0.5, -0.25, 1.0]
     expected = viz.colored_tokens(TOKENS, plain)
-    for same in (values, np.array(plain), [torch.tensor(x) for x in plain], tuple(plain)):
-        assert viz.colored_tokens(TOKENS, same) == expected
+    for equal_values in (values, np.array(plain), [torch.tensor(x) for x in plain], tuple(plain)):
+        assert viz.colored_tokens(TOKENS, equal_values) == expected
 
 
-def test_numbers_have_four_significant_digits():
+def test_widget_numbers_have_four_significant_digits():
     figure = viz.colored_tokens(TOKENS, [0.123456, -1234.567, 1e-7 / 3])
     assert figure.spec["props"]["values"] == [0.1235, -1235, 3.333e-08]
     assert round_floats({"step": 12345.0, "count": 1234567, "on": True}) == {
@@ -83,7 +83,7 @@ def test_numbers_have_four_significant_digits():
     }
 
 
-def test_circuitsvis_itself_is_not_changed():
+def test_widgets_leave_circuitsvis_unchanged():
     before = circuitsvis.tokens.render
     viz.colored_tokens(TOKENS, [0, 1, 2])
     assert circuitsvis.tokens.render is before
@@ -126,12 +126,12 @@ def test_circuitsvis_itself_is_not_changed():
         (lambda: viz.colored_tokens(TOKENS, torch.ones(3, 1)), r"axes \[pos\], got shape \(3, 1\)"),
     ],
 )
-def test_what_does_not_fit_is_named_with_both_lengths(make, message):
+def test_widgets_refuse_inputs_of_other_lengths(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_probability_zero_can_be_shown():
+def test_token_log_probs_accepts_probability_zero():
     log_probs = torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]])
     props = viz.token_log_probs([0, 1], log_probs, ["a", "b"]).spec["props"]
     assert props["correctTokenLogProb"] == [-1000]
@@ -149,7 +149,7 @@ def test_topk_tokens_keeps_only_the_tokens_it_lists():
 
 
 @pytest.mark.parametrize("element", list(widgets()))
-def test_hostile_tokens_stay_text(element):
+def test_hostile_tokens_are_escaped(element):
     figure = widgets()[element]
     assert figure.spec["element"] == element
     text = figure.fragment()
@@ -159,5 +159,5 @@ def test_hostile_tokens_stay_text(element):
     assert "<img" not in text
     # CircuitsVis sets tokens as innerHTML: nothing in the props may start a tag or an entity.
     assert not re.search(r"<[A-Za-z/!?]|&[A-Za-z#]", json.dumps(figure.spec["props"]))
-    shown = json.dumps(figure.spec["props"], ensure_ascii=False).replace("\u2060", "")
-    assert HOSTILE in shown
+    props = json.dumps(figure.spec["props"], ensure_ascii=False).replace("\u2060", "")
+    assert HOSTILE in props

@@ -1,4 +1,4 @@
-"""One of every picture, with a hostile token in each place where text can go."""
+"""One figure of every kind, with hostile text in every place."""
 
 import numpy as np
 import torch

@@ -12,7 +12,7 @@ from tvlens.vlm.captions import COPIED_WORDS, TEMPLATES, CaptionPrompt, is_named
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("family", ["llama", "gemma"])
 def test_is_named_matches_token_by_token_decoding(template, family):
-    """Whole texts without a cache, one token at a time."""
+    """The reference decodes whole texts token by token without a cache."""
     model, processor = tiny_vision.build_tiny_vlm(family)
     tokenizer, embed = processor.tokenizer, model.get_input_embeddings()
     soft_tokens = torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(0))

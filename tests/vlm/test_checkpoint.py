@@ -12,7 +12,7 @@ from tvlens.vlm import TinyVLMConfig, checkpoint
 
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
-    """A saved tiny model, whose frozen parts are made in memory."""
+    """A saved tiny model with random frozen parts."""
     model, processor = tiny_vision.build_tiny_vlm()
 
     def build(config, *, projector, **_):

@@ -6,7 +6,7 @@ from tvlens.vlm.initialization import pad_name
 
 
 def test_initialize_projector_classifies_by_ridge_and_outputs_names():
-    """scikit-learn's ridge gives the same weights of the units; a sure one gives its name."""
+    """Hidden units equal scikit-learn's ridge; a confident unit outputs its name."""
     from sklearn.linear_model import Ridge
 
     generator = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ from tvlens.vlm import checkpoint, training
 
 @pytest.fixture
 def config(monkeypatch):
-    """The config of a tiny model, whose frozen parts are made in memory."""
+    """The config of a tiny model with random frozen parts."""
 
     def build_model(config, *, projector=None, seed=0, **_):
         torch.manual_seed(0)
@@ -61,8 +61,8 @@ def test_interrupted_training_resumes_to_the_same_bits(config, images, tmp_path,
     resumed = train(tmp_path / "resumed", config, images)
     path = f"model/{checkpoint.WEIGHTS_FILE}"
     assert (complete.folder / path).read_bytes() == (resumed.folder / path).read_bytes()
-    again = train(tmp_path / "resumed", config, images)
-    assert again.history == resumed.history
+    repeated = train(tmp_path / "resumed", config, images)
+    assert repeated.history == resumed.history
     with pytest.raises(TvlensError, match=r"lr: 0\.01 there, 0\.001 here"):
         train(tmp_path / "resumed", config, images, lr=1e-3)
 

@@ -34,7 +34,7 @@ def test_ablating_the_task_span_increases_the_cost_of_major_tasks(retrieval_mode
     assert result.p_value["major"] == pytest.approx(1 / 11)
 
 
-def test_the_null_holds_as_much_variance_as_the_ablated_subspace():
+def test_null_subspaces_have_the_variance_of_the_ablated_one():
     family = bayes.Dice(seed=3)
     subspace = Subspace.random(32, 3, seed=1)
     result = bayes.ablation(

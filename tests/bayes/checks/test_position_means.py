@@ -19,7 +19,7 @@ def test_means_hold_the_token_effects_and_leave_the_task_part(retrieval_model, d
     assert token_axes.project(residual).norm(dim=-1).max() < 0.05
 
 
-def test_a_token_unseen_at_a_position_has_the_mean_effect(retrieval_model, dice):
+def test_token_unseen_at_a_position_has_the_mean_effect(retrieval_model, dice):
     effects = bayes.task_effects(retrieval_model, dice)
     fit = dice.sample(200, 12, seed=0)
     seen = fit[(fit.tokens[:, 3] != 2).nonzero()[:, 0]]
@@ -28,7 +28,7 @@ def test_a_token_unseen_at_a_position_has_the_mean_effect(retrieval_model, dice)
     torch.testing.assert_close(by_token[2], by_token[[0, 1, 3]].mean(0), rtol=0, atol=1e-6)
 
 
-def test_the_posterior_of_a_regression_changes_with_each_target():
+def test_posterior_of_a_regression_changes_with_each_target():
     family = bayes.LinearRegression(tasks=2, dim=2, seed=0)
     posterior = bayes.retrieval(family, family.sample(3, 4, seed=1)).posterior
     by_position = interleave_posterior(posterior, family.prior)

@@ -33,7 +33,7 @@ def test_states_of_a_regression_are_those_of_its_inputs():
 
 
 @pytest.mark.parametrize("kind", ["retrieval", "learner", "label", "readout"])
-def test_an_ideal_model_is_a_source_of_states(kind):
+def test_ideal_models_are_sources_of_states(kind):
     for family in (bayes.Markov(states=4, seed=0), bayes.LinearRegression(dim=2, seed=0)):
         source = state_source(kind, family, length=6)
         data = family.sample(300, 6, seed=0)  # more than one batch

@@ -1,4 +1,4 @@
-"""Posteriors over tasks against enumeration of everything that is latent."""
+"""Compare posteriors over tasks with enumeration of all latent variables."""
 
 import itertools
 import math
@@ -22,23 +22,23 @@ def likelihoods(prompts=4, shots=5, tasks=3, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).uniform(0.01, 1, (prompts, shots, tasks)))
 
 
-def told_apart(sources, tasks=3):
-    """Likelihoods of labels that each fit one task only, without noise."""
+def labels_of(sources, tasks=3):
+    """Likelihoods of labels that are possible under one task only."""
     return torch.nn.functional.one_hot(torch.tensor(sources), tasks).double()
 
 
 def enumerated(likelihood, weight_of, next_of):
-    """Sum over every sequence of tasks: weight of the sequence times p(labels) times p(next)."""
+    """Normalized sum over all task sequences of weight times p(labels) times p(next task)."""
     prompts, shots, tasks = likelihood.shape
-    found = torch.zeros(prompts, tasks, dtype=torch.float64)
+    total = torch.zeros(prompts, tasks, dtype=torch.float64)
     for path in itertools.product(range(tasks), repeat=shots):
         fit = torch.stack([likelihood[:, i, k] for i, k in enumerate(path)]).prod(0)
-        found += weight_of(path) * fit[:, None] * next_of(path)
-    return found / found.sum(-1, keepdim=True)
+        total += weight_of(path) * fit[:, None] * next_of(path)
+    return total / total.sum(-1, keepdim=True)
 
 
 @pytest.mark.parametrize("a", [0.3, 1.0, 4.0])
-def test_proportions_sums_over_every_sequence_of_tasks(a):
+def test_proportions_posterior_equals_enumeration_of_task_sequences(a):
     likelihood = likelihoods()
 
     def counts(path):
@@ -52,20 +52,20 @@ def test_proportions_sums_over_every_sequence_of_tasks(a):
     torch.testing.assert_close(proportions_posterior(likelihood, concentration=a), wanted)
 
 
-def test_proportions_of_clear_labels_are_counts():
+def test_proportions_posterior_of_unambiguous_labels_follows_counts():
     sources = [[0, 0, 1, 2, 0, 1], [2, 2, 2, 2, 2, 2]]
     wanted = torch.tensor([[4, 3, 2], [1, 1, 7]]) / 9
-    torch.testing.assert_close(proportions_posterior(told_apart(sources)), wanted.double())
+    torch.testing.assert_close(proportions_posterior(labels_of(sources)), wanted.double())
 
 
-def test_proportions_of_long_prompts_do_not_underflow():
+def test_proportions_posterior_of_long_prompts_does_not_underflow():
     likelihood = torch.full((1, 60, 2), 1e-12, dtype=torch.float64)
     likelihood[:, :20, 0] = 2e-12
     assert torch.isfinite(proportions_posterior(likelihood)).all()
     assert proportions_posterior(likelihood)[0, 0] > 0.5
 
 
-def test_one_task_is_bayes():
+def test_single_task_posterior_equals_bayes_rule():
     likelihood, prior = likelihoods(), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     joint = prior * likelihood.prod(1)
     wanted = joint / joint.sum(-1, keepdim=True)
@@ -75,7 +75,7 @@ def test_one_task_is_bayes():
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.7, 1.0])
-def test_switching_sums_over_every_path(rate):
+def test_switching_posterior_equals_enumeration_of_paths(rate):
     likelihood = likelihoods(shots=4)
     step = (1 - rate) * torch.eye(3, dtype=torch.float64) + rate / 3
 
@@ -93,16 +93,16 @@ def test_switching_sums_over_every_path(rate):
 @settings(max_examples=30, deadline=None)
 def test_posteriors_are_distributions_and_permute_with_the_tasks(seed, model):
     likelihood = likelihoods(seed=seed)
-    found = model(likelihood)
-    torch.testing.assert_close(found.sum(-1), torch.ones(4, dtype=torch.float64))
+    posterior = model(likelihood)
+    torch.testing.assert_close(posterior.sum(-1), torch.ones(4, dtype=torch.float64))
     order = torch.from_numpy(np.random.default_rng(seed).permutation(3))
-    torch.testing.assert_close(model(likelihood[..., order]), found[:, order])
+    torch.testing.assert_close(model(likelihood[..., order]), posterior[:, order])
     if model is not switching_posterior:
         shots = torch.from_numpy(np.random.default_rng(seed).permutation(5))
-        torch.testing.assert_close(model(likelihood[:, shots]), found)
+        torch.testing.assert_close(model(likelihood[:, shots]), posterior)
 
 
-def test_limits():
+def test_noise_models_agree_with_single_task_in_their_limits():
     likelihood = likelihoods()
     torch.testing.assert_close(
         switching_posterior(likelihood, rate=1e-12),
@@ -117,8 +117,8 @@ def test_limits():
     torch.testing.assert_close(extreme, single_task_posterior(likelihood), rtol=1e-6, atol=1e-6)
 
 
-def test_wrong_input_is_named():
-    mixed = told_apart([[0, 1]])
+def test_bad_input_raises_one_line_errors():
+    mixed = labels_of([[0, 1]])
     with pytest.raises(TvlensError, match="prompt 0 is impossible under every single task"):
         single_task_posterior(mixed)
     with pytest.raises(TvlensError, match="concentration is 0"):

@@ -1,4 +1,4 @@
-"""Mixed prompts: what they show, how often, and how likely it is."""
+"""Mixed prompts: compositions, demonstrations and label likelihoods."""
 
 from collections import Counter
 
@@ -28,20 +28,20 @@ def tasks():
     return align_tasks([Task(c, [(w, c + w) for w in WORDS]) for c in "xyz"])
 
 
-def draw(tasks, **options):
+def sample_mixtures(tasks, **options):
     options = {"shots": 3, "count": 40} | options
     return build_mixed_prompts(tiny.tokenizer(), tasks, TEMPLATES["qa"], **options)
 
 
-def test_aligned_keeps_the_common_inputs_in_one_order():
+def test_align_tasks_keeps_common_inputs_in_one_order():
     one = Task("one", [("a", "1"), ("b", "2"), ("c", "3")])
     two = Task("two", [("c", "6"), ("d", "7"), ("b", "5")])
-    found = align_tasks([one, two])
-    assert [task.pairs for task in found] == [(("b", "2"), ("c", "3")), (("b", "5"), ("c", "6"))]
+    aligned = align_tasks([one, two])
+    assert [task.pairs for task in aligned] == [(("b", "2"), ("c", "3")), (("b", "5"), ("c", "6"))]
 
 
-def test_every_division_comes_equally_often_with_its_own_labels(tasks):
-    mixtures = draw(tasks)
+def test_mixed_prompts_contain_every_composition_equally_often(tasks):
+    mixtures = sample_mixtures(tasks)
     counts = Counter(tuple(m.sources.count(k) for k in range(3)) for m in mixtures)
     assert counts == dict.fromkeys(enumerate_compositions(3, 3), 4)
     assert len({m.sources for m in mixtures}) > 15  # orders differ
@@ -55,23 +55,23 @@ def test_every_division_comes_equally_often_with_its_own_labels(tasks):
         text = "".join(f"Q: {x}\nA: {y}\n\n" for x, y in m.demonstrations)
         assert m.prompt.text == f"{text}Q: {query}\nA:"
     assert max(Counter(m.query for m in mixtures).values()) == 2  # 40 prompts, 24 queries
-    assert draw(tasks) == mixtures
-    assert draw(tasks, seed=1) != mixtures
-    assert {m.query for m in draw(tasks, queries=[3, 5])} == {3, 5}
+    assert sample_mixtures(tasks) == mixtures
+    assert sample_mixtures(tasks, seed=1) != mixtures
+    assert {m.query for m in sample_mixtures(tasks, queries=[3, 5])} == {3, 5}
 
 
-def test_pure_prompts_differ_in_labels_only(tasks):
-    found = build_pure_prompts(tiny.tokenizer(), tasks, TEMPLATES["qa"], shots=3, queries=[0, 7])
-    assert [(m.query, m.sources[0]) for m in found] == [(q, k) for q in (0, 7) for k in range(3)]
-    for three in (found[:3], found[3:]):
+def test_build_pure_prompts_varies_labels_only(tasks):
+    prompts = build_pure_prompts(tiny.tokenizer(), tasks, TEMPLATES["qa"], shots=3, queries=[0, 7])
+    assert [(m.query, m.sources[0]) for m in prompts] == [(q, k) for q in (0, 7) for k in range(3)]
+    for three in (prompts[:3], prompts[3:]):
         assert len({tuple(x for x, _ in m.demonstrations) for m in three}) == 1
 
 
-def test_likelihood_is_a_distribution_over_labels():
+def test_label_likelihood_spreads_noise_over_all_labels():
     tasks = align_tasks([Task("a", [("p", "1"), ("q", "2")]), Task("b", [("p", "1"), ("q", "3")])])
-    mixtures = draw_all(tasks)
-    found = label_likelihood(tasks, mixtures, noise=0.2)
-    for m, rows in zip(mixtures, found, strict=True):
+    mixtures = sample_one_shot_mixtures(tasks)
+    likelihood = label_likelihood(tasks, mixtures, noise=0.2)
+    for m, rows in zip(mixtures, likelihood, strict=True):
         (pair,), (row,) = m.demonstrations, rows.tolist()
         # Three labels in all; "1" fits both tasks.
         wanted = [0.8 if dict(task.pairs)[pair[0]] == pair[1] else 0.1 for task in tasks]
@@ -80,11 +80,11 @@ def test_likelihood_is_a_distribution_over_labels():
     assert (label_likelihood(tasks, ambiguous, noise=0.0) == 1).all()
 
 
-def draw_all(tasks):
-    return draw(tasks, shots=1, count=12)
+def sample_one_shot_mixtures(tasks):
+    return sample_mixtures(tasks, shots=1, count=12)
 
 
-def test_answers_that_begin_alike_do_not_tell():
+def test_distinguishable_queries_have_different_first_answer_tokens():
     tokenizer = tiny.tokenizer()
     tasks = align_tasks(
         [Task("a", [("p", "cat"), ("q", "x")]), Task("b", [("p", "cats"), ("q", "y")])]
@@ -98,7 +98,7 @@ def test_answers_that_begin_alike_do_not_tell():
     assert distinguishable_queries(torch.tensor([[1, 1], [1, 2], [3, 2]])) == [1, 2]
 
 
-def test_wrong_input_is_named(tasks):
+def test_bad_input_raises_one_line_errors(tasks):
     one = Task("one", [("a", "1")])
     with pytest.raises(TvlensError, match="at least two tasks"):
         align_tasks([one])
@@ -109,9 +109,9 @@ def test_wrong_input_is_named(tasks):
     with pytest.raises(TvlensError, match="have the same output for all common inputs"):
         align_tasks([one, Task("two", [("a", "1"), ("b", "3")])])
     with pytest.raises(TvlensError, match="24 shots and a query need 25"):
-        draw(tasks, shots=24)
+        sample_mixtures(tasks, shots=24)
     with pytest.raises(TvlensError, match="noise is 1"):
         label_likelihood(tasks, [], noise=1.0)
     other = align_tasks([Task("a", [("p", "1")]), Task("b", [("p", "2")])])
     with pytest.raises(TvlensError, match="belongs to none of the tasks"):
-        label_likelihood(other, draw(tasks))
+        label_likelihood(other, sample_mixtures(tasks))

@@ -1,4 +1,4 @@
-"""Controls for vertices keep what they say they keep."""
+"""Each control of the simplex vertices keeps its documented properties."""
 
 import numpy as np
 import pytest
@@ -25,31 +25,31 @@ def rng():
     return np.random.default_rng(0)
 
 
-def test_all_are_centred_and_reproducible(states):
+def test_every_control_is_centered_and_reproducible(states):
     for control in CONTROLS.values():
-        found = control(states, rng())
-        assert found.shape == (3, 2, 16)
-        torch.testing.assert_close(found.mean(0), torch.zeros(2, 16), atol=1e-5, rtol=0)
-        assert torch.equal(control(states, rng()), found)
+        vertices = control(states, rng())
+        assert vertices.shape == (3, 2, 16)
+        torch.testing.assert_close(vertices.mean(0), torch.zeros(2, 16), atol=1e-5, rtol=0)
+        assert torch.equal(control(states, rng()), vertices)
 
 
-def test_turning_keeps_lengths_and_angles_only(states):
+def test_rotate_vectors_keeps_lengths_and_angles_only(states):
     theta = states.mean(2) - states.mean((0, 2))
-    turned = rotate_vectors(states, rng())
+    rotated = rotate_vectors(states, rng())
     for layer in range(2):
         torch.testing.assert_close(
-            turned[:, layer] @ turned[:, layer].T,
+            rotated[:, layer] @ rotated[:, layer].T,
             theta[:, layer] @ theta[:, layer].T,
             rtol=1e-4,
             atol=1e-3,
         )
-    cosine = torch.nn.functional.cosine_similarity(turned, theta, dim=-1)
+    cosine = torch.nn.functional.cosine_similarity(rotated, theta, dim=-1)
     assert cosine.abs().max() < 0.9
     with pytest.raises(TvlensError, match="no simplex in 1 dimensions"):
         rotate_vectors(states[..., :1], rng())
 
 
-def test_shuffling_takes_the_task_away(states):
+def test_shuffle_tasks_removes_task_means(states):
     theta = states.mean(2) - states.mean((0, 2))
     shuffled = shuffle_tasks(states, rng())
     assert shuffled.norm() < 0.4 * theta.norm()
@@ -57,13 +57,13 @@ def test_shuffling_takes_the_task_away(states):
     torch.testing.assert_close(shuffle_tasks(alike, rng()), torch.zeros(3, 2, 16))
 
 
-def test_random_states_and_other_tasks_are_what_was_given(states):
+def test_sampled_vertices_are_among_the_input_states(states):
     flat = states.movedim(2, 1).flatten(0, 1)
-    found = sample_states(states, rng())
-    edge = found[1] - found[0]
+    vertices = sample_states(states, rng())
+    edge = vertices[1] - vertices[0]
     edges = flat[:, None] - flat[None]
     assert (edges - edge).flatten(2).norm(dim=-1).min() < 1e-4
     others = torch.randn(5, 2, 16, generator=torch.Generator().manual_seed(1))
-    picked = sample_other_tasks(states, rng(), others=others)
+    sampled = sample_other_tasks(states, rng(), others=others)
     between = (others[:, None] - others[None]).flatten(2)
-    assert (between - (picked[1] - picked[0]).flatten()).norm(dim=-1).min() < 1e-4
+    assert (between - (sampled[1] - sampled[0]).flatten()).norm(dim=-1).min() < 1e-4

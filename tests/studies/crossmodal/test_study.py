@@ -62,8 +62,8 @@ def test_run_reads_what_an_interrupted_run_cached(study, vlm, tasks, monkeypatch
 
     for name in ("extract", "sweep_layers", "score_conditions"):
         monkeypatch.setattr(seed_run, name, fail)
-    again = crossmodal.run(vlm, tasks, **options)
-    assert again.to_dataframe().equals(result.to_dataframe())
+    repeated = crossmodal.run(vlm, tasks, **options)
+    assert repeated.to_dataframe().equals(result.to_dataframe())
 
 
 def test_page_contains_its_images(study):

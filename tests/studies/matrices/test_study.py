@@ -23,8 +23,8 @@ PRESET = study.Preset(None, 60, 6, (0,))
 WORDS = ("cat dog bus red green house tree", "one two three four five six seven")
 
 
-def planted(name="planted", n=110, seed=0):
-    """Texts of random words from one list or the other, which is their class."""
+def sample_texts(name="planted", n=110, seed=0):
+    """Sample texts of random words from one of two lists, which is their class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, n)
     texts = [" ".join(rng.choice(WORDS[k].split(), rng.integers(2, 6))) + f" {i}"
@@ -47,7 +47,7 @@ def study_run(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     presets = pytest.MonkeyPatch()
     presets.setitem(study.PRESETS, "tiny", PRESET)
-    sets = [planted(), planted("again", seed=1)]
+    sets = [sample_texts(), sample_texts("again", seed=1)]
     options = dict(preset="tiny", folder=folder, progress=False)
     yield study.run(base, data=sets, **options), sets, options, folder
     presets.undo()
@@ -72,8 +72,8 @@ def test_run_writes_one_table_over_all_datasets(study_run):
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
-    written = (folder / "report.json").read_text()
-    numbers = json.loads(written, parse_constant=refuse)
+    report_json = (folder / "report.json").read_text()
+    numbers = json.loads(report_json, parse_constant=refuse)
     assert list(numbers["datasets"]) == ["planted", "again"] and len(numbers["claims"]) == 2 * 7
     (shared,) = numbers["sharing"].values()
     assert shared["tasks"] == ["planted", "again"] and len(shared["rows"]) == 6
@@ -96,19 +96,19 @@ def test_cached_datasets_are_not_computed_again(study_run, base, monkeypatch):
 
     monkeypatch.setattr(study.study, "analyze_dataset", refuse)
     monkeypatch.setattr(study.model_pair, "finetune_pair", refuse)
-    again = study.run(base, data=sets, **options)
-    assert again.to_dataframe().equals(result.to_dataframe())
-    assert again.claims == result.claims
+    repeated = study.run(base, data=sets, **options)
+    assert repeated.to_dataframe().equals(result.to_dataframe())
+    assert repeated.claims == result.claims
     with pytest.raises(AssertionError, match="computed again"):
         study.run(base, data=sets, **options | {"seed": 1})
 
 
 def test_several_finetunings_are_pooled(study_run, base, tmp_path):
-    """The first is the one that was made alone; intervals are over finetunings too."""
+    """The first finetuning equals the single one; intervals include finetunings."""
     result, sets, options, first_folder = study_run
     folder = shutil.copytree(first_folder, tmp_path / "seeds")
-    again = study.run(base, data=sets[0], seeds=2, **options | {"folder": folder})
-    row, report = again.to_dataframe().iloc[0], again.datasets["planted"].report
+    pooled = study.run(base, data=sets[0], seeds=2, **options | {"folder": folder})
+    row, report = pooled.to_dataframe().iloc[0], pooled.datasets["planted"].report
     assert len(list((folder / "finetuned").glob("planted-*"))) == 2 and row.seeds == 2
     single = result.datasets["planted"].report
     assert torch.equal(report.predictions[:1], single.predictions)
@@ -117,7 +117,7 @@ def test_several_finetunings_are_pooled(study_run, base, tmp_path):
     finetuned = float(accuracy[report.methods.index("finetuned")])
     assert row.finetuned == pytest.approx(finetuned)
     assert row.low <= row.task_matrix <= row.high
-    assert not again.sharing and "finetuned 2 times" in (folder / "index.html").read_text()
+    assert not pooled.sharing and "finetuned 2 times" in (folder / "index.html").read_text()
 
 
 def test_lora_is_reported_beside_the_matrix(study_run, base, tmp_path):
@@ -136,11 +136,11 @@ def test_lora_is_reported_beside_the_matrix(study_run, base, tmp_path):
 
 
 def test_run_accepts_a_finetuned_model(study_run, base, tmp_path):
-    """A classifier has its own head; a model without one is read by a probe of its last states."""
+    """A classifier is read by its head, other models by a probe of their last states."""
     _, sets, options, folder = study_run
     (finetuned,) = (folder / "finetuned").glob("planted-*")
-    given = options | {"folder": tmp_path / "given"}
-    result = study.run(base, str(finetuned), sets[0], **given).datasets["planted"]
+    classifier_options = options | {"folder": tmp_path / "given"}
+    result = study.run(base, str(finetuned), sets[0], **classifier_options).datasets["planted"]
     assert result.facts["head"] == "classifier" and result.facts["readout"] == "mean"
     assert result.report.accuracy == study_run[0].datasets["planted"].report.accuracy
     bare = study.run(base, base, sets[0], **options | {"folder": tmp_path / "bare"})

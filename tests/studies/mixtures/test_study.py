@@ -33,19 +33,19 @@ def test_scrambled_weights_permutes_entries_and_restores_them():
 
 def test_run_writes_a_page_and_resumes_from_its_folder(tmp_path, monkeypatch):
     model = tiny.model("llama")
-    found = mixtures.run(model, [TASKS], folder=tmp_path, progress=False, **SMALL)
-    assert list(found.checks) == ["x + y + z"]
-    for claim in found.claims:
+    result = mixtures.run(model, [TASKS], folder=tmp_path, progress=False, **SMALL)
+    assert list(result.checks) == ["x + y + z"]
+    for claim in result.claims:
         low, high = claim.interval
         assert low <= claim.value <= high and np.isfinite(list(claim.nulls.values())).all()
-    ids = [claim.id for claim in found.claims]
+    ids = [claim.id for claim in result.claims]
     assert len(set(ids)) == len(ids) and "weights-posterior-correlation" in ids
     text = (tmp_path / "index.html").read_text()
     assert "Scrambled weights" in text and "NaN" not in (tmp_path / "report.json").read_text()
 
     monkeypatch.setattr(mixtures.study, "retrieval_check", fail_if_called)
-    again = mixtures.run(model, [TASKS], folder=tmp_path, progress=False, **SMALL)
-    assert again.claims == found.claims
+    repeated = mixtures.run(model, [TASKS], folder=tmp_path, progress=False, **SMALL)
+    assert repeated.claims == result.claims
     with pytest.raises(AssertionError, match="must not be"):
         mixtures.run(model, [TASKS], folder=tmp_path, progress=False, **SMALL, seed=1)
     with pytest.raises(TvlensError, match="no tasks to mix"):
