@@ -1,4 +1,4 @@
-"""Real weights: what the toolkit must show on SmolLM2-135M."""
+"""Tests with packaged weights, mostly SmolLM2-135M."""
 
 import contextlib
 import io
@@ -21,13 +21,13 @@ CONTEXTS = 10
 
 @pytest.fixture(scope="module")
 def readme(tmp_path_factory):
-    """What the README's example leaves behind: its names, what it printed, and its folder.
+    """Run the README's example; return its namespace, output and folder.
 
     Its parts and contexts are fewer: enough to choose a layer, and for the shares asserted here.
     """
     readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", readme, re.DOTALL))
-    folder, names, said = tmp_path_factory.mktemp("readme"), {}, io.StringIO()
+    folder, names, stdout = tmp_path_factory.mktemp("readme"), {}, io.StringIO()
     split, extract = tv.Task.split, tv.extract
 
     def split_smaller(task, **options):
@@ -40,9 +40,9 @@ def readme(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tv.Task, "split", split_smaller)
         patch.setattr(tv, "extract", extract_from_fewer)
-        with contextlib.chdir(folder), contextlib.redirect_stdout(said):
+        with contextlib.chdir(folder), contextlib.redirect_stdout(stdout):
             exec(code, names)
-    return names, said.getvalue(), folder
+    return names, stdout.getvalue(), folder
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +87,14 @@ def test_the_zoo_reads_dinov2_from_its_onnx_graph():
 
 
 def test_the_readme_example_runs_as_it_stands(readme):
-    names, said, folder = readme
+    names, stdout, folder = readme
     check_report(names["report"], 0.6)  # of singular-plural
     assert list(zip(*(names["result"].top(2)[a] for a in ("layer", "head")), strict=True)) == [
         (20, 5),
         (27, 6),
     ]
     assert names["estimate"].rank_correlation(names["result"]) > 0.9
-    assert "' tigers'" in said
+    assert "' tigers'" in stdout
     assert (folder / "plural.safetensors").exists()
 
 
@@ -123,7 +123,7 @@ def tiny_vlm():
 
 
 def test_tiny_vlm_names_images_of_the_held_out_artist(tiny_vlm):
-    """Whole names, as in training: after the copied words, and ended."""
+    """Whole names are generated after the copied words, up to the end token."""
     pack = tv.ImagePack.load()
     noto, held_out = pack.where(artist="noto"), pack.sample_names()
     images = noto.subset(i for i, name in enumerate(noto.names) if name not in held_out)
@@ -141,7 +141,7 @@ def test_tiny_vlm_names_images_of_the_held_out_artist(tiny_vlm):
 
 
 def test_text_vector_works_on_flag_images(tiny_vlm, wrong):
-    """Luo et al. 2024: from text to image, against every control."""
+    """Transfer from text to images (Luo et al. 2024), compared with every control."""
     (task,) = tv.studies.crossmodal.load_image_tasks(["country-capital"])
     train, validation, test = task.split(seed=0)
     validation, test = validation.subset(range(6)), test.subset(range(20))

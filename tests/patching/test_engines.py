@@ -34,46 +34,46 @@ def test_patch_equals_plain_hooks(name):
     model = architectures.load(name)
     for site, layers in (("resid_post", [2, 6]), ("z", [5])):
         # A group holds more tokens than the prompt and its windows.
-        result, said = architectures.sweep(model, name, site, layers, positions=range(3, 40, 4))
+        result, warned = architectures.sweep(model, name, site, layers, positions=range(3, 40, 4))
         error = architectures.largest_error(name, result, clean, corrupted, every=3)
         assert error < SITES[site], (name, site, error)
         # Its embedding is narrower than its states, which therefore cannot enter as inputs.
-        assert bool(said) == (name == "OPT post-norm")
+        assert bool(warned) == (name == "OPT post-norm")
         expected = "batched" if name in BATCHED else "tree_attention"
         assert result.settings["engine"] == expected
         assert result.settings["verified"] >= 2
 
 
 @pytest.mark.parametrize("name", ["GPT-Neo", "MPT"])
-def test_verification_finds_index_masks_that_no_table_names(name, monkeypatch):
-    """On one layer, where a check of one or two branches passed."""
+def test_verification_detects_index_masks_outside_the_table(name, monkeypatch):
+    """A sweep of one layer, for which a check of two branches would pass."""
     monkeypatch.setattr(families, "_MASKS_BY_INDEX", set())
     clean, corrupted = architectures.prompts()
-    result, said = architectures.sweep(architectures.load(name), name, "resid_post", [2])
-    assert len(said) == 1 and "cannot resume at a position" in said[0]
+    result, warned = architectures.sweep(architectures.load(name), name, "resid_post", [2])
+    assert len(warned) == 1 and "cannot resume at a position" in warned[0]
     assert result.settings["engine"] == "batched"
     assert architectures.largest_error(name, result, clean, corrupted) < ROUNDING
 
 
 @pytest.mark.parametrize("name", ["GPT-J", "BLOOM", "Falcon", "MPT", "GPT-Neo", "Falcon-H1"])
-def test_skipped_blocks_return_the_form_that_the_model_unpacks(name):
+def test_skip_blocks_keeps_the_output_format_of_blocks(name):
     from tvlens.models.hooks import skip_blocks
 
     model = architectures.load(name)
     tokens = architectures.prompts()[0]
     with torch.no_grad(), skip_blocks(model, range(1, 7)):
-        found = model(tokens)
-    kept = {}
+        logits = model(tokens)
+    source = {}
     first, last = (f"blocks.{layer}.hook_resid_{side}" for layer, side in ((0, "post"), (7, "pre")))
     with torch.no_grad():
-        model.run_with_hooks(tokens, fwd_hooks=[(first, lambda a, hook: kept.update(a=a))])
-        true = model.run_with_hooks(tokens, fwd_hooks=[(last, lambda a, hook: kept["a"])])
-    torch.testing.assert_close(found, true)
+        model.run_with_hooks(tokens, fwd_hooks=[(first, lambda a, hook: source.update(a=a))])
+        expected = model.run_with_hooks(tokens, fwd_hooks=[(last, lambda a, hook: source["a"])])
+    torch.testing.assert_close(logits, expected)
 
 
 @pytest.mark.parametrize("name", ["GPT-J", "MPT", "Llama", "Gemma 3"])
-def test_paths_to_a_high_receiver(name):
-    """A receiver above layer 4: the effect of a path is what freezing all else between gives."""
+def test_patch_paths_to_a_high_receiver_equals_frozen_hooks(name):
+    """The reference freezes everything between sender and receiver."""
     model = architectures.load(name)
     clean, corrupted = architectures.prompts(batch=1)
     receiver = tv.Site("q", 6, head=1)
@@ -89,14 +89,14 @@ def test_paths_to_a_high_receiver(name):
     frozen = [f"blocks.{l}.hook_{part}" for l in range(6) for part in ("attn_out", "mlp_out")]
     states = {}
 
-    def keep(key):
+    def store(key):
         return lambda activation, hook: states.update({key: activation.clone()})
 
     z = [tv.Site("z", layer).hook(model) for layer in (1, 5)]
     q = receiver.hook(model)
     with torch.no_grad():
-        model.run_with_hooks(clean, fwd_hooks=[(n, keep(n)) for n in z])
-        model.run_with_hooks(corrupted, fwd_hooks=[(n, keep(n)) for n in frozen])
+        model.run_with_hooks(clean, fwd_hooks=[(n, store(n)) for n in z])
+        model.run_with_hooks(corrupted, fwd_hooks=[(n, store(n)) for n in frozen])
         for row, layer in enumerate((1, 5)):
 
             def send(activation, hook, source=states[z[row]]):
@@ -106,7 +106,7 @@ def test_paths_to_a_high_receiver(name):
 
             between = [n for n in frozen if int(n.split(".")[1]) > layer]
             between.append(f"blocks.{layer}.hook_mlp_out")
-            hooks = [(z[row], send), (q, keep("q"))]
+            hooks = [(z[row], send), (q, store("q"))]
             hooks += [(n, lambda a, hook, n=n: states[n]) for n in between]
             model.run_with_hooks(corrupted, fwd_hooks=hooks)
 
@@ -115,38 +115,42 @@ def test_paths_to_a_high_receiver(name):
                 activation[:, :, 1] = states["q"][:, :, 1]
                 return activation
 
-            true = architectures.METRIC(model.run_with_hooks(corrupted, fwd_hooks=[(q, receive)]))
-            torch.testing.assert_close(result.values[row, 0], true, rtol=1e-4, atol=1e-4)
+            expected = architectures.METRIC(
+                model.run_with_hooks(corrupted, fwd_hooks=[(q, receive)])
+            )
+            torch.testing.assert_close(result.values[row, 0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_half_precision_keeps_the_fast_engine():
     for dtype in (torch.bfloat16, torch.float16):
         model = architectures.load("Llama", dtype)
-        result, said = architectures.sweep(model, "Llama", "z", [1, 6], positions=[-1])
-        assert result.settings["engine"] == "tree_attention" and not said
+        result, warned = architectures.sweep(model, "Llama", "z", [1, 6], positions=[-1])
+        assert result.settings["engine"] == "tree_attention" and not warned
 
 
-def test_infinite_logits_do_not_switch_verification_off(monkeypatch):
-    """Half of the vocabulary at minus infinity, as some models mask what they never say."""
+def test_verification_works_with_infinite_logits(monkeypatch):
+    """Half of the vocabulary has logits of minus infinity, as in models with masked tokens."""
     model = architectures.load("GPT-J")
     linear = getattr(model.unembed, "original_component", None) or model.unembed
     linear.bias.data[64:] = -torch.inf
-    real = engines.build_attention_masks
+    attention_masks = engines.build_attention_masks
     # All branches see each other.
-    monkeypatch.setattr(engines, "attention_masks", lambda m, b, *, like: real(m, b, like=like) * 0)
+    monkeypatch.setattr(
+        engines, "attention_masks", lambda m, b, *, like: attention_masks(m, b, like=like) * 0
+    )
     clean, corrupted = architectures.prompts()
-    result, said = architectures.sweep(model, "GPT-J", "resid_post", [1, 2], positions=[3, 20])
-    assert said and result.settings["engine"] == "batched"
+    result, warned = architectures.sweep(model, "GPT-J", "resid_post", [1, 2], positions=[3, 20])
+    assert warned and result.settings["engine"] == "batched"
     monkeypatch.undo()
     model = architectures.load("GPT-J")
     model.unembed.original_component.bias.data[64:] = -torch.inf
-    result, said = architectures.sweep(model, "GPT-J", "resid_post", [1, 2], positions=[3, 20])
-    assert not said and result.settings["engine"] == "tree_attention"
+    result, warned = architectures.sweep(model, "GPT-J", "resid_post", [1, 2], positions=[3, 20])
+    assert not warned and result.settings["engine"] == "tree_attention"
     assert architectures.largest_error("GPT-J", result, clean, corrupted, every=1) < ROUNDING
 
 
 @pytest.mark.parametrize("name", ["Qwen3-Next", "LFM2"])
-def test_paths_in_a_hybrid_start_at_the_layers_with_heads(name):
+def test_patch_paths_of_hybrids_has_the_layers_with_heads(name):
     clean, corrupted = architectures.prompts()
     result = tv.patch_paths(
         architectures.load(name),
@@ -160,7 +164,7 @@ def test_paths_in_a_hybrid_start_at_the_layers_with_heads(name):
     assert result.coordinates["layer"] == architectures.attention_layers(name)
 
 
-def test_paths_are_refused_where_a_factor_follows_attention():
+def test_patch_paths_refuses_a_factor_after_attention():
     source = copy.deepcopy(architectures.source("Falcon-H1"))
     for block in source.model.layers:
         block.attn_out_multiplier = 0.3

@@ -70,9 +70,9 @@ def test_small_groups_and_lack_of_memory_keep_the_result(monkeypatch):
     model = tiny.model("llama")
     clean, corrupted = prompt_pair()
     options = dict(site="z", metric=METRIC, positions=[-3, -2, -1])
-    expected = tv.patch(model, clean, corrupted, **options)
+    whole = tv.patch(model, clean, corrupted, **options)
     torch.testing.assert_close(
-        tv.patch(model, clean, corrupted, batch_tokens=1, **options).values, expected.values
+        tv.patch(model, clean, corrupted, batch_tokens=1, **options).values, whole.values
     )
     tree_attention = sweep.tree_attention
 
@@ -82,11 +82,11 @@ def test_small_groups_and_lack_of_memory_keep_the_result(monkeypatch):
         return tree_attention(model, base, group)
 
     monkeypatch.setattr(sweep, "tree_attention", run_out_of_memory)
-    torch.testing.assert_close(tv.patch(model, clean, corrupted, **options).values, expected.values)
+    torch.testing.assert_close(tv.patch(model, clean, corrupted, **options).values, whole.values)
 
 
 def test_passes_contain_whole_layers_or_even_parts_of_one():
-    fitting = sweep._fitting
+    fitting = sweep._count_fitting
     three = [(layer, 10) for layer in range(3) for _ in range(4)]
     assert fitting(three, 1000) == 12
     assert fitting(three, 100) == 8  # two layers, and not half of the third

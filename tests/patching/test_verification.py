@@ -28,7 +28,7 @@ def test_verification_detects_a_mask_without_windows(monkeypatch):
     """Only the last block of this Gemma has full attention, for which such a mask is right."""
     model = tiny.model("gemma3")
     verification._verified.pop(model, None)
-    attention_masks = engines.attention_masks
+    attention_masks = engines.build_attention_masks
     monkeypatch.setattr(
         engines, "attention_masks", lambda *a, **o: attention_masks(*a, **o)["full_attention"]
     )

@@ -1,4 +1,4 @@
-"""Ways of extracting a vector, each against what it is defined to be."""
+"""Extraction methods, each compared with its definition."""
 
 import functools
 
@@ -27,28 +27,30 @@ def task():
     return Task.load("singular-plural").subset(range(20))
 
 
-def states(model, prompts):
+def read_last_states(model, prompts):
     """Last states of single prompts by TransformerLens' own cache, `[layer, prompt, d_model]`."""
-    found = []
+    states_by_prompt = []
     for tokens in prompts:
         with torch.no_grad():
             _, cache = model.run_with_cache(torch.tensor([list(tokens)]))
         names = [tv.Site("resid_post", l).hook(model) for l in range(3)]
-        found.append(torch.stack([cache[name][0, -1] for name in names]))
-    return torch.stack(found, 1)
+        states_by_prompt.append(torch.stack([cache[name][0, -1] for name in names]))
+    return torch.stack(states_by_prompt, 1)
 
 
-def prompts(model, task, *, bare=False):
-    drawn = contexts(task, shots=3, count=4, seed=0)
+def build_prompts(model, task, *, bare=False):
+    sampled = contexts(task, shots=3, count=4, seed=0)
     template = TEMPLATES["qa"]
     return [
-        build(model.tokenizer, template, [] if bare else shown, *query).tokens
-        for shown, query in drawn
+        build(model.tokenizer, template, [] if bare else shots, *query).tokens
+        for shots, query in sampled
     ]
 
 
-def test_state_and_difference(causal, task):
-    with_shots, without = (states(causal, prompts(causal, task, bare=b)) for b in (False, True))
+def test_state_and_difference_equal_means_of_run_with_cache(causal, task):
+    with_shots, without = (
+        read_last_states(causal, build_prompts(causal, task, bare=b)) for b in (False, True)
+    )
     state = tv.extract(causal, task, **SHOTS)
     torch.testing.assert_close(state.values, with_shots.mean(1), rtol=1e-4, atol=1e-5)
     assert state.mode == "replace"
@@ -59,19 +61,22 @@ def test_state_and_difference(causal, task):
     assert difference.mode == "add"
 
 
-def test_instruction(causal, task):
+def test_instruction_equals_the_state_of_the_instruction(causal, task):
     vector = tv.extract(causal, task, method="instruction", **SHOTS)
     tokens = plain(causal.tokenizer, "The plural of the word:")
-    torch.testing.assert_close(vector.values, states(causal, [tokens])[:, 0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        vector.values, read_last_states(causal, [tokens])[:, 0], rtol=1e-4, atol=1e-5
+    )
     assert vector.meta["prompts"] == ["The plural of the word:"]
     with pytest.raises(TvlensError, match="has no instruction"):
         tv.extract(causal, Task("t", task.pairs), method="instruction", **SHOTS)
 
 
-def test_in_context_is_the_first_principal_direction(causal, task):
+def test_in_context_equals_the_first_principal_direction(causal, task):
     vector = tv.extract(causal, task, method="in-context", **SHOTS)
     sides = [
-        states(causal, [plain(causal.tokenizer, " " + pair[i]) for pair in task]) for i in (0, 1)
+        read_last_states(causal, [plain(causal.tokenizer, " " + pair[i]) for pair in task])
+        for i in (0, 1)
     ]
     change = (sides[1] - sides[0]).movedim(1, 0).flatten(1).double().numpy()
     _, directions = np.linalg.eigh(change.T @ change)
@@ -83,19 +88,19 @@ def test_in_context_is_the_first_principal_direction(causal, task):
     assert vector.mode == "add_preserving_norm"
 
 
-def test_each_mode_of_applying_a_vector():
+def test_apply_vector_in_each_mode_equals_its_definition():
     state, value = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([4.0, 3.0])
     assert torch.equal(apply_vector(state, value, "replace"), value.expand(2, 2))
     assert torch.equal(apply_vector(state, value, "add"), state + value)
-    turned = apply_vector(state, value, "add_preserving_norm")
-    torch.testing.assert_close(turned.norm(dim=-1), state.norm(dim=-1))
+    rescaled = apply_vector(state, value, "add_preserving_norm")
+    torch.testing.assert_close(rescaled.norm(dim=-1), state.norm(dim=-1))
     torch.testing.assert_close(
-        torch.cosine_similarity(turned, state + value, dim=-1), torch.ones(2)
+        torch.cosine_similarity(rescaled, state + value, dim=-1), torch.ones(2)
     )
 
 
-def test_the_heads_of_a_function_vector(causal, task):
-    """Effects against plain forwards with hooks; the vector against z @ W_O."""
+def test_function_selects_heads_of_largest_indirect_effect(causal, task):
+    """The heads are those of the largest effects, and all layers have the same vector."""
     context = ExtractionContext.draw(
         causal,
         task,
@@ -107,23 +112,23 @@ def test_the_heads_of_a_function_vector(causal, task):
         batch_size=2,
         progress=False,
     )
-    values, about = function(context, heads=3, trials=3)
-    effects = torch.tensor(about["effects"])
-    assert effects.shape == (3, 4) and len(about["heads"]) == 3
+    values, metadata = function(context, heads=3, trials=3)
+    effects = torch.tensor(metadata["effects"])
+    assert effects.shape == (3, 4) and len(metadata["heads"]) == 3
     ranked = effects.flatten().argsort(descending=True)[:3].tolist()
-    assert [l * 4 + h for l, h in about["heads"]] == ranked
+    assert [l * 4 + h for l, h in metadata["heads"]] == ranked
     assert torch.equal(values[0], values[2])
 
 
-def test_what_heads_write_is_what_the_output_matrix_gives(causal):
+def test_sum_of_heads_equals_products_with_the_output_matrix(causal):
     means = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
     heads = [(0, 1), (2, 3), (2, 0)]
-    found = sum_heads(causal, means, heads)
+    output = sum_heads(causal, means, heads)
     if hasattr(causal.blocks[0], "ln1_post"):
         # A norm follows: what the heads write together is not a sum of matrix products.
         return
     wanted = sum(means[l, h] @ causal.W_O[l, h] for l, h in heads)
-    torch.testing.assert_close(found, wanted.detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(output, wanted.detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_indirect_effects_equal_plain_forwards(causal, task):
@@ -136,34 +141,34 @@ def test_indirect_effects_equal_plain_forwards(causal, task):
     )  # fmt: skip
     means = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
     result = measure_indirect_effects(context, means, trials=3)
-    for i, (shown, query) in enumerate(contexts(task, shots=3, count=3, seed=1)):
-        prompt = build(causal.tokenizer, TEMPLATES["qa"], shuffled_labels(shown, seed=i), *query)
+    for i, (shots, query) in enumerate(contexts(task, shots=3, count=3, seed=1)):
+        prompt = build(causal.tokenizer, TEMPLATES["qa"], shuffled_labels(shots, seed=i), *query)
         tokens = torch.tensor([prompt.tokens])
         for layer, head in [(0, 0), (1, 2), (2, 3)]:
 
-            def put(z, hook, layer=layer, head=head):
+            def write(z, hook, layer=layer, head=head):
                 z = z.clone()
                 z[:, -1, head] = means[layer, head]
                 return z
 
             name = tv.Site("z", layer).hook(causal)
             with torch.no_grad():
-                logits = causal.run_with_hooks(tokens, fwd_hooks=[(name, put)])
+                logits = causal.run_with_hooks(tokens, fwd_hooks=[(name, write)])
             wanted = logits[0, -1].softmax(-1)[prompt.answer[0]]
             torch.testing.assert_close(result.values[layer, head, i], wanted, rtol=1e-3, atol=1e-6)
 
 
-def test_a_function_vector_is_saved_and_shown_with_its_heads(task, tmp_path):
+def test_function_vector_is_saved_and_plotted_with_its_heads(task, tmp_path):
     model = tiny.model("llama")
     vector = tv.extract(model, task, method="function", **SHOTS)
     vector.save(tmp_path / "v.safetensors")
-    again = TaskVector.load(tmp_path / "v.safetensors")
-    assert again.mode == "add" and len(again.meta["heads"]) == 10
-    assert again.meta["effects"] == vector.meta["effects"]
-    assert "indirect effect by head" in again._repr_html_()
+    loaded = TaskVector.load(tmp_path / "v.safetensors")
+    assert loaded.mode == "add" and len(loaded.meta["heads"]) == 10
+    assert loaded.meta["effects"] == vector.meta["effects"]
+    assert "indirect effect by head" in loaded._repr_html_()
 
 
-def test_any_function_of_a_draw_is_a_method(task):
+def test_extract_accepts_a_function_as_method(task):
     model = tiny.model("gpt2")
     vector = tv.extract(model, task, method=functools.partial(function, heads=2), **SHOTS)
     assert vector.meta["method"] == "function" and len(vector.meta["heads"]) == 2
@@ -172,7 +177,7 @@ def test_any_function_of_a_draw_is_a_method(task):
 
 
 @pytest.mark.parametrize("method", ["function", "difference", "in-context", "instruction"])
-def test_every_method_is_evaluated_in_its_own_mode(method):
+def test_evaluate_uses_the_mode_of_the_method(method):
     model = tiny.model("llama")
     train, validation, test = Task.load("singular-plural").subset(range(40)).split(seed=0)
     vector = tv.extract(model, train, method=method, shots=2, contexts=4)

@@ -166,14 +166,14 @@ def _compute_receiver_activations(
     stream = run_source(
         model, prompts, component=stream_site, layers=[layer], positions=[-1]
     ).activations[layer]
-    activations: list[Tensor | None] = [None] * len(patches)
+    activations: dict[int, Tensor] = {}
     for members, change in _compute_sender_changes(model, senders):
         changed = stream + change
         if receiver.head is not None:
             changed = _project_stream(model, prompts, changed, receiver)
         for i, activation in zip(members, changed, strict=True):
             activations[i] = patches[i].select(activation, prompts.lengths)
-    return activations
+    return [activations[i] for i in range(len(patches))]
 
 
 def _compute_sender_changes(

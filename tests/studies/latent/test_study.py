@@ -1,4 +1,4 @@
-"""The study of latent tasks: its grid, what it keeps, what it claims and what it refuses."""
+"""The study of latent tasks: models, cache, claims, signals, bad input."""
 
 import glob
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY_LATENT_CHECKS, fail_if_called, hear_signals
+from helpers import TINY_LATENT_CHECKS, fail_if_called, restore_signal_handlers
 
 import tvlens as tv
 from tvlens import TvlensError
@@ -45,13 +45,13 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, tiny):
+def latent_run(tmp_path_factory, tiny):
     folder = tmp_path_factory.mktemp("latent")
     return latent.run("tiny", folder=folder, jobs=1, progress=False), folder
 
 
-def test_every_model_is_trained_checked_and_shown(made):
-    study, folder = made
+def test_run_trains_checks_and_plots_every_model(latent_run):
+    study, folder = latent_run
     names = ["dice-none-0", "dice-2-0", "markov-none-0", "regression-2-0", "dyck-none-0"]
     assert [model.name for model in study.models] == names
     dice = study.model("dice", 2)
@@ -77,8 +77,8 @@ def test_every_model_is_trained_checked_and_shown(made):
         study.model("dice", 9)
 
 
-def test_claims_have_the_numbers_of_the_checks(made):
-    study, _ = made
+def test_claims_have_the_numbers_of_the_checks(latent_run):
+    study, _ = latent_run
 
     def claim(name, family, minors, **layer):
         where = {"family": family, "minors": minors, "seed": 0} | layer
@@ -104,21 +104,21 @@ def test_claims_have_the_numbers_of_the_checks(made):
     assert {"interaction", "injected-by-token"} <= ids
 
 
-def test_every_claim_about_a_layer_is_tested_at_the_ruled_layers(made):
-    study, _ = made
+def test_claims_about_a_layer_use_the_layers_of_the_rule(latent_run):
+    study, _ = latent_run
     layers = [c.where["layer"] for c in study.claims if c.id == "interaction"]
     assert set(layers) == {0, 1}
 
 
-def test_no_two_claims_have_one_name_in_one_family():
+def test_claim_ids_are_unique_within_a_family():
     for family in FAMILIES:
         rules = [rule for check in CHECKS.values() for rule in check.claims]
         ids = [rule.id for rule in rules if family in rule.families]
         assert len(set(ids)) == len(ids)
 
 
-def test_finished_models_are_neither_trained_nor_checked_again(made, monkeypatch):
-    found, folder = made
+def test_finished_models_are_neither_trained_nor_checked_again(latent_run, monkeypatch):
+    found, folder = latent_run
     monkeypatch.setattr("tvlens.training.loop.compute_loss", fail_if_called)
     fail = {name: replace(check, compute=fail_if_called) for name, check in CHECKS.items()}
     monkeypatch.setattr(trained_model, "CHECKS", fail)
@@ -134,15 +134,15 @@ def test_finished_models_are_neither_trained_nor_checked_again(made, monkeypatch
 
 
 @pytest.mark.no_arithmetic
-def test_other_checks_use_the_trained_model_and_other_training_is_refused(tmp_path, monkeypatch):
+def test_run_reuses_training_for_other_checks_only(tmp_path, monkeypatch):
     options = dict(folder=tmp_path, families=["dice"], minor=["none"], jobs=1, progress=False)
     latent.run("tiny", **options)
     trained = (tmp_path / "dice-none-0/run/checkpoints/step-00000003.safetensors").stat().st_mtime
     fewer = replace(DICE, checks=TINY_LATENT_CHECKS | {"behaviour": {"sequences": 3}})
     monkeypatch.setitem(study.PRESETS, "tiny", (fewer,))
     assert latent.run("tiny", **options).models[0]["behaviour"].kl.shape[2] == 3
-    again = (tmp_path / "dice-none-0/run/checkpoints/step-00000003.safetensors").stat().st_mtime
-    assert again == trained
+    retrained = (tmp_path / "dice-none-0/run/checkpoints/step-00000003.safetensors").stat().st_mtime
+    assert retrained == trained
     with pytest.raises(TvlensError, match=r"holds another run: .*steps: 3 there, 4 here"):
         latent.run("tiny", steps=4, **options)
 
@@ -168,9 +168,9 @@ def test_results_belong_to_the_code_that_made_them(tmp_path, monkeypatch):
 
 
 @pytest.mark.no_arithmetic
-def test_a_damaged_result_is_reported_in_one_line_and_computed_again(made, tmp_path, capsys):
+def test_damaged_result_is_reported_in_one_line_and_computed_again(latent_run, tmp_path, capsys):
     """Every file that is read, damaged in every way."""
-    before, there = made
+    before, there = latent_run
     folder = tmp_path / "latent"
     shutil.copytree(there / "dice-none-0", folder / "dice-none-0")
     assert trained_model.is_checked(DICE, "none", 0, folder)
@@ -198,24 +198,22 @@ def test_a_damaged_result_is_reported_in_one_line_and_computed_again(made, tmp_p
 @pytest.mark.parametrize(
     "name", ["run.json", "metrics.jsonl", "checkpoints/step-00000003.safetensors"]
 )
-def test_a_damaged_run_is_trained_again(name, made, tmp_path, capsys):
-    _, there = made
-    shutil.copytree(there / "dice-none-0", tmp_path / "dice-none-0")
+def test_train_and_check_repeats_a_damaged_run(name, latent_run, tmp_path, capsys):
+    _, source = latent_run
+    shutil.copytree(source / "dice-none-0", tmp_path / "dice-none-0")
     run = tmp_path / "dice-none-0" / "run"
     (run / name).write_bytes(b"\xff\xfe")
     trained_model.train_and_check(DICE, "none", 0, tmp_path)
     assert trained_model.is_checked(DICE, "none", 0, tmp_path)
     assert "computed again" in capsys.readouterr().err
-    one, other = (
-        tv.training.load_run(place / "dice-none-0" / "run") for place in (tmp_path, there)
-    )
+    one, other = (tv.training.load_run(root / "dice-none-0" / "run") for root in (tmp_path, source))
     assert one.steps == other.steps
     weights = one.weights(), other.weights()
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 # A process of its own group that hears Ctrl-C, even where the tests run in the background.
-INTERRUPTIBLE = dict(start_new_session=True, preexec_fn=hear_signals)
+INTERRUPTIBLE = dict(start_new_session=True, preexec_fn=restore_signal_handlers)
 
 KILLED = """
 import sys
@@ -229,57 +227,57 @@ if __name__ == "__main__":
 
 
 @pytest.mark.no_arithmetic
-def test_a_killed_cell_goes_on_and_ends_with_the_same_numbers(tmp_path):
-    place = tmp_path / "killed"
-    here = Path(__file__).parent
-    folders = [str(here), str(here.parents[1])]  # of this file and of helpers.py
-    code = textwrap.dedent(KILLED).format(folders=folders, folder=str(place))
+def test_killed_training_resumes_with_the_same_numbers(tmp_path):
+    killed = tmp_path / "killed"
+    tests = Path(__file__).parent
+    folders = [str(tests), str(tests.parents[1])]  # of this file and of helpers.py
+    code = textwrap.dedent(KILLED).format(folders=folders, folder=str(killed))
     process = subprocess.Popen([sys.executable, "-c", code])
-    while not list(place.glob("*/run/checkpoints/*200.safetensors")) and process.poll() is None:
+    while not list(killed.glob("*/run/checkpoints/*200.safetensors")) and process.poll() is None:
         time.sleep(0.02)
     assert process.poll() is None, "it ended before it was killed"
     process.kill()
     process.wait()
     longer = replace(DICE, steps=400)
-    assert not trained_model.is_checked(longer, "none", 0, place)
+    assert not trained_model.is_checked(longer, "none", 0, killed)
     one, other = (
         trained_model.train_and_check(longer, "none", 0, folder)
-        for folder in (place, tmp_path / "whole")
+        for folder in (killed, tmp_path / "whole")
     )
     assert one.places("checkpoints") == other.places("checkpoints")
     assert torch.equal(one["behaviour"].kl, other["behaviour"].kl)
     assert torch.equal(one["representation", 1].values, other["representation", 1].values)
 
 
-def members(session):
-    """The processes of a session that are alive."""
+def session_processes(session):
+    """List the running processes of a session."""
     alive = []
     for path in glob.glob("/proc/[0-9]*/stat"):
         try:
-            state, _, _, its = Path(path).read_text().rpartition(")")[2].split()[:4]
+            state, _, _, process_session = Path(path).read_text().rpartition(")")[2].split()[:4]
         except (OSError, ValueError):
             continue
-        alive += [path] * (int(its) == session and state != "Z")
+        alive += [path] * (int(process_session) == session and state != "Z")
     return alive
 
 
-def gone(session, within=10):
-    """Whether all processes of a session end soon."""
+def has_ended(session, within=10):
+    """Whether all processes of a session end within `within` seconds."""
     until = time.monotonic() + within
-    while members(session) and time.monotonic() < until:
+    while session_processes(session) and time.monotonic() < until:
         time.sleep(0.1)
-    return not members(session)
+    return not session_processes(session)
 
 
 @pytest.fixture
-def working(tmp_path):
-    """A command whose two workers have written checkpoints."""
+def working_command(tmp_path):
+    """A running command whose two workers have written checkpoints."""
     command = [sys.executable, "-m", "tvlens", "latent", "--jobs", "2", "-o", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **INTERRUPTIBLE)
     while not list(tmp_path.glob("*/run/checkpoints/*8.safetensors")) and process.poll() is None:
         time.sleep(0.05)
     yield process
-    if members(process.pid):
+    if session_processes(process.pid):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
@@ -290,46 +288,50 @@ def working(tmp_path):
     ("number", "send"),
     [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill), (signal.SIGHUP, os.killpg)],
 )
-def test_signals_end_in_one_line_without_orphans(number, send, working, tmp_path):
-    send(working.pid, number)
-    _, errors = working.communicate(timeout=60)
-    assert working.returncode == 130
+def test_signals_end_the_command_and_its_workers_with_one_line(
+    number, send, working_command, tmp_path
+):
+    send(working_command.pid, number)
+    _, errors = working_command.communicate(timeout=60)
+    assert working_command.returncode == 130
     assert "Traceback" not in errors and "Warning" not in errors
     assert errors.count("tvlens: interrupted; run the same command again to go on") == 1
-    assert gone(working.pid)
+    assert has_ended(working_command.pid)
     assert list(tmp_path.glob("*/run/checkpoints/*.safetensors"))
     assert not list(tmp_path.glob(".tvlens*"))
 
 
 @pytest.mark.no_arithmetic
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="counts processes in /proc")
-def test_workers_end_with_a_parent_that_was_killed(working):
-    working.kill()
-    assert gone(working.pid)
+def test_workers_end_with_a_killed_parent(working_command):
+    working_command.kill()
+    assert has_ended(working_command.pid)
 
 
 @pytest.mark.no_arithmetic
-def test_a_grid_in_processes_is_the_grid_in_one(made, tmp_path):
-    found, _ = made
+def test_run_in_two_processes_gives_serial_claims(latent_run, tmp_path):
+    result, _ = latent_run
     options = dict(families=["dice"], progress=False)
-    spread = latent.run("tiny", folder=tmp_path, jobs=2, **options)
-    assert spread.claims == [claim for claim in found.claims if claim.where["family"] == "dice"]
+    parallel = latent.run("tiny", folder=tmp_path, jobs=2, **options)
+    assert parallel.claims == [claim for claim in result.claims if claim.where["family"] == "dice"]
 
 
 @pytest.mark.no_arithmetic
-def test_a_grid_on_a_dask_cluster_is_the_grid_in_one(made, tmp_path):
+def test_run_on_a_dask_cluster_gives_serial_claims(latent_run, tmp_path):
     distributed = pytest.importorskip("dask.distributed")
     import joblib
 
-    found, _ = made
+    result, _ = latent_run
     local = dict(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
     with (
         distributed.LocalCluster(**local) as cluster,
         distributed.Client(cluster),
         joblib.parallel_config(backend="dask"),
     ):
-        spread = latent.run("tiny", folder=tmp_path, families=["dice"], progress=False)
-    assert spread.claims == [claim for claim in found.claims if claim.where["family"] == "dice"]
+        distributed_run = latent.run("tiny", folder=tmp_path, families=["dice"], progress=False)
+    assert distributed_run.claims == [
+        claim for claim in result.claims if claim.where["family"] == "dice"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -349,12 +351,12 @@ def test_a_grid_on_a_dask_cluster_is_the_grid_in_one(made, tmp_path):
         (dict(jobs=0), "jobs is a whole number of at least 1"),
     ],
 )
-def test_mistakes_are_named_before_any_work(options, message, tmp_path):
+def test_bad_input_raises_one_line_errors_before_any_work(options, message, tmp_path):
     with pytest.raises(TvlensError, match=message):
         latent.run(**{"preset": "quick", **options}, folder=tmp_path / "none", progress=False)
     assert not (tmp_path / "none").exists()
 
 
-def test_the_study_is_where_people_look_for_it():
+def test_latent_study_is_reachable_from_the_package():
     assert tv.studies.latent.run is latent.run
     assert set(latent.PRESETS) >= {"quick", "cpu", "paper"}
