@@ -136,7 +136,7 @@ def test_verification_works_with_infinite_logits(monkeypatch):
     attention_masks = engines.build_attention_masks
     # All branches see each other.
     monkeypatch.setattr(
-        engines, "attention_masks", lambda m, b, *, like: attention_masks(m, b, like=like) * 0
+        engines, "build_attention_masks", lambda m, b, *, like: attention_masks(m, b, like=like) * 0
     )
     clean, corrupted = architectures.prompts()
     result, warned = architectures.sweep(model, "GPT-J", "resid_post", [1, 2], positions=[3, 20])

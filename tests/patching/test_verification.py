@@ -30,7 +30,7 @@ def test_verification_detects_a_mask_without_windows(monkeypatch):
     verification._verified.pop(model, None)
     attention_masks = engines.build_attention_masks
     monkeypatch.setattr(
-        engines, "attention_masks", lambda *a, **o: attention_masks(*a, **o)["full_attention"]
+        engines, "build_attention_masks", lambda *a, **o: attention_masks(*a, **o)["full_attention"]
     )
     clean, corrupted = prompt_pair()
     options = dict(site="attn_out", metric=METRIC, positions=-1)
