@@ -1,4 +1,4 @@
-"""Files of a training's folder carry checksums, and damage of them is named."""
+"""Files of a training run have checksums, by which damage is detected."""
 
 import json
 
@@ -22,7 +22,7 @@ def start_run(folder, steps=2):
 
 
 def flip_bits(path, load):
-    """What a file gives with one bit flipped, bit by bit; None where it is refused."""
+    """Load a file with each of its bits flipped; yield the result, or None where it is refused."""
     original = path.read_bytes()
     for i in range(8 * len(original)):
         content = bytearray(original)

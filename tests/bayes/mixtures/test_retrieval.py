@@ -1,4 +1,4 @@
-"""The check on tiny models: plain loops, planted combinations, and bad input."""
+"""`retrieval_check` on tiny models: loops over single prompts, planted states, bad input."""
 
 import pytest
 import tiny
@@ -36,7 +36,7 @@ def test_train_validation_and_test_inputs_are_disjoint(check):
 
 
 def test_query_delimiter_equals_run_with_cache_of_single_prompts():
-    """One prompt at a time, through run_with_cache, against the batched reading."""
+    """The reference runs one prompt at a time through run_with_cache."""
     from tvlens.bayes.mixtures.query_delimiter import QueryDelimiter
     from tvlens.tasks import build
 
@@ -68,7 +68,9 @@ def test_query_delimiter_equals_run_with_cache_of_single_prompts():
             def replace_state(value, hook, vector=vectors[i]):
                 return torch.cat([value[:, :-1], vector.expand(1, 1, -1)], 1)
 
-            logits = model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.hook_resid_post", replace_state)])
+            logits = model.run_with_hooks(
+                tokens, fwd_hooks=[("blocks.1.hook_resid_post", replace_state)]
+            )
             p = logits[0, -1].double().softmax(-1)[answers[i]]
             torch.testing.assert_close(injected[i], p, rtol=1e-4, atol=1e-8)
 
@@ -91,7 +93,7 @@ def test_weights_and_posteriors_sum_to_one(check):
 
 
 class PlantedCombination:
-    """Writes, at one layer of a model, mean + query part + combination of fixed task vectors.
+    """Replace the states of one layer with mean + query vector + combination of task vectors.
 
     The weights are (n_k + 1) / (n + K), with n_k labels of task k among the tokens so far.
     """
@@ -111,7 +113,9 @@ class PlantedCombination:
         self.tokens = args[0] if args else options["input"]
 
     def weights(self, row, stop):
-        label_positions = [i + 1 for i, t in enumerate(row[:stop]) if t == self.colon and i + 1 < stop]
+        label_positions = [
+            i + 1 for i, t in enumerate(row[:stop]) if t == self.colon and i + 1 < stop
+        ]
         labels = [self.labels.index(row[i]) for i in label_positions if row[i] in self.labels]
         counts = torch.bincount(torch.tensor(labels, dtype=torch.long), minlength=3)
         if not self.follows:  # as unequal, but it looks at another task's labels in every prompt
