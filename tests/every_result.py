@@ -148,7 +148,7 @@ def _bayes_results() -> dict[str, object]:
         "Representation": bayes.representation(*both, observations=[4, 8, 16], per_cell=8, null=3),
         "PosteriorWeights": bayes.posterior_weights(*both, sequences=60, resamples=20),
         "Injection": bayes.injection(*both, **quick),
-        "Dissociation": bayes.dissociation(*both, learner=learnt.subspace, pairs=12, null=2),
+        "Dissociation": bayes.dissociation(*both, learner=learner.subspace, pairs=12, null=2),
         "SimplexMap": bayes.simplex_map(*both, resolution=3, sequences=6),
         "Ablation": bayes.ablation(*both, null=2, **quick),
         "LearnerSubspace": learner,
