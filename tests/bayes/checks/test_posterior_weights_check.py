@@ -58,6 +58,7 @@ def test_the_label_is_told_from_the_posterior_only_where_that_is_uncertain(ideal
 def test_readers_of_the_last_observation_or_of_nothing_score_zero(ideal):
     retrieval = ideal["retrieval"]
     t = retrieval.uncertain_position
+    assert retrieval["explained share"][:1].isnan().all()
     for measure in ("correlation", "correlation by token"):
         assert abs(float(retrieval.null[measure, "last observation"][t])) < 1e-6
         assert abs(float(retrieval.null[measure, "other sequences"][t])) < 0.2

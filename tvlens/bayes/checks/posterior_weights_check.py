@@ -6,23 +6,19 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
-from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from ...errors import NamedValues, TvlensError, unknown
-from ...geometry.cells import Cells
 from ...integers import require_at_least
 from ...results import Result
 from ...stats import bootstrap_counts, percentiles
 from ..ideal_states import ReferenceKind, compute_posterior
-from ..regression import LinearRegression
 from ..sequences import Pairs
-from .probing import allowed_last_tokens, probes, require_several_tasks
-from .simplex_projection import nearest_combination
+from .convex_weights import combine_task_vectors, fit_convex_weights, fit_task_vectors
+from .probing import require_several_tasks
 from .states import (
-    StateSource,
     fit_by_position,
     last_features,
     predict_by_position,
@@ -50,8 +46,8 @@ WEIGHT_NULLS = get_args(WeightNull)
 _SMALLEST_ENTROPY = 0.01
 # Observations after which uncertainty counts: before, it is mostly that of the prior.
 _FIRST_OBSERVATIONS = 3
-# Sums of squared weights that are only rounding errors of single precision.
-_ROUNDING = 1e-8
+# Sums of squared weights, and shares of variance, that are only rounding errors in float32.
+_ROUNDING, _RELATIVE_ROUNDING = 1e-8, 1e-9
 _BY_TOKEN = " by token"
 
 
@@ -71,9 +67,12 @@ class PosteriorWeights(Result):
     - "total variation" (P3): mean of sum_k |beta_k - alpha_k| / 2.
     - "correlation" (P3): Pearson correlation of beta and alpha over sequences and tasks, after
       subtracting from both what the last observation predicts of them: a state that knows the last
-      token only scores 0. NaN where the last observation determines alpha.
+      token only scores 0.
     - the same four "by token": the task vectors depend on the last token (or linearly on the last
       input).
+
+    A share is NaN where the last observation determines the state, and a correlation where it
+    determines alpha, as after the first token.
 
     Attributes:
         observations: number of observations that each position has read.
@@ -249,7 +248,8 @@ def _finish(measure: WeightMeasure, sums: Float[Tensor, "*more c"]) -> Float[Ten
         # Rounding errors of readers or posteriors that the last observation determines.
         ratio = torch.where(a > _ROUNDING, ab / (a * b).sqrt(), 0.0)
         return torch.where(b > _ROUNDING, ratio, torch.nan)
-    ratio = sums[..., 0] / sums[..., 1]
+    part, total = sums.unbind(-1)
+    ratio = torch.where(total > 0, part / total, torch.nan)
     return 1 - ratio if measure.startswith("explained") else ratio
 
 
@@ -307,20 +307,23 @@ def posterior_weights(
     posterior = compute_posterior(known, test)
     observations = torch.arange(source.length) + 1 - (source.length - source.longest)
     find_uncertain_position(posterior, observations)
-    vectors = _fit_task_vectors(source, sequences, seed)
+    vectors = fit_task_vectors(source, sequences, seed)
     states, features = source.read(fitted).double(), last_features(family, fitted)
     alpha = compute_posterior(known, fitted)
     mean = fit_by_position(features, states)
-    effects = [
-        fit_by_position(features, states - _combine(alpha, features, theta)) for theta in vectors
-    ]
+    task_parts = [combine_task_vectors(alpha, features, theta) for theta in vectors]
+    effects = [fit_by_position(features, states - part) for part in task_parts]
     states, features = source.read(test).double(), last_features(family, test)
     residuals = [states - predict_by_position(features, effect) for effect in effects]
     parts = [
-        _fit_weights(residual, features, theta, test.task)
+        fit_convex_weights(residual, features, theta, test.task)
         for residual, theta in zip(residuals, vectors, strict=True)
     ]
     weights, squared, label = (torch.stack(part).float() for part in zip(*parts, strict=True))
+    deviation = (states - states.mean(0)).square().sum(-1)
+    remainder = (states - predict_by_position(features, mean)).square().sum(-1)
+    # Rounding errors of states that the last observation determines.
+    remainder *= remainder.sum(0) > _RELATIVE_ROUNDING * deviation.sum(0)
     last = test.inputs.float() if isinstance(test, Pairs) else test.tokens
     settings = {"model": source.name, "family": str(family), "sequences": sequences}
     return PosteriorWeights(
@@ -329,8 +332,8 @@ def posterior_weights(
         posterior=posterior.float(),
         squared_residual=squared,
         label_residual=label,
-        squared_remainder=(states - predict_by_position(features, mean)).square().sum(-1).float(),
-        squared_deviation=(states - states.mean(0)).square().sum(-1).float(),
+        squared_remainder=remainder.float(),
+        squared_deviation=deviation.float(),
         last=last,
         task=test.task,
         layer=source.layer,
@@ -355,72 +358,3 @@ def find_uncertain_position(
             f"the posterior is at most {float(entropy[position]):.1g} nats"
         )
     return position
-
-
-# Task vectors as a function of the intercept, or of all features of the last observation.
-TaskCoefficients = Float[Tensor, "major used d"]
-
-
-def _fit_task_vectors(
-    source: StateSource, sequences: int, seed: int
-) -> tuple[Float[Tensor, "major 1 d"], Float[Tensor, "major f d"]]:
-    """Fit shared task vectors, and those that depend on the last observation; both sum to 0."""
-    family = source.family
-    is_regression = isinstance(family, LinearRegression)
-    levels = family.dim + 1 if is_regression else len(allowed_last_tokens(family))
-    if sequences < 2 * family.majors * levels:
-        raise TvlensError(
-            f"{sequences} sequences cannot fit {family.majors * levels} effects of task and last "
-            f"observation: give at least {2 * family.majors * levels}"
-        )
-    if is_regression:
-        task = torch.arange(family.majors).repeat_interleave(sequences // family.majors)
-        data = family.sample_tasks(task, source.length, seed=seed)
-        # A separate regression on the last input for every task.
-        by_task = [source.read_last(data).double(), last_features(family, data)[:, -1]]
-        states, features = (rearrange(x, "(k n) f -> n k f", k=family.majors) for x in by_task)
-        vectors = fit_by_position(features, states)
-    else:
-        per_cell = sequences // (family.majors * levels)
-        probed = probes(family, observations=source.length, per_cell=per_cell, seed=seed)
-        cells = Cells.from_labels(probed.task, probed.token)
-        means = cells.means(source.read_last(probed.data).double())
-        shared = means.mean(1, keepdim=True)
-        # Tokens that cannot be forced have the shared task vectors.
-        vectors = torch.cat([shared, pad(means - shared, (0, 0, 0, family.vocabulary - levels))], 1)
-    vectors = vectors - vectors.mean(0)
-    return vectors[:, :1], vectors
-
-
-def _combine(
-    weights: Float[Tensor, "n position major"], features: Tensor, vectors: TaskCoefficients
-) -> Float[Tensor, "n position d"]:
-    """Combine task vectors with these weights."""
-    used = features[..., : vectors.shape[1]]
-    return (weights[..., None] * used[..., None, :]).flatten(2) @ vectors.flatten(0, 1)
-
-
-def _fit_weights(
-    residual: Float[Tensor, "n position d"],
-    features: Float[Tensor, "n position f"],
-    vectors: TaskCoefficients,
-    task: Int[Tensor, " n"],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Fit the nearest convex combination: weights, its squared residual and that of the label."""
-    k, used = vectors.shape[:2]
-    axes = torch.linalg.svd(vectors.flatten(0, 1), full_matrices=False).Vh
-    vectors, inside = vectors @ axes.T, residual @ axes.T
-    outside = residual.square().sum(-1) - inside.square().sum(-1)
-    points = inside.flatten(0, 1)
-    vertices = vectors[:, 0]
-    if used > 1:
-        flat = features.flatten(0, 1)
-        vertices = einsum(flat, vectors, "point f, k f m -> point k m")
-    weights = nearest_combination(points, vertices)
-    labels = one_hot(task, k).to(weights)[:, None].expand(*residual.shape[:2], k).flatten(0, 1)
-    both = []
-    for fit in (weights, labels):
-        combination = fit @ vertices if used == 1 else (fit[:, None] @ vertices)[:, 0]
-        distance = (points - combination).square().sum(-1).view_as(outside)
-        both.append(outside + distance)
-    return weights.view(*residual.shape[:2], k), *both
