@@ -77,6 +77,7 @@ def fail_if_called(*_: Any, **__: Any) -> NoReturn:
 TINY_LATENT_CHECKS = {
     "behaviour": {"sequences": 6},
     "representation": {"resamples": 5, "null": 2},
+    "posterior_weights": {"sequences": 40, "resamples": 5},
     "injection": {"sequences": 6},
     "ablation": {"sequences": 6, "null": 2},
     "learner_subspace": {"sequences": 6, "restarts": 2, "null": 2, "max_rank": 1},

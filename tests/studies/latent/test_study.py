@@ -62,10 +62,10 @@ def test_run_trains_checks_and_plots_every_model(latent_run):
     assert float(dice["checkpoints", 3].share[0, 0]) <= 1
     assert 0 < dice["checkpoints", 0].null_share < 1
     plain = study.model("dice")
-    torch.testing.assert_close(plain["examples"].weights.sum(-1), torch.ones(3, 10))
-    torch.testing.assert_close(plain["examples"].posterior.sum(-1), torch.ones(3, 10).double())
-    with pytest.raises(TvlensError, match="regression-2-0 has no examples at None; there are none"):
-        study.model("regression", 2)["examples"]
+    assert plain.places("posterior_weights") == [0, 1]
+    assert plain["posterior_weights", "label"].settings["model"] == "label"
+    with pytest.raises(TvlensError, match="regression-2-0 has no representation at 0; there are n"):
+        study.model("regression", 2)["representation", 0]
     numbers = json.loads((folder / "report.json").read_text())
     assert numbers["claims"] == [claim.to_dict() for claim in study.claims]
     page = (folder / "index.html").read_text()
@@ -99,9 +99,15 @@ def test_claims_have_the_numbers_of_the_checks(latent_run):
     assert learner.nulls == {"largest of random subspaces": largest}
     assert claim("learner-subspace-spares-known-tasks", "dice", 4, layer=1).threshold == 0.1
     novel = claim("novel-tasks-leave-span", "dice", 4, layer=1)
-    assert novel.nulls == {"without minors": study.model("dice")["novel_tasks", 1].share}
+    without = study.model("dice")["novel_tasks", 1].share
+    learner_share = dice["novel_tasks", 1].null
+    assert novel.nulls == {"without minors": without, "perfect learner": learner_share}
     ids = {c.id for c in study.claims if c.where["family"] == "markov"}
-    assert {"interaction", "injected-by-token"} <= ids
+    assert {"interaction-below-readout", "correlation-by-token", "injected-by-token"} <= ids
+    correlation = claim("correlation", "dice", 0, layer=0)
+    assert set(correlation.nulls) == {"label", "learner", "readout", "untrained"}
+    result = study.model("dice")["posterior_weights", 0]
+    assert correlation.value == float(result["correlation"][result.uncertain_position])
 
 
 def test_claims_about_a_layer_use_the_layers_of_the_rule(latent_run):

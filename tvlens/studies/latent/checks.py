@@ -1,18 +1,15 @@
 """`CHECKS`: every check of a trained model, with its sizes, claims and section of the page.
 
-A new claim with a new check needs a function and a result type in `tvlens/bayes/checks`, and a
-record here. Statements and thresholds are fixed here, before any result is known.
+A new claim with a new check needs a function and a result type in `tvlens/bayes/checks`, its
+figure in `show.py` there, and a record here or in `state_checks.py`. Statements and thresholds are
+fixed in the records, before any result is known.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from ...activations import collect
 from ...bayes import (
     Ablation,
     Behaviour,
@@ -21,8 +18,6 @@ from ...bayes import (
     LearnerSubspace,
     NovelTasks,
     PhaseBoundary,
-    PrefixDependence,
-    Representation,
     SimplexMap,
     StatisticsRegression,
     ablation,
@@ -31,66 +26,21 @@ from ...bayes import (
     injection,
     learner_subspace,
     novel_tasks,
-    prefix_dependence,
-    representation,
-    retrieval,
     simplex_map,
     solve_phase_boundary,
     statistics_regression,
 )
 from ...bayes.checks.learner_search import EQUIVALENCE_BOUND
-from ...bayes.checks.prefix_check import TARGETS
-from ...bayes.checks.probing import max_observations, read_probe_states
-from ...bayes.checks.simplex_projection import project_on_token_simplices
-from ...results import Result
 from ...stats import bootstrap_interval
 from .checkpoints import CheckpointResult, checkpoint, log_ratio_interval
-from .config import FAMILIES, TOKEN_DEPENDENT
+from .config import ADDITIVE, TOKEN_DEPENDENT
 from .registry import Check, CheckSetup, ClaimRule, Estimate, Measure, Place, TrainedModelResult
-
-# Families with the geometry of the paper, and with sequences of new tasks for every reference.
-_ADDITIVE = tuple(name for name in FAMILIES if name != "dyck")
-
-
-@dataclass(frozen=True)
-class ExampleSequences(Result):
-    """Weights of the task vectors and posterior at every position of one sequence per task.
-
-    Attributes:
-        tokens: the sequences.
-        weights: of the nearest convex combination of task vectors, at the last layer.
-        posterior: over the major tasks.
-    """
-
-    tokens: Int[Tensor, "n length"]
-    weights: Float[Tensor, "n length major"]
-    posterior: Float[Tensor, "n length major"]
-
-
-def _compute_examples(setup: CheckSetup) -> ExampleSequences:
-    model, family = setup.model, setup.family
-    tasks = torch.arange(min(3, family.majors))
-    tokens = family.sample_tasks(tasks, setup.config.length, seed=setup.seed).tokens
-    (states,) = collect(model, tokens, "resid_post", layers=-1, progress=False).tensors.values()
-    weights = setup.effects().interpolate(states, tokens)
-    if setup.config.family in TOKEN_DEPENDENT:
-        options = dict(per_cell=setup.config.per_cell, seed=setup.seed, layer=-1)
-        observations = max_observations(model, family)
-        fitted = read_probe_states(model, family, observations=observations, **options)
-        projection = project_on_token_simplices(states.flatten(0, 1), tokens.flatten(), fitted)
-        weights = projection.fit_weights().view(weights.shape)
-    posterior = retrieval(family.with_major_tasks(), tokens).posterior
-    return ExampleSequences(tokens, weights, posterior)
+from .state_checks import STATE_CHECKS
 
 
 def _compute_behaviour(setup: CheckSetup) -> Behaviour:
     options = dict(splits=setup.splits, references=setup.references)
     return behaviour(setup.model, setup.family, **options, **setup.options)
-
-
-def _compute_representation(setup: CheckSetup) -> Representation:
-    per_cell = setup.config.per_cell
-    return representation(setup.model, setup.family, per_cell=per_cell, **setup.options)
 
 
 def _compute_injection(setup: CheckSetup) -> Injection:
@@ -154,10 +104,6 @@ def _compute_phase_boundary(setup: CheckSetup) -> PhaseBoundary:
     )
 
 
-def _compute_prefix(setup: CheckSetup) -> PrefixDependence:
-    return prefix_dependence(setup.subject, setup.family, **setup.options)
-
-
 def _measure_convergence(model: TrainedModelResult, place: Place, _: object) -> Estimate:
     result: Behaviour = model["behaviour"]
     nulls = {"KL to the learner": result.mean["major", "learner"]}
@@ -170,18 +116,6 @@ def _measure_extrapolation(model: TrainedModelResult, place: Place, _: object) -
     kls = np.stack([result.kl_to("ood", r).mean(1).numpy() for r in result.references[:2]], 1)
     nulls = {"known tasks": result.log_ratio("major")}
     return Estimate(result.log_ratio("ood"), log_ratio_interval(kls), nulls)
-
-
-def _measure_state(measure: str, null: str) -> Measure:
-    """Return the measurement of P0 or P1 at the end of the context."""
-
-    def estimate(model: TrainedModelResult, place: Place, _: object) -> Estimate:
-        result: Representation = model["representation", place]
-        low, high = result.interval[measure][-1].tolist()
-        nulls = {null: float(result.null[measure][-1].mean())}
-        return Estimate(float(result[measure][-1]), (low, high), nulls)
-
-    return estimate
 
 
 def _measure_injection(condition: str) -> Measure:
@@ -242,51 +176,15 @@ def _measure_novel_tasks(
     if plain is None:
         return None
     result: NovelTasks = model["novel_tasks", place]
-    return Estimate(
-        result.share, result.interval, {"without minors": plain["novel_tasks", place].share}
-    )
+    nulls = {"without minors": plain["novel_tasks", place].share, "perfect learner": result.null}
+    return Estimate(result.share, result.interval, nulls)
 
 
-def _measure_prefix_share(share: str) -> Measure:
-    def estimate(model: TrainedModelResult, place: Place, _: object) -> Estimate:
-        value, low, high = getattr(model["prefix", place], share)[-1].tolist()
-        return Estimate(value, (low, high), {})
-
-    return estimate
-
-
-def _measure_prefix_probe(target: str) -> Measure:
-    def estimate(model: TrainedModelResult, place: Place, _: object) -> Estimate:
-        result: PrefixDependence = model["prefix", place]
-        row = TARGETS.index(target)
-        value, low, high = result.accuracy[row].tolist()
-        return Estimate(
-            value, (low, high), {"permuted within cells": float(result.null[row].max())}
-        )
-
-    return estimate
-
-
-def _rules_of_states() -> list[ClaimRule]:
-    """Return the claims about P0 and P1."""
-    rules = [
-        ("within-cell share", "Task and last token determine the state (P0: share of variance "
-         "within cells).", 0.02, "tasks permuted"),
-        ("interaction", "Task and token effects are additive (P1: share of interaction).", 0.005,
-         "cells permuted"),
-    ]  # fmt: skip
-    return [
-        ClaimRule(
-            id=measure.replace(" ", "-"),
-            statement=statement,
-            measure=_measure_state(measure, null),
-            side="below",
-            threshold=threshold,
-            minors="none",
-            families=_ADDITIVE,
-        )
-        for measure, statement, threshold, null in rules
-    ]
+def _measure_estimate(model: TrainedModelResult, place: Place, _: object) -> Estimate:
+    result: StatisticsRegression = model["statistics_regression", place]
+    low, high = result.interval["estimate"][-1].tolist()
+    nulls = {"other sequences": float(result.null["estimate"][-1].max())}
+    return Estimate(float(result["estimate"][-1]), (low, high), nulls)
 
 
 # In the order in which they are made: a check may read the results of those before it.
@@ -312,7 +210,7 @@ CHECKS: dict[str, Check] = {
                 measure=_measure_extrapolation,
                 threshold=0.0,
                 minors="most",
-                families=_ADDITIVE,
+                families=ADDITIVE,
             ),
         ],
     ),
@@ -338,39 +236,13 @@ CHECKS: dict[str, Check] = {
         "converged, M1 gives way to M2. The measured boundary is where the log ratio of the KLs "
         "of trained models to M1 and M2 passes 0 on the training mixture.",
         minors="most",
-        families=_ADDITIVE,
+        families=ADDITIVE,
         sizes={
             "quick": {"sequences": 256, "largest": 9, "step": 3},
             "full": {"sequences": 1024, "largest": 12, "step": 1},
         },
     ),
-    "examples": Check(
-        compute=_compute_examples,
-        result=ExampleSequences,
-        title="weights follow the posterior",
-        text="One sequence of each task, in a model without minor tasks. Weights are those of the "
-        "convex combination of task vectors nearest to the token-corrected state of the last "
-        "layer, beside the Bayesian posterior. Select a task below the tokens to colour them by "
-        "its weight or posterior. Mean and token effects are estimated at the end of the context, "
-        "so early positions fit worse. Where the predictive depends on the last token, task "
-        "vectors are token-specific.",
-        minors="none",
-        families=("dice", "markov"),
-    ),
-    "representation": Check(
-        compute=_compute_representation,
-        result=Representation,
-        title="properties of the states",
-        text="Measured on balanced sequences with a forced last token, which separates task from "
-        "token. Bands are 95% bootstrap intervals. Nulls: tasks permuted, cells permuted, random "
-        "vectors of equal norms and angles. Measures by token use task vectors of each last token "
-        "and require no additivity.",
-        at="layers",
-        minors="none",
-        families=_ADDITIVE,
-        sizes={"quick": {"resamples": 300, "null": 20}, "full": {"resamples": 1000, "null": 100}},
-        claims=_rules_of_states(),
-    ),
+    **STATE_CHECKS,
     "injection": Check(
         compute=_compute_injection,
         result=Injection,
@@ -382,7 +254,7 @@ CHECKS: dict[str, Check] = {
         "by token use task vectors of each last token.",
         at="layers",
         minors="none",
-        families=_ADDITIVE,
+        families=ADDITIVE,
         sizes={"quick": {"sequences": 256}, "full": {"sequences": 1024}},
         claims=[
             ClaimRule(
@@ -417,7 +289,7 @@ CHECKS: dict[str, Check] = {
         "tasks, beside random subspaces that hold as much variance. Token effects remain.",
         at="ruled layers",
         minors="most",
-        families=_ADDITIVE,
+        families=ADDITIVE,
         sizes={"quick": {"sequences": 128, "null": 19}, "full": {"sequences": 512, "null": 50}},
     ),
     "learner_subspace": Check(
@@ -428,7 +300,7 @@ CHECKS: dict[str, Check] = {
         "each on fresh tasks, and evaluated on other tasks.",
         at="ruled layers",
         minors="most",
-        families=_ADDITIVE,
+        families=ADDITIVE,
         sizes={
             "quick": {"sequences": 64, "null": 30, "max_rank": 4, "restarts": 3},
             "full": {"sequences": 128, "null": 100, "max_rank": 8},
@@ -459,7 +331,7 @@ CHECKS: dict[str, Check] = {
         "remains; the whole state is mean, token effect and combination of task vectors.",
         at="ruled layers",
         minors="most",
-        families=_ADDITIVE,
+        families=ADDITIVE,
         sizes={"quick": {"sequences": 256}, "full": {"sequences": 1024}},
         claims=[
             ClaimRule(
@@ -480,7 +352,7 @@ CHECKS: dict[str, Check] = {
         "vectors is forced into the geometric mixture; other layers can do either.",
         at="layers",
         minors="none",
-        families=_ADDITIVE,
+        families=ADDITIVE,
         sizes={
             "quick": {"resolution": 8, "sequences": 24},
             "full": {"resolution": 16, "sequences": 64},
@@ -495,7 +367,7 @@ CHECKS: dict[str, Check] = {
         "is 1 where the prediction becomes that of the donor's reference.",
         at="ruled layers",
         minors="most",
-        families=_ADDITIVE,
+        families=ADDITIVE,
         sizes={"quick": {"pairs": 256, "null": 19}, "full": {"pairs": 1024, "null": 50}},
         claims=[
             ClaimRule(
@@ -535,8 +407,17 @@ CHECKS: dict[str, Check] = {
         "learner's estimate, regressed on them.",
         at="ruled layers",
         minors="most",
-        families=_ADDITIVE,
+        families=ADDITIVE,
         sizes={"quick": {"sequences": 256, "null": 5}, "full": {"sequences": 1024, "null": 20}},
+        claims=[
+            ClaimRule(
+                id="learner-subspace-holds-estimate",
+                statement="The learner's estimate is linear in the learner subspace (R2 across "
+                "new tasks).",
+                measure=_measure_estimate,
+                threshold=0.5,
+            ),
+        ],
     ),
     "novel_tasks": Check(
         compute=_compute_novel_tasks,
@@ -545,7 +426,7 @@ CHECKS: dict[str, Check] = {
         text="Share of the squared norm of new tasks' mean states inside the span of the task "
         "vectors, and principal angles to it.",
         at="layers",
-        families=_ADDITIVE,
+        families=ADDITIVE,
         sizes={
             "quick": {"tasks": 64, "sequences": 24},
             "full": {"tasks": 128, "sequences": 128},
@@ -553,58 +434,11 @@ CHECKS: dict[str, Check] = {
         claims=[
             ClaimRule(
                 id="novel-tasks-leave-span",
-                statement="Minor tasks in training move new tasks out of the task span "
-                "(share inside).",
+                statement="Minor tasks in training move new tasks out of the task span, "
+                "further than a perfect learner's code lies (share inside).",
                 measure=_measure_novel_tasks,
                 side="below",
                 minors="most",
-            ),
-        ],
-    ),
-    "prefix": Check(
-        compute=_compute_prefix,
-        result=PrefixDependence,
-        title="what the prefix adds",
-        text="The next bracket depends on how much of the path has passed, which no bounded window "
-        "of tokens determines. A state that is a function of task and last token, such as those of "
-        "the label and of retrieval, has no variance within cells of equal task and token. Probes "
-        "read the state minus its cell's mean; their null permutes prefixes within cells.",
-        at="layers",
-        families=("dyck",),
-        substitutes=("label", "retrieval", "learner", "readout", "untrained"),
-        sizes={
-            "quick": {"sequences": 1024, "resamples": 300, "null": 20},
-            "full": {"sequences": 4096, "resamples": 1000, "null": 100},
-        },
-        claims=[
-            ClaimRule(
-                id="prefix-within-cells",
-                statement="Task and last token do not determine the state (P0 fails: share of "
-                "variance within cells).",
-                measure=_measure_prefix_share("within_share"),
-                threshold=0.25,
-                nulls=("label", "retrieval"),
-                shown=("learner", "readout", "untrained"),
-            ),
-            ClaimRule(
-                id="prefix-explains-state",
-                statement="The number of brackets passed explains variance of the state beyond "
-                "task and last token (share of all variance).",
-                measure=_measure_prefix_share("prefix_share"),
-                threshold=0.1,
-                nulls=("label", "retrieval", "untrained"),
-                shown=("learner", "readout"),
-            ),
-            *(
-                ClaimRule(
-                    id=f"prefix-probe-of-{target}",
-                    statement=f"The state, minus its cell's mean, shows the {target} of the path "
-                    "to a linear probe (accuracy).",
-                    measure=_measure_prefix_probe(target),
-                    nulls=("label", "retrieval", "untrained"),
-                    shown=("learner", "readout"),
-                )
-                for target in TARGETS
             ),
         ],
     ),

@@ -16,6 +16,8 @@ FAMILIES: dict[FamilyName, Any] = {
     "regression": LinearRegression,
     "dyck": Dyck,
 }
+# Families with the geometry of the paper, and with sequences of new tasks for every reference.
+ADDITIVE = ("dice", "markov", "regression")
 # Families whose predictive depends on the last token or input, which breaks additivity.
 TOKEN_DEPENDENT = ("markov", "regression")
 ScheduleName = Literal["cosine", "triangular"]

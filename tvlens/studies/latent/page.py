@@ -6,14 +6,18 @@ from math import log2
 import torch
 
 from ... import viz
-from ...bayes import PhaseBoundary
+from ...bayes import PhaseBoundary, PosteriorWeights
 from ...bayes.show import phase_boundary_figure
 from ..claims import VERDICT_RULE, Claim, claims_table
 from ..report import build_page, settings_table
 from .checkpoints import CheckpointResult, measured_boundary
-from .checks import CHECKS, ExampleSequences
+from .checks import CHECKS
+from .config import TOKEN_DEPENDENT
 from .registry import Check, TrainedModelResult, apply_rule
 from .study import LatentStudy
+
+# Number of example sequences, one for each of the first tasks.
+_N_EXAMPLES = 3
 
 
 @build_page.register(LatentStudy)
@@ -128,17 +132,23 @@ def _claim_curves(
     return [viz.row(*charts)] if charts else []
 
 
-def _example_figures(
+def _posterior_weights_figures(
     name: str, check: Check, models: Sequence[TrainedModelResult]
 ) -> list[viz.Figure | viz.Figures]:
-    result: ExampleSequences = models[0][name]
-    return [_example_figure(result, k) for k in range(len(result.tokens))]
+    """Plot one sequence of each task below the figures of the check."""
+    figures = _check_figures(name, check, models)
+    result: PosteriorWeights = models[0][name, check.tested_places(models[0].config, "none")[-1]]
+    if result.last.is_floating_point():
+        return figures
+    examples = [int((result.task == k).nonzero()[0]) for k in result.task.unique()[:_N_EXAMPLES]]
+    return [*figures, *(_example_figure(result, models[0].family, i) for i in examples)]
 
 
-def _example_figure(result: ExampleSequences, k: int) -> viz.Figures:
+def _example_figure(result: PosteriorWeights, family: str, i: int) -> viz.Figures:
     """Plot one sequence: coloured tokens, then weights and posterior side by side."""
-    tokens = [str(token) for token in result.tokens[k].tolist()]
-    curves = {"weight": result.weights[k], "posterior": result.posterior[k]}
+    tokens, k = [str(token) for token in result.last[i].tolist()], int(result.task[i])
+    weights = result.weights[int(family in TOKEN_DEPENDENT), i]
+    curves = {"weight": weights, "posterior": result.posterior[i]}
     # The sequence's task comes first, as the default selection.
     tasks = sorted(range(curves["posterior"].shape[1]), key=lambda j: j != k)
     names = [f"{what}, task {j}" for j in tasks for what in curves]
@@ -272,6 +282,6 @@ def _kl_figure(name: str, results: Sequence[CheckpointResult]) -> viz.Figure:
 # Checks whose section is not made of the figures of their results.
 _FIGURES: dict[str, Callable[..., list[viz.Figure | viz.Figures]]] = {
     "checkpoints": _checkpoint_figures,
-    "examples": _example_figures,
+    "posterior_weights": _posterior_weights_figures,
     "phase_boundary": _phase_boundary_figures,
 }
