@@ -30,6 +30,8 @@ def test_planted_axes_are_doubly_dissociated(distinct_dice):
         assert share["whole state", kind] == pytest.approx(1, abs=0.05)
         both = share["task span", kind] + share["learner subspace", kind]
         assert both == pytest.approx(1, abs=0.1)
+    # A new task's part alone does not replace a known one: its weight is that of retrieval.
+    assert share["whole state", "new into known"] > 0.9 > share["task span", "new into known"]
     assert result.holds() and result.holds("orthogonal part")
     value, low, high = result.contrasts["learner subspace", "interaction"]
     assert 1 < low < value < high < 2
@@ -65,7 +67,7 @@ def test_dissociation_of_every_family_is_saved_and_plotted(name, tmp_path):
     learner = Subspace(span.complement().basis[:, :3])
     options |= dict(learner=learner, pairs=8, null=2)
     result = bayes.dissociation(model, family, **options)
-    assert len(result.to_dataframe()) == 8 and "<figure" in result._repr_html_()
+    assert len(result.to_dataframe()) == 16 and "<figure" in result._repr_html_()
     # Fewer pairs than dimensions may leave less variance outside both parts.
     assert (result.null_variance <= 1.01 * result.variance[:2, :, None]).all()
     result.save(tmp_path / "result.safetensors")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import NamedValues, TvlensError
@@ -35,9 +35,15 @@ if TYPE_CHECKING:
     import pandas
 
 PARTS = ("task span", "learner subspace", "orthogonal part", "whole state")
-KINDS = ("known", "new")
-_AXES: dict[str, tuple[str, ...]] = {"part": PARTS, "kind": KINDS}
-# Parts that can carry new tasks, and coefficients of [task span, such a part] x KINDS.
+# Kinds of the tasks of receiver and donor; those of one kind make the table of 2 x 2.
+KINDS = {
+    "known": ("known", "known"),
+    "new": ("new", "new"),
+    "new into known": ("known", "new"),
+    "known into new": ("new", "known"),
+}
+_AXES: dict[str, tuple[str, ...]] = {"part": PARTS, "kind": tuple(KINDS)}
+# Parts that can carry new tasks, and coefficients of [task span, such a part] x [known, new].
 OtherPart = Literal["learner subspace", "orthogonal part"]
 OTHER_PARTS = get_args(OtherPart)
 CONTRASTS = {
@@ -57,7 +63,10 @@ class Dissociation(Result):
     """Share of the movement toward the donor's prediction when parts of states are exchanged.
 
     In a double dissociation the task span carries known tasks and not new ones, and another part
-    new tasks and not known ones: the table of shares is near [[1, 0], [0, 1]].
+    new tasks and not known ones: the table of shares is near [[1, 0], [0, 1]]. Its row of known
+    tasks follows from P0 alone: where a known task determines the state, differences between tasks
+    lie in the task span. The row of new tasks is the finding. The kinds "new into known" and "known
+    into new" exchange parts between a known and a new task.
 
     Attributes:
         movement: projection of the change of each prediction onto the difference between the
@@ -102,7 +111,7 @@ class Dissociation(Result):
     @cached_property
     def p_value(self) -> NamedValues[float]:
         """Share of random subspaces that move predictions at least as much, by part and kind."""
-        axes = {"part": PARTS[: len(self.null)], "kind": KINDS}
+        axes = {"part": PARTS[: len(self.null)], "kind": tuple(KINDS)}
         keys = [(part, kind) for part in axes["part"] for kind in KINDS]
         nulls = zip(keys, self.null.flatten(0, 1), strict=True)
         return NamedValues(axes, (permutation_p_value(null, self.share[k]) for k, null in nulls))
@@ -117,12 +126,12 @@ class Dissociation(Result):
         - "other part": its share on new minus that on known tasks;
         - "interaction": the sum of the first two, which is also the sum of the last two.
         """
-        table = (self.movement.sum(-1) / self.distance.sum(-1)).numpy()
+        table = (self.movement.sum(-1) / self.distance.sum(-1)).numpy()[:, :2]
         estimates = []
         for part in OTHER_PARTS:
             rows = [0, PARTS.index(part)]
             for weights in CONTRASTS.values():
-                draws = (self._resampled_shares[:, rows] * np.array(weights)).sum((1, 2))
+                draws = (self._resampled_shares[:, rows, :2] * np.array(weights)).sum((1, 2))
                 low, high = percentiles(draws)
                 estimates.append((float((table[rows] * weights).sum()), float(low), float(high)))
         return NamedValues({"part": OTHER_PARTS, "contrast": tuple(CONTRASTS)}, estimates)
@@ -178,12 +187,12 @@ def dissociation(
 ) -> Dissociation:
     """Exchange parts of states between prompts of different tasks, for known and for new tasks.
 
-    A receiver and a donor have different tasks, both known (major) or both new, and the same last
-    token, so that token effects cancel in the difference of their states. The part of this
-    difference inside a subspace is added to the receiver's state at the last position. The share
-    of movement is sum <p' - p, q_donor - q_receiver> / sum |q_donor - q_receiver|^2 over pairs, in
-    probabilities (of a regression, in means): 0 without effect, 1 where the donor's reference is
-    predicted. References are `retrieval` for known and `extrapolation` for new tasks.
+    A receiver and a donor have different tasks, both known (major), both new, or one of each kind,
+    and the same last token, so that token effects cancel in the difference of their states. The
+    part of this difference inside a subspace is added to the receiver's state at the last position.
+    The share of movement is sum <p' - p, q_donor - q_receiver> / sum |q_donor - q_receiver|^2 over
+    pairs, in probabilities (of a regression, in means): 0 without effect, 1 where the donor's
+    reference is predicted. References are `retrieval` for known and `extrapolation` for new tasks.
 
     The parts are the task span, the learner's subspace, all that is orthogonal to the task span,
     and the whole state, whose share is the largest that one position and layer can have (later
@@ -220,12 +229,18 @@ def dissociation(
     rest = orthogonal_rest(_join(span, learner))
     whole = Subspace(torch.eye(span.dim, dtype=torch.float64))
     parts = [span, learner, span.complement(), whole]
+    tokens = torch.tensor(allowed_last_tokens(family))
+    rng = np.random.default_rng(seed)
+    token = tokens[torch.from_numpy(rng.integers(len(tokens), size=pairs))]
     sampled = {
-        "known": _sample_known(family, pairs, observations, seed),
-        "new": _sample_new(family, pairs, observations, seed),
+        "known": _sample_known(family, token, observations, rng, seed + 7),
+        "new": _sample_new(family, token, observations, seed + 9),
     }
     options = dict(parts=parts, rest=rest, layer=layer, null=null, seed=seed)
-    columns = [_exchange(model, family, kind, *sampled[kind], **options) for kind in KINDS]
+    columns = [
+        _exchange(model, family, *kinds, sampled[kinds[0]][0], sampled[kinds[1]][1], **options)
+        for kinds in KINDS.values()
+    ]
     movement, distance, null_share, variance, null_variance = zip(*columns, strict=True)
     settings = {"model": model_name(model), "family": str(family), "observations": observations}
     return Dissociation(
@@ -250,27 +265,33 @@ def _join(span: Subspace, learner: Subspace) -> Subspace:
     return span.union(learner)
 
 
-def _sample_known(family: Any, pairs: int, observations: int, seed: int) -> tuple[Probes, Probes]:
-    """Sample receivers and donors of different major tasks, with the same last token."""
-    rng = np.random.default_rng(seed)
-    receiver = rng.integers(family.majors, size=pairs)
-    donor = (receiver + rng.integers(1, family.majors, size=pairs)) % family.majors
-    return _sample_pairs(family, receiver, donor, observations, seed + 7)
+def _sample_known(
+    family: Any, token: Int[Tensor, " n"], observations: int, rng: np.random.Generator, seed: int
+) -> tuple[Probes, Probes]:
+    """Sample receivers and donors of different major tasks."""
+    receiver = rng.integers(family.majors, size=len(token))
+    donor = (receiver + rng.integers(1, family.majors, size=len(token))) % family.majors
+    return _sample_pairs(family, receiver, donor, token, observations, seed)
 
 
-def _sample_new(family: Any, pairs: int, observations: int, seed: int) -> tuple[Probes, Probes]:
-    """Sample receivers and donors, each of a new task, with the same last token."""
-    pool = family.with_new_tasks(2 * pairs, seed=seed + 1)
-    receiver, donor = np.arange(2 * pairs).reshape(2, pairs)
-    return _sample_pairs(pool, receiver, donor, observations, seed + 9)
+def _sample_new(
+    family: Any, token: Int[Tensor, " n"], observations: int, seed: int
+) -> tuple[Probes, Probes]:
+    """Sample receivers and donors, each of a new task."""
+    pool = family.with_new_tasks(2 * len(token), seed=seed)
+    receiver, donor = np.arange(2 * len(token)).reshape(2, -1)
+    return _sample_pairs(pool, receiver, donor, token, observations, seed)
 
 
 def _sample_pairs(
-    pool: Any, receiver: np.ndarray, donor: np.ndarray, observations: int, seed: int
+    pool: Any,
+    receiver: np.ndarray,
+    donor: np.ndarray,
+    token: Int[Tensor, " n"],
+    observations: int,
+    seed: int,
 ) -> tuple[Probes, Probes]:
-    tokens = torch.tensor(allowed_last_tokens(pool))
-    rng = np.random.default_rng(seed)
-    token = tokens[torch.from_numpy(rng.integers(len(tokens), size=len(receiver)))]
+    """Sample sequences of receivers and donors that end in the same tokens."""
     first, second = (
         force_last_token(
             pool, torch.from_numpy(task), token, observations=observations, seed=seed + i
@@ -283,7 +304,8 @@ def _sample_pairs(
 def _exchange(
     model: Any,
     family: Any,
-    kind: str,
+    receiver_kind: str,
+    donor_kind: str,
     receivers: Probes,
     donors: Probes,
     *,
@@ -303,7 +325,8 @@ def _exchange(
     own, other = (read_states(model, p, layer=layer).double() for p in (receivers, donors))
     difference = other - own
 
-    direction = _reference(family, donors, kind) - _reference(family, receivers, kind)
+    donor_reference = _compute_reference(family, donors, donor_kind)
+    direction = donor_reference - _compute_reference(family, receivers, receiver_kind)
     baseline = predict_last(own)
 
     def move(space: Subspace) -> Float[Tensor, " n"]:
@@ -327,7 +350,7 @@ def _exchange(
     return movement, distance, torch.stack(null_shares), variance, torch.stack(null_variances)
 
 
-def _reference(family: Any, probes: Probes, kind: str) -> Float[Tensor, "n out"]:
+def _compute_reference(family: Any, probes: Probes, kind: str) -> Float[Tensor, "n out"]:
     """Compute the reference predictive at the last position; of a regression, its mean."""
     reference = retrieval if kind == "known" else extrapolation
     predictive = predict_in_batches(reference, family, probes.data).predictive

@@ -251,23 +251,8 @@ def learner_subspace_figure(result: LearnerSubspace) -> viz.Figures:
 @register_figure(Dissociation)
 def dissociation_figure(result: Dissociation) -> viz.Figures:
     """Plot the share of movement by part and kind of task, with its null, and the contrasts."""
-    rows, groups = [], []
-    for i, part in enumerate(PARTS):
-        for k, kind in enumerate(KINDS):
-            rows.append((f"{part}, {kind}", result.share[part, kind], *result.interval[part, kind]))
-            groups.append(f"{kind} tasks")
-            if i < len(result.null):
-                null = result.null[i, k]
-                ends = (float(value) for value in (null.mean(), null.min(), null.max()))
-                rows.append((f"{part}, {kind}, random", *ends))
-                groups.append("random subspaces of equal variance")
-    shares = viz.intervals(
-        rows,
-        groups=groups,
-        x_title="share of the movement to the donor's prediction",
-        title=f"exchanging parts of states at layer {result.layer}",
-        caption=f"{result.distance.shape[1]} pairs of tasks, 95% bootstrap intervals.",
-    )
+    kinds = list(KINDS)
+    charts = [_share_figure(result, kinds[:2]), _share_figure(result, kinds[2:])]
     contrasts = viz.intervals(
         [(contrast, *values) for (_, contrast), values in result.contrasts.items()],
         groups=[f"task span and {part}" for part, _ in result.contrasts],
@@ -276,7 +261,28 @@ def dissociation_figure(result: Dissociation) -> viz.Figures:
         caption="The double dissociation holds where known tasks, new tasks and interaction lie "
         "above 0.",
     )
-    return viz.row(shares, contrasts)
+    return viz.row(*charts, contrasts)
+
+
+def _share_figure(result: Dissociation, kinds: list[str]) -> viz.Figure:
+    """Plot the shares of movement of some kinds of pairs, with the range of their null."""
+    rows, groups = [], []
+    for i, part in enumerate(PARTS):
+        for kind in kinds:
+            rows.append((f"{part}, {kind}", result.share[part, kind], *result.interval[part, kind]))
+            groups.append(kind)
+            if i < len(result.null):
+                null = result.null[i, list(KINDS).index(kind)]
+                ends = (float(value) for value in (null.mean(), null.min(), null.max()))
+                rows.append((f"{part}, {kind}, random", *ends))
+                groups.append("random subspaces of equal variance")
+    return viz.intervals(
+        rows,
+        groups=groups,
+        x_title="share of the movement to the donor's prediction",
+        title=f"exchanging parts of states at layer {result.layer}: {', '.join(kinds)} tasks",
+        caption=f"{result.distance.shape[1]} pairs of tasks, 95% bootstrap intervals.",
+    )
 
 
 @register_figure(StatisticsRegression)

@@ -199,7 +199,7 @@ CAUSAL_CHECKS: dict[str, Check] = {
         minors="most",
         families=ADDITIVE,
         sizes={
-            "quick": {"sequences": 64, "null": 30, "max_rank": 4, "restarts": 3},
+            "quick": {"sequences": 64, "null": 30, "max_rank": 4, "restarts": 2},
             "full": {"sequences": 128, "null": 100, "max_rank": 8},
         },
         claims=[
