@@ -44,6 +44,19 @@ def test_ideal_models_are_sources_of_states(kind):
         assert source.longest == 6 - hasattr(family, "dim")
 
 
+def test_directions_of_many_minor_tasks_share_64_dimensions():
+    family = bayes.Dice(faces=4, minor=100, seed=0)
+    source = state_source("retrieval", family, length=8)
+    data = family.sample(20, 8, seed=0)
+    full = bayes.reference_states(family, data, kind="retrieval")
+    states = source.read(data)
+    assert states.shape[-1] == source.width == 3 + 64 + 4
+    torch.testing.assert_close(states[..., :3], full[..., :3])
+    torch.testing.assert_close(states[..., -4:], full[..., -4:])
+    rank = torch.linalg.matrix_rank(states[..., 3:-4].flatten(0, 1))
+    assert rank == torch.linalg.matrix_rank(full[..., 3:-4].flatten(0, 1)).clamp(max=64)
+
+
 def test_ruled_layers_are_half_and_two_thirds_of_the_depth():
     layers = {n: ruled_layers(n) for n in (2, 3, 4, 6, 8, 12, 16)}
     assert layers[2] == (0, 1) and layers[3] == (1, 1) and layers[4] == (1, 2)

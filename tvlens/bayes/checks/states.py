@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Float
@@ -23,6 +24,8 @@ from .model_predictions import inputs_within_context, max_length, require_compat
 
 # Sequences whose states are computed at once.
 _BATCH_SIZE = 256
+# Dimensions of the posterior over many minor tasks in an ideal state.
+_MINOR_DIMENSIONS = 64
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,11 @@ class ModelStates(StateSource):
 
 @dataclass(frozen=True)
 class ReferenceStates(StateSource):
-    """States of an ideal model, as `reference_states` computes them."""
+    """States of an ideal model, as `reference_states` computes them.
+
+    Where retrieval knows more than 64 minor tasks, their directions are random vectors in 64
+    dimensions, which bounds the width of the states.
+    """
 
     kind: ReferenceKind
 
@@ -123,7 +130,19 @@ class ReferenceStates(StateSource):
             )
         for start in range(0, n, _BATCH_SIZE):
             batch = data[start : start + _BATCH_SIZE]
-            yield reference_states(self.family, batch, kind=self.kind)
+            states = reference_states(self.family, batch, kind=self.kind)
+            yield self._project_minors(states) if self.kind == "retrieval" else states
+
+    def _project_minors(
+        self, states: Float[Tensor, "n position d"]
+    ) -> Float[Tensor, "n position m"]:
+        majors, minors = self.family.majors, self.family.minors
+        if minors <= _MINOR_DIMENSIONS:
+            return states
+        rng = np.random.default_rng(0)
+        directions = rng.standard_normal((minors, _MINOR_DIMENSIONS)) / _MINOR_DIMENSIONS**0.5
+        parts = states.split([majors, minors, states.shape[-1] - majors - minors], -1)
+        return torch.cat([parts[0], parts[1] @ torch.from_numpy(directions), parts[2]], -1)
 
 
 def state_source(
