@@ -45,6 +45,8 @@ _PENALTY_WIDTH = 1e-3
 # Known tasks are spared where their cost rises by less than this share of the rise on new tasks.
 EQUIVALENCE_BOUND = 0.1
 _RESAMPLES = 2000
+# Sequences of the stopping rule for each sequence of a search: they need no gradients.
+_VALIDATION_FACTOR = 4
 # Offset of the seeds of the search, one for every rank.
 _SEARCH_SEED = 100
 
@@ -209,8 +211,8 @@ def learner_subspace(
         tolerance: largest gradient entry at convergence, in nats per radian.
         penalty: weight of the increase on major tasks; quadratic below a thousandth of a nat.
         by_token: whether the task span is that of separate task vectors for each last token.
-        sequences: number of sequences per split, in every search, in the stopping rule and in the
-            evaluation.
+        sequences: number of sequences per split, in every search and in the evaluation; four times
+            as many decide when the search ends.
         null: number of random subspaces.
         effects: result of `task_effects` at the same layer, which is computed by default.
         seed: seed of tasks, starts and random subspaces.
@@ -242,9 +244,11 @@ def learner_subspace(
         options = dict(seed=seed + _SEARCH_SEED + offset)
         return {kind: family.sample(sequences, length, split=kind, **options) for kind in kinds}
 
-    validation = sample(0)
-    validation_costs = _make_costs(precise, family, validation, means, layer)
-    gain = context_gain(model, family, validation["ood"], layer).mean()
+    validation = family.sample(
+        _VALIDATION_FACTOR * sequences, length, split="ood", seed=seed + _SEARCH_SEED
+    )
+    validation_costs = _make_costs(precise, family, {"ood": validation}, means, layer)
+    gain = context_gain(model, family, validation, layer).mean()
     basis = torch.zeros(complement.dim, 0, dtype=torch.float64)
     shares: list[float] = []
     maxima = []
@@ -261,7 +265,7 @@ def learner_subspace(
         direction = _align_basis(rest.basis.double() @ maximum.basis, samples[0])
         extended = torch.cat([basis, direction], 1)
         with torch.no_grad():
-            shares.append(float(validation_costs(extended)[1] / gain))
+            shares.append(float(validation_costs(extended)[0] / gain))
         maxima.append(maximum.maxima.tolist())
         if rank > 1 and shares[-1] - shares[-2] < minimum_gain:
             break
@@ -304,8 +308,8 @@ def _central_interval(values: Float[np.ndarray, " draw"]) -> tuple[float, float]
     return float(low), float(high)
 
 
-# Orthonormal basis of the removed directions -> mean cost increase on major and on new tasks.
-CostIncreases = Callable[[Float[Tensor, "d r"]], tuple[Tensor, Tensor]]
+# Orthonormal basis of the removed directions -> mean cost increase on each part of the data.
+CostIncreases = Callable[[Float[Tensor, "d r"]], list[Tensor]]
 
 
 def copy_in_float64(model: Any) -> Any:
@@ -345,9 +349,8 @@ def _make_costs(
     except RuntimeError as error:
         raise TvlensError(f"{model_name(model)} does not run in float64: {error}") from error
 
-    def increases(basis: Tensor) -> tuple[Tensor, Tensor]:
-        ablated = cost(basis)
-        return ablated[0] - baseline[0], ablated[1] - baseline[1]
+    def increases(basis: Tensor) -> list[Tensor]:
+        return [after - before for after, before in zip(cost(basis), baseline, strict=True)]
 
     return increases
 
