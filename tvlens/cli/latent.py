@@ -12,12 +12,14 @@ from .options import OpenOption, OutputOption, print_output_paths, seed_option
 
 def latent(
     preset: Annotated[
-        str, typer.Option(help="quick (dice, minutes), cpu (all families, two hours), paper (a GPU).")
+        str,
+        typer.Option(help="quick (dice, minutes), cpu (all families, two hours), paper (a GPU)."),
     ] = "quick",
     family: Annotated[
         list[str] | None,
         typer.Option(
-            "--family", help="dice, markov, regression or dyck; repeatable. Default: all of the preset."
+            "--family",
+            help="dice, markov, regression or dyck; repeatable. Default: all of the preset.",
         ),
     ] = None,
     minor: Annotated[

@@ -168,7 +168,7 @@ STATE_CHECKS: dict[str, Check] = {
         minors="none",
         families=ADDITIVE,
         substitutes=tuple(_SUBSTITUTES),
-        sizes={"quick": {"resamples": 300, "null": 20}, "full": {"resamples": 1000, "null": 100}},
+        sizes={"quick": {"resamples": 200, "null": 10}, "full": {"resamples": 1000, "null": 100}},
         claims=[
             ClaimRule(
                 id="within-cell-share",
