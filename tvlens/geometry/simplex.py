@@ -171,7 +171,8 @@ def _step_to_optimum(
     gram = (v @ v.mT + 1) * is_active[:, :, None] * is_active[:, None]
     gram = gram + torch.diag_embed(1 - is_active)
     x, y = torch.linalg.solve(gram, torch.stack([gradient, is_active], -1)).unbind(-1)
-    return x - y * (x.sum(1, keepdim=True) / y.sum(1, keepdim=True))
+    step: Tensor = x - y * (x.sum(1, keepdim=True) / y.sum(1, keepdim=True))
+    return step
 
 
 def _combine(w: Float[Tensor, "n k"], v: Vertices) -> Float[Tensor, "n m"]:

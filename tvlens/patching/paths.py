@@ -228,4 +228,5 @@ def _project_stream(
     ]
     with skip_blocks(model, range(receiver.layer)):
         run(model, rows, hooks=hooks, stop_at_layer=receiver.layer + 1)
-    return activations[receiver.layer].unflatten(0, (senders, batch))
+    received: Tensor = activations[receiver.layer].unflatten(0, (senders, batch))
+    return received

@@ -197,8 +197,10 @@ def _read_vectors(model: Any) -> None:
 
 
 def _embed_vectors(embed: Any, vectors: Tensor) -> Tensor:
-    return vectors.to(embed.W_E.dtype) @ embed.W_E
+    weight: Tensor = embed.W_E
+    return vectors.to(weight.dtype) @ weight
 
 
 def _embed_positions(pos_embed: Any, vectors: Tensor, *rest: Any) -> Tensor:
-    return type(pos_embed).forward(pos_embed, vectors[..., 0], *rest)
+    embedded: Tensor = type(pos_embed).forward(pos_embed, vectors[..., 0], *rest)
+    return embedded

@@ -74,7 +74,8 @@ def regress_on_inputs(
         if has_network:
             features = [torch.cat(pair, 1) for pair in zip(designs, inputs, strict=True)]
             remainder[1] -= _fit_network(*features, remainder[0], seed=seed)
-        return remainder[1].square().sum(1)
+        squared: Tensor = remainder[1].square().sum(1)
+        return squared
 
     permuted = [squared_residual(has_network=False, is_permuted=True) for _ in range(draws)]
     null = [float(each.sum() / deviation.sum()) for each in permuted]

@@ -131,7 +131,8 @@ class NovelTasks(Result):
         self, inside: Float[Tensor, " task"], total: Float[Tensor, " task"]
     ) -> Float[np.ndarray, " draw"]:
         counts = bootstrap_counts(len(total), _RESAMPLES, seed=0)
-        return (counts @ inside.double().numpy()) / (counts @ total.double().numpy())
+        sums = counts @ inside.double().numpy(), counts @ total.double().numpy()
+        return np.asarray(sums[0] / sums[1])
 
 
 def novel_tasks(

@@ -141,7 +141,8 @@ class PosteriorWeights(Result):
     @cached_property
     def entropy(self) -> Float[Tensor, " position"]:
         """Mean entropy of the posterior in nats."""
-        return torch.special.entr(self.posterior.double()).sum(-1).mean(0)
+        entropy: Tensor = torch.special.entr(self.posterior.double()).sum(-1).mean(0)
+        return entropy
 
     @property
     def uncertain_position(self) -> int:
@@ -238,7 +239,9 @@ class PosteriorWeights(Result):
         counts = bootstrap_counts(
             len(columns), self.settings["resamples"], seed=self.settings["seed"]
         )
-        return (torch.from_numpy(counts) @ columns.flatten(1)).unflatten(1, columns.shape[1:])
+        sums: Tensor = torch.from_numpy(counts) @ columns.flatten(1)
+        unflattened: Tensor = sums.unflatten(1, columns.shape[1:])
+        return unflattened
 
 
 def _finish(measure: WeightMeasure, sums: Float[Tensor, "*more c"]) -> Float[Tensor, "*more"]:

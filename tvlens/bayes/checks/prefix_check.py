@@ -234,10 +234,11 @@ def _classify(
     covariance = within.T @ within / len(x)
     ridge = _SHRINKAGE * covariance.diagonal().mean() * torch.eye(len(covariance)).double()
     # Without variance, the most frequent class is predicted.
-    directions = torch.linalg.pinv(covariance + ridge) @ means.T
+    directions: Tensor = torch.linalg.pinv(covariance + ridge) @ means.T
     shares = torch.bincount(index) / len(x)
     scores = x_test @ directions - (means.T * directions).sum(0) / 2 + shares.log()
-    return classes[scores.argmax(1)]
+    predicted: Tensor = classes[scores.argmax(1)]
+    return predicted
 
 
 def _permute_within(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -275,13 +275,14 @@ def _share_figure(result: Dissociation, kinds: list[str]) -> viz.Figure:
                 null = result.null[i, list(KINDS).index(kind)]
                 ends = (float(value) for value in (null.mean(), null.min(), null.max()))
                 rows.append((f"{part}, {kind}, random", *ends))
-                groups.append("random subspaces of equal variance")
+                groups.append("random, equal variance")
     return viz.intervals(
         rows,
         groups=groups,
-        x_title="share of the movement to the donor's prediction",
+        x_title="share moved",
         title=f"exchanging parts of states at layer {result.layer}: {', '.join(kinds)} tasks",
-        caption=f"{result.distance.shape[1]} pairs of tasks, 95% bootstrap intervals.",
+        caption="Share of the movement to the prediction on the donor: "
+        f"{result.distance.shape[1]} pairs of tasks, 95% bootstrap intervals.",
     )
 
 

@@ -207,7 +207,8 @@ def fit_by_position(
     """Fit values by least squares at every position; of dependent features, the smallest fit."""
     gram = einsum(features, features, "n position f, n position g -> position f g")
     moments = einsum(features, values, "n position f, n position d -> position f d")
-    return torch.linalg.pinv(gram, rtol=1e-10, hermitian=True) @ moments
+    inverse: Tensor = torch.linalg.pinv(gram, rtol=1e-10, hermitian=True)
+    return inverse @ moments
 
 
 def predict_by_position(

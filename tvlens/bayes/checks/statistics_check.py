@@ -218,4 +218,4 @@ def _cross_validate(
 
 
 def _r_squared(sums: Float[np.ndarray, "draw 2"]) -> Float[np.ndarray, " draw"]:
-    return 1 - sums[..., 0] / sums[..., 1]
+    return np.asarray(1 - sums[..., 0] / sums[..., 1])
