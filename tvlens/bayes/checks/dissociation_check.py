@@ -190,8 +190,8 @@ def dissociation(
     A receiver and a donor have different tasks, both known (major), both new, or one of each kind,
     and the same last token, so that token effects cancel in the difference of their states. The
     part of this difference inside a subspace is added to the receiver's state at the last position.
-    The share of movement is sum <p' - p, q_donor - q_receiver> / sum |q_donor - q_receiver|^2 over
-    pairs, in probabilities (of a regression, in means): 0 without effect, 1 where the donor's
+    The share of movement is ``sum <p' - p, q_donor - q_receiver> / sum |q_donor - q_receiver|^2``
+    over pairs, in probabilities (of a regression, in means): 0 without effect, 1 where the donor's
     reference is predicted. References are `retrieval` for known and `extrapolation` for new tasks.
 
     The parts are the task span, the learner's subspace, all that is orthogonal to the task span,

@@ -59,12 +59,12 @@ class PosteriorWeights(Result):
 
     The measures, by position:
 
-    - "explained share" (P2): 1 - |h - nu - sum_k beta_k theta_k|^2 over the variance of the state
-      h that the last observation leaves, summed over sequences; may be negative. nu are mean and
+    - "explained share" (P2): 1 - ``|h - nu - sum_k beta_k theta_k|^2`` over the variance of the
+      state h that the last observation leaves, summed over sequences; may be negative. nu are mean and
       token effect of the position.
     - "explained variance" (P2): the same squared distance relative to the whole variance of the
       state, so that token effects count as explained.
-    - "total variation" (P3): mean of sum_k |beta_k - alpha_k| / 2.
+    - "total variation" (P3): mean of half the sum over k of ``|beta_k - alpha_k|``.
     - "correlation" (P3): Pearson correlation of beta and alpha over sequences and tasks, after
       subtracting from both what the last observation predicts of them: a state that knows the last
       token only scores 0.
