@@ -60,8 +60,8 @@ class PosteriorWeights(Result):
     The measures, by position:
 
     - "explained share" (P2): 1 - ``|h - nu - sum_k beta_k theta_k|^2`` over the variance of the
-      state h that the last observation leaves, summed over sequences; may be negative. nu are mean and
-      token effect of the position.
+      state h that the last observation leaves, summed over sequences; may be negative. nu are mean
+      and token effect of the position.
     - "explained variance" (P2): the same squared distance relative to the whole variance of the
       state, so that token effects count as explained.
     - "total variation" (P3): mean of half the sum over k of ``|beta_k - alpha_k|``.
