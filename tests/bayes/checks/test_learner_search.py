@@ -29,7 +29,7 @@ def test_search_finds_the_planted_learner_subspace(learner_model, dice):
     noise = 1 + 1e-6 * torch.randn(effects.task.shape, generator=generator)
     rounded = replace(effects, task=effects.task * noise)
     perturbed = bayes.learner_subspace(learner_model, dice, effects=rounded, **options)
-    torch.testing.assert_close(perturbed.share_by_rank, result.share_by_rank, rtol=0, atol=1e-4)
+    torch.testing.assert_close(perturbed.share_by_rank, result.share_by_rank, rtol=1e-3, atol=0)
     assert perturbed.subspace.angles(result.subspace).max() < 1e-3
     torch.testing.assert_close(perturbed.null, result.null, rtol=1e-3, atol=1e-4)
 
