@@ -1,5 +1,6 @@
 """The page of the latent study."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from math import log2
 
@@ -46,7 +47,7 @@ def _summary(study: LatentStudy) -> list[str]:
         "Question: does a small transformer retrieve known tasks like a Bayesian observer, along "
         "convex combinations of task vectors, and learn new tasks outside their span?",
         f"Result: {verdicts.count('holds')} of {len(verdicts)} claims hold, "
-        f"{verdicts.count('undecided')} are undecided, in {len(study.models)} models of {seeds}.",
+        f"{verdicts.count('undecided')} undecided, in {len(study.models)} models of {seeds}.",
         *(_summarize_family(study, family) for family in study.families),
         "Every number is given with a control. Task vectors, searches and measurements use "
         "disjoint sequences.",
@@ -54,22 +55,23 @@ def _summary(study: LatentStudy) -> list[str]:
 
 
 def _summarize_family(study: LatentStudy, family: str) -> str:
-    """Count the claims of one family that hold, and list the others."""
+    """Count the verdicts on the claims of one family, and list those that miss in most seeds."""
     claims = [claim for claim in study.claims if claim.where["family"] == family]
-    others = "; ".join(
-        f"{c.id}{_describe_place(c)}: {c.value:.3g}, {c.side} {c.bound:.3g} required"
-        for c in claims
-        if c.verdict != "holds"
-    )
-    holds = sum(claim.verdict == "holds" for claim in claims)
-    text = f"{family}: {holds} of {len(claims)} hold."
-    return text + (f" Not confirmed: {others}." if others else "")
+    verdicts = Counter(claim.verdict for claim in claims)
+    counts = [f"{verdicts[v]} {text}" for v, text in _VERDICTS.items() if verdicts[v]]
+    misses = Counter(_describe_claim(claim) for claim in claims if claim.verdict == "misses")
+    mostly = [claim for claim, count in misses.items() if 2 * count > len(study.seeds)]
+    text = f"{family}: {', '.join(counts)}."
+    return text + (f" Missed in most seeds: {'; '.join(mostly)}." if mostly else "")
 
 
-def _describe_place(claim: Claim) -> str:
-    """Describe the number of minor tasks and the layer of a claim."""
+_VERDICTS = {"holds": "hold", "misses": "miss", "undecided": "undecided"}
+
+
+def _describe_claim(claim: Claim) -> str:
+    """Describe a claim by its name, number of minor tasks and layer."""
     layer = f", layer {claim.where['layer']}" if "layer" in claim.where else ""
-    return f" with {claim.where['minors']} minors{layer}"
+    return f"{claim.id} ({claim.where['minors']} minor tasks{layer})"
 
 
 def _describe_minors(minor: int | str) -> str:
