@@ -24,21 +24,24 @@ from .config import ADDITIVE, TOKEN_DEPENDENT
 from .registry import Check, CheckSetup, ClaimRule, Estimate, Measure, Place, TrainedModelResult
 
 
-def _compute_injection(setup: CheckSetup) -> Injection:
+def _injection_options(setup: CheckSetup) -> dict[str, Any]:
     options = dict(effects=setup.effects(setup.layer), per_cell=setup.config.per_cell)
-    return injection(setup.model, setup.family, **options, **setup.options)
+    return options | setup.options
+
+
+def _compute_injection(setup: CheckSetup) -> Injection:
+    return injection(setup.model, setup.family, **_injection_options(setup))
 
 
 def _compute_posterior_injection(setup: CheckSetup) -> Injection:
-    options = dict(effects=setup.effects(setup.layer), per_cell=setup.config.per_cell)
-    options |= dict(mixtures="posterior of new tasks")
-    return injection(setup.model, setup.family, **options, **setup.options)
+    options = _injection_options(setup)
+    return injection(setup.model, setup.family, mixtures="posterior of new tasks", **options)
 
 
 def _compute_simplex_map(setup: CheckSetup) -> SimplexMap:
-    options = dict(effects=setup.effects(setup.layer), per_cell=setup.config.per_cell)
-    options |= dict(by_token=setup.config.family in TOKEN_DEPENDENT)
-    return simplex_map(setup.model, setup.family, **options, **setup.options)
+    by_token = setup.config.family in TOKEN_DEPENDENT
+    options = _injection_options(setup)
+    return simplex_map(setup.model, setup.family, by_token=by_token, **options)
 
 
 def _causal_options(setup: CheckSetup) -> dict[str, Any]:

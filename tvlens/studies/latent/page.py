@@ -115,7 +115,8 @@ def _claim_curves(
             continue
         curves = {"model": [claim.value for claim in claims]}
         curves |= {null: [claim.nulls[null] for claim in claims] for null in claims[0].nulls}
-        shown = rule.measure_substitutes(model, rule.shown)
+        others = [kind for kind in check.substitutes if kind not in rule.nulls]
+        shown = rule.measure_substitutes(model, others)
         curves |= {name: [value] * len(claims) for name, value in shown.items()}
         ends = [claim.interval or (claim.value, claim.value) for claim in claims]
         threshold = {"threshold": rule.threshold} if rule.threshold is not None else {}

@@ -55,8 +55,8 @@ class TrainedModelResult:
         """
         place = (key, None) if isinstance(key, str) else key
         if place not in self.results:
-            made = ", ".join(map(str, self.places(place[0]))) or "none"
-            raise TvlensError(f"{self.name} has no {place[0]} at {place[1]}; there are {made}")
+            places = ", ".join(map(str, self.places(place[0]))) or "none"
+            raise TvlensError(f"{self.name} has no {place[0]} at {place[1]}; there are {places}")
         return self.results[place]
 
     @property
@@ -109,7 +109,6 @@ class ClaimRule:
         id, statement, side, threshold: as in `Claim`.
         measure: the number that tests it; None where the model cannot test it.
         nulls: substitutes that the trained model must beat, among the check's.
-        shown: substitutes that are shown beside it.
         minors: numbers of minor tasks of the models in which it is tested.
         families: names of the families in which it is tested.
     """
@@ -120,7 +119,6 @@ class ClaimRule:
     side: Literal["above", "below"] = "above"
     threshold: float | None = None
     nulls: tuple[Substitute, ...] = ()
-    shown: tuple[Substitute, ...] = ()
     minors: Minors = "all"
     families: tuple[str, ...] = tuple(FAMILIES)
 
@@ -168,7 +166,8 @@ class Check:
         at: whether it is made once per model, at layers or at checkpoints.
         minors: numbers of minor tasks of the models that are checked.
         families: names of the families that are checked.
-        substitutes: what is measured in place of the trained model, too.
+        substitutes: what is measured in place of the trained model, too. Those that are not among
+            the nulls of a claim are shown beside it.
         sizes: options of the measurement for each effort.
         claims: what it tests.
     """
@@ -196,10 +195,13 @@ class Check:
         }
         return [*dict.fromkeys(places[self.at]()), *self.substitutes]
 
+    def model_places(self, config: FamilyConfig, minor: int | str) -> list[Place]:
+        """List the places in the trained model, without substitutes."""
+        return [place for place in self.places(config, minor) if not isinstance(place, str)]
+
     def tested_places(self, config: FamilyConfig, minor: int | str) -> list[Place]:
         """List the places at which claims are tested: of a check by layer, the ruled layers."""
-        places: list[Place] = [p for p in self.places(config, minor) if not isinstance(p, str)]
-        ruled = ruled_layers(config.layers)
+        places, ruled = self.model_places(config, minor), ruled_layers(config.layers)
         return [p for p in places if p in ruled] if self.at == "layers" else places
 
 
@@ -311,13 +313,10 @@ def apply_rule(
     config = model.config
     if not rule.applies(config, model.minor):
         return []
-    places = check.places(config, model.minor)
-    places = [place for place in places if not isinstance(place, str)]
-    if not all_layers:
-        places = check.tested_places(config, model.minor)
+    list_places = check.model_places if all_layers else check.tested_places
     same = (m for m in models if (m.family, m.seed, m.minor) == (model.family, model.seed, "none"))
     plain = next(same, None)
-    claims = (rule.test(model, place, plain) for place in places)
+    claims = (rule.test(model, place, plain) for place in list_places(config, model.minor))
     return [claim for claim in claims if claim is not None]
 
 

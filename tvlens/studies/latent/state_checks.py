@@ -1,7 +1,5 @@
 """`STATE_CHECKS`: what states hold of task, token, posterior and prefix (P0 to P3)."""
 
-from collections.abc import Sequence
-
 from ...bayes import (
     PosteriorWeights,
     PrefixDependence,
@@ -24,7 +22,7 @@ from .registry import (
     TrainedModelResult,
 )
 
-_SUBSTITUTES: Sequence[Substitute] = ("retrieval", "label", "learner", "readout", "untrained")
+_SUBSTITUTES: tuple[Substitute, ...] = ("retrieval", "label", "learner", "readout", "untrained")
 
 
 def _compute_representation(setup: CheckSetup) -> Representation:
@@ -97,14 +95,8 @@ def _measure_prefix_probe(target: str) -> Measure:
 def _rules_of_weights(by_token: bool) -> list[ClaimRule]:
     """Return the claims about P2 and P3, with task vectors shared by all last tokens or not."""
     families = TOKEN_DEPENDENT if by_token else ("dice",)
-    suffix, vectors = (
-        (" by token", "token-specific task vectors")
-        if by_token
-        else (
-            "",
-            "task vectors",
-        )
-    )
+    suffix = " by token" if by_token else ""
+    vectors = "token-specific task vectors" if by_token else "task vectors"
     rules: dict[WeightMeasure, tuple] = {
         f"explained share{suffix}": (
             f"Convex combinations of {vectors} explain what the last token does not (P2: R2).",
@@ -135,8 +127,6 @@ def _rules_of_weights(by_token: bool) -> list[ClaimRule]:
             side=side,
             threshold=threshold,
             nulls=nulls,
-            shown=tuple(kind for kind in _SUBSTITUTES if kind not in nulls),
-            minors="none",
             families=families,
         )
         for measure, (statement, side, threshold, nulls) in rules.items()
@@ -148,8 +138,6 @@ def _rules_of_weights(by_token: bool) -> list[ClaimRule]:
         measure=_measure_lead(f"correlation{suffix}"),
         threshold=0.0,
         nulls=("learner", "readout", "untrained"),
-        shown=("retrieval", "label"),
-        minors="none",
         families=families,
     )
     return [*claims, lead]
@@ -167,7 +155,7 @@ STATE_CHECKS: dict[str, Check] = {
         at="layers",
         minors="none",
         families=ADDITIVE,
-        substitutes=tuple(_SUBSTITUTES),
+        substitutes=_SUBSTITUTES,
         sizes={"quick": {"resamples": 200, "null": 10}, "full": {"resamples": 1000, "null": 100}},
         claims=[
             ClaimRule(
@@ -178,8 +166,6 @@ STATE_CHECKS: dict[str, Check] = {
                 side="below",
                 threshold=0.02,
                 nulls=("untrained",),
-                shown=("retrieval", "label", "learner", "readout"),
-                minors="none",
                 families=("dice", "markov"),
             ),
             ClaimRule(
@@ -191,8 +177,6 @@ STATE_CHECKS: dict[str, Check] = {
                 # The models of arXiv 2605.03780 have .028 to .043.
                 threshold=0.05,
                 nulls=("untrained",),
-                shown=("retrieval", "label", "learner", "readout"),
-                minors="none",
                 families=("regression",),
             ),
             ClaimRule(
@@ -201,8 +185,6 @@ STATE_CHECKS: dict[str, Check] = {
                 measure=_measure_state("interaction", "cells permuted"),
                 side="below",
                 threshold=0.005,
-                shown=("retrieval", "label", "learner", "readout", "untrained"),
-                minors="none",
                 families=("dice",),
             ),
             ClaimRule(
@@ -213,8 +195,6 @@ STATE_CHECKS: dict[str, Check] = {
                 side="below",
                 threshold=0.05,
                 nulls=("readout",),
-                shown=("retrieval", "label", "learner", "untrained"),
-                minors="none",
                 families=TOKEN_DEPENDENT,
             ),
         ],
@@ -231,7 +211,7 @@ STATE_CHECKS: dict[str, Check] = {
         at="layers",
         minors="none",
         families=ADDITIVE,
-        substitutes=tuple(_SUBSTITUTES),
+        substitutes=_SUBSTITUTES,
         sizes={
             "quick": {"sequences": 512, "resamples": 500},
             "full": {"sequences": 2048, "resamples": 1000},
@@ -261,7 +241,6 @@ STATE_CHECKS: dict[str, Check] = {
                 measure=_measure_prefix_share("within_share"),
                 threshold=0.25,
                 nulls=("label", "retrieval"),
-                shown=("learner", "readout", "untrained"),
             ),
             ClaimRule(
                 id="prefix-explains-state",
@@ -270,7 +249,6 @@ STATE_CHECKS: dict[str, Check] = {
                 measure=_measure_prefix_share("prefix_share"),
                 threshold=0.1,
                 nulls=("label", "retrieval", "untrained"),
-                shown=("learner", "readout"),
             ),
             *(
                 ClaimRule(
@@ -279,7 +257,6 @@ STATE_CHECKS: dict[str, Check] = {
                     "to a linear probe (accuracy).",
                     measure=_measure_prefix_probe(target),
                     nulls=("label", "retrieval", "untrained"),
-                    shown=("learner", "readout"),
                 )
                 for target in TARGETS
             ),
