@@ -72,9 +72,7 @@ def atomic_write_folder(
     path = Path(path)
     with convert_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary_path(path) as temporary:
-        with convert_disk_errors(path):
-            temporary.mkdir()
+    with temporary_folder(path) as temporary:
         with convert_disk_errors(path, only=_FULL):
             yield temporary
         with convert_disk_errors(path):

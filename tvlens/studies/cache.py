@@ -9,7 +9,6 @@ import functools
 import glob
 import json
 import os
-import shutil
 import types
 import uuid
 import weakref
@@ -21,6 +20,7 @@ import numpy as np
 import xxhash
 from torch import Tensor, nn
 
+from ..files import remove
 from ..models.digest import tensor_digest, text_digest, weights_digest
 from ..models.loading import is_processed, model_name
 from ..saved import read_entry, read_tensors, write_tensors
@@ -120,12 +120,8 @@ def write_entry(entry: Path, result: Any, save: Callable[[Any, Path], Any] | Non
         save(result, entry)
     name = entry.stem[:-_KEY_LENGTH]
     for other in entry.parent.glob(f"{glob.escape(name)}{'[0-9a-f]' * _KEY_LENGTH}{entry.suffix}"):
-        if other == entry:
-            continue
-        if other.is_dir():
-            shutil.rmtree(other, ignore_errors=True)
-        else:
-            other.unlink(missing_ok=True)
+        if other != entry:
+            remove(other)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
