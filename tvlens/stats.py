@@ -17,6 +17,7 @@ from jaxtyping import Float
 from .errors import TvlensError
 
 Seed = int | Sequence[int] | np.random.Generator
+PercentileMethod = Literal["linear", "nearest"]
 
 
 def check_level(level: float) -> None:
@@ -158,21 +159,27 @@ def bootstrap_counts(
     return counts
 
 
-def percentiles(values: Any, *, tail: float = 0.025, axis: int = -1) -> Any:
+def percentiles(
+    values: Any, *, tail: float = 0.025, axis: int = -1, method: PercentileMethod = "linear"
+) -> Any:
     """Compute the ends of the central interval of values, with a share `tail` beyond each end.
 
     Args:
         values: an array or a tensor.
+        method: "linear" interpolation between two values, or the "nearest" of them, for values
+            that may be infinite.
 
     Returns:
         The two ends stacked in front, of the type of the values.
     """
     levels = [tail, 1 - tail]
     if isinstance(values, np.ndarray):
-        return np.quantile(values, levels, axis=axis)
+        return np.quantile(values, levels, axis=axis, method=method)
     import torch
 
-    return torch.quantile(values, torch.tensor(levels, dtype=values.dtype), dim=axis)
+    return torch.quantile(
+        values, torch.tensor(levels, dtype=values.dtype), dim=axis, interpolation=method
+    )
 
 
 def permutation_p_value(

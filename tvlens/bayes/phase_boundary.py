@@ -90,10 +90,10 @@ class PhaseBoundary(Result):
         x = np.log2(self.minors)
         value = np.array([self.mean["train", minor, mass, length] for minor in self.minors])
         draws = self._draws[(slice(None), *place)].numpy()
-        (found,) = find_crossing(x, value[None] / length - tolerance)
+        (boundary,) = find_crossing(x, value[None] / length - tolerance)
         draws = find_crossing(x, draws / length - tolerance)
-        low, high = np.quantile(draws, [0.025, 0.975], method="nearest")
-        return float(found), (float(low), float(high))
+        low, high = percentiles(draws, method="nearest")
+        return float(boundary), (float(low), float(high))
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return one row per split, number of minor tasks, mass and length: advantage, interval."""

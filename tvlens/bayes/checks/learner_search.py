@@ -20,7 +20,7 @@ from ...models.families import input_device
 from ...models.forward import Batch
 from ...models.loading import model_name
 from ...results import Result
-from ...stats import bootstrap_counts
+from ...stats import bootstrap_counts, percentiles
 from ..pool import Split
 from ..sequences import Data
 from .ablation_check import Ablation, ablation, make_cost, mean_states, orthogonal_rest
@@ -303,8 +303,8 @@ def _divide_increases(major: Any, new: Any) -> Any:
 
 
 def _central_interval(values: Float[np.ndarray, " draw"]) -> tuple[float, float]:
-    """Return the 2.5th and the 97.5th percentile; values may be infinite."""
-    low, high = np.quantile(values, [0.025, 0.975], method="nearest")
+    """Return the 95% interval of values that may be infinite."""
+    low, high = percentiles(values, method="nearest")
     return float(low), float(high)
 
 

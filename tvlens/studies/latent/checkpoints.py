@@ -15,7 +15,7 @@ from ...bayes.checks.states import ruled_layers
 from ...bayes.phase_boundary import find_crossing
 from ...errors import NamedValues
 from ...results import Result
-from ...stats import bootstrap_counts, bootstrap_interval
+from ...stats import bootstrap_counts, bootstrap_interval, percentiles
 from .registry import CheckSetup
 
 
@@ -129,5 +129,5 @@ def measured_boundary(
     )
     values = np.array([[-result.log_ratio("train") for result in results]])
     x = np.array(exponents, dtype=float)
-    low, high = np.quantile(find_crossing(x, draws), [0.025, 0.975], method="nearest")
+    low, high = percentiles(find_crossing(x, draws), method="nearest")
     return float(find_crossing(x, values)[0]), (float(low), float(high))
