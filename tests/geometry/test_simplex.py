@@ -182,20 +182,20 @@ def test_bad_input_raises_one_line_errors(unchecked):
 
 
 @pytest.mark.parametrize(("k", "d"), [(1, 3), (2, 5), (3, 2), (5, 20)])
-def test_points_with_vertices_of_their_own(k, d):
+def test_simplex_weights_take_separate_vertices_for_every_point(k, d):
     rng = np.random.default_rng([7, k, d])
     vertices = torch.tensor(rng.standard_normal((40, k, d)))
     points = torch.tensor(rng.standard_normal((40, d)))
     weights = tv.simplex_weights(points, vertices)
-    for point, own, found in zip(points, vertices, weights, strict=True):
-        torch.testing.assert_close(tv.simplex_weights(point[None], own)[0], found)
+    for point, corners, expected in zip(points, vertices, weights, strict=True):
+        torch.testing.assert_close(tv.simplex_weights(point[None], corners)[0], expected)
     shared = vertices[:1].expand(40, k, d)
     torch.testing.assert_close(
         tv.simplex_weights(points, shared), tv.simplex_weights(points, vertices[0])
     )
 
 
-def test_vertices_of_their_own_in_bad_shape_are_named(unchecked):
+def test_simplex_weights_name_dependent_vertices_of_a_point(unchecked):
     vertices = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)).double()
     vertices[2, 2] = vertices[2, :2].mean(0)
     with pytest.raises(TvlensError, match="vertices of point 2 are affinely dependent"):

@@ -23,13 +23,13 @@ from .matched_subspaces import covariance, matched_subspaces, variance_inside
 from .model_predictions import predict_from_last_state, require_compatible
 from .probing import (
     Probes,
-    allowed_last_tokens,
+    draw_last_tokens,
     force_last_token,
     max_observations,
-    read_states,
     task_effects,
     task_span,
 )
+from .states import state_source
 
 if TYPE_CHECKING:
     import pandas
@@ -229,9 +229,8 @@ def dissociation(
     rest = orthogonal_rest(_join(span, learner))
     whole = Subspace(torch.eye(span.dim, dtype=torch.float64))
     parts = [span, learner, span.complement(), whole]
-    tokens = torch.tensor(allowed_last_tokens(family))
     rng = np.random.default_rng(seed)
-    token = tokens[torch.from_numpy(rng.integers(len(tokens), size=pairs))]
+    token = draw_last_tokens(family, pairs, rng)
     sampled = {
         "known": _sample_known(family, token, observations, rng, seed + 7),
         "new": _sample_new(family, token, observations, seed + 9),
@@ -322,15 +321,16 @@ def _exchange(
         variance of the null [tested draw].
     """
     predict_last = predict_from_last_state(model, family, receivers.data, layer)
-    own, other = (read_states(model, p, layer=layer).double() for p in (receivers, donors))
-    difference = other - own
+    source = state_source(model, family, layer=layer)
+    states = source.read_last(receivers.data).double()
+    difference = source.read_last(donors.data).double() - states
 
     donor_reference = _compute_reference(family, donors, donor_kind)
     direction = donor_reference - _compute_reference(family, receivers, receiver_kind)
-    baseline = predict_last(own)
+    baseline = predict_last(states)
 
     def move(space: Subspace) -> Float[Tensor, " n"]:
-        change = predict_last(own + space.project(difference)) - baseline
+        change = predict_last(states + space.project(difference)) - baseline
         return (change.view_as(direction) * direction).sum(1)
 
     distance = direction.square().sum(1)

@@ -25,13 +25,13 @@ from .model_predictions import (
 )
 from .probing import (
     Probes,
-    allowed_last_tokens,
+    draw_last_tokens,
     force_last_token,
     max_observations,
     read_probe_states,
-    read_states,
 )
 from .simplex_projection import project_on_shared_simplex, project_on_token_simplices
+from .states import state_source
 
 if TYPE_CHECKING:
     import pandas
@@ -160,7 +160,7 @@ def injection(
         alpha = probes.posterior(family)
     one_hot = torch.nn.functional.one_hot(alpha.argmax(1), family.majors).double()
 
-    states = read_states(model, probes, layer=layer).double()
+    states = state_source(model, family, layer=layer).read_last(probes.data).double()
     shared = project_on_shared_simplex(states, probes.token, effects)
     by_token = project_on_token_simplices(states, probes.token, fitted)
     remainder, residual = states - shared.project(), by_token.states
@@ -206,8 +206,7 @@ def _sample_new_probes(
 def _force_random_token(
     pool: Any, task: Int[Tensor, " n"], observations: int, rng: np.random.Generator, seed: int
 ) -> tuple[Probes, np.random.Generator]:
-    tokens = torch.tensor(allowed_last_tokens(pool))
-    token = tokens[torch.from_numpy(rng.integers(len(tokens), size=len(task)))]
+    token = draw_last_tokens(pool, len(task), rng)
     return force_last_token(pool, task, token, observations=observations, seed=seed + 2), rng
 
 

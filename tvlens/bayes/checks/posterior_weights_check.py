@@ -303,16 +303,16 @@ def posterior_weights(
     source = state_source(model, family, layer=layer, length=length)
     require_at_least(2, sequences=sequences, resamples=resamples)
     require_several_tasks(family)
-    known = family.with_major_tasks()
+    majors = family.with_major_tasks()
     fitted, test = (
         family.sample(sequences, source.length, split="major", seed=seed + i) for i in (7, 8)
     )
-    posterior = compute_posterior(known, test)
+    posterior = compute_posterior(majors, test)
     observations = torch.arange(source.length) + 1 - (source.length - source.longest)
     find_uncertain_position(posterior, observations)
     vectors = fit_task_vectors(source, sequences, seed)
     states, features = source.read(fitted).double(), last_features(family, fitted)
-    alpha = compute_posterior(known, fitted)
+    alpha = compute_posterior(majors, fitted)
     mean = fit_by_position(features, states)
     task_parts = [combine_task_vectors(alpha, features, theta) for theta in vectors]
     effects = [fit_by_position(features, states - part) for part in task_parts]

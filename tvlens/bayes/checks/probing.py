@@ -9,7 +9,6 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...activations import collect
 from ...errors import TvlensError
 from ...geometry import Effects, Subspace, balanced_effects
 from ...geometry.cells import Cells
@@ -18,7 +17,7 @@ from ..dyck import Dyck
 from ..ideal_states import ReferenceKind, compute_posterior
 from ..regression import LinearRegression
 from ..sequences import Pairs, Sequences
-from .model_predictions import ModelPredictive, inputs_within_context, max_length, model_inputs
+from .model_predictions import ModelPredictive, max_length, model_inputs
 from .states import StateSource, state_source
 
 # Number of fixed last inputs of a regression, whose inputs are continuous: x and -x in pairs.
@@ -133,14 +132,10 @@ def allowed_last_tokens(family: Any) -> list[int]:
     return list(range(family.symbols if isinstance(family, Dyck) else family.vocabulary))
 
 
-def read_states(
-    model: Any, probes: Probes, *, layer: int, batch_size: int = 256
-) -> Float[Tensor, "n d"]:
-    """Read a block's output at the last position of every probe."""
-    inputs = inputs_within_context(model, probes.data)
-    options = dict(layers=layer, positions=-1, batch_size=batch_size, progress=False)
-    (states,) = collect(model, inputs, "resid_post", **options).tensors.values()
-    return states[:, 0]
+def draw_last_tokens(family: Any, count: int, rng: np.random.Generator) -> Int[Tensor, " n"]:
+    """Draw last tokens, uniformly among those that can be forced."""
+    tokens = torch.tensor(allowed_last_tokens(family))
+    return tokens[torch.from_numpy(rng.integers(len(tokens), size=count))]
 
 
 def read_probe_states(

@@ -16,8 +16,9 @@ from ...results import Result
 from ...stats import bootstrap_interval
 from .injection_check import geometric_mixture, kl_to_last, sample_major_probes
 from .model_predictions import predict_from_last_state, require_compatible
-from .probing import max_observations, read_probe_states, read_states
+from .probing import max_observations, read_probe_states
 from .simplex_projection import project_on_shared_simplex, project_on_token_simplices
+from .states import state_source
 
 if TYPE_CHECKING:
     import pandas
@@ -120,7 +121,7 @@ def simplex_map(
     options = dict(layer=layer, observations=observations, per_cell=per_cell, seed=seed)
     fitted = read_probe_states(model, family, **options)
     probes, _ = sample_major_probes(family, sequences, observations, seed)
-    states = read_states(model, probes, layer=layer).double()
+    states = state_source(model, family, layer=layer).read_last(probes.data).double()
     if by_token:
         projection = project_on_token_simplices(states, probes.token, fitted)
     else:

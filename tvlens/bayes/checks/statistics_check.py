@@ -146,7 +146,8 @@ def statistics_regression(
                 f"of {source.length} has read more"
             )
     data = family.sample(sequences, source.length, split="ood", seed=seed + 5)
-    estimate, features = compute_estimate(family, data), _compute_statistics(family, data)
+    estimate = compute_estimate(family, data)
+    features = _compute_statistics(family, data, estimate)
     needed = features.shape[-1] + 1
     if sequences * (folds - 1) // folds < needed:
         raise TvlensError(
@@ -189,9 +190,10 @@ def statistics_regression(
     )
 
 
-def _compute_statistics(family: Any, data: Data) -> Float[Tensor, "n position feature"]:
-    """Compute what a learner can carry at every position of prediction."""
-    estimate = compute_estimate(family, data)
+def _compute_statistics(
+    family: Any, data: Data, estimate: Float[Tensor, "n position f"]
+) -> Float[Tensor, "n position feature"]:
+    """Compute what a learner with this estimate can carry at every position of prediction."""
     if isinstance(family, LinearRegression):
         mean = (estimate * last_observation(family, data)).sum(-1, keepdim=True)
         return torch.cat([estimate, mean], -1)
